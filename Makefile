@@ -1,0 +1,37 @@
+# make demo, test, check, docs: the same words at the desk and in CI.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check docs install install-dev
+
+demo: install
+	$(BIN)/gptlab demo
+
+# Together they take minutes: the fast tests in parallel, then those that need both cores for themselves.
+test: install-dev
+	$(BIN)/python -m pytest
+
+check: install-dev
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -m "not slow"
+
+docs: install
+	$(BIN)/python docs/generate.py
+
+install: $(VENV)/.installed
+install-dev: $(VENV)/.installed-dev
+
+# constraints.txt pins the versions that were tested, among them a torch that runs on a CPU.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[hf]"
+	touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $(VENV)/.installed $@

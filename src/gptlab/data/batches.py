@@ -1,0 +1,195 @@
+"""Batches: the windows of a split's shards, in an order that is a pure function of (seed, sample index).
+
+A window is context + 1 tokens of one shard, and the next begins context tokens further on, so that a token
+is a target once. Training draws windows without replacement, in a new order every epoch, from a permutation
+that is computed and never stored: opening a set reads no tokens, and sample ten billion costs what the
+first one does.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from gptlab.data.shards import Manifest, check_range, read_shard
+from gptlab.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ROUNDS = 8  # four look random on large sets; with a handful of windows a few more are needed
+
+Numbers = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What to train and validate on."""
+
+    path: str = "data"
+    """A folder that `gptlab data prepare` made."""
+
+
+class Windows:
+    """Every window of a split, numbered in the order of its text.
+
+    Args:
+        folder: a prepared folder.
+        split: train or val.
+        context: how many tokens a model sees at once; a window holds one more.
+
+    Raises:
+        DataError: a shard is missing or damaged, or none is long enough for a window.
+    """
+
+    def __init__(self, folder: str | Path, split: str, context: int) -> None:
+        self.folder, self.split, self.context = Path(folder), split, context
+        self.manifest = Manifest.load(self.folder)
+        shards = self.manifest.split(split)
+        self._paths = [self.folder / shard.file for shard in shards]
+        self._tokens = [np.asarray(read_shard(path)) for path in self._paths]
+        for path, tokens, shard in zip(self._paths, self._tokens, shards, strict=True):
+            if tokens.size != shard.tokens:
+                raise DataError(
+                    f"shard {path}: holds {tokens.size:,} tokens, the manifest says {shard.tokens:,}; "
+                    'delete it and run "gptlab data prepare" again to rebuild it'
+                )
+        # A shard's last token has no successor: it can only be a target.
+        self._ends = list(accumulate((tokens.size - 1) // context for tokens in self._tokens))
+        if not self._ends or self._ends[-1] == 0:
+            longest = max((tokens.size for tokens in self._tokens), default=0)
+            raise DataError(
+                f"{self.folder}: context {context:,} needs a {split} shard of {context + 1:,} tokens, the "
+                f"longest has {longest:,}; shorten the context or prepare more text"
+            )
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, number: int) -> npt.NDArray[np.uint16]:
+        """Map a window of context + 1 tokens."""
+        shard, start = self._place(number)
+        return self._tokens[shard][start : start + self.context + 1]
+
+    def batch(self, numbers: npt.ArrayLike) -> "tuple[Tensor, Tensor]":
+        """Read windows as (ids_BT, targets_BT), int64, where a target is the token behind its id.
+
+        Raises:
+            DataError: a token is outside the vocabulary; names the shard and the position.
+        """
+        import torch
+
+        wanted: list[int] = np.asarray(numbers).tolist()
+        rows = np.empty((len(wanted), self.context + 1), np.uint16)
+        for row, number in zip(rows, wanted, strict=True):
+            row[:] = self[number]
+        vocab_size = self.manifest.tokenizer.vocab_size
+        if rows.max(initial=0) >= vocab_size:
+            for row, number in zip(rows, wanted, strict=True):
+                shard, start = self._place(number)
+                check_range(row, vocab_size, self._paths[shard], start)
+        ids, targets = rows[:, :-1].astype(np.int64), rows[:, 1:].astype(np.int64)
+        return torch.from_numpy(ids), torch.from_numpy(targets)
+
+    def _place(self, number: int) -> tuple[int, int]:
+        if not 0 <= number < len(self):
+            raise IndexError(f"window {number:,} of {len(self):,}")
+        shard = bisect_right(self._ends, number)
+        before = self._ends[shard - 1] if shard else 0
+        return shard, (number - before) * self.context
+
+
+class TrainBatches:
+    """Windows drawn without replacement, epoch after epoch, by global sample index.
+
+    An index is the same window whoever asks and however the batches are cut, so processes, micro-batches and
+    resumed runs differ only in which indices they ask for.
+
+    Args:
+        windows: what to draw from.
+        seed: another seed, another order.
+    """
+
+    def __init__(self, windows: Windows, seed: int) -> None:
+        self.windows, self.seed = windows, seed
+
+    def sample(self, index: int) -> int:
+        """Return the number of the window that global sample `index` is."""
+        return int(self.samples(index, 1)[0])
+
+    def samples(self, first: int, count: int) -> Numbers:
+        """Return the numbers of the windows that global samples first .. first + count - 1 are."""
+        index = np.arange(first, first + count, dtype=np.uint64)
+        size = np.uint64(len(self.windows))
+        return permute(index % size, len(self.windows), self.seed, index // size)
+
+    def batch(self, first: int, count: int) -> "tuple[Tensor, Tensor]":
+        """Read global samples first .. first + count - 1 as (ids_BT, targets_BT)."""
+        return self.windows.batch(self.samples(first, count))
+
+
+def validation_windows(windows: Windows, max_tokens: int | None = None) -> int:
+    """Count the windows, from the first on, that hold at most `max_tokens` targets; at least one."""
+    if max_tokens is None:
+        return len(windows)
+    return min(max(max_tokens // windows.context, 1), len(windows))
+
+
+def validation_batches(
+    windows: Windows, rows: int, max_tokens: int | None = None
+) -> "Iterator[tuple[Tensor, Tensor]]":
+    """Read the first windows of a split in order, as (ids_BT, targets_BT) of at most `rows` rows.
+
+    Args:
+        windows: what to read.
+        rows: how many windows a batch holds, but for the last.
+        max_tokens: how many targets to read at most, as validation_windows counts.
+    """
+    count = validation_windows(windows, max_tokens)
+    for first in range(0, count, rows):
+        yield windows.batch(np.arange(first, min(first + rows, count)))
+
+
+def permute(positions: Numbers, size: int, seed: int, epochs: Numbers) -> Numbers:
+    """Map positions 0 .. size - 1 one to one onto themselves, in another way for each (seed, epoch).
+
+    A balanced Feistel network permutes the smallest power of four that holds `size`. A position that it
+    maps outside is mapped again until it is inside: at most four times on average, since the power is below
+    4 * size.
+
+    Source: Luby and Rackoff 1988, "How to Construct Pseudorandom Permutations from Pseudorandom Functions";
+    Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains", section 3 (cycle walking).
+    """
+    half = np.uint64(max((size - 1).bit_length() + 1, 2) // 2)
+    keys = mix(mix(np.full_like(epochs, seed % 2**64)) ^ epochs)
+    mapped = _feistel(positions, half, keys)
+    outside = np.flatnonzero(mapped >= size)
+    while outside.size:
+        mapped[outside] = _feistel(mapped[outside], half, keys[outside])
+        outside = outside[mapped[outside] >= size]
+    return mapped
+
+
+def _feistel(numbers: Numbers, half: np.uint64, keys: Numbers) -> Numbers:
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    left, right = numbers >> half, numbers & mask
+    for _ in range(ROUNDS):
+        keys = mix(keys)
+        left, right = right, left ^ (mix(right ^ keys) & mask)
+    return (left << half) | right
+
+
+def mix(numbers: Numbers) -> Numbers:
+    """Scramble 64-bit numbers one to one, so that every bit depends on every bit.
+
+    Source: Steele, Lea and Flood 2014, "Fast Splittable Pseudorandom Number Generators" (splitmix64).
+    """
+    numbers = numbers + np.uint64(0x9E3779B97F4A7C15)
+    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return numbers ^ (numbers >> np.uint64(31))

@@ -1,0 +1,186 @@
+"""Jobs: the unit of preparing data, a pure function of some pieces and a tokenizer, run anywhere.
+
+A job leaves two files, each of them whole or absent:
+
+    FOLDER/KEY.tokens           its documents' tokens, each document behind an end-of-text
+    FOLDER/KEY.documents.npy    each document's hash and length; written last: without it the job is not done
+
+KEY names everything their content depends on: who finds them can use them, whoever made them.
+"""
+
+import hashlib
+import multiprocessing
+import os
+import signal
+import threading
+from array import array
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gptlab.data.shards import TOKEN, aside
+from gptlab.data.sources import Piece
+from gptlab.data.tokenizer import Tokenizer
+from gptlab.errors import DataError
+
+JOB_BYTES = 8_000_000  # a second or two of work, beside which two files cost nothing
+DOCUMENT = np.dtype([("hash", "<u8"), ("tokens", "<u8")])
+
+Documents = npt.NDArray[Any]  # of DOCUMENT
+
+
+@dataclass(frozen=True)
+class Job:
+    """Consecutive pieces that one process encodes."""
+
+    key: str
+    """Names everything the result depends on."""
+    pieces: tuple[Piece, ...]
+    """What to encode."""
+    limit: int | None
+    """Stop after so many tokens, as no more are wanted in all."""
+
+    @property
+    def bytes(self) -> int:
+        """About how many bytes of text it holds."""
+        return sum(piece.bytes for piece in self.pieces)
+
+    def done(self, folder: Path) -> bool:
+        """Say whether its files are there."""
+        return self._documents_file(folder).exists()
+
+    def documents(self, folder: Path) -> Documents:
+        """Read its documents' hashes and lengths."""
+        return np.load(self._documents_file(folder), allow_pickle=False)
+
+    def tokens(self, folder: Path) -> npt.NDArray[np.uint16]:
+        """Map its tokens into memory; it must have some."""
+        return np.memmap(self._tokens_file(folder), TOKEN, "r")
+
+    def encode(self, encoder: Tokenizer, folder: Path, stopped: Callable[[], bool] = lambda: False) -> None:
+        """Write its two files.
+
+        Args:
+            encoder: the tokenizer that the key was made with.
+            folder: where the files go.
+            stopped: asked before each document.
+
+        Raises:
+            DataError: a piece cannot be read.
+            InterruptedError: `stopped` said yes.
+        """
+        start_of_document = np.array([encoder.end_of_text], TOKEN).tobytes()
+        hashes, lengths = array("Q"), array("Q")
+        encoded = 0
+        with aside(self._tokens_file(folder)) as file:
+            for text in chain.from_iterable(piece.documents() for piece in self.pieces):
+                if stopped():
+                    raise InterruptedError
+                if self.limit is not None and encoded >= self.limit:
+                    break
+                tokens = encoder.encode_array(text)
+                file.write(start_of_document)
+                file.write(tokens.astype(TOKEN).tobytes())
+                hashes.append(document_hash(text))
+                lengths.append(1 + tokens.size)
+                encoded += lengths[-1]
+        table = np.empty(len(hashes), DOCUMENT)
+        table["hash"], table["tokens"] = hashes, lengths
+        with aside(self._documents_file(folder)) as file:
+            np.save(file, table, allow_pickle=False)
+
+    def _tokens_file(self, folder: Path) -> Path:
+        return folder / f"{self.key}.tokens"
+
+    def _documents_file(self, folder: Path) -> Path:
+        return folder / f"{self.key}.documents.npy"
+
+
+def document_hash(text: str) -> int:
+    """Hash a document's text evenly to 64 bits: what decides about its split."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def cut_jobs(pieces: Sequence[Piece], encoder: Tokenizer, limit: int | None) -> list[Job]:
+    """Gather pieces, in order, into jobs of about JOB_BYTES."""
+    gathered: list[list[Piece]] = []
+    size = 0
+    for piece in pieces:
+        if not gathered or size + piece.bytes > JOB_BYTES:
+            gathered.append([])
+            size = 0
+        gathered[-1].append(piece)
+        size += piece.bytes
+
+    def key(part: list[Piece]) -> str:
+        return hashlib.sha256(repr((encoder.hash, limit, part)).encode()).hexdigest()[:32]
+
+    return [Job(key(part), tuple(part), limit) for part in gathered]
+
+
+def run_jobs(
+    jobs: Sequence[Job], encoder: Tokenizer, folder: Path, workers: int
+) -> Generator[Job, None, None]:
+    """Encode jobs, in this process or in several, and yield each when it is done; closing stops them.
+
+    Raises:
+        DataError: a piece cannot be read, or a worker ended abruptly.
+    """
+    workers = min(workers, len(jobs))
+    if workers <= 1:
+        for job in jobs:
+            job.encode(encoder, folder)
+            yield job
+        return
+    # Spawned, not forked: this process may hold threads and a GPU, which no child must inherit.
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (encoder, folder, stop.is_set))
+    waiting = iter(jobs)
+    running: dict[Future[None], Job] = {}
+    try:
+        # Only a few jobs ahead of the workers: who has tokens enough closes before the rest is begun.
+        for job in islice(waiting, 2 * workers):
+            running[pool.submit(_work, job)] = job
+        while running:
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                future.result()
+                yield running.pop(future)
+                for job in islice(waiting, 1):
+                    running[pool.submit(_work, job)] = job
+    except BrokenProcessPool as error:
+        raise DataError(
+            "a worker process ended abruptly, as happens when memory runs out; run again with fewer workers, "
+            "what is done stays"
+        ) from error
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+
+
+_worker: tuple[Tokenizer, Path, Callable[[], bool]]
+
+
+def _start_worker(encoder: Tokenizer, folder: Path, stopped: Callable[[], bool]) -> None:
+    global _worker
+    _worker = encoder, folder, stopped
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _work(job: Job) -> None:
+    job.encode(*_worker)

@@ -1,0 +1,83 @@
+"""The documentation that every CPython carries: real English technical prose that needs no network.
+
+It is read from the standard library's sources, of which nothing is imported: the help topics, one document
+each, and the docstrings, one document a module. Each text occurs once, however many names it has.
+"""
+
+import ast
+import os
+import warnings
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+TOPICS = Path("pydoc_data", "topics.py")
+
+# Tests and generated code pages hold no prose, idlelib and lib2to3 are programs, site packages come and go.
+SKIPPED = set("test tests idle_test idlelib lib2to3 encodings pydoc_data site-packages dist-packages".split())
+
+Entry = tuple[str, str]  # a heading, which may be empty, and the text under it
+Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def read_documents(library: Path) -> Iterator[str]:
+    """Read a standard library's help topics and docstrings, in an order that is always the same."""
+    seen: set[str] = set()
+    for title, entries in chain(_topics(library), _modules(library)):
+        fresh: list[str] = []
+        for heading, text in entries:
+            if text not in seen:
+                seen.add(text)
+                fresh.append(f"{heading}\n\n{text}" if heading else text)
+        if fresh:
+            yield "\n\n".join([title, *fresh]) + "\n"
+
+
+def estimate_bytes(library: Path) -> int:
+    """Estimate how much text there is without reading it: a sixth of the library is docstrings."""
+    topics = (library / TOPICS).stat().st_size
+    return topics + sum(path.stat().st_size for path in _module_files(library)) // 6
+
+
+def _topics(library: Path) -> Iterator[tuple[str, list[Entry]]]:
+    for statement in _parse(library / TOPICS).body:
+        if isinstance(statement, ast.Assign):
+            topics: dict[str, str] = ast.literal_eval(statement.value)
+            yield from ((name, [("", topics[name].strip())]) for name in sorted(topics))
+
+
+def _modules(library: Path) -> Iterator[tuple[str, list[Entry]]]:
+    for path in _module_files(library):
+        parts = path.relative_to(library).with_suffix("").parts
+        module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        yield module, list(_docstrings(_parse(path), module))
+
+
+def _module_files(library: Path) -> list[Path]:
+    files: list[Path] = []
+    for folder, folders, names in os.walk(library):
+        folders[:] = [name for name in folders if name not in SKIPPED and name.isidentifier()]
+        files += [Path(folder, name) for name in names if name.endswith(".py")]
+    # What is generated for one machine, such as _sysconfigdata, would make the text depend on it.
+    return sorted(path for path in files if not path.name.startswith("_sysconfigdata"))
+
+
+def _docstrings(node: Documented, name: str) -> Iterator[Entry]:
+    text = ast.get_docstring(node)
+    if text:
+        match node:
+            case ast.Module():
+                yield "", text
+            case ast.ClassDef():
+                yield f"class {name}", text
+            case _:
+                yield f"{name}({ast.unparse(node.args)})", text
+    for child in node.body:
+        if isinstance(child, Documented):
+            yield from _docstrings(child, f"{name}.{child.name}")
+
+
+def _parse(path: Path) -> ast.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what a Python thinks of its own library's style
+        return ast.parse(path.read_bytes())

@@ -1,0 +1,267 @@
+"""Tokenizers: text to ids and back, without loss.
+
+A tokenizer is its vocabulary, a list of byte strings by id, and a way to cut text into them. All else, such as
+decoding and the hash that ties shards and models together, follows from the vocabulary, whichever library does
+the cutting. Ordinary text never becomes a special token, not even text that spells one.
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from gptlab.errors import DataError
+from gptlab.progress import Progress
+
+if TYPE_CHECKING:
+    import tokenizers
+
+END_OF_TEXT = "<|endoftext|>"
+FILE = "tokenizer.json"
+MAX_VOCAB_SIZE = 65_535  # what the shards' uint16 can hold
+
+
+class Tokenizer(ABC):
+    """A vocabulary and a way to cut text into it.
+
+    Args:
+        name: its name in TOKENIZERS, or `tokenizer.json` for one that came from a file.
+        vocabulary: the bytes each id stands for, empty for an id that is not used.
+        end_of_text: the id that precedes every document.
+        special: the ids, end-of-text among them, that stand for no text.
+        bytes_per_token: about how many bytes of English a token covers, for estimates only.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        vocabulary: Sequence[bytes],
+        end_of_text: int,
+        special: Iterable[int] = (),
+        bytes_per_token: float = 4.0,
+    ) -> None:
+        self.name = name
+        self.vocabulary = list(vocabulary)
+        self.end_of_text = end_of_text
+        self.special = frozenset(special) | {end_of_text}
+        self.bytes_per_token = bytes_per_token
+
+    @property
+    def vocab_size(self) -> int:
+        """How many ids there are, unused ones included."""
+        return len(self.vocabulary)
+
+    @cached_property
+    def hash(self) -> str:
+        """sha256 of the vocabulary: equal hashes mean that equal ids stand for equal bytes."""
+        digest = hashlib.sha256(self.end_of_text.to_bytes(4, "little"))
+        for token in self.vocabulary:
+            digest.update(len(token).to_bytes(4, "little") + token)
+        return digest.hexdigest()
+
+    @cached_property
+    def token_bytes(self) -> npt.NDArray[np.int64]:
+        """How many bytes of text each id stands for; 0 for special and unused ids."""
+        return np.array(
+            [0 if id_ in self.special else len(token) for id_, token in enumerate(self.vocabulary)], np.int64
+        )
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """Cut ordinary text into ids."""
+
+    def encode_array(self, text: str) -> npt.NDArray[np.uint16]:
+        """Encode into the shards' type, without the detour over Python integers where the library allows."""
+        return np.array(self.encode(text), np.uint16)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Encode several texts."""
+        return [self.encode(text) for text in texts]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Write ids as text; bytes that are no UTF-8, such as half a letter, become U+FFFD."""
+        return b"".join(self.vocabulary[id_] for id_ in ids).decode("utf-8", errors="replace")
+
+    def save(self, folder: Path) -> None:  # noqa: B027, most have nothing to save
+        """Write to `folder` what finds this tokenizer again; nothing where its name is enough."""
+
+
+class GPT2(Tokenizer):
+    """GPT-2's byte-level BPE, cut by tiktoken, which downloads its vocabulary once.
+
+    Raises:
+        DataError: the vocabulary is neither cached nor to be had.
+
+    Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.2.
+    """
+
+    def __init__(self) -> None:
+        import tiktoken
+
+        try:
+            self._encoding = tiktoken.get_encoding("gpt2")
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f'tokenizer "gpt2": its vocabulary cannot be downloaded ({type(error).__name__}); set '
+                'TIKTOKEN_CACHE_DIR to a folder that holds it, or choose "bytes" or a tokenizer file'
+            ) from error
+        ids = range(self._encoding.n_vocab)
+        vocabulary = [self._encoding.decode_single_token_bytes(id_) for id_ in ids]
+        super().__init__("gpt2", vocabulary, self._encoding.eot_token)
+
+    def encode(self, text: str) -> list[int]:
+        return self._encoding.encode_ordinary(text)
+
+    def encode_array(self, text: str) -> npt.NDArray[np.uint16]:
+        # With no special token allowed or disallowed this is encode_ordinary, and half as fast again.
+        return self._encoding.encode_to_numpy(text, disallowed_special=()).astype(np.uint16)
+
+
+class Bytes(Tokenizer):
+    """UTF-8's 256 bytes, and end-of-text: nothing to train, nothing to download.
+
+    Source: Xue et al. 2022, "ByT5: Towards a Token-Free Future with Pre-trained Byte-to-Byte Models".
+    """
+
+    def __init__(self) -> None:
+        vocabulary = [bytes([byte]) for byte in range(256)] + [END_OF_TEXT.encode()]
+        super().__init__("bytes", vocabulary, end_of_text=256, bytes_per_token=1.0)
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def encode_array(self, text: str) -> npt.NDArray[np.uint16]:
+        return np.frombuffer(text.encode(), np.uint8).astype(np.uint16)
+
+
+class BPEFile(Tokenizer):
+    """A byte-level BPE in the JSON of Hugging Face's tokenizers library.
+
+    Args:
+        text: the file's content.
+        origin: the file's path, for error messages.
+
+    Raises:
+        DataError: the text is no such tokenizer, has no end-of-text token, or loses something of a text.
+    """
+
+    def __init__(self, text: str, origin: str = FILE) -> None:
+        import tokenizers
+
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_str(text)
+        except Exception as error:  # the library raises nothing narrower
+            raise DataError(
+                f"tokenizer {origin}: the tokenizers library cannot read it ({error}); "
+                'make one with "gptlab data tokenizer"'
+            ) from error
+        self._text, self._origin = text, origin
+        self._tokenizer.encode_special_tokens = True  # as ordinary text, the property means
+        ids = self._tokenizer.get_vocab(with_added_tokens=True)
+        if END_OF_TEXT not in ids:
+            raise DataError(f"tokenizer {origin}: has no {END_OF_TEXT} token; add it as a special token")
+        added = self._tokenizer.get_added_tokens_decoder()
+        vocabulary = [b""] * (max(ids.values()) + 1)
+        for token, id_ in ids.items():
+            vocabulary[id_] = token.encode() if id_ in added else self._from_alphabet(token)
+        special = [id_ for id_, token in added.items() if token.special]
+        super().__init__(FILE, vocabulary, ids[END_OF_TEXT], special)
+        if self.decode(self.encode(_PROBE)) != _PROBE:
+            raise DataError(f"tokenizer {origin}: decoding does not give the text back; {_BYTE_LEVEL}")
+
+    def _from_alphabet(self, token: str) -> bytes:
+        try:
+            return bytes(_ALPHABET[letter] for letter in token)
+        except KeyError:
+            raise DataError(
+                f'tokenizer {self._origin}: token "{token}" is not spelled in bytes; {_BYTE_LEVEL}'
+            ) from None
+
+    def encode(self, text: str) -> list[int]:
+        # One text at a time: the library's own threads would fight with the workers of prepare.
+        return self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
+
+    def save(self, folder: Path) -> None:
+        (folder / FILE).write_text(self._text, encoding="utf-8")
+
+    def __reduce__(self) -> tuple[type["BPEFile"], tuple[str, str]]:
+        # The library's own pickling forgets encode_special_tokens on the way to a worker.
+        return BPEFile, (self._text, self._origin)
+
+
+def load_tokenizer(spec: str | Path) -> Tokenizer:
+    """Find a tokenizer by its name in TOKENIZERS, or by the path of a JSON file or of its folder.
+
+    Raises:
+        DataError: there is no such name or file, or the file is not a lossless byte-level BPE.
+    """
+    if isinstance(spec, str) and spec in TOKENIZERS:
+        return TOKENIZERS[spec]()
+    path = Path(spec) / FILE if Path(spec).is_dir() else Path(spec)
+    try:
+        return BPEFile(path.read_text(encoding="utf-8"), str(path))
+    except FileNotFoundError:
+        raise DataError(
+            f'tokenizer "{spec}": no such name or file; the names are {", ".join(TOKENIZERS)}'
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"tokenizer {path}: cannot be read ({error})") from error
+
+
+def train_tokenizer(documents: Iterable[str], vocab_size: int) -> "tokenizers.Tokenizer":
+    """Train a byte-level BPE with GPT-2's rule for words; its `save(path)` writes what load_tokenizer reads.
+
+    Args:
+        documents: the text to learn from, read once.
+        vocab_size: how many ids, the 256 bytes and end-of-text included; fewer come out of too little text.
+
+    Raises:
+        DataError: `vocab_size` cannot hold the bytes, or does not fit the shards' uint16.
+
+    Source: Sennrich et al. 2016, "Neural Machine Translation of Rare Words with Subword Units"; Radford et
+    al. 2019, section 2.2.
+    """
+    if not 257 <= vocab_size <= MAX_VOCAB_SIZE:
+        raise DataError(
+            f"vocab_size {vocab_size:,}: must lie between 257 (bytes, end-of-text) and {MAX_VOCAB_SIZE:,}"
+        )
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    with Progress("reading text for the tokenizer", unit=" documents") as progress:
+
+        def counted() -> Iterable[str]:
+            for document in documents:
+                yield document
+                progress.advance()
+
+        tokenizer.train_from_iterator(counted(), trainer)
+    return tokenizer
+
+
+def _alphabet() -> dict[str, int]:
+    """GPT-2's spelling of bytes as letters: printable Latin-1 stands for itself, the rest moves behind it."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+_ALPHABET = _alphabet()
+_BYTE_LEVEL = 'gptlab needs a lossless byte-level BPE such as "gptlab data tokenizer" makes'
+# Capitals, spaces, an accent apart from its letter, an emoji: what a lossy tokenizer folds away.
+_PROBE = f"A probe,  of\n\t e\u0301 \u2028\U0001f642 {END_OF_TEXT}."
+
+TOKENIZERS: dict[str, Callable[[], Tokenizer]] = {"gpt2": GPT2, "bytes": Bytes}

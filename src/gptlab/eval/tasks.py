@@ -1,0 +1,197 @@
+"""The tasks a model can be scored on, by name; a new one is a file beside this and a line in TASKS."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from gptlab.data.shards import Manifest
+from gptlab.data.tokenizer import Tokenizer
+from gptlab.errors import TaskError
+from gptlab.eval import continuation, hellaswag
+from gptlab.eval.hellaswag import PROTOCOLS, ProtocolName
+from gptlab.eval.item import Item
+from gptlab.eval.score import Accuracy, Logits, Row, Stop, multiple_choice
+
+BATCH_TOKENS = 8192
+
+
+@dataclass(frozen=True)
+class Result:
+    """A task's numbers, together with what makes them comparable."""
+
+    task: str
+    protocol: str
+    shots: int
+    accuracy: Accuracy
+
+    @property
+    def rows(self) -> list[Row]:
+        """The outcome item by item: the lines of a samples file."""
+        return self.accuracy.rows
+
+    def metrics(self) -> dict[str, str | int | float | None]:
+        """Return what a line of metrics.jsonl says of it."""
+        score = self.accuracy
+        return {
+            "task": self.task,
+            "protocol": self.protocol,
+            "shots": self.shots,
+            "acc": score.acc,
+            "acc_norm": score.acc_norm,
+            "stderr": score.stderr,
+            "stderr_norm": score.stderr_norm,
+            "n": score.n,
+            "truncated": score.truncated,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Items for one tokenizer, ready to be put to a model."""
+
+    name: str
+    protocol: str
+    """How the items are asked and normalised; results of different protocols are never compared."""
+    shots: int = 0
+    """Solved examples in front of each item."""
+    items: list[Item]
+    context: int
+    """The longest input of the model, in tokens."""
+
+    def evaluate(
+        self,
+        logits: Logits,
+        *,
+        device: torch.device | str,
+        batch_tokens: int = BATCH_TOKENS,
+        stop: Stop | None = None,
+        quiet: bool = False,
+    ) -> Result:
+        """Put the items to a model; the arguments and errors are those of `score.multiple_choice`."""
+        accuracy = multiple_choice(
+            logits,
+            self.items,
+            context=self.context,
+            batch_tokens=batch_tokens,
+            device=device,
+            stop=stop,
+            quiet=quiet,
+        )
+        return Result(self.name, self.protocol, self.shots, accuracy)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """All that a task may be made from; each takes what it needs."""
+
+    tokenizer: Tokenizer
+    context: int
+    data: Path | None
+    file: Path | None
+    protocol: str
+    limit: int | None
+
+
+def _hellaswag(source: Source) -> Task:
+    examples = hellaswag.read(source.file or hellaswag.validation_file(), source.limit)
+    ask = PROTOCOLS[source.protocol]
+    return Task(
+        name="hellaswag",
+        protocol=source.protocol,
+        items=[ask(example, source.tokenizer.encode) for example in examples],
+        context=source.context,
+    )
+
+
+def _continuation(source: Source) -> Task:
+    if source.data is None:
+        raise TaskError("task continuation: is made from a prepared folder; name it with --data DIR")
+    ours, theirs = source.tokenizer, Manifest.load(source.data).tokenizer
+    if ours.hash != theirs.hash:
+        raise TaskError(
+            f"{source.data}: was prepared with tokenizer {theirs.name} {theirs.hash[:12]}, the model reads "
+            f"{ours.name} {ours.hash[:12]}; prepare the text again with the model's own"
+        )
+    return Task(
+        name="continuation",
+        protocol="continuation",
+        items=continuation.build(source.data, source.limit),
+        context=source.context,
+    )
+
+
+def build(
+    name: str,
+    *,
+    tokenizer: Tokenizer,
+    context: int,
+    data: Path | None = None,
+    file: Path | None = None,
+    protocol: str = "completion",
+    shots: int = 0,
+    limit: int | None = None,
+) -> Task:
+    """Build a task of TASKS for a model.
+
+    Args:
+        name: which one.
+        tokenizer: the model's.
+        context: the longest input of the model, in tokens.
+        data: a prepared folder, for tasks made from held-out text.
+        file: a file in the data set's own format, for tasks that have one; None downloads it.
+        protocol: a name of PROTOCOLS, for HellaSwag.
+        shots: solved examples in front of each item; only 0 for now.
+        limit: how many items from the start; None is all.
+
+    Raises:
+        TaskError: an unknown name or protocol, or items that cannot be had.
+        DataError: a damaged prepared folder.
+    """
+    for value, known, what in ((name, TASKS, "task"), (protocol, PROTOCOLS, "protocol")):
+        if value not in known:
+            raise TaskError(f"{what} {value}: is not known; choose one of {', '.join(known)}")
+    if shots:
+        raise TaskError(f"shots = {shots}: examples in the prompt are not there yet; leave --shots at 0")
+    if limit is not None and limit < 1:
+        raise TaskError(f"limit = {limit}: must be at least 1; leave it out for all items")
+    source = Source(
+        tokenizer=tokenizer, context=context, data=data, file=file, protocol=protocol, limit=limit
+    )
+    return TASKS[name](source)
+
+
+TASKS: dict[str, Callable[[Source], Task]] = {"hellaswag": _hellaswag, "continuation": _continuation}
+
+if TYPE_CHECKING:
+    TaskName = str
+else:
+    TaskName = Literal[tuple(TASKS)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """What is measured during training; the first and the last step are measured always."""
+
+    every_steps: int = 250
+    """Optimizer steps between two validations, each with the tasks."""
+    tasks: tuple[TaskName, ...] = ()
+    """Tasks to score besides the validation loss."""
+    val_tokens: int | None = 10_485_760
+    """Tokens of the held-out split that the validation loss is taken over; None is all of them."""
+    protocol: ProtocolName = "completion"
+    """How HellaSwag is asked: as llm.c does (completion) or as lm-evaluation-harness does (harness)."""
+    limit: int | None = None
+    """Items of each task, from its start; None is all of them."""
+    hellaswag_file: str | None = None
+    """HellaSwag's validation set as JSONL; None downloads it once into ~/.cache/gptlab."""
+
+    def __post_init__(self) -> None:
+        for name in ("every_steps", "val_tokens", "limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} = {value}: must be at least 1")
+        if len(set(self.tasks)) < len(self.tasks):
+            raise ValueError(f"tasks = {list(self.tasks)}: names one twice")

@@ -1,0 +1,96 @@
+"""Causal self-attention with as many key/value heads as asked for, and its key/value cache.
+
+Axes: B batch, T time of the queries, S time of the keys, D width, H query heads, G key/value heads, K head
+dimension.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .norm import NORMS
+from .position import NoPosition
+
+
+class LayerCache:
+    """The keys and values of one layer, for up to `context` tokens of each row of a batch."""
+
+    def __init__(self, keys_BGSK: Tensor, values_BGSK: Tensor) -> None:
+        self.keys_BGSK, self.values_BGSK = keys_BGSK, values_BGSK
+        self.length = 0
+
+    def append(
+        self, k_BGTK: Float[Tensor, "B G T K"], v_BGTK: Float[Tensor, "B G T K"]
+    ) -> tuple[Float[Tensor, "B G S K"], Float[Tensor, "B G S K"]]:
+        """Add the newest keys and values, and return all there are so far."""
+        start, self.length = self.length, self.length + k_BGTK.shape[2]
+        self.keys_BGSK[:, :, start : self.length] = k_BGTK
+        self.values_BGSK[:, :, start : self.length] = v_BGTK
+        return self.keys_BGSK[:, :, : self.length], self.values_BGSK[:, :, : self.length]
+
+
+class Attention(nn.Module):
+    """softmax(q k^T / sqrt(K)) v for every head, under a causal mask.
+
+    Several query heads may share a key/value head: multi-head, grouped (a divisor of the query heads) or
+    multi-query (one).
+
+    Source: Vaswani et al. (2017), https://arxiv.org/abs/1706.03762, sec. 3.2; Ainslie et al. (2023),
+    https://arxiv.org/abs/2305.13245 for groups; Dehghani et al. (2023), https://arxiv.org/abs/2302.05442,
+    sec. 2 for the normalised queries and keys.
+    """
+
+    def __init__(
+        self,
+        n_embd: int,
+        n_head: int,
+        n_kv_head: int,
+        *,
+        position: NoPosition,
+        bias: bool,
+        qk_norm: bool,
+        norm: str,
+        norm_eps: float,
+    ) -> None:
+        super().__init__()
+        self.n_head, self.n_kv_head, self.head_dim = n_head, n_kv_head, n_embd // n_head
+        # One for the whole model, which owns it: kept out of the blocks' own parameters.
+        self._position = (position,)
+        self.qkv = nn.Linear(n_embd, (n_head + 2 * n_kv_head) * self.head_dim, bias=bias)
+        self.q_norm = NORMS[norm](self.head_dim, eps=norm_eps, bias=False) if qk_norm else nn.Identity()
+        self.k_norm = NORMS[norm](self.head_dim, eps=norm_eps, bias=False) if qk_norm else nn.Identity()
+        self.out = nn.Linear(n_embd, n_embd, bias=bias)
+
+    def forward(
+        self, x_BTD: Float[Tensor, "B T D"], cache: LayerCache | None = None
+    ) -> Float[Tensor, "B T D"]:
+        heads_BHTK = self.qkv(x_BTD).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        q_BHTK, k_BGSK, v_BGSK = heads_BHTK.split((self.n_head, self.n_kv_head, self.n_kv_head), dim=1)
+
+        (position,) = self._position
+        start = cache.length if cache is not None else 0
+        q_BHTK = position.rotate(self.q_norm(q_BHTK), start)
+        k_BGSK = position.rotate(self.k_norm(k_BGSK), start)
+        if cache is not None:
+            k_BGSK, v_BGSK = cache.append(k_BGSK, v_BGSK)
+
+        y_BHTK = F.scaled_dot_product_attention(
+            q_BHTK,
+            k_BGSK,
+            v_BGSK,
+            attn_mask=_mask_TS(q_BHTK, start),
+            is_causal=start == 0,
+            enable_gqa=self.n_kv_head != self.n_head,
+        )
+        return self.out(y_BHTK.transpose(1, 2).flatten(2))
+
+
+def _mask_TS(q_BHTK: Tensor, start: int) -> Tensor | None:
+    # torch's own causal flag lines up the first query with the first key, which is wrong behind a cache; a
+    # single query may see every key and needs no mask.
+    n_query = q_BHTK.shape[2]
+    if start == 0 or n_query == 1:
+        return None
+    mask_TS = torch.ones(n_query, start + n_query, dtype=torch.bool, device=q_BHTK.device)
+    return mask_TS.tril(diagonal=start)

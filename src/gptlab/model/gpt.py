@@ -1,0 +1,258 @@
+"""The GPT: embeddings, a stack of blocks, a head.
+
+Source: Radford et al. (2019), Language models are unsupervised multitask learners, sec. 2.3, and the parts'
+own papers, named where they stand.
+Axes: B batch, T time, D width, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .attention import Attention, LayerCache
+from .mlp import MLPS, MLPName
+from .norm import NORMS, NormName
+from .position import POSITIONS, NoPosition, PositionName
+
+SIZES: dict[str, dict[str, int]] = {
+    "tiny": {"n_layer": 4, "n_head": 4, "n_embd": 128, "context": 128},
+    "gpt2-124m": {"n_layer": 12, "n_head": 12, "n_embd": 768, "context": 1024},
+    "gpt2-350m": {"n_layer": 24, "n_head": 16, "n_embd": 1024, "context": 1024},
+    "gpt2-774m": {"n_layer": 36, "n_head": 20, "n_embd": 1280, "context": 1024},
+    "gpt2-1558m": {"n_layer": 48, "n_head": 25, "n_embd": 1600, "context": 1024},
+}
+
+
+class Block(nn.Module):
+    """Attention and an MLP, each added to what it read; the norm comes before them, as in GPT-2.
+
+    Source: Radford et al. (2019), sec. 2.3; Xiong et al. (2020), https://arxiv.org/abs/2002.04745.
+    """
+
+    final_norm = True
+
+    def __init__(self, config: "ModelConfig", position: NoPosition) -> None:
+        super().__init__()
+        c, norm = config, NORMS[config.norm]
+        self.norm1 = norm(c.n_embd, eps=c.norm_eps, bias=c.bias)
+        self.attention = Attention(
+            c.n_embd,
+            c.n_head,
+            c.kv_heads,
+            position=position,
+            bias=c.bias,
+            qk_norm=c.qk_norm,
+            norm=c.norm,
+            norm_eps=c.norm_eps,
+        )
+        self.norm2 = norm(c.n_embd, eps=c.norm_eps, bias=c.bias)
+        self.mlp = MLPS[c.mlp](c.n_embd, c.hidden, bias=c.bias)
+
+    def forward(self, x_BTD: Float[Tensor, "B T D"], cache: LayerCache | None) -> Float[Tensor, "B T D"]:
+        x_BTD = x_BTD + self.attention(self.norm1(x_BTD), cache)
+        return x_BTD + self.mlp(self.norm2(x_BTD))
+
+
+class PostNormBlock(Block):
+    """The same parts with the norm after each sum, so that the stack needs no norm at its end.
+
+    Source: Vaswani et al. (2017), https://arxiv.org/abs/1706.03762, sec. 3.1; GPT-1.
+    """
+
+    final_norm = False
+
+    def forward(self, x_BTD: Float[Tensor, "B T D"], cache: LayerCache | None) -> Float[Tensor, "B T D"]:
+        x_BTD = self.norm1(x_BTD + self.attention(x_BTD, cache))
+        return self.norm2(x_BTD + self.mlp(x_BTD))
+
+
+NORM_ORDERS = {"pre": Block, "post": PostNormBlock}
+
+if TYPE_CHECKING:
+    NormOrderName = str
+else:
+    NormOrderName = Literal[tuple(NORM_ORDERS)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Shape of the network; the defaults are GPT-2 small."""
+
+    n_layer: int = 12
+    """Number of blocks."""
+    n_head: int = 12
+    """Query heads of a block; they divide the width."""
+    n_kv_head: int | None = None
+    """Key/value heads of a block, a divisor of the query heads; None is one for each query head."""
+    n_embd: int = 768
+    """Width: channels of the residual stream."""
+    n_hidden: int | None = None
+    """Hidden width of the MLP; None is 4 widths, or 8/3 rounded up to a multiple of 64 for swiglu."""
+    context: int = 1024
+    """Longest sequence, in tokens."""
+    vocab_size: int = 50257
+    """Entries of the vocabulary; when a recipe leaves it out, the prepared data's tokenizer sets it."""
+    norm: NormName = "layernorm"
+    """Normalisation; see model/norm.py."""
+    norm_order: NormOrderName = "pre"
+    """Whether a norm comes before a block's parts (GPT-2) or after their sum (GPT-1)."""
+    norm_eps: float = 1e-5
+    """What a norm adds to the variance before its square root."""
+    position: PositionName = "learned"
+    """Position encoding; see model/position.py."""
+    rope_theta: float = 10_000.0
+    """Base of RoPE's wavelengths, in radians per token; other position encodings ignore it."""
+    mlp: MLPName = "gelu"
+    """Feed-forward layer; see model/mlp.py."""
+    bias: bool = True
+    """Whether linear layers and layernorms have a bias."""
+    tie_embeddings: bool = True
+    """Whether the head is the transposed token embedding."""
+    qk_norm: bool = False
+    """Whether each head's queries and keys are normalised, with the model's norm."""
+    logit_soft_cap: float | None = None
+    """Bound of the logits c in c * tanh(logits / c), in nats; None is no bound."""
+
+    def __post_init__(self) -> None:
+        for name in ("n_layer", "n_head", "n_kv_head", "n_embd", "n_hidden", "context", "vocab_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} = {value}: must be at least 1")
+        if self.n_embd % self.n_head:
+            raise ValueError(
+                f"n_head = {self.n_head} does not divide n_embd = {self.n_embd}; "
+                f"{_nearest_divisor(self.n_embd, self.n_head)} does"
+            )
+        if self.n_head % self.kv_heads:
+            raise ValueError(
+                f"n_kv_head = {self.n_kv_head} does not divide n_head = {self.n_head}; "
+                f"{_nearest_divisor(self.n_head, self.kv_heads)} does"
+            )
+        multiple = POSITIONS[self.position].head_dim_multiple if self.position in POSITIONS else 1
+        if self.head_dim % multiple:
+            raise ValueError(
+                f"position = {self.position} needs a head dimension that is a multiple of {multiple}, and "
+                f"n_embd / n_head = {self.head_dim}; choose other heads or width"
+            )
+        for name in ("norm_eps", "rope_theta", "logit_soft_cap"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} = {value}: must be above 0")
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of one head."""
+        return self.n_embd // self.n_head
+
+    @property
+    def kv_heads(self) -> int:
+        """Key/value heads, whether said or left to the query heads."""
+        return self.n_kv_head if self.n_kv_head is not None else self.n_head
+
+    @property
+    def hidden(self) -> int:
+        """Hidden width of the MLP, whether said or left to the kind of MLP."""
+        return self.n_hidden if self.n_hidden is not None else MLPS[self.mlp].default_hidden(self.n_embd)
+
+
+def _nearest_divisor(whole: int, wanted: int) -> int:
+    divisors = (d for d in range(1, whole + 1) if whole % d == 0)
+    return min(divisors, key=lambda divisor: abs(divisor - wanted))
+
+
+class GPT(nn.Module):
+    """A decoder-only transformer over token ids."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        block = NORM_ORDERS[config.norm_order]
+        self.embed = nn.Embedding(config.vocab_size, config.n_embd)
+        self.position = POSITIONS[config.position](
+            config.context, config.n_embd, config.head_dim, theta=config.rope_theta
+        )
+        self.blocks = nn.ModuleList(block(config, self.position) for _ in range(config.n_layer))
+        self.norm = (
+            NORMS[config.norm](config.n_embd, eps=config.norm_eps, bias=config.bias)
+            if block.final_norm
+            else nn.Identity()
+        )
+        # A tied head has no parameter of its own, so that a checkpoint holds the shared matrix once.
+        self.unembed = None if config.tie_embeddings else nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.recompute_blocks = False
+        init_weights(self)
+
+    def forward(self, ids_BT: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
+        """Return the logits of the token that follows each prefix."""
+        return self.head(self.hidden(ids_BT))
+
+    def hidden(
+        self, ids_BT: Int[Tensor, "B T"], cache: Sequence[LayerCache] | None = None
+    ) -> Float[Tensor, "B T D"]:
+        """Return what the head reads; with a cache, the ids continue the tokens that it holds."""
+        start = cache[0].length if cache is not None else 0
+        x_BTD = self.position.embed(self.embed(ids_BT), start)
+        for layer, block in enumerate(self.blocks):
+            # Chen et al. (2016), https://arxiv.org/abs/1604.06174: a block's activations are made twice
+            # instead of kept.
+            run = partial(checkpoint, block, use_reentrant=False) if self.recompute_blocks else block
+            x_BTD = run(x_BTD, cache[layer] if cache is not None else None)
+        return self.norm(x_BTD)
+
+    def head(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T V"]:
+        """Turn hidden states into logits, in nats."""
+        return soft_cap(F.linear(x_BTD, self.head_weight_VD), self.config.logit_soft_cap)
+
+    @property
+    def head_weight_VD(self) -> Tensor:
+        """The matrix that reads the residual stream out, tied or not."""
+        return self.embed.weight if self.unembed is None else self.unembed.weight
+
+    def new_cache(self, batch: int, tokens: int, dtype: torch.dtype | None = None) -> list[LayerCache]:
+        """Return an empty key/value cache with room for `tokens` tokens in each of `batch` rows."""
+        shape = (batch, self.config.kv_heads, tokens, self.config.head_dim)
+        like = self.embed.weight
+        make = partial(torch.empty, shape, dtype=dtype or like.dtype, device=like.device)
+        return [LayerCache(make(), make()) for _ in range(self.config.n_layer)]
+
+
+def soft_cap(logits: Float[Tensor, "*lead V"], cap: float | None) -> Float[Tensor, "*lead V"]:
+    """Squash logits into (-cap, cap).
+
+    Source: Gemma team (2024), Gemma 2, https://arxiv.org/abs/2408.00118, sec. 2.
+    """
+    return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+@torch.no_grad()
+def init_weights(model: GPT) -> None:
+    """Initialise every parameter by its role, from torch's global random state.
+
+    Matrices that write to the residual stream start smaller, so that its variance does not grow with depth;
+    SwiGLU's and attention's alike.
+
+    Source: Radford et al. (2019), sec. 2.3; GPT-2's `model.py` for the spread.
+    """
+    spread = 0.02
+    residual_spread = spread / (2 * model.config.n_layer) ** 0.5
+    for name, parameter in model.named_parameters():
+        match name.split("."):
+            case ["embed" | "unembed" | "position", "weight"]:
+                nn.init.normal_(parameter, std=spread)
+            case ["blocks", _, "attention", "out", "weight"] | ["blocks", _, "mlp", "down", "weight"]:
+                nn.init.normal_(parameter, std=residual_spread)
+            case ["blocks", _, "attention", "qkv", "weight"] | ["blocks", _, "mlp", "gate" | "up", "weight"]:
+                nn.init.normal_(parameter, std=spread)
+            case [*_, "norm" | "norm1" | "norm2" | "q_norm" | "k_norm", "weight"]:
+                nn.init.ones_(parameter)
+            case [*_, "bias"]:
+                nn.init.zeros_(parameter)
+            case _:
+                raise ValueError(f"no initialisation is known for {name}; give it a role in init_weights")

@@ -1,0 +1,77 @@
+"""The feed-forward half of a block.
+
+Axes: B batch, T time, D width, F hidden width.
+"""
+
+from typing import TYPE_CHECKING, Literal
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class GELU(nn.Module):
+    """gelu(x W_up) W_down, with GPT-2's tanh approximation.
+
+    Source: Hendrycks and Gimpel (2016), https://arxiv.org/abs/1606.08415, sec. 2; GPT-2's `model.py`.
+    """
+
+    def __init__(self, n_embd: int, n_hidden: int, *, bias: bool) -> None:
+        super().__init__()
+        self.up = nn.Linear(n_embd, n_hidden, bias=bias)
+        self.down = nn.Linear(n_hidden, n_embd, bias=bias)
+
+    def forward(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        return self.down(F.gelu(self.up(x_BTD), approximate="tanh"))
+
+    @staticmethod
+    def default_hidden(n_embd: int) -> int:
+        return 4 * n_embd
+
+
+class ReLU2(nn.Module):
+    """relu(x W_up)^2 W_down.
+
+    Source: So et al. (2021), Primer, https://arxiv.org/abs/2109.08668, sec. 3.
+    """
+
+    def __init__(self, n_embd: int, n_hidden: int, *, bias: bool) -> None:
+        super().__init__()
+        self.up = nn.Linear(n_embd, n_hidden, bias=bias)
+        self.down = nn.Linear(n_hidden, n_embd, bias=bias)
+
+    def forward(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        return self.down(F.relu(self.up(x_BTD)).square())
+
+    @staticmethod
+    def default_hidden(n_embd: int) -> int:
+        return 4 * n_embd
+
+
+class SwiGLU(nn.Module):
+    """(silu(x W_gate) * x W_up) W_down.
+
+    Source: Shazeer (2020), https://arxiv.org/abs/2002.05202, eq. 6; two thirds of four widths keeps the
+    parameters of a two-matrix MLP, and the multiple of 64 keeps matrix units full.
+    """
+
+    def __init__(self, n_embd: int, n_hidden: int, *, bias: bool) -> None:
+        super().__init__()
+        self.gate = nn.Linear(n_embd, n_hidden, bias=bias)
+        self.up = nn.Linear(n_embd, n_hidden, bias=bias)
+        self.down = nn.Linear(n_hidden, n_embd, bias=bias)
+
+    def forward(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        return self.down(F.silu(self.gate(x_BTD)) * self.up(x_BTD))
+
+    @staticmethod
+    def default_hidden(n_embd: int) -> int:
+        return -(-8 * n_embd // (3 * 64)) * 64
+
+
+MLPS = {"gelu": GELU, "relu2": ReLU2, "swiglu": SwiGLU}
+
+if TYPE_CHECKING:
+    MLPName = str
+else:
+    MLPName = Literal[tuple(MLPS)]

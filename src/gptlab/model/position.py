@@ -1,0 +1,85 @@
+"""How a token knows where it stands.
+
+A position encoding has two places to act, each of which does nothing unless it says otherwise: `embed`, on the
+embeddings before the first block, and `rotate`, on every block's queries and keys.
+Axes: B batch, T time, D width, H heads, K head dimension.
+"""
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class NoPosition(nn.Module):
+    """No encoding: only the causal mask tells the order.
+
+    Source: Kazemnejad et al. (2023), https://arxiv.org/abs/2305.19466.
+    """
+
+    head_dim_multiple = 1
+
+    def __init__(self, context: int, n_embd: int, head_dim: int, *, theta: float) -> None:
+        super().__init__()
+
+    def embed(self, x_BTD: Float[Tensor, "B T D"], start: int) -> Float[Tensor, "B T D"]:
+        """Add to the embeddings of the tokens at positions `start` and on."""
+        return x_BTD
+
+    def rotate(self, x_BHTK: Float[Tensor, "B H T K"], start: int) -> Float[Tensor, "B H T K"]:
+        """Turn the queries or keys of the tokens at positions `start` and on."""
+        return x_BHTK
+
+
+class Learned(NoPosition):
+    """A learned vector for every position, as in GPT-2.
+
+    Source: Radford et al. (2018), Improving language understanding by generative pre-training, sec. 3.1.
+    """
+
+    def __init__(self, context: int, n_embd: int, head_dim: int, *, theta: float) -> None:
+        super().__init__(context, n_embd, head_dim, theta=theta)
+        self.weight = nn.Parameter(torch.empty(context, n_embd))
+
+    def embed(self, x_BTD: Float[Tensor, "B T D"], start: int) -> Float[Tensor, "B T D"]:
+        return x_BTD + self.weight[start : start + x_BTD.shape[1]]
+
+
+class RoPE(NoPosition):
+    """Rotate each pair of a head's channels by an angle proportional to the position.
+
+    Source: Su et al. (2021), https://arxiv.org/abs/2104.09864, eq. 34. Channel i is paired with channel
+    i + K/2, as in transformers' Llama, and not with its neighbour, as in the paper: whoever imports weights of
+    the other convention must permute the rows of the query and key matrices.
+    """
+
+    head_dim_multiple = 2
+    cos_TK: Tensor
+    sin_TK: Tensor
+
+    def __init__(self, context: int, n_embd: int, head_dim: int, *, theta: float) -> None:
+        super().__init__(context, n_embd, head_dim, theta=theta)
+        frequency = 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+        angle = torch.outer(torch.arange(context, dtype=torch.float32), frequency)
+        self.register_buffer("cos_TK", torch.cat((angle.cos(), angle.cos()), -1), persistent=False)
+        self.register_buffer("sin_TK", torch.cat((-angle.sin(), angle.sin()), -1), persistent=False)
+
+    def rotate(self, x_BHTK: Float[Tensor, "B H T K"], start: int) -> Float[Tensor, "B H T K"]:
+        stop = start + x_BHTK.shape[2]
+        # The rotation is computed in float32: in bfloat16 neighbouring late positions share an angle.
+        turned = x_BHTK * self.cos_TK[start:stop] + _swap_halves(x_BHTK) * self.sin_TK[start:stop]
+        return turned.to(x_BHTK.dtype)
+
+
+def _swap_halves(x: Tensor) -> Tensor:
+    low, high = x.chunk(2, -1)
+    return torch.cat((high, low), -1)
+
+
+POSITIONS = {"none": NoPosition, "learned": Learned, "rope": RoPE}
+
+if TYPE_CHECKING:
+    PositionName = str
+else:
+    PositionName = Literal[tuple(POSITIONS)]

@@ -1,0 +1,43 @@
+"""How big a model is and what a token of it costs, from its configuration alone."""
+
+from dataclasses import dataclass
+
+import torch
+
+from .gpt import GPT, ModelConfig
+
+
+@dataclass(frozen=True)
+class Size:
+    """Counts of one model."""
+
+    parameters: int
+    """All of them, a tied head once."""
+    embedding: int
+    """Those of the token embedding, of learned positions and of an untied head."""
+    flops_per_token: int
+    """Floating-point operations of a forward and a backward pass, for a token of a full context."""
+
+    @property
+    def non_embedding(self) -> int:
+        """Parameters of the blocks and the last norm."""
+        return self.parameters - self.embedding
+
+
+def measure(config: ModelConfig) -> Size:
+    """Count a model without allocating it.
+
+    Source: Chowdhery et al. (2022), PaLM, https://arxiv.org/abs/2204.02311, appendix B: six operations for
+    every matrix parameter and twelve for every layer, channel and token attended to (a causal mask is not
+    credited); the lookups of an embedding cost nothing.
+    """
+    with torch.device("meta"):
+        model = GPT(config)
+    parameters = sum(p.numel() for p in model.parameters())
+    embedding = sum(
+        p.numel() for name, p in model.named_parameters() if name.startswith(("embed.", "unembed.", "position."))
+    )
+    matrices = sum(p.numel() for name, p in model.named_parameters() if p.ndim == 2 and name.startswith("blocks."))
+    matrices += model.head_weight_VD.numel()
+    attention = 12 * config.n_layer * config.n_embd * config.context
+    return Size(parameters, embedding, 6 * matrices + attention)

@@ -1,0 +1,117 @@
+"""Progress with an ETA: a bar in a terminal, a line now and then in a log file.
+
+    with Progress("tokenizing", total=n_bytes, unit="B") as progress:
+        for piece in pieces:
+            progress.advance(len(piece), documents=count)
+"""
+
+import sys
+import time
+from types import TracebackType
+from typing import TextIO
+
+QUIET_S = 2.0  # anything shorter needs no progress
+TERMINAL_EVERY_S = 0.1
+LOG_FILE_EVERY_S = 15.0
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as people read them: `42s`, `3m05s`, `2h07m`, `3d04h`."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    if whole < 86400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
+
+
+def quantity(value: float, unit: str = "") -> str:
+    """Write a count with a decimal prefix: `1.24M`, `53.0kB`."""
+    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor:
+            return f"{value / factor:.3g}{prefix}{unit}"
+    return f"{value:.3g}{unit}"
+
+
+class StatusLine:
+    """One line that is rewritten in place in a terminal, and repeated at a slower pace in a log file."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream = stream if stream is not None else sys.stderr
+        self.terminal = self.stream.isatty()
+        self._last = 0.0
+        self._width = 0
+
+    def show(self, text: str, *, final: bool = False) -> None:
+        """Show `text` if enough time has passed since the last one; a final text always, and it stays."""
+        now = time.monotonic()
+        if not final and now - self._last < (TERMINAL_EVERY_S if self.terminal else LOG_FILE_EVERY_S):
+            return
+        self._last = now
+        if self.terminal:
+            end = "\n" if final else ""
+            self.stream.write("\r" + text.ljust(self._width) + end)
+            self._width = 0 if final else len(text)
+        else:
+            self.stream.write(text + "\n")
+        self.stream.flush()
+
+    def clear(self) -> None:
+        """Take the line away, so that something else can be printed."""
+        if self.terminal and self._width:
+            self.stream.write("\r" + " " * self._width + "\r")
+            self.stream.flush()
+            self._width = 0
+
+
+class Progress:
+    """Count towards a total and show rate and time left; silent when done within two seconds.
+
+    Args:
+        title: what is going on, as a gerund: "tokenizing".
+        total: how many units the whole is, or None where that is unknown.
+        unit: the unit's symbol: "B", " documents", " tokens".
+        stream: where to write; standard error unless told.
+    """
+
+    def __init__(
+        self, title: str, total: float | None = None, unit: str = "", stream: TextIO | None = None
+    ) -> None:
+        self.title, self.total, self.unit = title, total, unit
+        self.done = 0.0
+        self._line = StatusLine(stream)
+        self._shown = False
+        self._fields: dict[str, object] = {}
+        self._start = time.monotonic()
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._shown:
+            self._line.show(self._text(), final=True)
+
+    def advance(self, amount: float = 1, **fields: object) -> None:
+        """Add `amount` units; `fields` are shown behind the rate, as `name value`."""
+        self.done += amount
+        self._fields = fields
+        if time.monotonic() - self._start >= QUIET_S:
+            self._shown = True
+            self._line.show(self._text())
+
+    def _text(self) -> str:
+        seconds = max(time.monotonic() - self._start, 1e-9)
+        rate = self.done / seconds
+        parts = [f"{self.title} {quantity(self.done, self.unit)}"]
+        if self.total:
+            parts[0] += f" of {quantity(self.total, self.unit)} ({100 * self.done / self.total:.0f} %)"
+        parts.append(f"{quantity(rate, self.unit)}/s")
+        parts += [f"{name.replace('_', ' ')} {value}" for name, value in self._fields.items()]
+        parts.append(f"{duration(seconds)} gone")
+        if self.total and rate > 0 and self.done < self.total:
+            parts.append(f"ETA {duration((self.total - self.done) / rate)}")
+        return " | ".join(parts)

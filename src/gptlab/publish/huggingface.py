@@ -1,0 +1,155 @@
+"""Any Hugging Face folder as a model that can be scored and sampled, without running code from it."""
+
+import inspect
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Unpack
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from gptlab.data.tokenizer import Tokenizer, load_tokenizer
+from gptlab.errors import CheckpointError, DataError
+from gptlab.sample import SampleOptions, generate
+
+CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+WEIGHTS_INDEX = "model.safetensors.index.json"  # of weights in several files
+MISSING = 'this needs Hugging Face\'s transformers: pip install "gptlab[hf]"'
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+class HuggingFaceModel(nn.Module):
+    """A causal language model of transformers that is called like ours: ids to logits.
+
+    Raises:
+        CheckpointError: its config does not say how long a text may be.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model: Any = model
+        context: int | None = getattr(self.model.config, "max_position_embeddings", None)
+        if context is None:
+            raise CheckpointError(
+                f"{CONFIG} of a {self.model.config.model_type} model: has no max_position_embeddings, the context"
+            )
+        self.context, self.vocab_size = context, int(self.model.config.vocab_size)
+
+    def forward(self, ids: Int[Tensor, "rows time"]) -> Float[Tensor, "rows time vocab"]:
+        """Return the logits of the token that follows each prefix."""
+        return self.model(input_ids=ids, use_cache=False).logits
+
+    def reader(self) -> "CacheReader":
+        """Return a reader that has read nothing."""
+        return CacheReader(self)
+
+    def generate(
+        self, ids: Tensor | Sequence[int], **options: Unpack[SampleOptions]
+    ) -> Int[Tensor, "rows time"]:
+        """Return the prompts with their continuations, a row a sample; see `gptlab.sample.stream`."""
+        return generate(self, ids, **options)
+
+
+class CacheReader:
+    """A model of transformers and the cache that it makes itself."""
+
+    def __init__(self, model: HuggingFaceModel) -> None:
+        self.context, self.vocab_size = model.context, model.vocab_size
+        self.device: torch.device = model.model.device
+        self._model = model.model
+        self._cache: Any = None
+        # Most classes can spare the head all positions but the last.
+        keeps = "logits_to_keep" in inspect.signature(model.model.forward).parameters
+        self._last_only = {"logits_to_keep": 1} if keeps else {}
+
+    def restart(self, ids: Tensor, *, copies: int, room: int) -> Tensor:
+        self._cache = None
+        logits = self.read(ids)
+        if copies > 1:
+            self._cache.batch_repeat_interleave(copies)
+        return logits.repeat_interleave(copies, 0)
+
+    def read(self, ids: Tensor) -> Tensor:
+        output = self._model(input_ids=ids, past_key_values=self._cache, use_cache=True, **self._last_only)
+        self._cache = output.past_key_values
+        return output.logits[:, -1]
+
+
+def load_hugging_face(folder: Path) -> tuple[HuggingFaceModel, Tokenizer]:
+    """Load a causal language model, in float32, and its tokenizer.
+
+    Raises:
+        CheckpointError: the folder is none of transformers', is damaged, holds only pickles or has a
+            tokenizer that gptlab cannot work with; or transformers is not installed.
+    """
+    model = HuggingFaceModel(load_causal_lm(folder))
+    try:
+        return model, load_tokenizer(folder / TOKENIZER)
+    except DataError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+
+
+def load_causal_lm(folder: Path) -> Any:
+    """Load what AutoModelForCausalLM makes of a folder, in float32, and be sure that it is whole.
+
+    Raises:
+        CheckpointError: as `load_hugging_face`.
+    """
+    _require_safetensors(folder)
+    try:
+        from transformers import AutoModelForCausalLM
+    except ImportError as error:
+        raise CheckpointError(f"{folder}: {MISSING}") from error
+    try:
+        with quiet_transformers():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                str(folder),
+                dtype=torch.float32,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except Exception as error:  # transformers passes on whatever its parts raise
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise CheckpointError(f"{folder}: transformers cannot load it ({reason})") from error
+    model, report = loaded
+    missing = sorted(report["missing_keys"])
+    if missing:
+        # transformers draws them at random and goes on.
+        raise CheckpointError(
+            f"{folder}: {len(missing)} of the model's tensors are missing, such as {missing[0]}"
+        )
+    return model.eval()
+
+
+@contextmanager
+def quiet_transformers() -> Generator[None]:
+    """Keep transformers from drawing bars and printing reports; what matters of them is raised."""
+    from transformers.utils import logging
+
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _require_safetensors(folder: Path) -> None:
+    if not (folder / CONFIG).is_file():
+        raise CheckpointError(f"{folder}: no Hugging Face folder, since it has no {CONFIG}")
+    if any((folder / name).is_file() for name in (WEIGHTS, WEIGHTS_INDEX)):
+        return
+    pickles = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES)
+    if pickles:
+        raise CheckpointError(
+            f"{folder / pickles[0]}: is a pickle, which can run any code when it is opened; "
+            f"get the model as {WEIGHTS}"
+        )
+    raise CheckpointError(f"{folder}: has no weights; {WEIGHTS} is missing")

@@ -1,0 +1,230 @@
+"""Recipes: TOML files and flags to one checked RunConfig, and back.
+
+Files are merged left to right as raw mappings, flags are the last of them, and the result is checked once.
+"""
+
+import ast
+import difflib
+import inspect
+import json
+import textwrap
+import tomllib
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, Union, get_args, get_origin, get_type_hints
+
+from gptlab.data.batches import DataConfig
+from gptlab.data.shards import Manifest
+from gptlab.errors import ConfigError
+from gptlab.eval.tasks import EvalConfig
+from gptlab.model.gpt import SIZES, ModelConfig
+from gptlab.sample import SampleConfig
+from gptlab.train.loop import TrainConfig
+from gptlab.train.optim import AdamWConfig
+from gptlab.train.schedule import ScheduleConfig
+
+Raw = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything a run is made from; each part reads its own section only."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """Shape of the network."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """What is read."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """How long, in what portions and in what number format."""
+    optim: AdamWConfig = field(default_factory=AdamWConfig)
+    """The optimizer."""
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    """The learning rate over the steps."""
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    """What is measured on the way."""
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    """What is written on the way, at the evaluations."""
+
+    def __post_init__(self) -> None:
+        if self.train.batch_tokens % self.model.context:
+            raise ValueError(
+                f"train.batch_tokens = {self.train.batch_tokens} is no multiple of model.context = "
+                f"{self.model.context}; {max(1, round(self.train.batch_tokens / self.model.context))} sequences "
+                f"would be {max(1, round(self.train.batch_tokens / self.model.context)) * self.model.context}"
+            )
+        if self.schedule.warmup_steps > self.train.steps:
+            raise ValueError(
+                f"schedule.warmup_steps = {self.schedule.warmup_steps} is longer than train.steps = "
+                f"{self.train.steps}; the peak would never be reached"
+            )
+
+
+SECTIONS: dict[str, type[Any]] = {f.name: f.default_factory for f in fields(RunConfig) if f.default_factory is not MISSING}  # type: ignore[misc]
+
+
+def load(files: Sequence[Path], flags: Mapping[str, Any] | None = None) -> RunConfig:
+    """Merge recipes and flags, left to right, and check the result.
+
+    The vocabulary of the prepared data comes before the first file, so that a recipe need not name it.
+
+    Raises:
+        ConfigError: a file that cannot be read, an unknown key, a wrong type or a contradiction.
+    """
+    merged: Raw = {}
+    for raw in (*map(read, files), _sized(dict(flags or {}))):
+        merged = merge(merged, raw)
+    path = merged.get("data", {}).get("path", DataConfig.path)
+    if "vocab_size" not in merged.get("model", {}) and (Path(path) / "manifest.json").is_file():
+        vocab_size = Manifest.load(Path(path)).tokenizer.vocab_size
+        merged = merge({"model": {"vocab_size": vocab_size}}, merged)
+    return check(merged)
+
+
+def read(file: Path) -> Raw:
+    """Read one recipe as it stands."""
+    try:
+        raw = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"recipe {file}: no such file; see the recipes/ folder for those there are") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"recipe {file}: not valid TOML: {error}") from None
+    for key, value in raw.items():
+        if not isinstance(value, dict):
+            raise ConfigError(f"recipe {file}: {key} stands outside a section; put it under one of {_listing()}")
+    return _sized(raw)
+
+
+def _sized(raw: Raw) -> Raw:
+    """Write out `model.size`, a name of SIZES, as the numbers that it stands for."""
+    model = dict(raw.get("model", {}))
+    size = model.pop("size", None)
+    if size is None:
+        return raw
+    if size not in SIZES:
+        raise ConfigError(f"model.size = {size!r}: is not known; choose one of {', '.join(SIZES)}")
+    return {**raw, "model": {**SIZES[size], **model}}
+
+
+def merge(below: Raw, above: Raw) -> Raw:
+    """Lay one raw recipe over another, section by section; a section whose `name` changes is replaced."""
+    merged = dict(below)
+    for section, values in above.items():
+        old = merged.get(section, {})
+        kind = SECTIONS.get(section)
+        default = getattr(kind, "name", None)
+        replaced = "name" in values and values["name"] != old.get("name", default)
+        merged[section] = dict(values) if replaced else {**old, **values}
+    return merged
+
+
+def check(raw: Raw) -> RunConfig:
+    """Turn a raw recipe into a RunConfig.
+
+    Raises:
+        ConfigError: naming the key, what is wrong with it and, for an unknown one, the nearest right name.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(RunConfig).validate_json(json.dumps(raw, default=str), strict=True, extra="forbid")
+    except ValidationError as error:
+        raise ConfigError("; ".join(_complaint(dict(problem)) for problem in error.errors())) from None
+
+
+def _complaint(problem: Raw) -> str:
+    path = [str(part) for part in problem["loc"]]
+    key = ".".join(path)
+    if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        known = [*SECTIONS] if len(path) == 1 else [f.name for f in fields(SECTIONS[path[0]])]
+        near = difflib.get_close_matches(path[-1], known, 1, 0.5)
+        remedy = f"did you mean {'.'.join([*path[:-1], *near])}?" if near else f"known are {', '.join(known)}"
+        return f"{key}: there is no such key; {remedy}"
+    if problem["type"] == "value_error":
+        return f"{key}: {problem['ctx']['error']}".removeprefix(": ")
+    return f"{key} = {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+
+
+def to_toml(config: RunConfig) -> str:
+    """Write a configuration as a recipe; what is None is left out, since TOML has no such value."""
+    lines: list[str] = []
+    for section in fields(config):
+        values = getattr(config, section.name)
+        lines.append(f"[{section.name}]")
+        for item in fields(values):
+            value = getattr(values, item.name)
+            if value is not None:
+                lines.append(f"{item.name} = {_toml(value)}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(_toml, value))}]"
+    # A JSON string is a TOML basic string, but for DEL, which TOML wants escaped.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f") if isinstance(value, str) else repr(value)
+
+
+def differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """Return the keys that differ, as `section.key: (old value, new value)`."""
+    pairs = (
+        (f"{section}.{item.name}", getattr(getattr(old, section), item.name), getattr(getattr(new, section), item.name))
+        for section in SECTIONS
+        for item in fields(SECTIONS[section])
+    )
+    return {key: (before, after) for key, before, after in pairs if before != after}
+
+
+def documentation(kind: type[Any]) -> dict[str, str]:
+    """Return the sentence under each field of a dataclass."""
+    (body,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    assert isinstance(body, ast.ClassDef)
+    found: dict[str, str] = {}
+    for line, following in zip(body.body, body.body[1:], strict=False):
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and isinstance(following, ast.Expr):
+            found[line.target.id] = " ".join(ast.literal_eval(following.value).split())
+    return found
+
+
+def type_name(hint: Any) -> str:
+    """Write a field's type as people read it: `int or "auto"`."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return " or ".join("none" if part is types.NoneType else type_name(part) for part in get_args(hint))
+    if get_origin(hint) is Literal:
+        return " or ".join(f'"{choice}"' for choice in get_args(hint))
+    if get_origin(hint) is tuple:
+        parts = [part for part in get_args(hint) if part is not Ellipsis]
+        return f"list of {type_name(parts[0])}" + ("" if Ellipsis in get_args(hint) else f", {len(parts)} of them")
+    return {"str": "text", "bool": "true or false"}.get(hint.__name__, hint.__name__)
+
+
+def entries(kind: type[Any]) -> Iterator[tuple[str, Any, Any, str]]:
+    """List a section's fields as (name, type, default, documentation)."""
+    hints, texts = get_type_hints(kind), documentation(kind)
+    for item in fields(kind):
+        yield item.name, hints[item.name], item.default, texts[item.name]
+
+
+def flags_type() -> Any:
+    """Return the type of the flags of `gptlab train`: RunConfig's sections, with everything left out at will."""
+    import tyro
+
+    def section(name: str, kind: type[Any]) -> Any:
+        keys = {
+            key: NotRequired[Annotated[hint, tyro.conf.arg(help=f"{text} (default: {default})")]]
+            for key, hint, default, text in entries(kind)
+        }
+        if name == "model":
+            size = Annotated[Literal[tuple(SIZES)], tyro.conf.arg(help="Layers, heads, width and context by name.")]
+            keys["size"] = NotRequired[size]
+        return TypedDict(f"{name.title()}Flags", keys)  # type: ignore[operator]
+
+    return TypedDict("Flags", {name: NotRequired[section(name, kind)] for name, kind in SECTIONS.items()})  # type: ignore[operator]
+
+
+def _listing() -> str:
+    return ", ".join(f"[{section}]" for section in SECTIONS)

@@ -1,0 +1,433 @@
+"""Reports: run folders to one page, its pictures beside it, and the same facts as a mapping.
+
+A report knows files, not torch, so it is written wherever the folders are: `metrics.jsonl`, and where they
+exist `config.toml` and `environment.json`. Numbers that cannot be compared are kept apart here, and what else
+makes a comparison unfair is said under the table.
+"""
+
+import json
+import math
+import re
+import shlex
+import tomllib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import gptlab
+from gptlab.errors import ConfigError
+from gptlab.eval import continuation, hellaswag
+from gptlab.page import (
+    DASH,
+    Chart,
+    Curve,
+    Floats,
+    amount,
+    draw,
+    figure,
+    heading,
+    page,
+    paragraph,
+    samples,
+    table,
+    write,
+)
+from gptlab.progress import Progress
+
+Row = dict[str, Any]
+Metrics = dict[str, list[Row]]
+Group = tuple[str, str, int, int]
+
+IDENTITY: dict[str, tuple[str, ...]] = {
+    "step": (),
+    "val": (),
+    "eval": ("task", "protocol", "shots", "n"),
+    "sample": ("prompt", "text"),
+}
+"""Kinds of rows, and what tells two rows of one step apart."""
+ACCURACIES = {"acc": "stderr", "acc_norm": "stderr_norm"}
+CHANCE = {"hellaswag": 1 / hellaswag.CHOICES, "continuation": 1 / continuation.CHOICES}
+SMOOTH_FRACTION = 0.04
+FRAME_PERCENTILES = (0.1, 93)  # of the training loss: the steep start would flatten all that follows
+PARAMETERS_APART = 1.02
+SAMPLES = 6
+FOOTNOTE = (
+    "Losses are nats a token; bits per byte are those of the same step. A score is the last evaluation's, "
+    "with one standard error: models whose scores are less than three of them apart may be equally good. "
+    "Hours are those of the training steps that count, without evaluations and without what a kill undid."
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder as read, its recipe with keys like `model.norm`."""
+
+    name: str
+    folder: Path
+    config: Row
+    environment: Row
+    metrics: Metrics
+
+
+def read_metrics(run: Path) -> Metrics:
+    """Read a run's rows by kind, in the order of their steps, each step once, `tokens` added where it lacks.
+
+    A resume supersedes what stands above it about later steps; of rows about the same the last one counts. A
+    line that is no row, as a kill leaves it, is passed over.
+
+    Raises:
+        ConfigError: the folder holds no metrics of a run.
+    """
+    path = run / "metrics.jsonl"
+    if not path.is_file():
+        raise ConfigError(f'run {run}: holds no metrics.jsonl; give a folder that "gptlab train --out" wrote')
+    events: list[Row] = []
+    kept: dict[tuple[Any, ...], Row] = {}
+    for line in path.read_bytes().splitlines():
+        row = _row(line)
+        if row.get("kind") == "event":
+            events.append(row)
+            if row.get("event") == "resume":
+                kept = {key: old for key, old in kept.items() if old["step"] <= row["step"]}
+        elif row.get("kind") in IDENTITY and "step" in row:
+            kept[row["kind"], row["step"], *map(row.get, IDENTITY[row["kind"]])] = row
+    if not kept:
+        raise ConfigError(f"run {run}: metrics.jsonl holds no step of a run; give a run that has begun")
+    ordered = sorted(kept.values(), key=lambda row: row["step"])
+    tokens = {row["step"]: row.get("tokens") for row in ordered if row["kind"] == "step"}
+    for row in ordered:
+        row.setdefault("tokens", tokens.get(row["step"], None if row["step"] else 0))
+    return {kind: [row for row in ordered if row["kind"] == kind] for kind in IDENTITY} | {"event": events}
+
+
+def _row(line: bytes) -> Row:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return {}
+    return row if isinstance(row, dict) else {}
+
+
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """Read run folders, each named for its folder, or by its path where two would share a name.
+
+    Raises:
+        ConfigError: no folder is given, one is no run folder, or a file in it is damaged.
+    """
+    if not folders:
+        raise ConfigError("report: there is no run to report; name one run folder at least")
+    names = [folder.resolve().name for folder in folders]
+    return [
+        _read_run(folder, name if names.count(name) == 1 else str(folder))
+        for folder, name in zip(folders, names, strict=True)
+    ]
+
+
+def _read_run(folder: Path, name: str) -> Run:
+    config, environment = folder / "config.toml", folder / "environment.json"
+    metrics = read_metrics(folder)
+    try:
+        recipe = tomllib.loads(config.read_text("utf-8")) if config.is_file() else {}
+        machine = json.loads(environment.read_text("utf-8")) if environment.is_file() else {}
+    except ValueError as error:
+        raise ConfigError(
+            f"run {folder}: its config.toml or environment.json is damaged ({error}); mend or remove it"
+        ) from error
+    return Run(name, folder, _flat(recipe), machine, metrics)
+
+
+def _flat(table: Row, above: str = "") -> Row:
+    flat: Row = {}
+    for key, value in table.items():
+        flat |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {above + key: value}
+    return flat
+
+
+def facts(run: Run, first: Run) -> Row:
+    """Say what a run is and has reached, ready for JSON; None where its files do not tell.
+
+    Args:
+        run: the run.
+        first: the run to which its recipe is compared.
+    """
+    steps, environment = run.metrics["step"], run.environment
+    last: Row = steps[-1] if steps else {"step": 0, "tokens": 0}
+    validated = [row for row in run.metrics["val"] if math.isfinite(_number(row.get("loss")))]
+    best: Row = min(validated, key=lambda row: row["loss"], default={})
+    machine, processes = environment.get("device"), environment.get("processes", 1)
+    scores = {_group(row): row for row in run.metrics["eval"]}
+    return {
+        "name": run.name,
+        "folder": str(run.folder),
+        "parameters": environment.get("parameters"),
+        "steps": last["step"],
+        "planned_steps": run.config.get("train.steps"),
+        "tokens": last["tokens"],
+        "best_loss": best.get("loss"),
+        "best_step": best.get("step"),
+        "bits_per_byte": best.get("bits_per_byte"),
+        "scores": [scores[group] for group in _groups(scores.values())],
+        "hours": _hours(steps),
+        "machine": f"{processes} x {machine}" if machine and processes > 1 else machine,
+        "gptlab": environment.get("gptlab"),
+        "differences": {
+            key: [first.config.get(key), run.config.get(key)]
+            for key in sorted(first.config.keys() | run.config.keys())
+            if first.config.get(key) != run.config.get(key)
+        },
+        "events": run.metrics["event"],
+    }
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def _hours(steps: Sequence[Row]) -> float | None:
+    # Not the sum of step_s: a row may stand for several steps.
+    tokens, rate = _columns(steps, "tokens", "tokens_per_s")
+    return float((np.diff(tokens, prepend=0.0) / rate).sum() / 3600) if len(rate) and rate.all() else None
+
+
+def _group(row: Row) -> Group:
+    """What two scores must share to stand in one column or picture: task, protocol, shots and items."""
+    return row["task"], row["protocol"], row["shots"], row["n"]
+
+
+def _groups(rows: Iterable[Row]) -> list[Group]:
+    return sorted({_group(row) for row in rows}, key=lambda group: (group[0] != "hellaswag", group))
+
+
+def notes(runs: Sequence[Run], reached: Sequence[Row]) -> list[str]:
+    """Say, a sentence each, what makes a comparison of these runs unfair; `reached` are their facts."""
+
+    def apart(*keys: str) -> bool:
+        return len({str([run.config.get(key) for key in keys]) for run in runs}) > 1
+
+    sizes = [row["parameters"] for row in reached if row["parameters"]]
+    differences = {
+        "tokens": len({row["tokens"] for row in reached}) > 1,
+        "parameters": bool(sizes) and max(sizes) > PARAMETERS_APART * min(sizes),
+        "validation set": apart("data.path", "eval.val_tokens"),
+        "batch_tokens": apart("train.batch_tokens"),
+    }
+    names = ", ".join(name for name, differ in differences.items() if differ)
+    return [f"These runs differ in {names}: compare with care."] * bool(names) + [
+        f"{row['name']} is at step {row['steps']:,} of {row['planned_steps']:,}: its schedule has not ended."
+        for row in reached
+        if row["steps"] < (row["planned_steps"] or 0)
+    ]
+
+
+def _columns(rows: Iterable[Row], *names: str) -> list[Floats]:
+    """Return columns of numbers from the rows that have the first two of them."""
+    cells = [[_number(row.get(name)) for name in names] for row in rows]
+    known = [row for row in cells if math.isfinite(row[0]) and math.isfinite(row[1])]
+    return list(np.array(known, dtype=np.float64).reshape(-1, len(names)).T)
+
+
+def _smooth(y: Floats) -> Floats:
+    """Average over a centred window, which narrows at the steep start and is cut short at the flat end."""
+    index = np.arange(len(y))
+    half = np.minimum(index, int(len(y) * SMOOTH_FRACTION / 2))
+    end = np.minimum(index + half + 1, len(y))
+    sums = np.concatenate([[0.0], np.cumsum(y)])
+    return (sums[end] - sums[index - half]) / (end - index + half)
+
+
+def loss_chart(runs: Sequence[Run]) -> Chart:
+    """Chart training and validation loss against tokens, framed where runs can be told apart."""
+    curves: list[Curve] = []
+    bounds: list[Floats] = []
+    for number, run in enumerate(runs):
+        x, y = _columns(run.metrics["step"], "tokens", "loss")
+        val_x, val_y = _columns(run.metrics["val"], "tokens", "loss")
+        best = f"best validation {val_y.min():.4f}" if len(val_y) else "not validated yet"
+        curves += [Curve(number, x, y, "faint"), Curve(number, x, _smooth(y), label=f"{run.name}: {best}")]
+        curves += [Curve(number, val_x, val_y, "points")]
+        bounds += [np.percentile(y, FRAME_PERCENTILES)] if len(y) else []
+    caption = (
+        "Loss against training tokens. Points: validation. Lines: training, averaged over "
+        f"{SMOOTH_FRACTION:.0%} of the steps, each step faint behind. The beginning lies above the frame."
+    )
+    frame = (min(low for low, _ in bounds), max(high for _, high in bounds)) if bounds else (None, None)
+    return Chart("loss", "loss, nats a token", caption, curves, low=frame[0], high=frame[1])
+
+
+def score_charts(runs: Sequence[Run]) -> list[Chart]:
+    """Chart accuracy against tokens, one chart for each task, protocol, shots and number of items."""
+    charts: list[Chart] = []
+    for group in _groups(row for run in runs for row in run.metrics["eval"]):
+        curves: list[Curve] = []
+        for number, run in enumerate(runs):
+            rows = [row for row in run.metrics["eval"] if _group(row) == group]
+            x, y, error = _columns(rows, "tokens", "acc_norm", "stderr_norm")
+            if len(y):
+                label = f"{run.name}: {_score(rows[-1], 'acc_norm')}"
+                curves.append(Curve(number, x, 100 * y, "line and points", label, 100 * error))
+        references, note = _references(group)
+        caption = (
+            f"{_group_text(group)}: acc_norm against training tokens, the band is one standard error.{note}"
+        )
+        name = re.sub(r"[^a-z0-9]+", "_", _group_text(group).replace(",", "").lower())
+        charts.append(Chart(name, f"{group[0]} ({group[1]}), acc_norm in %", caption, curves, references))
+    return charts
+
+
+def _group_text(group: Group) -> str:
+    task, protocol, shots, n = group
+    return f"{task}, {protocol}, {shots}-shot, n = {n:,}"
+
+
+def _references(group: Group) -> tuple[list[tuple[str, float]], str]:
+    """Return the lines that belong beside a group's scores, and what the caption says of published ones."""
+    task, protocol, shots, _ = group
+    lines = [("chance", 100 * CHANCE[task])] if task in CHANCE else []
+    said = ""
+    for entry in hellaswag.PUBLISHED if (task, shots) == ("hellaswag", 0) else ():
+        if entry.acc_norm is None:
+            continue
+        label = f"{entry.model} {100 * entry.acc_norm:.4g}"
+        if entry.protocol == protocol:
+            lines.append((label, 100 * entry.acc_norm))
+            said += f" {label}, on all {hellaswag.VALIDATION_ITEMS:,} items: {entry.source}."
+        elif entry.protocol not in hellaswag.PROTOCOLS:
+            said += f" {label} is not drawn, being of another protocol ({entry.protocol})."
+    return lines, said
+
+
+def rate_charts(runs: Sequence[Run]) -> list[Chart]:
+    """Chart learning rate and throughput against tokens."""
+    rates: list[Curve] = []
+    speeds: list[Curve] = []
+    for number, run in enumerate(runs):
+        x, y = _columns(run.metrics["step"], "tokens", "lr")
+        if len(y):
+            rates.append(Curve(number, x, y, label=f"{run.name}: peak {y.max():.2g}"))
+        x, y = _columns(run.metrics["step"], "tokens", "tokens_per_s")
+        if len(y):
+            _, mfu = _columns(run.metrics["step"], "tokens", "mfu")
+            share = f", {np.median(mfu):.0%} of peak" if len(mfu) else ""
+            label = f"{run.name}: median {amount(float(np.median(y)))}{share}"
+            speeds += [Curve(number, x, y, "faint"), Curve(number, x, _smooth(y), label=label)]
+    caption = (
+        f"Throughput of training, averaged over {SMOOTH_FRACTION:.0%} of the steps, each step faint behind."
+    )
+    return [
+        Chart("learning_rate", "learning rate", "Learning rate against training tokens.", rates, low=0),
+        Chart("throughput", "tokens a second", caption, speeds, low=0),
+    ]
+
+
+def report(runs: Sequence[Path], out: Path) -> Row:
+    """Write `index.html` and its pictures as PNG files about run folders, and return the same facts.
+
+    Returns:
+        `runs`, the facts of each; `notes`, what makes comparing them unfair; `files`, what was written.
+
+    Raises:
+        ConfigError: a folder is no run folder, or `out` cannot be written.
+    """
+    loaded = read_runs(runs)
+    reached = [facts(run, loaded[0]) for run in loaded]
+    unfair = notes(loaded, reached)
+    drawn: dict[str, list[str]] = {}
+    files: dict[str, bytes] = {}
+    groups = {
+        "Loss": [loss_chart(loaded)],
+        "Scores": score_charts(loaded),
+        "Learning rate and throughput": rate_charts(loaded),
+    }
+    with Progress("drawing", total=sum(map(len, groups.values())), unit=" pictures") as progress:
+        for name, charts in groups.items():
+            for chart in charts:
+                if any(len(curve.x) for curve in chart.curves):
+                    picture = draw(chart)
+                    files[f"{chart.name}.png"] = picture.light
+                    drawn.setdefault(name, []).append(figure(picture))
+                progress.advance()
+    sections = {"Runs": _runs_table(reached) + "".join(paragraph(text, "note") for text in unfair)}
+    sections["Runs"] += paragraph(FOOTNOTE, "faint")
+    sections |= {name: "".join(figures) for name, figures in drawn.items()}
+    if len(loaded) > 1:
+        sections["What the recipes do not share"] = _differences_table(reached)
+    sections["Run by run"] = "".join(_details(run) for run in loaded)
+    title = reached[0]["name"] if len(loaded) == 1 else f"{len(loaded)} runs"
+    lead = f"Written by gptlab {gptlab.__version__} from the files of the runs."
+    files["index.html"] = page(title, lead, sections).encode(errors="replace")
+    write(out, files)
+    return {"runs": reached, "notes": unfair, "files": [str(out / name) for name in files]}
+
+
+def _runs_table(reached: Sequence[Row]) -> str:
+    scores = [{_group(row): row for row in run["scores"]} for run in reached]
+    columns = [
+        (group, name)
+        for group in _groups(row for part in scores for row in part.values())
+        for name in ACCURACIES
+    ]
+    head = ["run", "parameters", "tokens", "best\nvalidation\nloss", "at step", "bits\nper byte"]
+    head += [
+        f"{task}\n{protocol}\n{shots}-shot\nn = {n:,}\n{name}, %"
+        for (task, protocol, shots, n), name in columns
+    ]
+    rows = [
+        [
+            run["name"],
+            _cell(run["parameters"], amount),
+            _cell(run["tokens"], amount),
+            _cell(run["best_loss"], "{:.4f}".format),
+            _cell(run["best_step"], "{:,}".format),
+            _cell(run["bits_per_byte"], "{:.4f}".format),
+            *(_cell(part.get(group), lambda row, name=name: _score(row, name)) for group, name in columns),
+            _cell(run["hours"], "{:.2f}".format),
+            _cell(run["machine"]),
+            _cell(run["gptlab"]),
+        ]
+        for run, part in zip(reached, scores, strict=True)
+    ]
+    return table([*head, "hours", "machine", "gptlab"], rows)
+
+
+def _cell(value: Any, form: Callable[[Any], str] = str) -> str:
+    return DASH if value is None else form(value)
+
+
+def _score(row: Row, name: str) -> str:
+    value, error = _number(row.get(name)), _number(row.get(ACCURACIES[name]))
+    return f"{100 * value:.2f}" + (f" \N{PLUS-MINUS SIGN} {100 * error:.2f}" if math.isfinite(error) else "")
+
+
+def _differences_table(reached: Sequence[Row]) -> str:
+    keys = sorted({key for run in reached for key in run["differences"]})
+    if not keys:
+        return paragraph("Nothing: all recipes are the same.")
+    first = {key: run["differences"][key][0] for run in reached for key in run["differences"]}
+    rows = [
+        [key, _value(first[key])]
+        + [_value(run["differences"][key][1]) if key in run["differences"] else "" for run in reached[1:]]
+        for key in keys
+    ]
+    return table(["key", *(run["name"] for run in reached)], rows)
+
+
+def _value(value: Any) -> str:
+    return "absent" if value is None else value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _details(run: Run) -> str:
+    """Set what tells a run's story: where it came from, what happened to it, and what it wrote last."""
+    told = {
+        key: shlex.join(value) if isinstance(value, list) else value for key, value in run.environment.items()
+    }
+    origin = "; ".join(f"{key.replace('_', ' ')} {value}" for key, value in told.items() if value is not None)
+    events = ", ".join(f"{row.get('event')} at step {row.get('step')}" for row in run.metrics["event"])
+    written = run.metrics["sample"]
+    last = [row for row in written if row["step"] == written[-1]["step"]][:SAMPLES]
+    parts = [heading(run.name), paragraph(f"{run.folder}; {origin}", "faint")]
+    parts += [paragraph(f"On the way: {events}.", "faint")] if events else []
+    parts += [paragraph(f"What it writes at step {last[0]['step']:,}:"), samples(last)] if last else []
+    return "".join(parts)

@@ -1,0 +1,308 @@
+"""The run folder, and the wiring of all parts.
+
+    RUN/ config.toml        the recipe as resolved: `gptlab train RUN/config.toml` repeats the run
+         environment.json   machine, versions, command
+         metrics.jsonl      what happened, one JSON object a line
+         checkpoints/       see train/checkpoint.py
+         latest, best       names of checkpoint folders
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gptlab import __version__, recipe
+from gptlab.data.batches import TrainBatches, Windows, validation_batches
+from gptlab.data.shards import Manifest
+from gptlab.data.tokenizer import Tokenizer
+from gptlab.errors import ConfigError
+from gptlab.eval import tasks
+from gptlab.eval.score import Loss, Row, StopEvaluation, mean_loss, summarise
+from gptlab.model.gpt import GPT
+from gptlab.model.size import Size, measure
+from gptlab.progress import quantity
+from gptlab.recipe import RunConfig
+from gptlab.sample import sample_text
+from gptlab.train.device import (
+    World,
+    autocast,
+    choose_dtype,
+    describe,
+    join_world,
+    peak_flops,
+    set_deterministic,
+    set_matmul_precision,
+)
+from gptlab.train.interrupt import Interrupt
+from gptlab.train.loop import Evaluation, Trainer
+from gptlab.train.metrics import MetricsLog
+from gptlab.train.optim import build_optimizer
+from gptlab.train.schedule import rate
+
+PINNED = ("model.", "train.seed")  # what a run cannot change half-way and stay the same run
+
+
+def train(
+    recipes: Sequence[Path], out: Path, flags: Mapping[str, Any], max_hours: float | None = None
+) -> dict[str, Any]:
+    """Train what the recipes say, or continue it where `out` holds a checkpoint.
+
+    Args:
+        recipes: TOML files, merged left to right; none means the run's own.
+        out: the run folder.
+        flags: one more raw recipe, laid over the others.
+        max_hours: the time after which to save and stop.
+
+    Returns:
+        The run's status ("finished" or "interrupted"), step, tokens and best validation loss.
+
+    Raises:
+        GptlabError: see errors.py; nothing is written where the recipe or the data cannot be used.
+    """
+    own = out / "config.toml"
+    config = recipe.load(list(recipes) or ([own] if own.is_file() else []), flags)
+    changed = _compare(own, config, out)
+    interrupt = Interrupt(max_hours)
+    with join_world(config.train.device) as world, interrupt.listening():
+        trainer = build(config, out, world, interrupt)
+        if world.main:
+            _prepare_folder(out, config, world)
+        world.barrier()
+        resumed = trainer.resume()
+        with MetricsLog(out / "metrics.jsonl") if world.main else _Silent() as log:
+            at = trainer.progress
+            if resumed or changed is not None:
+                log.write("event", event="resume", step=at.step, changed=changed or {}, processes=world.size)
+            if world.main:
+                _announce(config, trainer, resumed=resumed, changed=changed or {})
+            status = trainer.fit(log)
+        if world.main:
+            _say_goodbye(status, out, trainer)
+        return {"status": status, "run": str(out), "step": at.step, "tokens": at.tokens, "best": at.best}
+
+
+class _Silent(MetricsLog):
+    """The metrics of a process that writes none."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def write(self, kind: str, **row: Any) -> None:
+        pass
+
+
+def build(config: RunConfig, out: Path, world: World, interrupt: Interrupt) -> Trainer:
+    """Put a run's parts together; nothing is written."""
+    folder = Path(config.data.path)
+    manifest = Manifest.load(folder)
+    tokenizer = manifest.load_tokenizer(folder)
+    if config.model.vocab_size < tokenizer.vocab_size:
+        raise ConfigError(
+            f"model.vocab_size = {config.model.vocab_size}: the tokenizer of {folder} has {tokenizer.vocab_size}; "
+            "leave the key out to take the tokenizer's"
+        )
+    if config.train.batch_tokens // config.model.context < world.size:
+        raise ConfigError(
+            f"train.batch_tokens = {config.train.batch_tokens}: holds fewer sequences of {config.model.context} "
+            f"tokens than there are processes ({world.size}); use fewer processes or larger batches"
+        )
+    windows = Windows(folder, "train", config.model.context)
+    held_out = Windows(folder, "val", config.model.context)
+
+    deterministic = config.train.deterministic
+    set_deterministic(deterministic if deterministic is not None else world.device.type == "cpu")
+    dtype = choose_dtype(config.train.dtype, world.device)
+    set_matmul_precision(dtype)
+    torch.manual_seed(config.train.seed)
+    model = GPT(config.model).to(world.device)
+
+    def logits(ids_BT: Tensor) -> Tensor:
+        with autocast(dtype, world.device):
+            return model(ids_BT)
+
+    peak = peak_flops(world.device, dtype)
+    return Trainer(
+        model=model,
+        optimizer=build_optimizer(model, config.optim),
+        batches=TrainBatches(windows, config.train.seed),
+        rate=lambda step: config.optim.lr * rate(config.schedule, step, config.train.steps),
+        config=config.train,
+        dtype=dtype,
+        context=config.model.context,
+        world=world,
+        run=out,
+        identity={
+            "model": asdict(config.model),
+            "tokenizer": {"name": tokenizer.name, "hash": tokenizer.hash},
+            "seed": config.train.seed,
+            "data": manifest.fingerprint,
+        },
+        write_more=tokenizer.save,
+        evaluations=_evaluations(config, model, logits, tokenizer, held_out, world, interrupt),
+        evaluate_every=config.eval.every_steps,
+        flops_per_token=measure(config.model).flops_per_token,
+        peak_flops=peak * world.size if peak is not None else None,
+        interrupt=interrupt,
+    )
+
+
+def _evaluations(
+    config: RunConfig,
+    model: GPT,
+    logits: Callable[[Tensor], Tensor],
+    tokenizer: Tokenizer,
+    held_out: Windows,
+    world: World,
+    interrupt: Interrupt,
+) -> list[Evaluation]:
+    rows = max(1, tasks.BATCH_TOKENS // config.model.context)
+    # With several processes, all must leave an evaluation together: they are asked after it.
+    stop = interrupt.wanted if world.size == 1 else None
+
+    def validate() -> list[dict[str, Any]]:
+        batches = validation_batches(
+            held_out, rows, config.eval.val_tokens, rank=world.rank, processes=world.size
+        )
+        loss = mean_loss(
+            logits,
+            batches,
+            device=world.device,
+            token_bytes=tokenizer.token_bytes,
+            stop=stop,
+            quiet=not world.main,
+        )
+        nats, tokens, text_bytes = world.sum(loss.nats, loss.tokens, loss.text_bytes or 0)
+        total = Loss(nats, int(tokens), int(text_bytes))
+        return [{"loss": total.per_token, "bits_per_byte": total.bits_per_byte}]
+
+    def score(task: tasks.Task) -> list[dict[str, Any]]:
+        part = replace(task, items=task.items[world.rank :: world.size])
+        result = part.evaluate(logits, device=world.device, stop=stop, quiet=not world.main)
+        rows: list[Row] = [{**row, "i": world.rank + world.size * row["i"]} for row in result.rows]
+        rows = sorted(world.gather(rows), key=lambda row: row["i"])
+        (truncated,) = world.sum(result.accuracy.truncated)
+        return [replace(result, accuracy=summarise(rows, int(truncated))).metrics()]
+
+    def write() -> list[dict[str, Any]]:
+        options = config.sample
+        return [
+            {"prompt": prompt, "text": text}
+            for prompt in (options.prompts if world.main else ())
+            for text in sample_text(model, tokenizer, prompt, **options.options())
+        ]
+
+    def unless_stopped(measure: Callable[[], list[dict[str, Any]]]) -> Callable[[], list[dict[str, Any]] | None]:
+        def measured() -> list[dict[str, Any]] | None:
+            try:
+                return measure()
+            except StopEvaluation:
+                return None
+
+        return measured
+
+    file = config.eval.hellaswag_file
+    built = [
+        tasks.build(
+            name,
+            tokenizer=tokenizer,
+            context=config.model.context,
+            data=Path(config.data.path),
+            file=Path(file) if file is not None else None,
+            protocol=config.eval.protocol,
+            limit=config.eval.limit,
+        )
+        for name in config.eval.tasks
+    ]
+    evaluations = [Evaluation("val", "val", unless_stopped(validate))]
+    evaluations += [
+        Evaluation("eval", task.name, unless_stopped(lambda task=task: score(task))) for task in built
+    ]
+    if config.sample.prompts:
+        evaluations.append(Evaluation("sample", "sample", unless_stopped(write)))
+    return evaluations
+
+
+def _compare(own: Path, config: RunConfig, out: Path) -> dict[str, Any] | None:
+    """Return what the recipe changes in an existing run; None for a new one."""
+    if not own.is_file():
+        if out.is_dir() and any(out.iterdir()):
+            raise ConfigError(f"--out {out}: holds files, but no run; choose a new folder")
+        return None
+    changed = recipe.differences(recipe.load([own]), config)
+    for key, (before, after) in changed.items():
+        if key.startswith(PINNED):
+            raise ConfigError(
+                f"{key} = {after}: the run in {out} was started with {before}; choose another --out for a new run"
+            )
+    return {key: list(pair) for key, pair in changed.items()}
+
+
+def _prepare_folder(out: Path, config: RunConfig, world: World) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "config.toml").write_text(recipe.to_toml(config), encoding="utf-8")
+    environment = out / "environment.json"
+    if environment.is_file():
+        return
+    size = measure(config.model)
+    facts = {
+        "gptlab": __version__,
+        "git_commit": _git_commit(),
+        **describe(world.device),
+        "processes": world.size,
+        "dtype": choose_dtype(config.train.dtype, world.device),
+        "parameters": size.parameters,
+        "parameters_non_embedding": size.non_embedding,
+        "command": sys.argv,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+    environment.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def _git_commit() -> str | None:
+    """Return the commit that gptlab's source stands at, when it is run from a checkout."""
+    where = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
+    try:
+        return subprocess.run(where, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _announce(config: RunConfig, trainer: Trainer, *, resumed: bool, changed: Mapping[str, Any]) -> None:
+    size: Size = measure(config.model)
+    shape, world = config.model, trainer.world
+    print(
+        f"model: {quantity(size.parameters)} parameters ({quantity(size.non_embedding)} without embeddings), "
+        f"{shape.n_layer} layers of {shape.n_embd}, {shape.n_head} heads, {shape.kv_heads} key/value heads, "
+        f"{shape.mlp} of {shape.hidden}, {shape.norm}, {shape.position}"
+    )
+    n_sequence = config.train.batch_tokens // shape.context
+    print(
+        f"training: {config.train.steps} steps of {config.train.batch_tokens:,} tokens = {n_sequence} sequences of "
+        f"{shape.context}, {trainer.micro_batch} at once on {world.size} process(es), {trainer.dtype}, "
+        f"{world.device.type}{', compiling takes some minutes at first' if config.train.compile else ''}"
+    )
+    for key, (before, after) in changed.items():
+        print(f"changed since the run began: {key} was {before}, is {after}")
+    if resumed:
+        print(f"continuing after step {trainer.progress.step} of {config.train.steps}", flush=True)
+
+
+def _say_goodbye(status: str, out: Path, trainer: Trainer) -> None:
+    at = trainer.progress
+    if status == "interrupted":
+        reason = trainer.interrupt.reason
+        print(f"interrupted after step {at.step} ({reason}); saved. Run the same command again to continue.")
+        return
+    best = f"; best validation loss {at.best['loss']:.4f} at step {at.best['step']}" if at.best else ""
+    print(f"{out}: finished, {at.step} steps, {quantity(at.tokens)} tokens{best}")

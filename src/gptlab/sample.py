@@ -1,0 +1,328 @@
+"""Text from a model, token by token, with a key/value cache.
+
+A prompt is read once, whatever the number of samples. When a text outgrows the context its window slides: the
+cache is made anew from the last half context, since learned positions cannot be shifted.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from dataclasses import dataclass
+from typing import Protocol, Required, TypedDict, Unpack
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .data.tokenizer import Tokenizer
+from .errors import CheckpointError, ConfigError
+from .model.attention import LayerCache
+from .model.gpt import GPT
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    """Texts that are written during training, to be read by people."""
+
+    prompts: tuple[str, ...] = ()
+    """How the texts begin; an empty prompt starts a document, and no prompt at all writes none."""
+    max_tokens: int = 48
+    """Tokens of each text."""
+    temperature: float = 0.8
+    """What the logits are divided by; 0 takes the likeliest token."""
+    top_k: int | None = 50
+    """Draw from the likeliest tokens only, this many of them; None is all."""
+    seed: int = 1337
+    """Of the draws, so that texts of different steps can be compared."""
+
+    def options(self) -> "SampleOptions":
+        """Return them as `generate` takes them."""
+        return {
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+            "top_k": self.top_k,
+            "seed": self.seed,
+        }
+
+
+class SampleOptions(TypedDict, total=False):
+    """The options of `stream`, for those who pass them on."""
+
+    max_tokens: Required[int]
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    seed: int | None
+    stop_id: int | None
+    samples: int
+    dtype: torch.dtype
+
+
+class Reader(Protocol):
+    """A model and the cache of what it has read; reading returns the logits of the token that follows."""
+
+    context: int
+    """Longest text, in tokens."""
+    vocab_size: int
+    """Entries of the vocabulary."""
+    device: torch.device
+    """Where the weights are."""
+
+    def restart(
+        self, ids: Int[Tensor, "rows time"], *, copies: int, room: int
+    ) -> Float[Tensor, "copied_rows vocab"]:
+        """Forget everything, read `ids`, and go on with each row `copies` times, up to `room` tokens long."""
+        ...
+
+    def read(self, ids: Int[Tensor, "rows 1"]) -> Float[Tensor, "rows vocab"]:
+        """Read one more token in every row."""
+        ...
+
+
+class Readable(Protocol):
+    """A model that is not ours and brings its own cache."""
+
+    def reader(self) -> Reader:
+        """Return a reader that has read nothing."""
+        ...
+
+
+class GeneratingGPT(GPT):
+    """A GPT that writes: `model.generate(ids, max_tokens=100)`."""
+
+    def generate(
+        self, ids: Tensor | Sequence[int], **options: Unpack[SampleOptions]
+    ) -> Int[Tensor, "rows time"]:
+        """Return the prompts with their continuations, a row a sample; see `gptlab.sample.stream`."""
+        return generate(self, ids, **options)
+
+
+class GPTReader:
+    """Our own model and its layers' caches."""
+
+    def __init__(self, model: GPT, dtype: torch.dtype) -> None:
+        self.context, self.vocab_size = model.config.context, model.config.vocab_size
+        self.device = model.embed.weight.device
+        self._model, self._dtype = model, dtype
+        self._cache: list[LayerCache] = []
+
+    def restart(self, ids: Tensor, *, copies: int, room: int) -> Tensor:
+        rows, length = ids.shape
+        once = self._model.new_cache(rows, room if copies == 1 else length, self._dtype)
+        logits = self._next_logits(ids, once)
+        if copies == 1:
+            self._cache = once
+            return logits
+        self._cache = self._model.new_cache(rows * copies, room, self._dtype)
+        for layer, copied in zip(once, self._cache, strict=True):
+            keys, values = layer.keys_BGSK, layer.values_BGSK
+            copied.append(keys.repeat_interleave(copies, 0), values.repeat_interleave(copies, 0))
+        return logits.repeat_interleave(copies, 0)
+
+    def read(self, ids: Tensor) -> Tensor:
+        return self._next_logits(ids, self._cache)
+
+    def _next_logits(self, ids: Tensor, cache: list[LayerCache]) -> Tensor:
+        # The logits of a whole prompt would be larger than everything else together.
+        return self._model.head(self._model.hidden(ids, cache)[:, -1:])[:, 0]
+
+
+def kept_tokens(length: int, context: int) -> int:
+    """Return how many of a text's last tokens are read: all, or half a context once it outgrew one."""
+    return length if length <= context else max(1, context // 2)
+
+
+def stream(
+    model: GPT | Readable,
+    ids: Tensor | Sequence[int],
+    *,
+    max_tokens: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+    stop_id: int | None = None,
+    samples: int = 1,
+    dtype: torch.dtype = torch.float32,
+) -> Iterator[Int[Tensor, " rows"]]:
+    """Return an iterator over new tokens, one of every row at a time, without touching torch's random state.
+
+    Args:
+        model: ours, or one that brings its own cache.
+        ids: a prompt, or a row for each of several of equal length; of one longer than the context only the
+            end is read (`kept_tokens`).
+        max_tokens: the most tokens that follow.
+        temperature: what the logits are divided by; 0 takes the likeliest token.
+        top_k: draw from the k likeliest tokens; None is from all.
+        top_p: draw from the likeliest tokens that together reach this probability; None is from all.
+        seed: of the draws; None is another one every time.
+        stop_id: the token that ends a row, which then repeats it; the iterator ends with the last row.
+        samples: rows for each prompt, which stand together.
+        dtype: what matrices are multiplied in and the cache is kept in; the weights stay as they are.
+
+    Raises:
+        ConfigError: an option out of its range, or a prompt that is empty or has ids outside the vocabulary.
+        CheckpointError: logits that are not finite, as those of a model that has diverged.
+
+    Source: Fan et al. (2018), https://arxiv.org/abs/1805.04833, sec. 5.1 for top-k; Holtzman et al. (2020),
+    https://arxiv.org/abs/1904.09751, sec. 3.1 for top-p.
+    """
+    reader = GPTReader(model, dtype) if isinstance(model, GPT) else model.reader()
+    _check_options(max_tokens, temperature, top_k, top_p, samples)
+    prompts = _check_prompts(ids, reader.vocab_size).to(reader.device)
+    generator = torch.Generator(reader.device)
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(seed)
+    choose = partial(draw, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
+    return _columns(reader, prompts, choose, max_tokens, stop_id, samples, dtype)
+
+
+def generate(
+    model: GPT | Readable, ids: Tensor | Sequence[int], **options: Unpack[SampleOptions]
+) -> Int[Tensor, "rows time"]:
+    """Return the prompts with their continuations, a row a sample; options and errors as in `stream`."""
+    columns = torch.stack(list(stream(model, ids, **options)), 1)
+    prompts = torch.as_tensor(ids).to(columns)
+    prompts = prompts.reshape(-1, prompts.shape[-1]).repeat_interleave(options.get("samples", 1), 0)
+    return torch.cat((prompts, columns), 1)
+
+
+def stream_text(
+    model: GPT | Readable, tokenizer: Tokenizer, prompt: str, **options: Unpack[SampleOptions]
+) -> Iterator[str]:
+    """Yield one continuation of `prompt` in pieces of whole characters; options and errors as in `stream`."""
+    options.update(stop_id=tokenizer.end_of_text, samples=1)
+    ids: list[int] = []
+    text = shown = ""
+    for column in stream(model, prompt_ids(tokenizer, prompt), **options):
+        ids.append(int(column))
+        if ids[-1] == tokenizer.end_of_text:
+            break
+        text = tokenizer.decode(ids)
+        # The first bytes of a character that is split over tokens decode to this mark until the others come.
+        if not text.endswith("\N{REPLACEMENT CHARACTER}"):
+            yield text[len(shown) :]
+            shown = text
+    if text != shown:
+        yield text[len(shown) :]
+
+
+def sample_text(
+    model: GPT | Readable, tokenizer: Tokenizer, prompt: str, **options: Unpack[SampleOptions]
+) -> list[str]:
+    """Return continuations of `prompt`, each up to the end of its text; options and errors as in `stream`."""
+    options.update(stop_id=tokenizer.end_of_text)
+    start = prompt_ids(tokenizer, prompt)
+    rows: list[list[int]] = generate(model, start, **options)[:, len(start) :].tolist()
+    end = tokenizer.end_of_text
+    return [tokenizer.decode(row[: row.index(end)] if end in row else row) for row in rows]
+
+
+def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """Encode a prompt; an empty one is the token that starts every document."""
+    return tokenizer.encode(prompt) or [tokenizer.end_of_text]
+
+
+def draw(
+    logits: Float[Tensor, "rows vocab"],
+    *,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    generator: torch.Generator,
+) -> Int[Tensor, " rows"]:
+    """Draw a token of every row."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    # With the largest at zero, no temperature is too small to divide by.
+    logits = (logits - logits.amax(-1, keepdim=True)) / temperature
+    logits = keep_likeliest(logits, top_k=top_k, top_p=top_p)
+    return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+
+
+def keep_likeliest(
+    logits: Float[Tensor, "rows vocab"], *, top_k: int | None = None, top_p: float | None = None
+) -> Float[Tensor, "rows vocab"]:
+    """Put -inf for all but the `top_k` likeliest tokens, then all but those that reach `top_p` together."""
+    if top_k is not None and top_k < logits.shape[-1]:
+        logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], -torch.inf)
+    if top_p is not None:
+        ranked, order = logits.sort(descending=True)
+        probability = ranked.softmax(-1)
+        # A token stays while those before it fall short of top_p, so the first always does.
+        surplus = probability.cumsum(-1) - probability >= top_p
+        logits = logits.masked_fill(surplus.scatter(-1, order, surplus), -torch.inf)
+    return logits
+
+
+@torch.inference_mode()
+def _columns(
+    reader: Reader,
+    prompts: Int[Tensor, "prompts time"],
+    choose: Callable[[Tensor], Tensor],
+    max_tokens: int,
+    stop_id: int | None,
+    samples: int,
+    dtype: torch.dtype,
+) -> Iterator[Int[Tensor, " rows"]]:
+    context = reader.context
+    autocast = torch.autocast(reader.device.type, dtype, enabled=dtype != torch.float32)
+    kept = kept_tokens(prompts.shape[1], context)
+    with autocast:
+        logits = reader.restart(prompts[:, -kept:], copies=samples, room=min(context, kept + max_tokens))
+    if not bool(logits.isfinite().all()):
+        raise CheckpointError(
+            "the model's logits are not finite, as after a training that diverged; "
+            "sample from an earlier checkpoint"
+        )
+    texts = prompts[:, -kept:].repeat_interleave(samples, 0)
+    over = torch.zeros(len(texts), dtype=torch.bool, device=reader.device)
+    for left in range(max_tokens, 0, -1):
+        tokens = choose(logits.float())
+        if stop_id is not None:
+            tokens = tokens.masked_fill(over, stop_id)
+            over |= tokens == stop_id
+        yield tokens
+        if left == 1 or bool(over.all()):
+            return
+        texts = torch.cat((texts, tokens[:, None]), 1)
+        kept = kept_tokens(texts.shape[1], context)
+        with autocast:
+            if kept < texts.shape[1]:
+                texts = texts[:, -kept:]
+                logits = reader.restart(texts, copies=1, room=min(context, kept + left))
+            else:
+                logits = reader.read(tokens[:, None])
+
+
+def _check_options(
+    max_tokens: int, temperature: float, top_k: int | None, top_p: float | None, samples: int
+) -> None:
+    for name, value in (("max_tokens", max_tokens), ("top_k", top_k), ("samples", samples)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} = {value}: must be at least 1")
+    if not 0 <= temperature < float("inf"):
+        raise ConfigError(f"temperature = {temperature}: must be 0 (the likeliest token) or above")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ConfigError(
+            f"top_p = {top_p}: must be above 0 and at most 1; temperature 0 takes the likeliest token"
+        )
+
+
+def _check_prompts(ids: Tensor | Sequence[int], vocab_size: int) -> Int[Tensor, "prompts time"]:
+    prompts = torch.as_tensor(ids)
+    if prompts.ndim not in (1, 2) or prompts.numel() == 0:
+        raise ConfigError(
+            f"a prompt of shape {tuple(prompts.shape)}: must be a row of ids, or several of equal length, "
+            "with at least one id; the tokenizer's end_of_text starts a text from nothing"
+        )
+    if prompts.is_floating_point() or prompts.dtype == torch.bool:
+        raise ConfigError(f"a prompt of type {prompts.dtype}: must hold integers, a tokenizer's ids")
+    low, high = int(prompts.min()), int(prompts.max())
+    if low < 0 or high >= vocab_size:
+        raise ConfigError(
+            f"a prompt with id {low if low < 0 else high}: the model's ids are 0 to {vocab_size - 1}; "
+            "encode it with the model's own tokenizer"
+        )
+    return prompts.long().reshape(-1, prompts.shape[-1])

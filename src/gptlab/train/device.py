@@ -1,0 +1,203 @@
+"""The machine: its devices, number formats and processes. The only file that reads the environment."""
+
+import os
+import platform
+import random
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+
+from gptlab.errors import ConfigError
+
+DTypeName = Literal["auto", "float32", "tf32", "bfloat16", "float16"]
+DeviceName = Literal["auto", "cpu", "cuda"]
+
+# Dense peak of the matrix units in FLOP/s, from the makers' data sheets: the half-precision formats (which are
+# equal on all of these), then TF32. The first name found in the device's own decides.
+PEAK_FLOPS: dict[str, tuple[float, float | None]] = {
+    "B200": (2.25e15, 1.1e15),
+    "H200": (989.4e12, 494.7e12),
+    "H100 PCIe": (756e12, 378e12),
+    "H100": (989.4e12, 494.7e12),
+    "A100": (312e12, 156e12),
+    "L40S": (362e12, 183e12),
+    "L4": (121e12, 60e12),
+    "A10G": (70e12, 35e12),
+    "V100": (125e12, None),
+    "T4": (65e12, None),
+    "RTX 4090": (165.2e12, 82.6e12),
+    "RTX 3090": (71e12, 35.6e12),
+}
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a run, and this one's place among them."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes the files and talks to the terminal."""
+        return self.rank == 0
+
+    def sum(self, *values: float) -> list[float]:
+        """Add numbers over all processes."""
+        if self.size == 1:
+            return list(values)
+        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        return total.tolist()
+
+    def smallest(self, value: int) -> int:
+        """Return the least of a number over all processes."""
+        if self.size == 1:
+            return value
+        least = torch.tensor(value, device=self.device)
+        dist.all_reduce(least, op=dist.ReduceOp.MIN)
+        return int(least.item())
+
+    def gather(self, rows: list[Any]) -> list[Any]:
+        """Join lists of plain objects of all processes, in the order of ranks."""
+        if self.size == 1:
+            return rows
+        parts: list[Any] = [None] * self.size
+        dist.all_gather_object(parts, rows)
+        return [row for part in parts for row in part]
+
+    def barrier(self) -> None:
+        """Wait until every process is here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+def choose_device(name: DeviceName) -> torch.device:
+    """Return the device that a name stands for.
+
+    Raises:
+        ConfigError: CUDA is asked for and there is none.
+    """
+    cuda = torch.cuda.is_available()
+    if name == "cuda" and not cuda:
+        raise ConfigError("train.device = cuda: torch finds no CUDA device here; use cpu, or auto")
+    if name == "cpu" or not cuda:
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+@contextmanager
+def join_world(name: DeviceName) -> Iterator[World]:
+    """Join the processes that torchrun started, or be alone."""
+    device = choose_device(name)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield World(0, 1, device)
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=30))
+    try:
+        yield World(dist.get_rank(), size, device)
+    finally:
+        dist.destroy_process_group()
+
+
+def choose_dtype(name: DTypeName, device: torch.device) -> DTypeName:
+    """Resolve `auto`: bfloat16 where the device computes in it, else float16 on CUDA, else float32."""
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16")
+    return "bfloat16" if fast else "float32"
+
+
+def autocast(name: DTypeName, device: torch.device) -> AbstractContextManager[Any]:
+    """Return the context in which a forward pass computes in the named format."""
+    if name in ("bfloat16", "float16"):
+        return torch.autocast(device.type, dtype=getattr(torch, name))
+    return nullcontext()
+
+
+def set_matmul_precision(name: DTypeName) -> None:
+    """Let float32 products use TF32 where that was asked for, and only there."""
+    torch.set_float32_matmul_precision("high" if name == "tf32" else "highest")
+
+
+def set_deterministic(deterministic: bool) -> None:
+    """Choose between kernels that repeat themselves bit for bit and faster ones."""
+    if deterministic:
+        # cuBLAS repeats itself only with a fixed workspace, which it reads from here.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+
+
+def peak_flops(device: torch.device, dtype: DTypeName) -> float | None:
+    """Return the device's published peak in FLOP/s for a number format; None where it is not known."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    half, tf32 = next((peak for key, peak in PEAK_FLOPS.items() if key in name), (None, None))
+    return {"bfloat16": half, "float16": half, "tf32": tf32}.get(dtype)
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """Return every random state of this process as JSON."""
+    import numpy as np
+
+    kind, keys, *rest = np.random.get_state()  # noqa: NPY002  # the global state is what must be kept
+    state = {
+        "python": list(random.getstate()),
+        "numpy": [kind, list(map(int, keys)), *rest],
+        "torch": torch.get_rng_state().numpy().tobytes().hex(),
+    }
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device).numpy().tobytes().hex()
+    return state
+
+
+def restore_random_state(state: dict[str, Any], device: torch.device) -> None:
+    """Put back what `random_state` returned; a CUDA state is left out where there is no CUDA."""
+    import numpy as np
+
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(torch.frombuffer(bytearray.fromhex(state["torch"]), dtype=torch.uint8))
+    if device.type == "cuda" and "cuda" in state:
+        cuda = torch.frombuffer(bytearray.fromhex(state["cuda"]), dtype=torch.uint8)
+        torch.cuda.set_rng_state(cuda, device)
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """Return what a reader of the results must know of the machine."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "host": socket.gethostname(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
+        "cpu_count": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _cpu_name() -> str:
+    if sys.platform == "linux":
+        with open("/proc/cpuinfo") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,170 @@
+import json
+import random
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import torch
+from torch import Tensor
+
+from gptlab.data.shards import Manifest, Shard, TokenizerRecord, write_shard
+from gptlab.data.tokenizer import Tokenizer, load_tokenizer
+from gptlab.errors import TaskError
+from gptlab.eval.score import StopEvaluation
+from gptlab.eval.tasks import TASKS, EvalConfig, Task, TaskName, build
+
+CONTEXT = 128
+VOCAB = 257
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return load_tokenizer("bytes")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
+    """Documents that repeat one word each, so that a context says what follows it."""
+    folder = tmp_path_factory.mktemp("prepared")
+    chance = random.Random(0)
+    words = ["".join(chance.choices("abcdefghijklmnopqrstuvwxyz", k=7)) for _ in range(30)]
+    tokens = [token for word in words for token in (tokenizer.end_of_text, *tokenizer.encode(word * 40))]
+    write_shard(folder / "val_000000.bin", tokens)
+    shard = Shard(
+        file="val_000000.bin", split="val", tokens=len(tokens), documents=30, bytes=0, text_bytes=0, sha256=""
+    )
+    record = TokenizerRecord(
+        name="bytes", hash=tokenizer.hash, vocab_size=VOCAB, end_of_text=tokenizer.end_of_text
+    )
+    Manifest(tokenizer=record, source="", revision="", settings={}, validation="", shards=(shard,)).save(
+        folder
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("hellaswag") / "items.jsonl"
+    item = {"activity_label": "X", "ctx_a": "A man.", "ctx_b": "he", "ctx": "A man. he"}
+    lines = [item | {"endings": ["a", "bb", "ccc", "d" * (5 + i)], "label": i % 4} for i in range(6)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def copying(ids_BT: Tensor) -> Tensor:
+    """A model that expects the tokens it has seen, whatever their order."""
+    seen_BTV = torch.nn.functional.one_hot(ids_BT, VOCAB).cumsum(1)
+    return (seen_BTV + 0.01).log()
+
+
+def make(name: str, tokenizer: Tokenizer, folder: Path, file: Path, /, **change: object) -> Task:
+    return build(name, **{"tokenizer": tokenizer, "context": CONTEXT, "data": folder, "file": file} | change)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_is_built_and_scored_alike(name, tokenizer, folder, file):
+    task = make(name, tokenizer, folder, file)
+    result = task.evaluate(copying, device="cpu")
+    metrics = result.metrics()
+    assert list(metrics) == [
+        *("task", "protocol", "shots", "acc", "acc_norm", "stderr", "stderr_norm", "n", "truncated")
+    ]
+    assert (metrics["task"], metrics["shots"], metrics["n"]) == (name, 0, len(task.items))
+    assert json.loads(json.dumps(metrics)) == metrics
+    assert [row["i"] for row in result.rows] == list(range(len(task.items)))
+    assert metrics["acc"] == sum(row["pred"] == row["label"] for row in result.rows) / len(result.rows)
+    assert json.loads(json.dumps(result.rows[0])) == result.rows[0]
+    assert list(result.rows[0]) == ["i", "label", "log_likelihoods", "pred", "pred_norm"]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_limit_and_stop_hold_for_every_task(name, tokenizer, folder, file):
+    task = make(name, tokenizer, folder, file, limit=3)
+    assert len(task.items) == 3
+    with pytest.raises(StopEvaluation):
+        task.evaluate(copying, device="cpu", stop=lambda: True)
+
+
+def test_a_model_that_reads_its_context_solves_the_continuation_task(tokenizer, folder, file):
+    metrics = make("continuation", tokenizer, folder, file).evaluate(copying, device="cpu").metrics()
+    assert metrics["protocol"] == "continuation"
+    assert metrics["acc"] == metrics["acc_norm"] > 0.9
+    assert metrics["stderr"] == metrics["stderr_norm"]
+    assert metrics["truncated"] == 0
+
+
+def test_a_model_blind_to_its_context_is_at_chance_on_the_continuation_task(tokenizer, folder, file):
+    def blind(ids_BT: Tensor) -> Tensor:
+        return torch.linspace(0, 1, VOCAB).expand(*ids_BT.shape, VOCAB)
+
+    task = make("continuation", tokenizer, folder, file)
+    # All four choices are equally likely, so the first is taken, and labels go round.
+    assert task.evaluate(blind, device="cpu").metrics()["acc"] == pytest.approx(0.25, abs=0.02)
+
+
+def test_a_short_context_is_said(tokenizer, folder, file):
+    task = make("continuation", tokenizer, folder, file, context=40)
+    metrics = task.evaluate(copying, device="cpu").metrics()
+    assert metrics["truncated"] == metrics["n"]
+
+
+@pytest.mark.parametrize("protocol", ["completion", "harness"])
+def test_hellaswag_is_asked_as_the_protocol_says(protocol, tokenizer, folder, file):
+    task = make("hellaswag", tokenizer, folder, file, protocol=protocol)
+    assert task.protocol == protocol
+    assert (
+        tokenizer.decode(task.items[0].pairs[0][0])
+        == {"completion": "A man. he", "harness": "X: A man. He"}[protocol]
+    )
+    assert task.items[0].lengths == {"completion": (2, 3, 4, 6), "harness": (1, 2, 3, 5)}[protocol]
+
+
+def test_hellaswag_without_a_file_takes_the_downloaded_one(tokenizer, folder, file, monkeypatch):
+    monkeypatch.setattr("gptlab.eval.hellaswag.validation_file", lambda: file)
+    assert len(make("hellaswag", tokenizer, folder, file, file=None).items) == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "problem"),
+    [
+        ("helaswag", {}, "task helaswag: is not known; choose one of hellaswag, continuation"),
+        (
+            "hellaswag",
+            {"protocol": "harnes"},
+            "protocol harnes: is not known; choose one of completion, harness",
+        ),
+        ("hellaswag", {"shots": 10}, "shots = 10: .*leave --shots at 0"),
+        ("hellaswag", {"limit": 0}, "limit = 0: must be at least 1"),
+        ("continuation", {"data": None}, "task continuation: .*--data DIR"),
+    ],
+)
+def test_what_cannot_be_built_is_refused(name, change, problem, tokenizer, folder, file):
+    with pytest.raises(TaskError, match=problem):
+        make(name, tokenizer, folder, file, **change)
+
+
+def test_text_prepared_for_another_vocabulary_is_refused(folder, file, tokenizer, tmp_path):
+    record = Manifest.load(folder)
+    other = TokenizerRecord(name="bytes", hash="0" * 64, vocab_size=VOCAB, end_of_text=256)
+    Manifest(tokenizer=other, source="", revision="", settings={}, validation="", shards=record.shards).save(
+        tmp_path
+    )
+    with pytest.raises(
+        TaskError, match=f"tokenizer bytes 000000000000, the model reads bytes {tokenizer.hash[:12]}"
+    ):
+        make("continuation", tokenizer, tmp_path, file)
+
+
+def test_config_names_the_table_and_refuses_what_cannot_be():
+    assert get_args(TaskName) == tuple(TASKS)
+    assert EvalConfig().tasks == ()
+    for change in ({"every_steps": 0}, {"val_tokens": 0}, {"limit": 0}):
+        ((name, _),) = change.items()
+        with pytest.raises(ValueError, match=f"{name} = 0: must be at least 1"):
+            EvalConfig(**change)
+    with pytest.raises(ValueError, match="names one twice"):
+        EvalConfig(tasks=("hellaswag", "hellaswag"))
+    assert EvalConfig(val_tokens=None, limit=None).val_tokens is None
+    with pytest.raises(FrozenInstanceError):
+        EvalConfig().limit = 3

@@ -1,0 +1,520 @@
+import base64
+import json
+import math
+import random
+import subprocess
+import sys
+from html.parser import HTMLParser
+from io import BytesIO
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from gptlab.errors import ConfigError
+from gptlab.eval.hellaswag import PUBLISHED
+from gptlab.report import facts, loss_chart, notes, rate_charts, read_metrics, read_runs, report, score_charts
+
+BATCH = 4096
+SAMPLE = "<script>alert('x')</script> & \"quotes\"\n\nnext <b>paragraph"
+
+RECIPE = """
+[model]
+n_layer = 4
+position = "{position}"
+[data]
+path = "{data}"
+[train]
+steps = {planned}
+batch_tokens = {batch}
+[optim]
+betas = [0.9, 0.95]
+"""
+
+
+def step_row(step, batch=BATCH, speed=1e6, seed=0):
+    noise = random.Random(f"{seed} {step}").gauss(0, 0.05)
+    loss = 3 + 5 * math.exp(-step / 8) + noise
+    row = {"kind": "step", "step": step, "tokens": step * batch, "loss": loss, "grad_norm": 0.5}
+    return row | {"lr": 1e-3 * min(1, step / 5), "step_s": batch / speed, "tokens_per_s": speed, "mfu": 0.4}
+
+
+def val_row(step, loss=None):
+    loss = 3.1 + 5 * math.exp(-step / 8) if loss is None else loss
+    return {"kind": "val", "step": step, "loss": loss, "bits_per_byte": loss / 3}
+
+
+def eval_row(step, task="hellaswag", protocol="completion", shots=0, n=401, acc_norm=0.5):
+    row = {"kind": "eval", "step": step, "task": task, "protocol": protocol, "shots": shots, "n": n}
+    acc = acc_norm - 0.1
+    errors = {
+        "stderr": math.sqrt(acc * (1 - acc) / (n - 1)),
+        "stderr_norm": math.sqrt(acc_norm * (1 - acc_norm) / (n - 1)),
+    }
+    return row | {"acc": acc, "acc_norm": acc_norm} | errors
+
+
+def sample_row(step, text=SAMPLE, prompt="Once <upon>"):
+    return {"kind": "sample", "step": step, "prompt": prompt, "text": text}
+
+
+def event_row(event, step):
+    return {"kind": "event", "event": event, "step": step}
+
+
+def curve(steps=40, every=10, **of_step):
+    rows = [val_row(0)]
+    for step in range(1, steps + 1):
+        rows.append(step_row(step, **of_step))
+        if step % every == 0:
+            rows.append(val_row(step))
+    return rows
+
+
+def write_run(
+    folder, rows, *, parameters=1_000_000, data="data/a", planned=40, batch=BATCH, position="learned"
+):
+    folder.mkdir(parents=True)
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "metrics.jsonl").write_text(text, encoding="utf-8")
+    recipe = RECIPE.format(data=data, planned=planned, batch=batch, position=position)
+    (folder / "config.toml").write_text(recipe)
+    environment = {"gptlab": "0.1.0", "device": "Abacus", "parameters": parameters, "git_commit": None}
+    environment["command"] = ["gptlab", "train", "my recipe.toml"]
+    (folder / "environment.json").write_text(json.dumps(environment))
+    return folder
+
+
+class Page(HTMLParser):
+    """What a browser would see: tags, what they load, the cells of tables, the samples."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.loads, self.tables, self.samples, self.words = [], [], [], [], []
+        self.open = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.tags.append(tag)
+        self.loads += [attrs[key] for key in ("src", "srcset", "href", "data", "action") if key in attrs]
+        if tag not in ("img", "meta", "source"):
+            self.open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+        elif attrs.get("class") == "sample":
+            self.samples.append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+        if self.open and self.open[-1] in ("td", "th"):
+            self.tables[-1][-1][-1] += data
+        elif (
+            "div" in self.open and self.open[-1] in ("div", "b") and self.samples and "table" not in self.open
+        ):
+            self.samples[-1] += data
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A report of three runs: the baseline, a variant under both protocols, and one that was stopped."""
+    folder = tmp_path_factory.mktemp("report")
+    scores = [eval_row(step, acc_norm=0.26 + step / 800) for step in (0, 20, 40)]
+    harness = [eval_row(step, protocol="harness", acc_norm=0.27 + step / 800) for step in (0, 20, 40)]
+    write_run(folder / "baseline", [*curve(), *scores, sample_row(0, "early"), sample_row(40)])
+    write_run(folder / "rope", [*curve(seed=1), *scores, *harness], position="rope", parameters=1_010_000)
+    write_run(folder / "_stopped$", curve(steps=20, seed=2))
+    out = folder / "out"
+    told = report([folder / "baseline", folder / "rope", folder / "_stopped$"], out)
+    return out, told, Page((out / "index.html").read_text(encoding="utf-8"))
+
+
+def test_a_resumed_run_reads_like_an_uninterrupted_one(tmp_path):
+    rows = [*curve(), eval_row(10), eval_row(30), sample_row(30)]
+    rows.sort(key=lambda row: row["step"])
+    until = [row for row in rows if row["step"] <= 20]
+    # What the kill undid: other values, and rows of a kind that does not come again.
+    undone = [step_row(step, seed=9) for step in range(21, 26)] + [val_row(25), eval_row(25), sample_row(25)]
+    after = [row for row in rows if row["step"] > 20]
+    write_run(tmp_path / "whole", rows)
+    write_run(tmp_path / "resumed", [*until, *undone, event_row("resume", 20), *after])
+
+    whole, resumed = read_metrics(tmp_path / "whole"), read_metrics(tmp_path / "resumed")
+    assert resumed.pop("event") == [event_row("resume", 20)]
+    assert whole.pop("event") == []
+    assert resumed == whole
+    assert [row["step"] for row in resumed["step"]] == list(range(1, 41))
+    assert [row["step"] for row in resumed["val"]] == [0, 10, 20, 30, 40]
+
+
+def test_of_a_step_written_twice_the_last_counts(tmp_path):
+    write_run(
+        tmp_path / "run", [step_row(1), step_row(2), step_row(1, seed=5), eval_row(2), eval_row(2, n=9)]
+    )
+    metrics = read_metrics(tmp_path / "run")
+    assert [row["step"] for row in metrics["step"]] == [1, 2]
+    assert metrics["step"][0]["loss"] == step_row(1, seed=5)["loss"]
+    assert [row["n"] for row in metrics["eval"]] == [401, 9]
+
+
+def test_a_half_line_is_no_row(tmp_path):
+    run = write_run(tmp_path / "run", curve())
+    whole = read_metrics(run)
+    text = (run / "metrics.jsonl").read_bytes()
+    (run / "metrics.jsonl").write_bytes(text + '{"kind": "val", "step": 41, "text": "\u00e9'.encode()[:-1])
+    assert read_metrics(run) == whole
+
+
+def test_tokens_come_from_the_step(tmp_path):
+    run = write_run(
+        tmp_path / "run", [val_row(0), step_row(1), val_row(1), eval_row(1) | {"tokens": 7}, val_row(2)]
+    )
+    metrics = read_metrics(run)
+    assert [row["tokens"] for row in metrics["val"]] == [0, BATCH, None]
+    assert metrics["eval"][0]["tokens"] == 7
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("metrics.jsonl", None, "holds no metrics.jsonl"),
+        ("metrics.jsonl", b"", "holds no step"),
+        ("metrics.jsonl", b"\x93NUMPY\x01\x00\n[1, 2]\n3\n", "holds no step"),
+        ("metrics.jsonl", b'{"epoch": 1, "loss": 2.0}\n', "holds no step"),
+        ("metrics.jsonl", b'{"kind": "val", "loss": 2.0}\n', "holds no step"),
+        ("config.toml", b"[model\n", "damaged"),
+        ("environment.json", b"{", "damaged"),
+    ],
+)
+def test_a_folder_that_is_no_run_is_refused_on_one_line(tmp_path, file, content, says):
+    run = write_run(tmp_path / "run", curve())
+    (run / file).unlink()
+    if content is not None:
+        (run / file).write_bytes(content)
+    with pytest.raises(ConfigError) as error:
+        report([run], tmp_path / "out")
+    message = str(error.value)
+    assert says in message
+    assert str(run) in message
+    assert ";" in message, "names no remedy"
+    assert "\n" not in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_run_and_a_missing_folder_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="no run"):
+        report([], tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"absent: holds no metrics\.jsonl"):
+        report([tmp_path / "absent"], tmp_path / "out")
+
+
+def test_an_output_that_cannot_be_written_is_refused(tmp_path):
+    run = write_run(tmp_path / "run", [val_row(0)])
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        report([run], tmp_path / "out")
+
+
+def test_facts(tmp_path):
+    rows = [
+        *curve(speed=1e6),
+        val_row(15, 2.5),
+        val_row(16, None) | {"loss": None},
+        eval_row(10),
+        eval_row(40, acc_norm=0.6),
+    ]
+    write_run(tmp_path / "first", curve(), position="learned")
+    write_run(tmp_path / "second", rows, position="rope", batch=8192)
+    first, second = read_runs([tmp_path / "first", tmp_path / "second"])
+    told = facts(second, first)
+    assert (told["name"], told["parameters"], told["machine"], told["gptlab"]) == (
+        "second",
+        1_000_000,
+        "Abacus",
+        "0.1.0",
+    )
+    assert (told["steps"], told["planned_steps"], told["tokens"]) == (40, 40, 40 * BATCH)
+    assert (told["best_loss"], told["best_step"], told["bits_per_byte"]) == (2.5, 15, 2.5 / 3)
+    assert told["hours"] == pytest.approx(40 * BATCH / 1e6 / 3600)
+    assert [(row["step"], row["acc_norm"]) for row in told["scores"]] == [(40, 0.6)]
+    assert told["differences"] == {"model.position": ["learned", "rope"], "train.batch_tokens": [4096, 8192]}
+    assert facts(first, first)["differences"] == {}
+
+
+def test_hours_are_the_same_from_every_fifth_row(tmp_path):
+    every = write_run(tmp_path / "every", curve(speed=3e5))
+    fifth = write_run(tmp_path / "fifth", [row for row in curve(speed=3e5) if row["step"] % 5 == 0])
+    hours = [facts(run, run)["hours"] for run in read_runs([every, fifth])]
+    assert hours[0] == pytest.approx(hours[1])
+
+
+def test_several_processes_are_counted(tmp_path):
+    run = write_run(tmp_path / "run", [val_row(0)])
+    (run / "environment.json").write_text('{"device": "NVIDIA H200", "processes": 6}')
+    [read] = read_runs([run])
+    assert facts(read, read)["machine"] == "6 x NVIDIA H200"
+
+
+@pytest.mark.parametrize(
+    ("rows", "settings", "expected"),
+    [
+        (curve(), {}, []),
+        (curve(), {"parameters": 1_019_000}, []),
+        (curve(), {"parameters": 1_021_000}, ["parameters"]),
+        (curve(), {"data": "data/b"}, ["validation set"]),
+        (curve(steps=30), {"planned": 30}, ["tokens"]),
+        (curve(batch=8192), {"batch": 8192, "parameters": 5}, ["tokens", "parameters", "batch_tokens"]),
+    ],
+)
+def test_notes_name_what_differs(tmp_path, rows, settings, expected):
+    runs = read_runs([write_run(tmp_path / "one", curve()), write_run(tmp_path / "two", rows, **settings)])
+    said = notes(runs, [facts(run, runs[0]) for run in runs])
+    assert said == ([f"These runs differ in {', '.join(expected)}: compare with care."] if expected else [])
+
+
+def test_a_stopped_run_is_said_to_be_one(tmp_path):
+    [run] = read_runs([write_run(tmp_path / "run", curve(steps=20))])
+    assert notes([run], [facts(run, run)]) == ["run is at step 20 of 40: its schedule has not ended."]
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    folders = [write_run(tmp_path / name, [val_row(0)]) for name in ("a/run", "b/run", "c/other")]
+    assert [run.name for run in read_runs(folders)] == [str(folders[0]), str(folders[1]), "other"]
+
+
+GROUPS = [
+    {"protocol": "completion"},
+    {"protocol": "harness"},
+    {"protocol": "harness", "shots": 10},
+    {"protocol": "completion", "n": 100},
+    {"task": "continuation", "protocol": "continuation"},
+]
+
+
+def test_what_cannot_be_compared_is_never_in_one_picture(tmp_path):
+    """Each group has its own value, so a point in the wrong picture would show."""
+    values = [round(0.3 + i / 100, 2) for i in range(len(GROUPS))]
+    rows = [eval_row(step, acc_norm=values[i], **group) for i, group in enumerate(GROUPS) for step in (0, 1)]
+    runs = read_runs([write_run(tmp_path / name, [step_row(1), *rows]) for name in ("one", "two")])
+    charts = score_charts(runs)
+    assert len({chart.name for chart in charts}) == len(charts) == len(GROUPS)
+    drawn = [{round(float(y) / 100, 9) for curve in chart.curves for y in curve.y} for chart in charts]
+    assert all(len(points) == 1 for points in drawn)
+    assert set().union(*drawn) == set(values)
+    assert all(len(chart.curves) == 2 for chart in charts)
+    assert [chart.name.split("_")[0] for chart in charts] == ["hellaswag"] * 4 + ["continuation"]
+
+
+def test_published_lines_are_only_with_their_own_protocol(tmp_path):
+    rows = [eval_row(0, **group) for group in GROUPS]
+    [run] = read_runs([write_run(tmp_path / "run", rows)])
+    lines = {chart.name: dict(chart.references) for chart in score_charts([run])}
+    assert lines == {
+        "hellaswag_completion_0_shot_n_401": {"chance": 25} | published("completion"),
+        "hellaswag_completion_0_shot_n_100": {"chance": 25} | published("completion"),
+        "hellaswag_harness_0_shot_n_401": {"chance": 25} | published("harness"),
+        "hellaswag_harness_10_shot_n_401": {"chance": 25},
+        "continuation_continuation_0_shot_n_401": {"chance": 25},
+    }
+    assert lines["hellaswag_completion_0_shot_n_401"]["GPT-2 124M 29.55"] == pytest.approx(29.55)
+    assert lines["hellaswag_harness_0_shot_n_401"]["GPT-2 124M 31.14"] == pytest.approx(31.14)
+
+
+def published(protocol):
+    percent = {entry.model: 100 * entry.acc_norm for entry in PUBLISHED if entry.protocol == protocol}
+    return {f"{model} {value:.4g}": pytest.approx(value) for model, value in percent.items()}
+
+
+def test_scores_are_drawn_with_their_standard_error(tmp_path):
+    [run] = read_runs([write_run(tmp_path / "run", [eval_row(0, acc_norm=0.3, n=2101)])])
+    [chart] = score_charts([run])
+    assert chart.curves[0].error == pytest.approx([1.0])
+    assert chart.curves[0].label == "run: 30.00 \N{PLUS-MINUS SIGN} 1.00"
+
+
+def test_loss_is_averaged_as_the_slow_way_does(tmp_path):
+    rows = curve(steps=500, every=100)
+    rows[300]["loss"] = None  # a step that was skipped
+    [run] = read_runs([write_run(tmp_path / "run", rows)])
+    raw, line, points = loss_chart([run]).curves
+    losses = [row["loss"] for row in rows if row["kind"] == "step" and row["loss"] is not None]
+    assert raw.y == pytest.approx(losses)
+    slow = [np.mean(losses[i - min(i, 9) : i + min(i, 9) + 1]) for i in range(len(losses))]
+    assert line.y == pytest.approx(slow)
+    assert list(points.x) == [step * BATCH for step in range(0, 501, 100)]
+
+
+def test_the_loss_frame_shows_the_ends_of_all_runs(tmp_path):
+    diverged = [step_row(step) | {"loss": 7.8} for step in range(1, 41)]
+    runs = read_runs([write_run(tmp_path / "good", curve()), write_run(tmp_path / "bad", diverged)])
+    chart = loss_chart(runs)
+    assert chart.low < 3.1 < 7.8 <= chart.high
+    assert loss_chart(runs[:1]).high < 7.8
+
+
+def test_throughput_says_the_share_of_peak_only_where_it_is_known(tmp_path):
+    rows = [row | {"mfu": None} for row in curve() if row["kind"] == "step"]
+    runs = read_runs([write_run(tmp_path / "gpu", curve(speed=2e6)), write_run(tmp_path / "cpu", rows)])
+    labels = [curve.label for curve in rate_charts(runs)[1].curves if curve.label]
+    assert labels == ["gpu: median 2M, 40% of peak", "cpu: median 1M"]
+
+
+def test_files(written):
+    out, told, _ = written
+    assert sorted(told["files"]) == sorted(map(str, out.iterdir()))
+    assert {Path(file).name for file in told["files"]} == {
+        "index.html",
+        "loss.png",
+        "hellaswag_completion_0_shot_n_401.png",
+        "hellaswag_harness_0_shot_n_401.png",
+        "learning_rate.png",
+        "throughput.png",
+    }
+
+
+def test_pictures_are_valid_and_not_empty(written):
+    out, _, page = written
+    pictures = [matplotlib.image.imread(file) for file in sorted(out.glob("*.png"))]
+    for pixels in pictures:
+        assert pixels.shape[:2] == (840, 1600)
+        assert pixels[..., :3].std() > 0.02
+        assert pixels[0, 0, :3] == pytest.approx([1, 1, 1])
+    embedded = [matplotlib.image.imread(BytesIO(data)) for data in map(decoded, page.loads)]
+    dark, light = embedded[::2], embedded[1::2]
+    assert len(light) == len(dark) == len(pictures)
+    for pixels in dark:
+        assert pixels[0, 0, :3].max() < 0.2
+        assert pixels[..., :3].std() > 0.02
+    assert all(any(np.array_equal(one, other) for other in pictures) for one in light)
+
+
+def decoded(address):
+    kind, data = address.split(",")
+    assert kind == "data:image/png;base64"
+    return base64.b64decode(data, validate=True)
+
+
+def test_the_page_loads_nothing(written):
+    out, _, page = written
+    text = (out / "index.html").read_text(encoding="utf-8")
+    assert page.loads
+    assert all(address.startswith("data:image/png;base64,") for address in page.loads)
+    assert {"script", "link", "iframe", "object", "form", "a"}.isdisjoint(page.tags)
+    assert "url(" not in text
+    assert "@import" not in text
+    assert "default-src 'none'" in text
+
+
+def test_samples_are_the_last_ones_and_are_text(written):
+    out, _, page = written
+    assert page.samples == ["Once <upon>" + SAMPLE]
+    assert "<script" not in (out / "index.html").read_text(encoding="utf-8")
+
+
+def test_the_table_says_what_the_facts_say(written):
+    _, told, page = written
+    head, *rows = page.tables[0]
+    scores = ["acc, %", "acc_norm, %"]
+    assert head == [
+        *("run", "parameters", "tokens", "best\nvalidation\nloss", "at step", "bits\nper byte"),
+        *(f"hellaswag\ncompletion\n0-shot\nn = 401\n{name}" for name in scores),
+        *(f"hellaswag\nharness\n0-shot\nn = 401\n{name}" for name in scores),
+        *("hours", "machine", "gptlab"),
+    ]
+    assert (
+        [row[0] for row in rows] == [run["name"] for run in told["runs"]] == ["baseline", "rope", "_stopped$"]
+    )
+    assert rows[0][1:7] == [
+        "1M",
+        "163.8k",
+        f"{told['runs'][0]['best_loss']:.4f}",
+        "40",
+        f"{told['runs'][0]['bits_per_byte']:.4f}",
+        "21.00 \u00b1 2.04",
+    ]
+    assert rows[1][7:10] == ["31.00 \u00b1 2.31", "22.00 \u00b1 2.07", "32.00 \u00b1 2.33"]
+    assert rows[0][8:10] == ["\u2013", "\u2013"], "a score that a run has not"
+    assert rows[2][6:10] == ["\u2013"] * 4
+
+
+def test_the_page_says_what_differs(written):
+    _, told, page = written
+    words = " ".join(page.words)
+    assert told["notes"] == [
+        "These runs differ in tokens: compare with care.",
+        "_stopped$ is at step 20 of 40: its schedule has not ended.",
+    ]
+    assert all(note in words for note in told["notes"])
+    assert page.tables[1] == [
+        ["key", "baseline", "rope", "_stopped$"],
+        ["model.position", "learned", "rope", ""],
+    ]
+    assert "command gptlab train 'my recipe.toml'" in words
+    assert "GPT-3 125M 33.7 is not drawn" in words
+
+
+def test_facts_are_json(written):
+    _, told, _ = written
+    assert json.loads(json.dumps(told, allow_nan=False)) == told
+
+
+def test_a_run_without_validation_and_files_still_reports(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "metrics.jsonl").write_text("".join(json.dumps(step_row(step)) + "\n" for step in (1, 2)))
+    told = report([run], tmp_path / "out")
+    page = Page((tmp_path / "out" / "index.html").read_text(encoding="utf-8"))
+    assert page.tables[0][1] == [
+        "run",
+        "\u2013",
+        "8.192k",
+        "\u2013",
+        "\u2013",
+        "\u2013",
+        "0.00",
+        "\u2013",
+        "\u2013",
+    ]
+    assert told["runs"][0]["best_loss"] is None
+    assert {Path(file).name for file in told["files"]} == {
+        "index.html",
+        "loss.png",
+        "learning_rate.png",
+        "throughput.png",
+    }
+    assert told["notes"] == []
+
+
+def test_a_run_that_has_only_been_validated_reports(tmp_path):
+    told = report([write_run(tmp_path / "run", [val_row(0)])], tmp_path / "out")
+    assert told["runs"][0]["best_step"] == 0
+    assert told["runs"][0]["hours"] is None
+    assert {Path(file).name for file in told["files"]} == {"index.html", "loss.png"}
+
+
+def test_importing_report_imports_no_torch_and_drawing_no_pyplot(tmp_path):
+    write_run(tmp_path / "run", [val_row(0)])
+    code = f"""if True:
+        import sys
+        from pathlib import Path
+        from gptlab.report import report
+        slow = {{"torch", "matplotlib", "tiktoken", "tokenizers", "pyarrow"}} & set(sys.modules)
+        assert not slow, slow
+        import matplotlib
+        before = matplotlib.rcParams.copy()
+        report([Path({str(tmp_path / "run")!r})], Path({str(tmp_path / "out")!r}))
+        loaded = {{"torch", "matplotlib.pyplot"}} & set(sys.modules)
+        assert not loaded, loaded
+        assert matplotlib.rcParams.copy() == before
+        """
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
