@@ -84,7 +84,7 @@ def test_every_kind_of_line_is_visible_on_both_papers(style):
 
 
 def test_labels_are_shown_as_they_are():
-    """matplotlib hides _names and reads $ as mathematics; either would make two of these equal or fail."""
+    """Old versions of matplotlib hide _names, and all read $ as mathematics: two would be equal, or fail."""
     labels = ["_a", "_b", "$x^$", "$x_$", r"\frac"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")

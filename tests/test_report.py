@@ -143,7 +143,7 @@ def test_a_resumed_run_reads_like_an_uninterrupted_one(tmp_path):
     rows.sort(key=lambda row: row["step"])
     until = [row for row in rows if row["step"] <= 20]
     # What the kill undid: other values, and rows of a kind that does not come again.
-    undone = [step_row(step, seed=9) for step in range(21, 26)] + [val_row(25), eval_row(25), sample_row(25)]
+    undone = [step_row(step, seed=9) for step in range(21, 26)] + [val_row(21), eval_row(25), sample_row(25)]
     after = [row for row in rows if row["step"] > 20]
     write_run(tmp_path / "whole", rows)
     write_run(tmp_path / "resumed", [*until, *undone, event_row("resume", 20), *after])

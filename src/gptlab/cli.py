@@ -53,7 +53,7 @@ def data_prepare(
     """
     from gptlab.data.prepare import prepare
 
-    return prepare(
+    facts = prepare(
         source,
         out,
         tokenizer=tokenizer,
@@ -62,6 +62,9 @@ def data_prepare(
         workers=workers,
         text_column=text_column,
     )
+    done = "was prepared already" if facts["already_prepared"] else f"prepared in {facts['seconds']:.0f} s"
+    print(f"{out}: {done}, {_tokens(facts)}")
+    return facts
 
 
 def data_verify(folder: Path, /) -> dict[str, Any]:
@@ -72,19 +75,27 @@ def data_verify(folder: Path, /) -> dict[str, Any]:
     """
     from gptlab.data.shards import verify
 
-    report = verify(folder)
-    print(f"{folder}: {report['shards']} shards, {report['tokens']:,} tokens, all as the manifest says")
-    return report
+    facts = verify(folder)
+    print(f"{folder}: all as the manifest says, {_tokens(facts)}")
+    return facts
 
 
-def data_list() -> dict[str, str]:
+def _tokens(facts: Mapping[str, Any]) -> str:
+    train, val = facts["train"], facts["val"]
+    return (
+        f"{train['tokens']:,} tokens to train on in {train['shards']} shard(s), {val['tokens']:,} to validate on, "
+        f"tokenizer {facts['tokenizer']}"
+    )
+
+
+def data_list() -> dict[str, Any]:
     """List the sources that are known by name."""
     from gptlab.data.sources import list_sources
 
     sources = list_sources()
-    for name, description in sources.items():
-        print(f"{name:<16} {description}")
-    return sources
+    for source in sources:
+        print(f"{source['name']:<16} {source['description']}")
+    return {"sources": sources}
 
 
 def data_tokenizer(
@@ -357,14 +368,19 @@ def _parse(name: str, words: list[str]) -> dict[str, Any]:
     import tyro
 
     function = COMMANDS[name]
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            shown = tyro.conf.arg(metavar=parameter.name.upper())
+            function.__annotations__[parameter.name] = Annotated[parameter.annotation, shown]
     if "flags" in inspect.signature(function).parameters:
         from gptlab.recipe import flags_type
 
-        function.__annotations__["flags"] = Annotated[flags_type(), tyro.conf.arg(name="")]
+        # Here a choice is spelled out, as in TOML: --model.bias False; elsewhere --verify or --no-verify.
+        in_words = tyro.conf.FlagConversionOff
+        function.__annotations__["flags"] = Annotated[flags_type(), tyro.conf.arg(name=""), in_words]
     return tyro.cli(
         function,
         args=words,
         prog=f"gptlab {name}",
-        config=(tyro.conf.FlagConversionOff,),
-        description=inspect.getdoc(function),
+        description=(inspect.getdoc(function) or "").partition("\n")[0],
     )

@@ -129,8 +129,7 @@ def _png(chart: Chart, theme: Theme) -> bytes:
     if named:
         legend = paper.legend(
             [line for line, _ in named],
-            # matplotlib hides a label that begins with an underscore, as a folder's name may.
-            ["\N{ZERO WIDTH SPACE}" + label for _, label in named],
+            [label for _, label in named],
             loc="outside upper left",
             ncols=max(1, LEGEND_LETTERS // max(len(label) + 6 for _, label in named)),
             frameon=False,

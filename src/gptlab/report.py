@@ -251,7 +251,8 @@ def loss_chart(runs: Sequence[Run]) -> Chart:
         bounds += [np.percentile(y, FRAME_PERCENTILES)] if len(y) else []
     caption = (
         "Loss against training tokens. Points: validation. Lines: training, averaged over "
-        f"{SMOOTH_FRACTION:.0%} of the steps, each step faint behind. The beginning lies above the frame."
+        f"{SMOOTH_FRACTION:.0%} of the steps, each step faint behind. "
+        "The beginning and any spike lie above the frame."
     )
     frame = (min(low for low, _ in bounds), max(high for _, high in bounds)) if bounds else (None, None)
     return Chart("loss", "loss, nats a token", caption, curves, low=frame[0], high=frame[1])

@@ -5,18 +5,18 @@ cache is made anew from the last half context, since learned positions cannot be
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, Required, TypedDict, Unpack
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .data.tokenizer import Tokenizer
-from .errors import CheckpointError, ConfigError
-from .model.attention import LayerCache
-from .model.gpt import GPT
+from gptlab.data.tokenizer import Tokenizer
+from gptlab.errors import CheckpointError, ConfigError
+from gptlab.model.attention import LayerCache
+from gptlab.model.gpt import GPT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +88,11 @@ class Readable(Protocol):
 
 class GeneratingGPT(GPT):
     """A GPT that writes: `model.generate(ids, max_tokens=100)`."""
+
+    @property
+    def context(self) -> int:
+        """Longest text, in tokens."""
+        return self.config.context
 
     def generate(
         self, ids: Tensor | Sequence[int], **options: Unpack[SampleOptions]
@@ -248,10 +253,10 @@ def keep_likeliest(
     if top_k is not None and top_k < logits.shape[-1]:
         logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], -torch.inf)
     if top_p is not None:
-        ranked, order = logits.sort(descending=True)
-        probability = ranked.softmax(-1)
-        # A token stays while those before it fall short of top_p, so the first always does.
-        surplus = probability.cumsum(-1) - probability >= top_p
+        # Summed from the unlikeliest on, where rounding is small; the likeliest stays whatever it holds.
+        ranked, order = logits.sort()
+        surplus = ranked.softmax(-1).cumsum(-1) <= 1 - top_p
+        surplus[:, -1] = False
         logits = logits.masked_fill(surplus.scatter(-1, order, surplus), -torch.inf)
     return logits
 

@@ -111,6 +111,12 @@ def test_passages_come_from_every_shard_and_only_from_the_held_out_split(tmp_pat
         continuation.build(prepared(training, one, split="train"), **LENGTHS)
 
 
+def test_documents_of_different_shards_are_different_documents(tmp_path):
+    shards = [document(0, 50) + document(1, 50), document(2, 50) + document(3, 50)]
+    for item in continuation.build(prepared(tmp_path, *shards), **LENGTHS):
+        assert {before[0] // 50 for before, _ in item.pairs} == {0, 1, 2, 3}
+
+
 def test_items_are_the_same_every_time_and_limited_ones_spread_over_the_split(tmp_path):
     tokens = random_documents(200)
     folder = prepared(tmp_path, tokens)

@@ -123,11 +123,13 @@ def test_no_pairs_no_scores():
     assert score(Recurrent(), []) == []
 
 
-def test_ending_longer_than_the_context_is_refused_before_anything_is_scored():
+def test_of_an_ending_longer_than_the_context_the_end_is_scored():
     model = Recurrent()
-    with pytest.raises(TaskError, match=rf"choice 1: its ending has 17 tokens.*context {CONTEXT}"):
-        score(model, [([1], [2]), ([1], [2] * (CONTEXT + 1))])
-    assert not model.shapes
+    ids = [number % VOCAB for number in range(CONTEXT + 4)]
+    whole, alone = score(model, [(ids[:2], ids[2:]), (ids[3:4], ids[4:])])
+    assert whole.log_likelihood == pytest.approx(alone.log_likelihood)
+    assert (whole.tokens, whole.cut) == (CONTEXT, 3)
+    assert (alone.tokens, alone.cut) == (CONTEXT, 0)
 
 
 @pytest.mark.parametrize("pair", [([], [1]), ([1], [])])

@@ -103,8 +103,9 @@ def test_a_model_blind_to_its_context_is_at_chance_on_the_continuation_task(toke
     assert task.evaluate(blind, device="cpu").metrics()["acc"] == pytest.approx(0.25, abs=0.02)
 
 
-def test_a_short_context_is_said(tokenizer, folder, file):
-    task = make("continuation", tokenizer, folder, file, context=40)
+@pytest.mark.parametrize(("name", "context"), [("continuation", 40), ("hellaswag", 10)])
+def test_a_short_context_is_said(name, context, tokenizer, folder, file):
+    task = make(name, tokenizer, folder, file, context=context, limit=1)
     metrics = task.evaluate(copying, device="cpu").metrics()
     assert metrics["truncated"] == metrics["n"]
 

@@ -141,7 +141,7 @@ def validation_windows(windows: Windows, max_tokens: int | None = None) -> int:
 
 
 def validation_batches(
-    windows: Windows, rows: int, max_tokens: int | None = None
+    windows: Windows, rows: int, max_tokens: int | None = None, *, rank: int = 0, processes: int = 1
 ) -> "Iterator[tuple[Tensor, Tensor]]":
     """Read the first windows of a split in order, as (ids_BT, targets_BT) of at most `rows` rows.
 
@@ -149,10 +149,13 @@ def validation_batches(
         windows: what to read.
         rows: how many windows a batch holds, but for the last.
         max_tokens: how many targets to read at most, as validation_windows counts.
+        rank: which share of them to read, from 0.
+        processes: how many shares there are; each is a stretch of the text.
     """
     count = validation_windows(windows, max_tokens)
-    for first in range(0, count, rows):
-        yield windows.batch(np.arange(first, min(first + rows, count)))
+    start, stop = count * rank // processes, count * (rank + 1) // processes
+    for first in range(start, stop, rows):
+        yield windows.batch(np.arange(first, min(first + rows, stop)))
 
 
 def permute(positions: Numbers, size: int, seed: int, epochs: Numbers) -> Numbers:

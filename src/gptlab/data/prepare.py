@@ -1,11 +1,11 @@
 """Prepare: from a source to shards, in parallel, so that being killed costs seconds and changes nothing.
 
 The source is cut into jobs, whose results lie in OUT/.partial until all are there; running again skips those.
-Then their documents are dealt out, in order, to the shards of the two splits, and the manifest is written. The
-bytes depend on the source and the arguments alone, not on the number of workers or of interruptions.
+Then their documents are dealt out, in order, to the shards of the two splits, and the manifest is written.
+The bytes depend on the source and the arguments alone, not on the number of workers or of interruptions.
 
-A document belongs to the validation split if the hash of its text lies below a threshold, which depends on the
-size of the whole source: so it is the same documents in any order, however small a part of it is prepared.
+A document belongs to the validation split if the hash of its text lies below a threshold, which depends on
+the size of the whole source: the same documents in any order, however small a part of it is prepared.
 """
 
 import os
@@ -33,7 +33,7 @@ from gptlab.data.shards import (
     read_shard,
 )
 from gptlab.data.sources import Source, find_source
-from gptlab.data.tokenizer import Tokenizer, load_tokenizer
+from gptlab.data.tokenizer import MAX_VOCAB_SIZE, Tokenizer, load_tokenizer
 from gptlab.errors import DataError
 from gptlab.progress import Progress, quantity
 
@@ -58,11 +58,11 @@ def prepare(
     """Encode a source's documents into the shards of a folder; run again, it continues.
 
     Args:
-        source: a name of SOURCES, a file or a folder. out: the folder to make; while at work it needs room
-        for every token twice. tokenizer: a name of TOKENIZERS or a file. val_tokens: about how many tokens
-        of the whole source, by its estimated size, are for validation; unless
-            told, one in a hundred and at most MAX_VAL_TOKENS. Exact for a source of one document, whose end
-            it is.
+        source: a name of SOURCES, a file or a folder.
+        out: the folder to make; while at work it needs room for every token twice.
+        tokenizer: a name of TOKENIZERS or a file.
+        val_tokens: about how many tokens of the whole source, by its estimated size, are for validation;
+            unless told, one in a hundred, at most MAX_VAL_TOKENS. Exact where there is but one document.
         max_tokens: stop after so many tokens, both splits together.
         shard_tokens: the longest a shard may become, but for a document that is longer.
         workers: how many processes encode; unless told, one a processor.
@@ -80,10 +80,16 @@ def prepare(
     _check("max_tokens", max_tokens)
     _check("shard_tokens", shard_tokens, MAX_SHARD_TOKENS)
     _check("workers", workers)
+    encoder = load_tokenizer(tokenizer)
+    if encoder.vocab_size > MAX_VOCAB_SIZE:
+        raise DataError(
+            f"tokenizer {tokenizer}: its vocabulary of {encoder.vocab_size:,} is over the {MAX_VOCAB_SIZE:,} "
+            "that shards hold; train a smaller one"
+        )
     plan = Plan(
         source=find_source(source, text_column),
         out=Path(out),
-        encoder=load_tokenizer(tokenizer),
+        encoder=encoder,
         val_tokens=val_tokens,
         max_tokens=max_tokens,
         shard_tokens=shard_tokens,
@@ -127,8 +133,8 @@ class Plan:
             return min(VAL_FRACTION, MAX_VAL_TOKENS / tokens)
         if self.val_tokens > tokens / 2:
             raise DataError(
-                f'val_tokens {self.val_tokens:,}: over half of source "{self.source.name}", which holds about '
-                f"{tokens:,.0f} tokens; ask for fewer"
+                f'val_tokens {self.val_tokens:,}: over half of source "{self.source.name}", which holds '
+                f"about {tokens:,.0f} tokens; ask for fewer"
             )
         return self.val_tokens / tokens
 
@@ -213,8 +219,8 @@ def _check_disk(plan: Plan, jobs: Sequence[Job]) -> None:
     needed, free = 2 * TOKEN.itemsize * tokens - done, shutil.disk_usage(plan.out).free
     if needed > free:
         raise DataError(
-            f"{plan.out}: about {quantity(needed, 'B')} are needed, {quantity(free, 'B')} are free; make room, "
-            "or ask for less with --max-tokens"
+            f"{plan.out}: about {quantity(needed, 'B')} are needed, {quantity(free, 'B')} are free; make "
+            "room, or ask for less with --max-tokens"
         )
 
 
@@ -247,43 +253,44 @@ def _encode(plan: Plan, jobs: Sequence[Job], workers: int) -> list[Job]:
 
 def _deal(plan: Plan, jobs: Sequence[Job], fraction: float) -> Manifest:
     """Deal the documents out to the shards of the two splits."""
-    documents = tokens = 0
-    lowest, highest = HASHES, 0
+    documents, lowest, highest = 0, HASHES, 0
     for _, table in _tables(plan, jobs):
-        documents, tokens = documents + table.size, tokens + int(table["tokens"].sum())
+        documents += table.size
         lowest, highest = min(lowest, int(table["hash"].min())), max(highest, int(table["hash"].max()))
     if documents == 0:
         raise DataError(f'source "{plan.source.name}": holds no documents; pass files with text')
     if documents > 1 and lowest == highest:
         raise DataError(
-            f'source "{plan.source.name}": its {documents:,} documents are all the same, so none can validate; '
-            "pass others"
+            f'source "{plan.source.name}": its {documents:,} documents are all the same, so none can '
+            "validate; pass others"
         )
     # At least one document validates and at least one trains, however small the fraction.
     threshold = min(max(int(fraction * HASHES), lowest + 1), highest)
     token_bytes = plan.encoder.token_bytes
     with (
-        Progress("writing shards", tokens, " tokens") as progress,
         ShardWriter(plan.out, "train", plan.shard_tokens, token_bytes) as train,
         ShardWriter(plan.out, "val", plan.shard_tokens, token_bytes) as val,
     ):
         if documents == 1:
             validation = _split_document(plan, jobs, train, val)
         else:
-            validation = (
-                f"the {100 * threshold / HASHES:.3g} % of documents whose hash is below {threshold:#018x}"
-            )
-            for job, table in _tables(plan, jobs):
-                encoded = job.tokens(plan.partial)
-                ends = np.cumsum(table["tokens"])
-                starts = ends - table["tokens"]
-                validates = table["hash"] < np.uint64(threshold)
-                for start, end, held_out in zip(
-                    starts.tolist(), ends.tolist(), validates.tolist(), strict=True
-                ):
-                    (val if held_out else train).add(encoded[start:end])
-                progress.advance(int(ends[-1]))
+            _split_documents(plan, jobs, threshold, train, val)
+            validation = f"documents whose hash is below {threshold:#018x}: {threshold / HASHES:.3%} of all"
     return plan.manifest(validation, (*train.shards, *val.shards))
+
+
+def _split_documents(
+    plan: Plan, jobs: Sequence[Job], threshold: int, train: ShardWriter, val: ShardWriter
+) -> None:
+    with Progress("writing shards", sum(job.bytes for job in jobs), "B") as progress:
+        for job, table in _tables(plan, jobs):
+            tokens = job.tokens(plan.partial)
+            ends = np.cumsum(table["tokens"])
+            starts = ends - table["tokens"]
+            held_out = table["hash"] < np.uint64(threshold)
+            for start, end, validates in zip(starts.tolist(), ends.tolist(), held_out.tolist(), strict=True):
+                (val if validates else train).add(tokens[start:end])
+            progress.advance(job.bytes)
 
 
 def _split_document(plan: Plan, jobs: Sequence[Job], train: ShardWriter, val: ShardWriter) -> str:
@@ -293,8 +300,8 @@ def _split_document(plan: Plan, jobs: Sequence[Job], train: ShardWriter, val: Sh
     validation = plan.val_tokens or min(max(int(VAL_FRACTION * document.size), 1), MAX_VAL_TOKENS)
     if document.size - validation < 2:
         raise DataError(
-            f'source "{plan.source.name}": of its only document\'s {document.size:,} tokens, {validation:,} for '
-            "validation leave nothing to train on; ask for fewer with --val-tokens"
+            f'source "{plan.source.name}": is one document of {document.size:,} tokens; {validation:,} for '
+            "validation leave nothing to train on, ask for fewer with --val-tokens"
         )
     train.add(document[:-validation])
     val.add(np.concatenate([document[:1], document[-validation:]]))

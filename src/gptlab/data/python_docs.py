@@ -13,8 +13,8 @@ from pathlib import Path
 
 TOPICS = Path("pydoc_data", "topics.py")
 
-# Tests and generated code pages hold no prose, idlelib and lib2to3 are programs, site packages come and go.
-SKIPPED = set("test tests idle_test idlelib lib2to3 encodings pydoc_data site-packages dist-packages".split())
+# Tests and generated code pages hold no prose; idlelib and lib2to3 are programs.
+SKIPPED = {"test", "tests", "idle_test", "encodings", "idlelib", "lib2to3", "pydoc_data"}
 
 Entry = tuple[str, str]  # a heading, which may be empty, and the text under it
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
@@ -56,7 +56,8 @@ def _modules(library: Path) -> Iterator[tuple[str, list[Entry]]]:
 def _module_files(library: Path) -> list[Path]:
     files: list[Path] = []
     for folder, folders, names in os.walk(library):
-        folders[:] = [name for name in folders if name not in SKIPPED and name.isidentifier()]
+        # No package has a hyphen: this leaves out site-packages, dist-packages and lib-dynload.
+        folders[:] = [name for name in folders if name not in SKIPPED and "-" not in name]
         files += [Path(folder, name) for name in names if name.endswith(".py")]
     # What is generated for one machine, such as _sysconfigdata, would make the text depend on it.
     return sorted(path for path in files if not path.name.startswith("_sysconfigdata"))

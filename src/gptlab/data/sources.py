@@ -310,7 +310,7 @@ def _choose(columns: "list[str] | dict[str, Any]") -> str:
 
 
 def _without_surrogates(text: str) -> str:
-    """Replace halves of surrogate pairs, which JSON can spell and UTF-8 cannot, as tiktoken does: by U+FFFD."""
+    """Replace lone surrogates, which JSON can spell and UTF-8 cannot, by U+FFFD, as tiktoken does."""
     try:
         text.encode()
     except UnicodeEncodeError:

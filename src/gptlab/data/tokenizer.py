@@ -1,8 +1,8 @@
 """Tokenizers: text to ids and back, without loss.
 
-A tokenizer is its vocabulary, a list of byte strings by id, and a way to cut text into them. All else, such as
-decoding and the hash that ties shards and models together, follows from the vocabulary, whichever library does
-the cutting. Ordinary text never becomes a special token, not even text that spells one.
+A tokenizer is its vocabulary, a list of byte strings by id, and a way to cut text into them. All else, such
+as decoding and the hash that ties shards to models, follows from the vocabulary, whichever library cuts.
+Ordinary text never becomes a special token, not even text that spells one.
 """
 
 import hashlib

@@ -41,11 +41,11 @@ class Score:
     log_likelihood: float
     """Sum of the natural logarithms of its tokens' probabilities."""
     tokens: int
-    """How many tokens it has."""
+    """How many of its tokens were scored: all, unless it is longer than the model's context."""
     greedy: bool
-    """Whether each of its tokens is the one that the model finds most probable."""
+    """Whether each of them is the one that the model finds most probable."""
     cut: int
-    """Tokens dropped from the start of a context that was too long for the model."""
+    """Tokens dropped from the start of a pair that was too long for the model."""
 
 
 @torch.inference_mode()
@@ -59,7 +59,7 @@ def log_likelihoods(
     stop: Stop | None = None,
     quiet: bool = False,
 ) -> list[Score]:
-    """Score the ending of every pair, in the order given; what does not fit is cut from the context's start.
+    """Score the ending of every pair, in the order given; a pair that is too long loses its start.
 
     Args:
         logits: a causal model.
@@ -71,7 +71,6 @@ def log_likelihoods(
         quiet: show no progress; for every process but the first.
 
     Raises:
-        TaskError: an ending alone is longer than the context.
         StopEvaluation: `stop` returned true.
 
     Source: lm-evaluation-harness, models/huggingface.py, for where it cuts.
@@ -79,13 +78,9 @@ def log_likelihoods(
     for number, (before, ending) in enumerate(pairs):
         if not before or not ending:
             raise ValueError(f"choice {number}: {len(before)} ids before {len(ending)}; both need one")
-        if len(ending) > context:
-            raise TaskError(
-                f"choice {number}: its ending has {len(ending):,} tokens, the model's context {context:,}; "
-                f"this task needs a model with a longer one"
-            )
     excess = [len(before) + len(ending) - 1 - context for before, ending in pairs]
     lengths = [context + min(0, tokens) for tokens in excess]
+    scored = [min(len(ending), context) for _, ending in pairs]
     scores: dict[int, Score] = {}
     with _progress("scoring", len(pairs), " endings", quiet) as progress:
         for batch in _batches(lengths, batch_tokens):
@@ -99,12 +94,12 @@ def log_likelihoods(
                 before, ending = pairs[number]
                 length = lengths[number]
                 ids_BT[row, :length] = torch.tensor((before + ending)[-length - 1 : -1])
-                rows += [row] * len(ending)
-                columns += range(length - len(ending), length)
-                targets += ending
+                rows += [row] * scored[number]
+                columns += range(length - scored[number], length)
+                targets += ending[-scored[number] :]
             where = torch.tensor(rows), torch.tensor(columns)
             log_probs_N, greedy_N = _predictions(logits, ids_BT.to(device), where, torch.tensor(targets))
-            sizes = [len(pairs[number][1]) for number in batch]
+            sizes = [scored[number] for number in batch]
             for number, log_probs, greedy in zip(
                 batch, log_probs_N.split(sizes), greedy_N.split(sizes), strict=True
             ):
@@ -192,7 +187,7 @@ class Accuracy:
     n: int
     """Items scored."""
     truncated: int
-    """Items of which a context was cut."""
+    """Items of which a choice was too long for the model and was cut."""
     rows: list[Row]
     """Item by item, in order."""
 

@@ -23,8 +23,17 @@ class LayerCache:
     def append(
         self, k_BGTK: Float[Tensor, "B G T K"], v_BGTK: Float[Tensor, "B G T K"]
     ) -> tuple[Float[Tensor, "B G S K"], Float[Tensor, "B G S K"]]:
-        """Add the newest keys and values, and return all there are so far."""
+        """Add the newest keys and values, and return all there are so far.
+
+        Raises:
+            ValueError: there is no room; torch would drop a single token without a word.
+        """
         start, self.length = self.length, self.length + k_BGTK.shape[2]
+        if self.length > self.keys_BGSK.shape[2]:
+            raise ValueError(
+                f"{self.length} tokens for a cache with room for {self.keys_BGSK.shape[2]}; "
+                "ask new_cache for more"
+            )
         self.keys_BGSK[:, :, start : self.length] = k_BGTK
         self.values_BGSK[:, :, start : self.length] = v_BGTK
         return self.keys_BGSK[:, :, : self.length], self.values_BGSK[:, :, : self.length]

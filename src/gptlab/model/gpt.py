@@ -196,8 +196,17 @@ class GPT(nn.Module):
     def hidden(
         self, ids_BT: Int[Tensor, "B T"], cache: Sequence[LayerCache] | None = None
     ) -> Float[Tensor, "B T D"]:
-        """Return what the head reads; with a cache, the ids continue the tokens that it holds."""
+        """Return what the head reads; with a cache, the ids continue the tokens that it holds.
+
+        Raises:
+            ValueError: they do not fit the context; behind its end a table of positions broadcasts.
+        """
         start = cache[0].length if cache is not None else 0
+        if start + ids_BT.shape[1] > self.config.context:
+            raise ValueError(
+                f"{start + ids_BT.shape[1]} tokens are more than context = {self.config.context}; "
+                "give the model the last of them only"
+            )
         x_BTD = self.position.embed(self.embed(ids_BT), start)
         for layer, block in enumerate(self.blocks):
             # Chen et al. (2016), https://arxiv.org/abs/1604.06174: a block's activations are made twice

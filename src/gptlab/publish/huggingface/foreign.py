@@ -33,7 +33,8 @@ class HuggingFaceModel(nn.Module):
         context: int | None = getattr(self.model.config, "max_position_embeddings", None)
         if context is None:
             raise CheckpointError(
-                f"{CONFIG} of a {self.model.config.model_type} model: has no max_position_embeddings, the context"
+                f"{CONFIG}: has no max_position_embeddings, so that the context is not known; "
+                "add it to the folder's copy"
             )
         self.context, self.vocab_size = context, int(self.model.config.vocab_size)
 
@@ -77,14 +78,14 @@ class CacheReader:
         return output.logits[:, -1]
 
 
-def load_hugging_face(folder: Path) -> tuple[HuggingFaceModel, Tokenizer]:
+def load_hugging_face(folder: Path, device: torch.device | str = "cpu") -> tuple[HuggingFaceModel, Tokenizer]:
     """Load a causal language model, in float32, and its tokenizer.
 
     Raises:
         CheckpointError: the folder is none of transformers', is damaged, holds only pickles or has a
             tokenizer that gptlab cannot work with; or transformers is not installed.
     """
-    model = HuggingFaceModel(load_causal_lm(folder))
+    model = HuggingFaceModel(load_causal_lm(folder)).to(device)
     try:
         return model, load_tokenizer(folder / TOKENIZER)
     except DataError as error:

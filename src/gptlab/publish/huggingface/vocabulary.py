@@ -17,7 +17,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, context: int) -> None:
     """Write the files; a tokenizer that came from a file keeps that file as it is."""
     tokenizer.save(folder)
     if not (folder / FILE).exists():
-        byte_level_bpe(tokenizer).save(str(folder / FILE))
+        (folder / FILE).write_text(byte_level_bpe(tokenizer).to_str(pretty=True), encoding="utf-8")
     special = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "unk_token": END_OF_TEXT}
     config = {
         # Any other class builds its own tokenizer from the vocabulary; this one takes the file at its word.

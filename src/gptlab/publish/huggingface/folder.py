@@ -6,13 +6,15 @@ A folder is written aside, compared with the model, and gets its name when it is
 import json
 import os
 import shutil
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
+from typing import TypedDict
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from gptlab import __version__
@@ -20,8 +22,8 @@ from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import ExportError
 from gptlab.model.gpt import GPT
 
+from .foreign import CONFIG, MISSING, TOKENIZER, WEIGHTS, HuggingFaceModel, load_causal_lm, quiet_transformers
 from .formats import FORMATS, format_of
-from .huggingface import CONFIG, MISSING, TOKENIZER, WEIGHTS, load_causal_lm, quiet_transformers
 from .vocabulary import SPECIAL_TOKENS, TOKENIZER_CONFIG, write_tokenizer
 
 GENERATION_CONFIG = "generation_config.json"
@@ -38,20 +40,14 @@ PROBE = (
     "\r\n<|endoftext|> def f(x):\n    return x "
 )
 
-
-@dataclass(frozen=True)
-class Exported:
-    """What an export wrote."""
-
-    architecture: str
-    """The class of transformers that loads it."""
-    max_diff: float | None
-    """Largest difference of a logit between that class and our model, in nats; None is not compared."""
-    files: tuple[str, ...]
-    """Names in the folder."""
+# What an export did: the class of transformers that loads it, the largest difference of a logit between that
+# class and the model in nats (None is not compared), and the names of the files.
+Exported = TypedDict("Exported", {"class": str, "max_diff": float | None, "files": list[str]})
 
 
-def export(model: GPT, tokenizer: Tokenizer, out: Path, *, verify: bool = True) -> Exported:
+def export(
+    model: GPT | HuggingFaceModel, tokenizer: Tokenizer, out: Path, *, verify: bool = True
+) -> Exported:
     """Write a folder for AutoModelForCausalLM and AutoTokenizer, in place of an earlier export.
 
     Args:
@@ -65,6 +61,8 @@ def export(model: GPT, tokenizer: Tokenizer, out: Path, *, verify: bool = True) 
         ExportError: no class holds the model, the tokenizer is another model's, `out` is in use or cannot be
             written, transformers is not installed, or what it loads is not the model.
     """
+    if isinstance(model, HuggingFaceModel):
+        raise ExportError(f"{out}: the model is a Hugging Face folder as it is; copy that folder")
     architecture = format_of(model.config)
     if verify:
         _require_transformers()
@@ -82,11 +80,10 @@ def export(model: GPT, tokenizer: Tokenizer, out: Path, *, verify: bool = True) 
             _write(model, tokenizer, architecture, aside)
             max_diff = _compare(model, tokenizer, aside) if verify else None
             _replace(out, aside)
-    except OSError as error:
-        raise ExportError(
-            f"{out}: cannot be written ({error.strerror or error}); choose another folder"
-        ) from error
-    return Exported(architecture, max_diff, FILES)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ExportError(f"{out}: cannot be written ({reason}); choose another folder") from error
+    return {"class": architecture, "max_diff": max_diff, "files": list(FILES)}
 
 
 def _require_transformers() -> None:
@@ -154,10 +151,9 @@ def _write(model: GPT, tokenizer: Tokenizer, architecture: str, folder: Path) ->
         },
     )
     # Without a length, a pipeline asks for more tokens than a small context with learned positions can hold.
-    lengths = {"max_length": config.context}
-    _write_json(
-        folder / GENERATION_CONFIG, {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end, **lengths}
-    )
+    length = {"max_length": config.context}
+    ends = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
+    _write_json(folder / GENERATION_CONFIG, ends | length)
     tensors = {
         # Copied, since safetensors refuses parts of one tensor.
         name: tensor.detach().to("cpu", torch.float32, copy=True, memory_format=torch.contiguous_format)
@@ -167,7 +163,7 @@ def _write(model: GPT, tokenizer: Tokenizer, architecture: str, folder: Path) ->
     write_tokenizer(tokenizer, folder, config.context)
 
 
-def _write_json(path: Path, content: dict[str, object]) -> None:
+def _write_json(path: Path, content: Mapping[str, object]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 

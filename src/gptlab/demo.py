@@ -1,0 +1,176 @@
+"""`gptlab demo`: the whole pipeline in minutes, on the text that every Python carries.
+
+Text to tokenizer to shards; two architectures trained on the same tokens; validation, a multiple-choice task,
+samples; export to Hugging Face folders and their logits compared; a page and demo.json.
+"""
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gptlab import page, report
+from gptlab.data.prepare import prepare
+from gptlab.data.shards import Manifest, read_shard
+from gptlab.data.sources import documents
+from gptlab.data.tokenizer import load_tokenizer, train_tokenizer
+from gptlab.errors import ConfigError, TrainError
+from gptlab.evaluate import evaluate
+from gptlab.model.size import measure
+from gptlab.publish.huggingface import export
+from gptlab.recipe import Raw, check, merge
+from gptlab.run import train
+from gptlab.sample import sample_text
+from gptlab.saved import load
+
+SOURCE = "python-docs"
+VOCABULARY = 2048
+PROMPT = "Return the"
+CHANCE = 0.25
+
+RECIPE: Raw = {
+    "model": {"n_layer": 4, "n_head": 4, "n_embd": 192, "context": 128, "vocab_size": VOCABULARY},
+    "train": {"steps": 300, "batch_tokens": 8192, "micro_batch": 64},
+    "optim": {"lr": 3e-3},
+    "schedule": {"warmup_steps": 30},
+    "eval": {"every_steps": 100, "val_tokens": 65_536, "tasks": ["continuation"], "limit": 200},
+}
+MODELS: dict[str, Raw] = {
+    "gpt2": {},
+    "modern": {
+        "model": {"position": "rope", "n_kv_head": 2, "mlp": "swiglu", "norm": "rmsnorm", "bias": False},
+    },
+}
+TITLES = {"gpt2": "GPT-2", "modern": "RoPE, grouped queries, SwiGLU, RMSNorm"}
+
+
+def demo(out: Path) -> dict[str, Any]:
+    """Run the pipeline into a folder, and return what demo.json holds.
+
+    Raises:
+        ConfigError: the folder holds something already.
+        TrainError: the run was interrupted.
+    """
+    if out.is_dir() and any(out.iterdir()):
+        raise ConfigError(f"--out {out}: holds files already; delete it, or choose a new folder")
+    out.mkdir(parents=True, exist_ok=True)
+    data = _prepare(out)
+    unigram = unigram_bits_per_byte(data)
+    models = [_model(name, out, data, unigram) for name in MODELS]
+    (out / "demo.json").write_text(json.dumps(models, indent=1) + "\n", encoding="utf-8")
+    _write_page(out, data, models)
+    print(f"\n{out / 'index.html'}: curves, table and samples")
+    return {"models": models}
+
+
+def _prepare(out: Path) -> Path:
+    tokenizer, data = out / "tokenizer.json", out / "data"
+    print(f"training a tokenizer of {VOCABULARY} entries on {SOURCE}", flush=True)
+    train_tokenizer(documents(SOURCE), VOCABULARY).save(str(tokenizer))
+    prepare(SOURCE, data, tokenizer=tokenizer)
+    return data
+
+
+def _model(name: str, out: Path, data: Path, unigram: float) -> dict[str, Any]:
+    """Train, score, sample and export one of MODELS."""
+    began = time.monotonic()
+    run = out / "runs" / name
+    recipe = merge(merge(RECIPE, {"data": {"path": str(data)}}), MODELS[name])
+    print(f"\n{TITLES[name]}", flush=True)
+    result = train([], run, recipe)
+    if result["status"] != "finished":
+        raise TrainError(f"{run}: interrupted; delete {out} and start the demo again")
+    network, tokenizer = load(run)
+    task: Any = {"protocol": "completion", "shots": 0, "dtype": "float32", "device": "auto", "samples": None}
+    loss = evaluate(run, task="loss", data=data, limit=None, **task)
+    score = evaluate(run, task="continuation", data=data, limit=None, **task)
+    texts = sample_text(network, tokenizer, PROMPT, max_tokens=60, temperature=0.7, top_k=50, seed=1, samples=2)
+    exported = export(network.cpu(), tokenizer, out / "export" / name)
+    return {
+        "name": TITLES[name],
+        "run": str(run),
+        "export": str(out / "export" / name),
+        "parameters": measure(check(recipe).model).parameters,
+        "tokens": result["tokens"],
+        "bits_per_byte": loss["bits_per_byte"],
+        "unigram_bits_per_byte": unigram,
+        "below_unigram": unigram - loss["bits_per_byte"],
+        "acc": score["acc"],
+        "stderr": score["stderr"],
+        "n": score["n"],
+        "above_chance": score["acc"] - CHANCE,
+        "export_max_diff": exported.max_diff,
+        "seconds": time.monotonic() - began,
+        "texts": texts,
+    }
+
+
+def unigram_bits_per_byte(data: Path) -> float:
+    """Return what a model that knows the tokens' frequencies, and nothing else, needs for the held-out text."""
+    manifest = Manifest.load(data)
+    tokenizer = manifest.load_tokenizer(data)
+
+    def counts(split: str) -> "np.ndarray[Any, np.dtype[np.int64]]":
+        shards = (read_shard(data / shard.file) for shard in manifest.split(split))
+        return sum((np.bincount(tokens, minlength=tokenizer.vocab_size) for tokens in shards), np.int64(0))
+
+    # One is added to every count, so that a token which training never saw has a price.
+    seen = counts("train") + 1
+    held_out = counts("val")
+    nats = -(held_out * np.log(seen / seen.sum())).sum()
+    return float(nats / math.log(2) / (held_out * tokenizer.token_bytes).sum())
+
+
+def _write_page(out: Path, data: Path, models: list[dict[str, Any]]) -> None:
+    runs = report.read_runs([Path(model["run"]) for model in models])
+    pictures = {chart.name: page.draw(chart) for chart in (report.loss_chart(runs), *report.score_charts(runs))}
+    summary = Manifest.load(data).summary()
+    rows = [
+        [
+            model["name"],
+            page.amount(model["parameters"]),
+            page.amount(model["tokens"]),
+            f"{model['bits_per_byte']:.3f}",
+            f"{model['below_unigram']:.3f}",
+            f"{100 * model['acc']:.1f} \N{PLUS-MINUS SIGN} {100 * model['stderr']:.1f} (n = {model['n']})",
+            f"{100 * model['above_chance']:.1f}",
+            f"{model['export_max_diff']:.1e}",
+            f"{model['seconds']:.0f}",
+        ]
+        for model in models
+    ]
+    head = [
+        "model",
+        "parameters",
+        "training\ntokens",
+        "bits\na byte",
+        "below\nunigram",
+        "accuracy, %",
+        "above chance,\npoints",
+        "export: largest\nlogit difference",
+        "seconds",
+    ]
+    unigram = models[0]["unigram_bits_per_byte"]
+    explanation = (
+        f"Bits a byte is the loss on the whole held-out split; a unigram model, which knows only how frequent each "
+        f"token is, needs {unigram:.3f}. Accuracy is that of a task made from the held-out split: which of four "
+        f"contexts does a continuation follow (chance {100 * CHANCE:.0f} %), with its standard error. Both models saw "
+        "the same tokens in the same order."
+    )
+    lead = (
+        f"Two small language models, trained on {page.amount(summary['train']['tokens'])} tokens of Python's own "
+        f"documentation ({summary['train']['documents']} documents), on this machine."
+    )
+    sections = {
+        "Results": page.table(head, rows) + page.paragraph(explanation, "faint"),
+        "Curves": "".join(page.figure(picture) for picture in pictures.values()),
+        "Samples": "".join(
+            page.heading(model["name"]) + page.samples({"prompt": PROMPT, "text": text} for text in model["texts"])
+            for model in models
+        ),
+    }
+    files = {f"{name}.png": picture.light for name, picture in pictures.items()}
+    page.write(out, files | {"index.html": page.page("gptlab demo", lead, sections).encode()})

@@ -1,0 +1,116 @@
+"""What test files share: the files beside the checkout, a tiny prepared folder, a tiny run."""
+
+import json
+import os
+import random
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+if (SHARED / "tiktoken_cache").is_dir():
+    os.environ["TIKTOKEN_CACHE_DIR"] = str(SHARED / "tiktoken_cache")
+
+TINY = """
+[model]
+n_layer = 2
+n_head = 4
+n_embd = 32
+context = 32
+
+[data]
+path = "{data}"
+
+[train]
+steps = 12
+batch_tokens = 256
+dtype = "float32"
+device = "cpu"
+
+[optim]
+lr = 1e-2
+
+[schedule]
+warmup_steps = 2
+
+[eval]
+every_steps = 4
+val_tokens = 2048
+tasks = ["continuation"]
+limit = 7
+"""
+
+
+@pytest.fixture(scope="session")
+def shared() -> Callable[[str], Path]:
+    """Find a file or folder that lies beside the checkout, or skip for want of it."""
+
+    def find(name: str) -> Path:
+        if not (SHARED / name).exists():
+            pytest.skip(f"needs ../shared/{name}")
+        return SHARED / name
+
+    return find
+
+
+def english(seed: int, sentences: int) -> str:
+    """Write text with the regularities of English that a tiny model can learn, and nobody's copyright."""
+    draw = random.Random(seed)
+    nouns = ["the old miller", "a grey heron", "the north wind", "my sister", "the river", "a tired horse"]
+    verbs = ["followed", "remembered", "was afraid of", "carried home", "never saw", "called to"]
+    tails = ["in the early morning", "before the rain came", "without a word", "beyond the hill", "again"]
+    lines = (
+        f"{draw.choice(nouns).capitalize()} {draw.choice(verbs)} {draw.choice(nouns)} {draw.choice(tails)}."
+        for _ in range(sentences)
+    )
+    return " ".join(lines)
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared folder of bytes: about 50,000 tokens to train on and 6,000 held out."""
+    from gptlab.data.prepare import prepare
+
+    folder = tmp_path_factory.mktemp("tiny_data")
+    source = folder / "english.jsonl"
+    source.write_text("".join(json.dumps({"text": english(seed, 10)}) + "\n" for seed in range(96)))
+    prepare(source, folder / "bytes", tokenizer="bytes", val_tokens=6000, workers=1)
+    return folder / "bytes"
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(tiny_data: Path) -> Path:
+    """A recipe whose run takes about a second: 12 steps of 8 sequences, evaluations every four."""
+    recipe = tiny_data.parent / "tiny.toml"
+    recipe.write_text(TINY.format(data=tiny_data))
+    return recipe
+
+
+@pytest.fixture
+def torch_settings() -> Iterator[None]:
+    """Put back what a run sets for its whole process."""
+    import torch
+
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    precision = torch.get_float32_matmul_precision()
+    fill = torch.utils.deterministic.fill_uninitialized_memory
+    with torch.random.fork_rng(devices=[]):
+        yield
+    torch.use_deterministic_algorithms(deterministic)
+    torch.utils.deterministic.fill_uninitialized_memory = fill
+    torch.set_float32_matmul_precision(precision)
+
+
+@pytest.fixture
+def train(tiny_recipe: Path, torch_settings: None) -> Callable[..., dict[str, Any]]:
+    """Train the tiny recipe in this process: `train(out, {"train": {"steps": 3}}, max_hours=1)`."""
+    from gptlab import run
+
+    def run_tiny(
+        out: Path, flags: Mapping[str, Any] | None = None, max_hours: float | None = None
+    ) -> dict[str, Any]:
+        return run.train([tiny_recipe], out, flags or {}, max_hours)
+
+    return run_tiny

@@ -1,0 +1,243 @@
+import gzip
+import json
+import pickle
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from gptlab.data import sources
+from gptlab.data.sources import documents, find_source, list_sources, pieces
+from gptlab.errors import DataError
+
+TEXTS = ["one", "two\nlines", "", "three \U0001f642 <|endoftext|>", "  four ", "five" * 50]
+KEPT = [text for text in TEXTS if text]
+
+
+def jsonl(texts: list[str], column: str = "text") -> bytes:
+    return "".join(json.dumps({"id": i, column: text}) + "\n" for i, text in enumerate(texts)).encode()
+
+
+def zstd(data: bytes) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(data)
+    return sink.getvalue().to_pybytes()
+
+
+def parquet(path: Path, texts: list[str | None], row_group_size: int = 2, **columns: list[object]) -> Path:
+    pq.write_table(pa.table({"text": texts, **columns}), path, row_group_size=row_group_size)
+    return path
+
+
+def test_a_text_file_is_one_document_without_its_byte_order_mark(tmp_path: Path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\xef\xbb\xbfa line\r\nanother\n")
+    assert list(documents(path)) == ["a line\r\nanother\n"]
+
+
+@pytest.mark.parametrize(
+    ("name", "pack"),
+    [
+        ("a.jsonl", lambda data: data),
+        ("a.jsonl.gz", gzip.compress),
+        ("a.jsonl.gz", lambda data: gzip.compress(data[:40]) + gzip.compress(data[40:])),
+        ("a.jsonl.zst", zstd),
+        ("a.jsonl.zst", lambda data: zstd(data[:40]) + zstd(data[40:])),
+    ],
+)
+def test_a_line_of_jsonl_is_a_document(name: str, pack, tmp_path: Path):
+    path = tmp_path / name
+    path.write_bytes(pack(jsonl(TEXTS) + b"\n  \n"))
+    assert list(documents(path)) == KEPT
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 31, 64, 10_000])
+@pytest.mark.parametrize("ending", [b"", b"\n"])
+def test_every_line_is_in_exactly_one_piece(
+    size: int, ending: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sources, "JSONL_PIECE_BYTES", size)
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(jsonl(TEXTS).rstrip(b"\n") + ending)
+    cut = pieces(path)
+    assert len(cut) == -(-path.stat().st_size // size)
+    assert [text for piece in cut for text in piece.documents()] == KEPT
+    assert sum(piece.bytes for piece in cut) == path.stat().st_size
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 31, 64, 10_000])
+@pytest.mark.parametrize("bad", range(6))
+def test_a_bad_line_is_named_whatever_the_piece(
+    size: int, bad: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sources, "JSONL_PIECE_BYTES", size)
+    lines = jsonl(TEXTS).splitlines()
+    lines[bad] = b"{broken"
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\n".join(lines))
+    with pytest.raises(DataError, match=rf"a\.jsonl, line {bad + 1}: is not JSON"):
+        list(documents(path))
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ('["text"]', r"line 2: is not an object such as \{\"text\""),
+        ('{"content": "x", "id": 1}', 'line 2: has no text in "text"; the columns are content, id'),
+        ('{"text": null}', 'line 2: has no text in "text"'),
+        ('{"text": 5}', 'line 2: has no text in "text"'),
+        ('{"text": "\\x80"}', "line 2: is not JSON"),
+    ],
+)
+def test_a_line_without_text_is_refused(line: str, complaint: str, tmp_path: Path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"text": "good"}\n' + line.encode("latin-1").replace(b"\\x80", b"\x80"))
+    with pytest.raises(DataError, match=complaint):
+        list(documents(path))
+
+
+def test_a_lone_surrogate_becomes_the_replacement_character(tmp_path: Path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a\\ud800b \\ud83d\\ude42"}')
+    assert list(documents(path)) == ["a\ufffdb \U0001f642"]
+
+
+def test_a_row_group_of_parquet_is_a_piece(tmp_path: Path):
+    path = parquet(tmp_path / "a.parquet", TEXTS, 4, id=list(range(6)))
+    cut = pieces(path)
+    assert [list(piece.documents()) for piece in cut] == [["one", "two\nlines", TEXTS[3]], TEXTS[4:]]
+    assert all(piece.bytes > 0 for piece in cut)
+
+
+def test_parquet_is_read_in_small_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sources, "PARQUET_ROWS", 2)
+    assert list(documents(parquet(tmp_path / "a.parquet", TEXTS, 5))) == KEPT
+
+
+def test_dictionary_encoded_and_large_strings_are_text(tmp_path: Path):
+    for kind in (pa.large_string(), pa.dictionary(pa.int32(), pa.string())):
+        path = tmp_path / "a.parquet"
+        pq.write_table(pa.table({"text": pa.array(KEPT).cast(kind)}), path)
+        assert list(documents(path)) == KEPT
+
+
+def test_the_real_thing_is_read(shared):
+    path = shared("data/fineweb_edu_sample.parquet")
+    expected = pq.read_table(path, columns=["text"])["text"].to_pylist()
+    assert list(documents(path)) == expected
+    assert len(expected) == 150
+
+
+@pytest.mark.parametrize("reader", ["jsonl", "parquet"])
+def test_the_text_column_can_be_named(reader: str, tmp_path: Path):
+    path = tmp_path / f"a.{reader}"
+    if reader == "jsonl":
+        path.write_bytes(jsonl(KEPT, "content"))
+    else:
+        pq.write_table(pa.table({"content": KEPT, "id": range(len(KEPT))}), path)
+    assert list(documents(path, "content")) == KEPT
+    with pytest.raises(DataError, match=r'"text".*the columns are (content, id|id, content).*--text-column'):
+        list(documents(path))
+
+
+def test_a_column_of_numbers_is_refused(tmp_path: Path):
+    path = parquet(tmp_path / "a.parquet", ["a", "b"], id=[1, 2])
+    with pytest.raises(DataError, match='column "id" holds int64, not text; the columns are text, id'):
+        pieces(path, "id")
+
+
+def test_a_null_is_named_with_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sources, "PARQUET_ROWS", 2)
+    path = parquet(tmp_path / "a.parquet", [*"abcdefg", None], 4)
+    with pytest.raises(DataError, match=r'row group 1, row 3: has no "text"'):
+        list(documents(path))
+
+
+def test_a_folder_is_read_in_sorted_order_without_hidden_files(tmp_path: Path):
+    for name in ("b/2.txt", "a.jsonl", "b/1.txt", "c.parquet", ".git/x.txt", "b/.y.txt", "notes.md", "0.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(name.encode())
+    (tmp_path / "a.jsonl").write_bytes(jsonl(["from a"]))
+    parquet(tmp_path / "c.parquet", ["from c"])
+    assert list(documents(tmp_path)) == ["0.txt", "from a", "b/1.txt", "b/2.txt", "from c"]
+
+
+def test_pieces_travel_to_other_processes(tmp_path: Path):
+    (tmp_path / "a.txt").write_text("text")
+    (tmp_path / "b.jsonl").write_bytes(jsonl(KEPT))
+    parquet(tmp_path / "c.parquet", KEPT)
+    for piece in pieces(tmp_path):
+        copy = pickle.loads(pickle.dumps(piece))
+        assert copy == piece
+        assert list(copy.documents()) == list(piece.documents())
+
+
+def test_the_revision_tells_states_of_a_source_apart_and_not_where_it_lies(tmp_path: Path):
+    revisions: list[str] = []
+    for folder, text in (("here", "abc"), ("there", "abc"), ("else", "abcd")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.txt").write_text(text)
+        revisions.append(find_source(tmp_path / folder).revision)
+    assert revisions[0] == revisions[1] != revisions[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        ("a.txt", b"caf\xe9", "byte 3 is not UTF-8"),
+        ("a.jsonl.gz", b"no gzip at all", "cannot be read"),
+        ("a.jsonl.gz", gzip.compress(jsonl(KEPT))[:-12], "cannot be read"),
+        ("a.jsonl.zst", zstd(jsonl(KEPT))[:-9], "cannot be read"),
+        ("a.parquet", b"PAR1 or not", "is not a Parquet file"),
+        ("a.docx", b"text", r"gptlab reads \.txt, \.jsonl"),
+        ("a.txt", b"", "its files are empty"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(name: str, content: bytes, complaint: str, tmp_path: Path):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"{name}.*{complaint}"):
+        list(documents(path))
+
+
+def test_a_damaged_row_group_is_named(tmp_path: Path):
+    path = parquet(tmp_path / "a.parquet", KEPT * 100)
+    whole = bytearray(path.read_bytes())
+    whole[4:60] = bytes(56)
+    path.write_bytes(whole)
+    with pytest.raises(DataError, match=r"a\.parquet, row group 0: cannot be read"):
+        list(documents(path))
+
+
+def test_a_folder_without_text_is_refused(tmp_path: Path):
+    with pytest.raises(DataError, match=r"holds no file that gptlab reads: \.txt"):
+        pieces(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("hf:HuggingFaceFW/fineweb", "the hub is not supported yet; download the files"),
+        ("python-doc", 'no such file or folder.*python-docs; did you mean "python-docs"'),
+        ("no/such/folder", "no such file or folder, nor one of the names python-docs$"),
+    ],
+)
+def test_an_unknown_source_says_what_there_is(name: str, complaint: str):
+    with pytest.raises(DataError, match=complaint):
+        pieces(name)
+
+
+def test_python_docs_is_a_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    assert [source["name"] for source in list_sources()] == ["python-docs"]
+    assert list_sources()[0]["description"]
+    [piece] = pieces("python-docs")
+    assert piece.bytes > 1_000_000
+    assert next(piece.documents()).startswith("assert\n")
+    with pytest.raises(DataError, match="has no columns"):
+        pieces("python-docs", "text")
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    with pytest.raises(DataError, match=r"topics\.py is missing"):
+        pieces("python-docs")

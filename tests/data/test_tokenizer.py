@@ -1,0 +1,182 @@
+import hashlib
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tokenizers
+
+from gptlab.data.tokenizer import FILE, TOKENIZERS, BPEFile, Tokenizer, load_tokenizer, train_tokenizer
+from gptlab.errors import DataError
+
+TEXTS = [
+    "",
+    "Hello, world!",
+    "  two  spaces\n\n\ttab\r\n and a trailing blank ",
+    "na\u00efve cafe\u0301 \u4f60\u597d \u0645\u0631\u062d\u0628\u0627",
+    "\U0001f642\U0001f469\u200d\U0001f680 \x00\x07 \u2028",
+    "before<|endoftext|>after <|endoftext|>",
+    "1234567 it's we'LL don't",
+]
+PROSE = [f"The {noun} of the house, and {noun}s elsewhere, don't say <|endoftext|>." for noun in "abcdefgh"]
+
+
+@pytest.fixture(scope="session")
+def trained_text() -> str:
+    return train_tokenizer(PROSE * 20, 300).to_str()
+
+
+@pytest.fixture(params=[*TOKENIZERS, "trained"])
+def tokenizer(request: pytest.FixtureRequest, trained_text: str) -> Tokenizer:
+    if request.param == "trained":
+        return BPEFile(trained_text)
+    if request.param == "gpt2":
+        request.getfixturevalue("shared")("tiktoken_cache")
+    return load_tokenizer(request.param)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_decoding_gives_the_text_back(tokenizer: Tokenizer, text: str):
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_text_never_becomes_a_special_token(tokenizer: Tokenizer, text: str):
+    assert not set(tokenizer.encode(text)) & tokenizer.special
+
+
+def test_the_ways_to_encode_agree(tokenizer: Tokenizer):
+    one_by_one = [tokenizer.encode(text) for text in TEXTS]
+    assert tokenizer.encode_batch(TEXTS) == one_by_one
+    assert [tokenizer.encode_array(text).tolist() for text in TEXTS] == one_by_one
+    assert tokenizer.encode_array("x").dtype == np.uint16
+
+
+def test_token_bytes_add_up_to_the_text(tokenizer: Tokenizer):
+    for text in TEXTS:
+        assert tokenizer.token_bytes[tokenizer.encode_array(text)].sum() == len(text.encode())
+    assert tokenizer.token_bytes.shape == (tokenizer.vocab_size,)
+    assert tokenizer.token_bytes[tokenizer.end_of_text] == 0
+
+
+def test_end_of_text_is_written_as_such(tokenizer: Tokenizer):
+    assert tokenizer.decode([tokenizer.end_of_text]) == "<|endoftext|>"
+
+
+def test_half_a_letter_decodes_to_the_replacement_character(tokenizer: Tokenizer):
+    first_byte = tokenizer.vocabulary.index("\u4f60".encode()[:1])
+    assert tokenizer.decode([first_byte]) == "\ufffd"
+
+
+def test_a_worker_gets_the_same_tokenizer(tokenizer: Tokenizer):
+    copy = pickle.loads(pickle.dumps(tokenizer))
+    assert copy.hash == tokenizer.hash
+    assert [copy.encode(text) for text in TEXTS] == [tokenizer.encode(text) for text in TEXTS]
+
+
+def test_saving_leaves_what_loading_needs(tokenizer: Tokenizer, tmp_path: Path):
+    tokenizer.save(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ([FILE] if tokenizer.name == FILE else [])
+    again = load_tokenizer(tmp_path if tokenizer.name == FILE else tokenizer.name)
+    assert (again.name, again.hash) == (tokenizer.name, tokenizer.hash)
+
+
+def test_bytes_are_utf8():
+    tokenizer = load_tokenizer("bytes")
+    assert tokenizer.encode("h\u00e9") == list("h\u00e9".encode())
+    assert (tokenizer.vocab_size, tokenizer.end_of_text) == (257, 256)
+
+
+def test_gpt2_is_tiktokens_on_real_text(shared):
+    import tiktoken
+
+    shared("tiktoken_cache")
+    text = shared("data/wikitext2_valid.txt").read_text(encoding="utf-8")[:300_000] + "".join(TEXTS)
+    tokenizer = load_tokenizer("gpt2")
+    expected = tiktoken.get_encoding("gpt2").encode_ordinary(text)
+    assert tokenizer.encode_array(text).tolist() == expected
+    assert (tokenizer.vocab_size, tokenizer.end_of_text) == (50257, 50256)
+
+
+def test_gpt2_from_tiktoken_equals_gpt2_from_its_published_files(shared):
+    shared("tiktoken_cache")
+    folder = shared("gpt2_bpe")
+    bpe = tokenizers.Tokenizer(
+        tokenizers.models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    )
+    bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = tokenizers.decoders.ByteLevel()
+    bpe.add_special_tokens(["<|endoftext|>"])
+    ours, published = load_tokenizer("gpt2"), BPEFile(bpe.to_str())
+    assert ours.hash == published.hash
+    assert ours.vocabulary == published.vocabulary
+    assert [ours.encode(text) for text in TEXTS] == [published.encode(text) for text in TEXTS]
+
+
+def test_the_hash_is_over_the_bytes_by_id():
+    tokenizer = load_tokenizer("bytes")
+    spelled = (256).to_bytes(4, "little") + b"".join(b"\x01\0\0\0" + bytes([i]) for i in range(256))
+    assert tokenizer.hash == hashlib.sha256(spelled + b"\x0d\0\0\0<|endoftext|>").hexdigest()
+
+
+def test_training_is_deterministic_and_learns(trained_text: str):
+    assert train_tokenizer(iter(PROSE * 20), 300).to_str() == trained_text
+    tokenizer = BPEFile(trained_text)
+    assert tokenizer.vocab_size == 300
+    assert len(tokenizer.encode(PROSE[0])) < len(PROSE[0].encode()) / 2
+
+
+@pytest.mark.parametrize("size", [256, 65_536])
+def test_a_vocabulary_that_cannot_be_is_refused(size: int):
+    with pytest.raises(DataError, match=rf"vocab_size {size:,}: must lie between 257 .* and 65,535"):
+        train_tokenizer(PROSE, size)
+
+
+def test_an_unknown_name_lists_the_names():
+    with pytest.raises(DataError, match='tokenizer "gpt3": no such name or file; the names are gpt2, bytes'):
+        load_tokenizer("gpt3")
+
+
+def test_a_vocabulary_that_cannot_be_downloaded_names_the_remedy(monkeypatch: pytest.MonkeyPatch):
+    def offline(name: str) -> None:
+        raise ConnectionError(name)
+
+    monkeypatch.setattr("tiktoken.get_encoding", offline)
+    with pytest.raises(DataError, match=r"ConnectionError.*TIKTOKEN_CACHE_DIR"):
+        load_tokenizer("gpt2")
+
+
+def _lower(bpe: tokenizers.Tokenizer) -> None:
+    bpe.normalizer = tokenizers.normalizers.Lowercase()
+
+
+def _prefix_space(bpe: tokenizers.Tokenizer) -> None:
+    bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=True)
+
+
+@pytest.mark.parametrize("spoil", [_lower, _prefix_space])
+def test_a_lossy_tokenizer_is_refused(spoil, trained_text: str):
+    bpe = tokenizers.Tokenizer.from_str(trained_text)
+    spoil(bpe)
+    with pytest.raises(DataError, match="decoding does not give the text back"):
+        BPEFile(bpe.to_str())
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("not json", "cannot read it"),
+        (tokenizers.Tokenizer(tokenizers.models.BPE()).to_str(), r"has no <\|endoftext\|> token"),
+        (
+            tokenizers.Tokenizer(
+                tokenizers.models.WordLevel({"<|endoftext|>": 0, "\u2581word": 1}, "<|endoftext|>")
+            ).to_str(),
+            "is not spelled in bytes",
+        ),
+    ],
+)
+def test_a_foreign_file_is_refused_by_name(content: str, complaint: str, tmp_path: Path):
+    path = tmp_path / "other.json"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=rf"tokenizer .*other\.json: .*{complaint}"):
+        load_tokenizer(path)
