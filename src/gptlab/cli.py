@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
 from gptlab.errors import ConfigError, GptlabError
 
@@ -109,14 +109,18 @@ def data_tokenizer(
         vocab_size: entries, end-of-text and the 256 bytes among them.
         text_column: where the text is, in .jsonl and .parquet; None is `text`.
     """
+    from gptlab.data.shards import aside
     from gptlab.data.sources import documents
     from gptlab.data.tokenizer import train_tokenizer
 
     if out.exists():
         raise ConfigError(f"{out}: exists; choose another file, or delete it first")
-    train_tokenizer(documents(source, text_column), vocab_size).save(str(out))
-    print(f"{out}: {vocab_size} entries")
-    return {"file": str(out), "vocab_size": vocab_size}
+    trained = train_tokenizer(documents(source, text_column), vocab_size)
+    with aside(out) as file:
+        file.write(trained.to_str(pretty=True).encode())
+    entries = trained.get_vocab_size()
+    print(f"{out}: {entries:,} entries" + (" (the text gives no more)" if entries < vocab_size else ""))
+    return {"file": str(out), "vocab_size": entries}
 
 
 def train(
@@ -212,9 +216,11 @@ def sample(
         "seed": seed,
     }
     if samples == 1:
-        texts = [""]
-        print(prompt, end="", flush=True)
-        for piece in stream_text(network, tokenizer, prompt, **options):
+        pieces = stream_text(network, tokenizer, prompt, **options)
+        # The first piece comes before the prompt is shown: an option may yet be refused.
+        texts = [next(pieces, "")]
+        print(prompt + texts[0], end="", flush=True)
+        for piece in pieces:
             print(piece, end="", flush=True)
             texts[0] += piece
         print()
@@ -369,9 +375,11 @@ def _parse(name: str, words: list[str]) -> dict[str, Any]:
 
     function = COMMANDS[name]
     for parameter in inspect.signature(function).parameters.values():
-        if parameter.kind is parameter.POSITIONAL_ONLY:
-            shown = tyro.conf.arg(metavar=parameter.name.upper())
-            function.__annotations__[parameter.name] = Annotated[parameter.annotation, shown]
+        kind, shown = parameter.annotation, parameter.name.upper()
+        if parameter.kind is parameter.POSITIONAL_ONLY and get_origin(kind) is not Annotated:
+            shown = f"[{shown} ...]" if get_origin(kind) is tuple else shown
+            as_named = tyro.conf.arg(metavar=shown, help_behavior_hint="")
+            function.__annotations__[parameter.name] = Annotated[kind, as_named]
     if "flags" in inspect.signature(function).parameters:
         from gptlab.recipe import flags_type
 

@@ -35,6 +35,8 @@ def evaluate(
     Raises:
         GptlabError: a model, task or data that cannot be used.
     """
+    if limit is not None and limit < 1:
+        raise ConfigError(f"--limit {limit}: must be at least 1; leave it out for all there is")
     if samples is not None and task == "loss":
         raise ConfigError("--samples: the task loss has no items; leave it out")
     where = choose_device(device)

@@ -76,7 +76,8 @@ def load(files: Sequence[Path], flags: Mapping[str, Any] | None = None) -> RunCo
     for raw in (*map(read, files), _sized(dict(flags or {}))):
         merged = merge(merged, raw)
     path = merged.get("data", {}).get("path", DataConfig.path)
-    if "vocab_size" not in merged.get("model", {}) and (Path(path) / "manifest.json").is_file():
+    named = isinstance(path, str) and (Path(path) / "manifest.json").is_file()
+    if named and "vocab_size" not in merged.get("model", {}):
         vocab_size = Manifest.load(Path(path)).tokenizer.vocab_size
         merged = merge({"model": {"vocab_size": vocab_size}}, merged)
     return check(merged)
@@ -102,7 +103,7 @@ def _sized(raw: Raw) -> Raw:
     size = model.pop("size", None)
     if size is None:
         return raw
-    if size not in SIZES:
+    if not isinstance(size, str) or size not in SIZES:
         raise ConfigError(f"model.size = {size!r}: is not known; choose one of {', '.join(SIZES)}")
     return {**raw, "model": {**SIZES[size], **model}}
 
@@ -130,10 +131,12 @@ def check(raw: Raw) -> RunConfig:
     try:
         return TypeAdapter(RunConfig).validate_json(json.dumps(raw, default=str), strict=True, extra="forbid")
     except ValidationError as error:
-        raise ConfigError("; ".join(_complaint(dict(problem)) for problem in error.errors())) from None
+        # A value that fits none of several types is one mistake, of which pydantic complains once a type.
+        complaints = dict.fromkeys(_complaint(dict(problem), raw) for problem in error.errors())
+        raise ConfigError("; ".join(complaints)) from None
 
 
-def _complaint(problem: Raw) -> str:
+def _complaint(problem: Raw, raw: Raw) -> str:
     path = [str(part) for part in problem["loc"]]
     key = ".".join(path)
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
@@ -143,7 +146,11 @@ def _complaint(problem: Raw) -> str:
         return f"{key}: there is no such key; {remedy}"
     if problem["type"] == "value_error":
         return f"{key}: {problem['ctx']['error']}".removeprefix(": ")
-    return f"{key} = {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+    if len(path) < 2:
+        return f"{key} = {problem['input']!r}: must be a section, with keys of its own"
+    section, name = path[:2]
+    hint = get_type_hints(SECTIONS[section])[name]
+    return f"{section}.{name} = {raw[section][name]!r}: must be {type_name(hint)}"
 
 
 def to_toml(config: RunConfig) -> str:
@@ -215,7 +222,9 @@ def flags_type() -> Any:
 
     def section(name: str, kind: type[Any]) -> Any:
         keys = {
-            key: NotRequired[Annotated[hint, tyro.conf.arg(help=f"{text} (default: {default})")]]
+            key: NotRequired[
+                Annotated[hint, tyro.conf.arg(help=text, help_behavior_hint=f"(default: {default})")]
+            ]
             for key, hint, default, text in entries(kind)
         }
         if name == "model":

@@ -68,6 +68,8 @@ def train(
         GptlabError: see errors.py; nothing is written where the recipe or the data cannot be used.
     """
     own = out / "config.toml"
+    if not recipes and not own.is_file():
+        raise ConfigError(f"--out {out}: holds no run to continue; name a recipe to start one")
     config = recipe.load(list(recipes) or ([own] if own.is_file() else []), flags)
     changed = _compare(own, config, out)
     interrupt = Interrupt(max_hours)

@@ -217,5 +217,15 @@ def test_validation_reads_the_first_windows_in_order(folder: Path, max_tokens: i
     assert rows.tolist() == slow_windows(folder, "val", 4)[:count]
 
 
+@pytest.mark.parametrize("processes", [1, 2, 3, 7, 9])
+def test_processes_share_the_validation_windows_out(folder: Path, processes: int):
+    windows = Windows(folder, "val", 4)
+    rows: list[list[int]] = []
+    for rank in range(processes):
+        for ids, targets in validation_batches(windows, 2, rank=rank, processes=processes):
+            rows += torch.cat([ids, targets[:, -1:]], dim=1).tolist()
+    assert rows == slow_windows(folder, "val", 4)
+
+
 def test_data_lies_in_data_unless_told():
     assert DataConfig().path == "data"

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,14 @@ from torch import Tensor, nn
 
 from gptlab.errors import TaskError
 from gptlab.eval.item import Item
-from gptlab.eval.score import CHUNK_TOKENS, StopEvaluation, log_likelihoods, mean_loss, multiple_choice
+from gptlab.eval.score import (
+    CHUNK_TOKENS,
+    StopEvaluation,
+    log_likelihoods,
+    mean_loss,
+    multiple_choice,
+    summarise,
+)
 from gptlab.model.gpt import GPT, ModelConfig
 
 VOCAB = 29
@@ -189,6 +197,15 @@ def test_three_items_scored_by_hand():
     assert (result.n, result.truncated) == (3, 0)
 
 
+def test_the_rows_of_several_processes_join_to_the_same_summary():
+    pairs = (([2], [0, 0, 0]), ([2], [1]))
+    items = [Item(pairs=pairs, label=number % 2, lengths=(3, 1)) for number in range(5)]
+    whole, first, second = choose(items), choose(items[:2]), choose(items[2:])
+    joined = summarise(first.rows + second.rows, first.truncated + second.truncated)
+    assert replace(joined, rows=[]) == replace(whole, rows=[])
+    assert joined.n == 5
+
+
 def test_of_equal_choices_the_first_is_taken():
     assert choose([Item(pairs=(([0], [1]), ([0], [2])), label=1, lengths=(1, 1))]).rows[0]["pred"] == 0
 
@@ -244,9 +261,11 @@ def test_mean_loss_without_token_bytes_knows_no_bits_per_byte():
     assert (loss.text_bytes, loss.bits_per_byte) == (None, None)
 
 
-def test_mean_loss_of_nothing_is_refused():
-    with pytest.raises(TaskError, match="no token to validate on"):
-        mean_loss(Recurrent(), [], device="cpu")
+def test_a_share_of_nothing_is_no_loss_but_a_whole_of_nothing_is_refused():
+    share = mean_loss(Recurrent(), [], device="cpu", token_bytes=np.ones(VOCAB, dtype=np.int64))
+    assert (share.nats, share.tokens, share.text_bytes, share.bits_per_byte) == (0.0, 0, 0, None)
+    with pytest.raises(TaskError, match=r"no token to validate on.*--val-tokens"):
+        _ = share.per_token
 
 
 def test_mean_loss_heeds_stop():

@@ -281,7 +281,16 @@ class Loss:
 
     @property
     def per_token(self) -> float:
-        """Nats a token."""
+        """Nats a token.
+
+        Raises:
+            TaskError: no process had a token.
+        """
+        if not self.tokens:
+            raise TaskError(
+                "no token to validate on: the validation split is shorter than one window of the context; "
+                "prepare the data again with a larger --val-tokens"
+            )
         return self.nats / self.tokens
 
     @property
@@ -300,7 +309,7 @@ def mean_loss(
     stop: Stop | None = None,
     quiet: bool = False,
 ) -> Loss:
-    """Return the cross entropy of batches of (ids_BT, targets_BT).
+    """Return the cross entropy of batches of (ids_BT, targets_BT); of none, sums of zero.
 
     Args:
         logits: a causal model.
@@ -311,7 +320,6 @@ def mean_loss(
         quiet: show no progress; for every process but the first.
 
     Raises:
-        TaskError: there was no batch.
         StopEvaluation: `stop` returned true.
     """
     nats, tokens, text_bytes = 0.0, 0, 0
@@ -326,8 +334,4 @@ def mean_loss(
             if token_bytes is not None:
                 text_bytes += int(token_bytes[targets_N.cpu().numpy()].sum())
             progress.advance(len(targets_N))
-    if not tokens:
-        raise TaskError(
-            "no token to validate on: the validation split is shorter than one window of the context"
-        )
     return Loss(nats, tokens, text_bytes if token_bytes is not None else None)
