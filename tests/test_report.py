@@ -459,7 +459,7 @@ def test_the_page_says_what_differs(written):
         ["model.position", "learned", "rope", ""],
     ]
     assert "command gptlab train 'my recipe.toml'" in words
-    assert "GPT-3 125M 33.7 is not drawn" in words
+    assert "GPT-3 125M 33.7, on all 10,042 items" in words
 
 
 def test_facts_are_json(written):

@@ -115,6 +115,8 @@ def data_tokenizer(
 
     if out.exists():
         raise ConfigError(f"{out}: exists; choose another file, or delete it first")
+    if not out.parent.is_dir():
+        raise ConfigError(f"{out}: there is no folder {out.parent}; make it first")
     trained = train_tokenizer(documents(source, text_column), vocab_size)
     with aside(out) as file:
         file.write(trained.to_str(pretty=True).encode())

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from gptlab.data.batches import Windows, validation_batches
 from gptlab.errors import ConfigError, TaskError
@@ -13,7 +12,7 @@ from gptlab.eval import tasks
 from gptlab.eval.hellaswag import PUBLISHED, ProtocolName
 from gptlab.eval.score import Logits, mean_loss
 from gptlab.saved import load
-from gptlab.train.device import DeviceName, DTypeName, autocast, choose_device
+from gptlab.train.device import DeviceName, DTypeName, InFormat, choose_device
 
 
 def evaluate(
@@ -41,12 +40,7 @@ def evaluate(
         raise ConfigError("--samples: the task loss has no items; leave it out")
     where = choose_device(device)
     network, tokenizer = load(model, device)
-
-    @torch.inference_mode()
-    def logits(ids_BT: Tensor) -> Tensor:
-        with autocast(dtype, where):
-            return network(ids_BT)
-
+    logits = InFormat(network, dtype, where)
     facts: dict[str, Any] = {"model": str(model), "dtype": dtype}
     if task == "loss":
         return facts | _loss(logits, network.context, tokenizer, data, limit, where)
@@ -54,8 +48,8 @@ def evaluate(
         task,
         tokenizer=tokenizer,
         context=network.context,
-        data=data if task != "hellaswag" else None,
-        file=data if task == "hellaswag" else None,
+        data=data,
+        file=data,
         protocol=protocol,
         shots=shots,
         limit=limit,
@@ -74,7 +68,9 @@ def evaluate(
     if task == "hellaswag":
         for line in PUBLISHED:
             if line.protocol == built.protocol:
-                print(f"  published, all 10,042 items: {line.model} acc {line.acc} acc_norm {line.acc_norm} ({line.source})")
+                scores = {"acc": line.acc, "acc_norm": line.acc_norm}
+                said = ", ".join(f"{name} {100 * score:.2f} %" for name, score in scores.items() if score)
+                print(f"  published, on all 10,042 items: {line.model} {said} ({line.source})")
     return facts | metrics
 
 

@@ -129,11 +129,19 @@ def check(raw: Raw) -> RunConfig:
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        return TypeAdapter(RunConfig).validate_json(json.dumps(raw, default=str), strict=True, extra="forbid")
+        written = json.dumps({name: _read_none(name, values) for name, values in raw.items()}, default=str)
+        return TypeAdapter(RunConfig).validate_json(written, strict=True, extra="forbid")
     except ValidationError as error:
         # A value that fits none of several types is one mistake, of which pydantic complains once a type.
         complaints = dict.fromkeys(_complaint(dict(problem), raw) for problem in error.errors())
         raise ConfigError("; ".join(complaints)) from None
+
+
+def _read_none(section: str, values: Any) -> Any:
+    """Read "none" as None where a key may be that: TOML has no null, and a default may be something else."""
+    hints = get_type_hints(SECTIONS[section]) if section in SECTIONS and isinstance(values, dict) else {}
+    off = {key for key, hint in hints.items() if types.NoneType in get_args(hint) and str not in get_args(hint)}
+    return {**values, **{key: None for key in off if values.get(key) == "none"}} if off else values
 
 
 def _complaint(problem: Raw, raw: Raw) -> str:
@@ -154,20 +162,22 @@ def _complaint(problem: Raw, raw: Raw) -> str:
 
 
 def to_toml(config: RunConfig) -> str:
-    """Write a configuration as a recipe; what is None is left out, since TOML has no such value."""
+    """Write a configuration as a recipe; what is None by default is left out, since TOML has no null."""
     lines: list[str] = []
     for section in fields(config):
         values = getattr(config, section.name)
         lines.append(f"[{section.name}]")
         for item in fields(values):
             value = getattr(values, item.name)
-            if value is not None:
+            if value is not None or item.default is not None:
                 lines.append(f"{item.name} = {_toml(value)}")
         lines.append("")
     return "\n".join(lines)
 
 
 def _toml(value: Any) -> str:
+    if value is None:
+        return '"none"'
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple | list):

@@ -295,8 +295,6 @@ def _references(group: Group) -> tuple[list[tuple[str, float]], str]:
         if entry.protocol == protocol:
             lines.append((label, 100 * entry.acc_norm))
             said += f" {label}, on all {hellaswag.VALIDATION_ITEMS:,} items: {entry.source}."
-        elif entry.protocol not in hellaswag.PROTOCOLS:
-            said += f" {label} is not drawn, being of another protocol ({entry.protocol})."
     return lines, said
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from gptlab import __version__, recipe
 from gptlab.data.batches import TrainBatches, Windows, validation_batches
@@ -32,8 +31,8 @@ from gptlab.progress import quantity
 from gptlab.recipe import RunConfig
 from gptlab.sample import sample_text
 from gptlab.train.device import (
+    InFormat,
     World,
-    autocast,
     choose_dtype,
     describe,
     join_world,
@@ -129,10 +128,6 @@ def build(config: RunConfig, out: Path, world: World, interrupt: Interrupt) -> T
     torch.manual_seed(config.train.seed)
     model = GPT(config.model).to(world.device)
 
-    def logits(ids_BT: Tensor) -> Tensor:
-        with autocast(dtype, world.device):
-            return model(ids_BT)
-
     peak = peak_flops(world.device, dtype)
     return Trainer(
         model=model,
@@ -151,7 +146,7 @@ def build(config: RunConfig, out: Path, world: World, interrupt: Interrupt) -> T
             "data": manifest.fingerprint,
         },
         write_more=tokenizer.save,
-        evaluations=_evaluations(config, model, logits, tokenizer, held_out, world, interrupt),
+        evaluations=_evaluations(config, model, InFormat(model, dtype, world.device), tokenizer, held_out, world, interrupt),
         evaluate_every=config.eval.every_steps,
         flops_per_token=measure(config.model).flops_per_token,
         peak_flops=peak * world.size if peak is not None else None,
@@ -162,7 +157,7 @@ def build(config: RunConfig, out: Path, world: World, interrupt: Interrupt) -> T
 def _evaluations(
     config: RunConfig,
     model: GPT,
-    logits: Callable[[Tensor], Tensor],
+    logits: InFormat,
     tokenizer: Tokenizer,
     held_out: Windows,
     world: World,
@@ -190,11 +185,15 @@ def _evaluations(
 
     def score(task: tasks.Task) -> list[dict[str, Any]]:
         part = replace(task, items=task.items[world.rank :: world.size])
-        result = part.evaluate(logits, device=world.device, stop=stop, quiet=not world.main)
-        rows: list[Row] = [{**row, "i": world.rank + world.size * row["i"]} for row in result.rows]
+        own, cut = list[Row](), 0
+        if part.items:
+            accuracy = part.evaluate(logits, device=world.device, stop=stop, quiet=not world.main).accuracy
+            own, cut = accuracy.rows, accuracy.truncated
+        rows: list[Row] = [{**row, "i": world.rank + world.size * row["i"]} for row in own]
         rows = sorted(world.gather(rows), key=lambda row: row["i"])
-        (truncated,) = world.sum(result.accuracy.truncated)
-        return [replace(result, accuracy=summarise(rows, int(truncated))).metrics()]
+        (truncated,) = world.sum(cut)
+        accuracy = summarise(rows, int(truncated))
+        return [tasks.Result(task.name, task.protocol, task.shots, accuracy).metrics()]
 
     def write() -> list[dict[str, Any]]:
         options = config.sample

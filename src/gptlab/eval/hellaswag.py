@@ -198,13 +198,14 @@ class Published:
 
 
 _BUILD_NANOGPT = "karpathy/build-nanogpt, head of hellaswag.py"
-_GPT3 = "Brown et al. (2020), https://arxiv.org/abs/2005.14165, table H.1"
+# The paper compares endings by their likelihood per token, as `completion` does; its prompt is its own.
+_GPT3 = "Brown et al. (2020), https://arxiv.org/abs/2005.14165, table H.1, normalised per token, own prompt"
 
 PUBLISHED = (
     Published(model="GPT-2 124M", protocol="completion", acc=0.2859, acc_norm=0.2955, source=_BUILD_NANOGPT),
     Published(model="GPT-2 124M", protocol="harness", acc=0.2892, acc_norm=0.3114, source=_BUILD_NANOGPT),
-    Published(model="GPT-3 125M", protocol="GPT-3 paper's own", acc=None, acc_norm=0.337, source=_GPT3),
-    Published(model="GPT-3 350M", protocol="GPT-3 paper's own", acc=None, acc_norm=0.436, source=_GPT3),
+    Published(model="GPT-3 125M", protocol="completion", acc=None, acc_norm=0.337, source=_GPT3),
+    Published(model="GPT-3 350M", protocol="completion", acc=None, acc_norm=0.436, source=_GPT3),
 )
 
 PROTOCOLS: dict[str, Callable[[Example, Encode], Item]] = {"completion": completion, "harness": harness}

@@ -5,7 +5,7 @@ import platform
 import random
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -127,6 +127,27 @@ def autocast(name: DTypeName, device: torch.device) -> AbstractContextManager[An
     if name in ("bfloat16", "float16"):
         return torch.autocast(device.type, dtype=getattr(torch, name))
     return nullcontext()
+
+
+class InFormat:
+    """A model whose passes compute in a number format; `hidden` and `head` are there where the model has them."""
+
+    def __init__(self, model: torch.nn.Module, name: DTypeName, device: torch.device) -> None:
+        self._model, self._name, self._device = model, name, device
+
+    def __call__(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return the logits."""
+        with autocast(self._name, self._device):
+            return self._model(ids)
+
+    def __getattr__(self, part: str) -> Callable[[torch.Tensor], torch.Tensor]:
+        run = getattr(self._model, part)
+
+        def in_format(x: torch.Tensor) -> torch.Tensor:
+            with autocast(self._name, self._device):
+                return run(x)
+
+        return in_format
 
 
 def set_matmul_precision(name: DTypeName) -> None:
