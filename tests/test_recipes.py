@@ -31,7 +31,7 @@ def header(name):
     """The lines of a recipe's head, and of its fields by name."""
     lines = RECIPES[name].read_text().partition("\n[")[0].splitlines()
     assert all(re.match("#( |$)", line) for line in lines if line)
-    fields = dict(match.groups() for line in lines if (match := re.match(r"# (\w+): (.+)$", line)))
+    fields = dict(match.groups() for line in lines if (match := re.match(r"# ([A-Z]\w+): (.+)$", line)))
     return lines, fields
 
 

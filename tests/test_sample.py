@@ -1,7 +1,8 @@
 """Sampling: the cache against none, the filters against transformers', the draws against a law."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -32,9 +33,17 @@ VARIANTS = {
 PROMPT = [5, 17, 3, 99, 42]
 
 
-def a_gpt(kind: type[GPT] = GPT, *, vocab_size: int = 257, context: int = 16, **switches: object) -> GPT:
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # more of them only wait for each other in models of this size
+    yield
+    torch.set_num_threads(threads)
+
+
+def a_gpt(kind: type[GPT] = GPT, *, vocab_size: int = 257, context: int = 16, **switches: Any) -> GPT:
     torch.manual_seed(7)
-    config = ModelConfig(n_layer=2, n_head=4, n_embd=32, context=context, vocab_size=vocab_size, **switches)  # pyright: ignore[reportArgumentType]
+    config = ModelConfig(n_layer=2, n_head=4, n_embd=32, context=context, vocab_size=vocab_size, **switches)
     model = kind(config)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -83,8 +83,8 @@ def data_verify(folder: Path, /) -> dict[str, Any]:
 def _tokens(facts: Mapping[str, Any]) -> str:
     train, val = facts["train"], facts["val"]
     return (
-        f"{train['tokens']:,} tokens to train on in {train['shards']} shard(s), {val['tokens']:,} to validate on, "
-        f"tokenizer {facts['tokenizer']}"
+        f"{train['tokens']:,} tokens to train on in {train['shards']} shard(s), "
+        f"{val['tokens']:,} to validate on, tokenizer {facts['tokenizer']}"
     )
 
 

@@ -21,22 +21,23 @@ from gptlab.errors import ConfigError, TrainError
 from gptlab.evaluate import evaluate
 from gptlab.model.size import measure
 from gptlab.publish.huggingface import export
-from gptlab.recipe import Raw, check, merge
+from gptlab.recipe import Raw, check, merge, to_toml
 from gptlab.run import train
 from gptlab.sample import sample_text
 from gptlab.saved import load
 
 SOURCE = "python-docs"
 VOCABULARY = 2048
+VAL_TOKENS = 60_000
 PROMPT = "Return the"
 CHANCE = 0.25
 
 RECIPE: Raw = {
     "model": {"n_layer": 4, "n_head": 4, "n_embd": 192, "context": 128, "vocab_size": VOCABULARY},
-    "train": {"steps": 300, "batch_tokens": 8192, "micro_batch": 64},
+    "train": {"steps": 160, "batch_tokens": 4096, "micro_batch": 32},
     "optim": {"lr": 3e-3},
-    "schedule": {"warmup_steps": 30},
-    "eval": {"every_steps": 100, "val_tokens": 65_536, "tasks": ["continuation"], "limit": 200},
+    "schedule": {"warmup_steps": 20},
+    "eval": {"every_steps": 80, "val_tokens": 16_384, "tasks": ["continuation"], "limit": 100},
 }
 MODELS: dict[str, Raw] = {
     "gpt2": {},
@@ -70,7 +71,7 @@ def _prepare(out: Path) -> Path:
     tokenizer, data = out / "tokenizer.json", out / "data"
     print(f"training a tokenizer of {VOCABULARY} entries on {SOURCE}", flush=True)
     train_tokenizer(documents(SOURCE), VOCABULARY).save(str(tokenizer))
-    prepare(SOURCE, data, tokenizer=tokenizer)
+    prepare(SOURCE, data, tokenizer=tokenizer, val_tokens=VAL_TOKENS)
     return data
 
 
@@ -78,9 +79,11 @@ def _model(name: str, out: Path, data: Path, unigram: float) -> dict[str, Any]:
     """Train, score, sample and export one of MODELS."""
     began = time.monotonic()
     run = out / "runs" / name
-    recipe = merge(merge(RECIPE, {"data": {"path": str(data)}}), MODELS[name])
+    config = check(merge(merge(RECIPE, {"data": {"path": str(data)}}), MODELS[name]))
+    recipe = out / f"{name}.toml"
+    recipe.write_text(to_toml(config), encoding="utf-8")
     print(f"\n{TITLES[name]}", flush=True)
-    result = train([], run, recipe)
+    result = train([recipe], run, {})
     if result["status"] != "finished":
         raise TrainError(f"{run}: interrupted; delete {out} and start the demo again")
     network, tokenizer = load(run)
@@ -93,7 +96,7 @@ def _model(name: str, out: Path, data: Path, unigram: float) -> dict[str, Any]:
         "name": TITLES[name],
         "run": str(run),
         "export": str(out / "export" / name),
-        "parameters": measure(check(recipe).model).parameters,
+        "parameters": measure(config.model).parameters,
         "tokens": result["tokens"],
         "bits_per_byte": loss["bits_per_byte"],
         "unigram_bits_per_byte": unigram,
@@ -102,7 +105,7 @@ def _model(name: str, out: Path, data: Path, unigram: float) -> dict[str, Any]:
         "stderr": score["stderr"],
         "n": score["n"],
         "above_chance": score["acc"] - CHANCE,
-        "export_max_diff": exported.max_diff,
+        "export_max_diff": exported["max_diff"],
         "seconds": time.monotonic() - began,
         "texts": texts,
     }

@@ -74,10 +74,10 @@ def train(
     interrupt = Interrupt(max_hours)
     with join_world(config.train.device) as world, interrupt.listening():
         trainer = build(config, out, world, interrupt)
+        resumed = trainer.resume()  # before anything is written: the checkpoint may be another model's
         if world.main:
             _prepare_folder(out, config, world)
         world.barrier()
-        resumed = trainer.resume()
         with MetricsLog(out / "metrics.jsonl") if world.main else _Silent() as log:
             at = trainer.progress
             if resumed or changed is not None:

@@ -183,8 +183,9 @@ class Trainer:
         state = found.state
         for key, value in self.identity.items():
             if state.get(key) != value:
+                name, saved, wanted = _first_difference(key, state.get(key), value)
                 raise CheckpointError(
-                    f"{found.folder}: its {key} is {state.get(key)}, the recipe's is {value}; "
+                    f"{found.folder}: its {name} is {saved}, the recipe's is {wanted}; "
                     "continue with the run's own config.toml, or choose another --out"
                 )
         try:
@@ -415,6 +416,13 @@ class Trainer:
     def _say(self, text: str) -> None:
         if self.world.main:
             print(text, flush=True)
+
+
+def _first_difference(name: str, saved: Any, wanted: Any) -> tuple[str, Any, Any]:
+    if isinstance(saved, Mapping) and isinstance(wanted, Mapping):
+        key = next(key for key in {**saved, **wanted} if saved.get(key) != wanted.get(key))
+        return f"{name}.{key}", saved.get(key), wanted.get(key)
+    return name, saved, wanted
 
 
 def _brief(row: Mapping[str, Any]) -> str:

@@ -1,0 +1,168 @@
+"""Write docs/config.md from the code: the keys of a recipe, the choices they have, the commands.
+
+python docs/generate.py      which is what `make docs` does; a test sees to it that nobody forgets
+"""
+
+import inspect
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from gptlab import cli, recipe
+from gptlab.data.sources import FORMATS, SOURCES
+from gptlab.data.tokenizer import TOKENIZERS
+from gptlab.eval.hellaswag import PROTOCOLS
+from gptlab.model.gpt import NORM_ORDERS, SIZES
+from gptlab.model.mlp import MLPS
+from gptlab.model.norm import NORMS
+from gptlab.model.position import POSITIONS
+from gptlab.train.optim import OPTIMIZERS
+from gptlab.train.schedule import SCHEDULES
+
+PAGE = Path(__file__).parent / "config.md"
+
+HEAD = """\
+<!-- Written by docs/generate.py. Change the docstrings in src/gptlab and run `make docs`. -->
+
+# Configuration
+
+A recipe is a TOML file with the sections below; a key that it leaves out has its default. Several are merged
+from left to right, and flags come last:
+
+    gptlab train recipes/gpt2_124m.toml recipes/with/rope.toml --optim.lr 3e-4 --out runs/rope
+
+A section whose `name` changes on the way is replaced as a whole. TOML has no null: where a key may be none,
+leave it out, or write `"none"` if its default is something else (`None` on the command line).
+`gptlab config RECIPE...` prints what came out, which is itself a recipe.
+"""
+
+COMMANDS_HEAD = """\
+# Commands
+
+Every one takes `--help`, and `--json FILE` to write its result for programs. Exit codes: 0 success, 1 an
+error that is told on one line, 2 a command line that cannot be understood, 75 interrupted but saved (run it
+again), 130 stopped by hand.
+"""
+
+# Which key of a recipe, or which argument, the entries of a table are the choices of.
+CHOICES: dict[str, Mapping[str, Any]] = {
+    "[model] norm": NORMS,
+    "[model] norm_order": NORM_ORDERS,
+    "[model] position": POSITIONS,
+    "[model] mlp": MLPS,
+    "[optim] name": OPTIMIZERS,
+    "[schedule] name": SCHEDULES,
+    "[eval] protocol": PROTOCOLS,
+    "tokenizer": TOKENIZERS,
+}
+
+
+def page() -> str:
+    """Return the whole of docs/config.md."""
+    parts = [HEAD, *map(section, recipe.SECTIONS), *choices(), COMMANDS_HEAD, *map(command, cli.COMMANDS)]
+    return "\n".join(parts)
+
+
+def section(name: str) -> str:
+    """Describe the keys of one section."""
+    kind = recipe.SECTIONS[name]
+    rows = [
+        (f"`{key}`", recipe.type_name(hint), f"`{written(default)}`", text)
+        for key, hint, default, text in recipe.entries(kind)
+    ]
+    if name == "model":
+        rows.append(
+            ("`size`", " or ".join(f'"{size}"' for size in SIZES), "", "The numbers of the table of sizes.")
+        )
+    return f"## [{name}]\n\n{summary(kind)}\n\n{table(('key', 'type', 'default', 'meaning'), rows)}"
+
+
+def choices() -> list[str]:
+    """Describe the entries of every table that a key or an argument chooses from."""
+    keys = list(next(iter(SIZES.values())))
+    sizes = table(
+        ("size", *keys), ((f"`{name}`", *map(str, numbers.values())) for name, numbers in SIZES.items())
+    )
+    found = ["# Choices\n", f"## [model] size\n\n{sizes}"]
+    for title, entries in CHOICES.items():
+        rows = ((f"`{name}`", summary(entry)) for name, entry in entries.items())
+        found.append(f"## {title}\n\n{table(('name', 'what it is'), rows)}")
+    rows = [(f"`{name}`", entry.description) for name, entry in SOURCES.items()]
+    rows.append(("a file or folder", f"of {', '.join(f'`{suffix}`' for suffix in FORMATS)}"))
+    found.append(f"## source\n\n{table(('name', 'what it is'), rows)}")
+    return found
+
+
+def command(name: str) -> str:
+    """Describe one command and its arguments."""
+    function = cli.COMMANDS[name]
+    texts = arguments(function)
+    usage, rows = [f"gptlab {name}"], []
+    for parameter in inspect.signature(function).parameters.values():
+        shown, hint = written_argument(parameter)
+        usage.append(shown if parameter.default is parameter.empty and "..." not in shown else f"[{shown}]")
+        flagged = parameter.kind is parameter.KEYWORD_ONLY and parameter.default is not parameter.empty
+        rows.append(
+            (
+                f"`{shown}`",
+                f"`{written(parameter.default)}`" if flagged else "",
+                f"{texts[parameter.name]}{hint}",
+            )
+        )
+    body = f"## gptlab {name}\n\n{summary(function)}\n\n    {' '.join(usage)}\n"
+    return f"{body}\n{table(('argument', 'default', 'meaning'), rows)}" if rows else body
+
+
+def written_argument(parameter: inspect.Parameter) -> tuple[str, str]:
+    """Return an argument as it is typed, and what its type adds to its meaning."""
+    name = parameter.name
+    flag = f"--{name.replace('_', '-')}"
+    if name == "flags":
+        return "--SECTION.KEY VALUE ...", " Written with hyphens: `--train.batch-tokens 4096`."
+    if parameter.kind is parameter.POSITIONAL_ONLY:
+        return (f"{name.upper()} ..." if "tuple" in str(parameter.annotation) else name.upper()), ""
+    if parameter.annotation is bool:
+        return f"{flag}, --no-{name}", ""
+    chosen = recipe.type_name(parameter.annotation) if "Literal" in str(parameter.annotation) else ""
+    value = {"int": "N", "float": "X"}.get(recipe.type_name(parameter.annotation).split(" ")[0], name.upper())
+    return f"{flag} {value}", f" One of {chosen.replace(' or ', ', ')}." if chosen else ""
+
+
+def arguments(function: Callable[..., Any]) -> dict[str, str]:
+    """Return the sentence that a docstring has for each argument."""
+    _, _, text = (inspect.getdoc(function) or "").partition("Args:\n")
+    found: dict[str, str] = {}
+    for line in textwrap.dedent(text.partition("\n\n")[0]).splitlines():
+        name, colon, meaning = line.partition(": ")
+        if colon and not line.startswith(" "):
+            found[name] = meaning
+        elif found:
+            found[list(found)[-1]] += f" {line.strip()}"
+    return found
+
+
+def summary(documented: Any) -> str:
+    """Return the first paragraph of a docstring on one line."""
+    return " ".join((inspect.getdoc(documented) or "").partition("\n\n")[0].split())
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Write a table of Markdown."""
+    cells = [list(head), *(list(row) for row in rows)]
+    cells.insert(1, ["---"] * len(cells[0]))
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |\n" for row in cells)
+
+
+def written(value: Any) -> str:
+    """Write a default as a recipe would."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(written, value))}]"
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    print(PAGE)

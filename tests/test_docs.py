@@ -1,0 +1,57 @@
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from gptlab import cli, recipe
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+@pytest.fixture(scope="module")
+def generate():
+    spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_config_md_is_fresh(generate):
+    written = (DOCS / "config.md").read_text(encoding="utf-8")
+    assert written == generate.page(), "docs/config.md is not what the code says: run `make docs`"
+
+
+def test_the_page_does_not_depend_on_what_ran_before(generate, capsys):
+    before = generate.page()
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    assert generate.page() == before
+
+
+def test_every_key_and_command_is_there(generate):
+    page = generate.page()
+    for name, kind in recipe.SECTIONS.items():
+        part = page.partition(f"## [{name}]\n")[2].partition("\n## ")[0]
+        for key, _, _, text in recipe.entries(kind):
+            assert f"| `{key}` |" in part, f"{name}.{key}"
+            assert text.replace("|", "\\|") in part, f"{name}.{key}"
+    for name in cli.COMMANDS:
+        assert f"\n## gptlab {name}\n" in page
+
+
+def test_every_argument_has_a_sentence(generate):
+    for name, function in cli.COMMANDS.items():
+        texts = generate.arguments(function)
+        assert list(texts) == [key for key in function.__annotations__ if key != "return"], name
+        assert all(text.endswith(".") for text in texts.values()), name
+
+
+def test_tables_have_as_many_cells_as_columns(generate):
+    width = 0
+    for line in generate.page().splitlines():
+        if not line.startswith("|"):
+            width = 0
+            continue
+        cells = line.replace("\\|", "").count("|")
+        assert width in (0, cells), line
+        width = cells
