@@ -1,4 +1,5 @@
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,14 @@ def test_tables_have_as_many_cells_as_columns(generate):
         cells = line.replace("\\|", "").count("|")
         assert width in (0, cells), line
         width = cells
+
+
+def test_contributing_names_what_exists():
+    text = (DOCS.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:src|tests|recipes|docs)/[\w/.]+)`", text))
+    assert len(named) > 8
+    assert [name for name in named if not (DOCS.parent / name).exists()] == []
+    source = "".join((DOCS.parent / name).read_text() for name in named if name.endswith(".py"))
+    tables = set(re.findall(r"`([A-Z]{2,})`", text))
+    assert len(tables) > 4
+    assert [table for table in tables if f"\n{table}" not in source] == []

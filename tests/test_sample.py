@@ -59,6 +59,7 @@ class Toy:
         self.table, self.context, self.vocab_size = table, context, table.shape[1]
         self.device = torch.device("cpu")
         self.restarts: list[tuple[list[list[int]], int]] = []
+        self.reads = 0
 
     def reader(self) -> "Toy":
         return self
@@ -69,6 +70,7 @@ class Toy:
         return self.table[ids[:, -1]].repeat_interleave(copies, 0)
 
     def read(self, ids: Tensor) -> Tensor:
+        self.reads += 1
         return self.table[ids[:, 0]]
 
 
@@ -173,7 +175,7 @@ def test_top_k_and_top_p_bound_what_is_drawn() -> None:
     assert set(drawn.tolist()) == {0, 1}
 
 
-@pytest.mark.parametrize("options", [{"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-40}])
+@pytest.mark.parametrize("options", [{"top_k": 1}, {"top_p": 1e-12}, {"temperature": 1e-40}])
 def test_narrow_draws_are_greedy(options: dict[str, float]) -> None:
     model = a_gpt()
     greedy = generate(model, PROMPT, max_tokens=20, temperature=0)
@@ -204,7 +206,8 @@ def test_stream_yields_the_columns_of_generate() -> None:
     columns = stream(model, PROMPT, max_tokens=12, samples=2, seed=5)
     first = next(columns)
     assert first.shape == (2,)
-    assert torch.is_inference_mode_enabled() is False
+    assert first.is_inference()
+    assert not torch.is_inference_mode_enabled()  # in between, the caller's own mode holds
     whole = torch.stack([first, *columns], 1)
     assert torch.equal(whole, generate(model, PROMPT, max_tokens=12, samples=2, seed=5)[:, len(PROMPT) :])
 
@@ -228,6 +231,21 @@ def test_bfloat16() -> None:
     assert logits.dtype == torch.bfloat16
     exact = generate(model, PROMPT, max_tokens=8, temperature=0)
     assert torch.equal(generate(model, PROMPT, max_tokens=8, temperature=0, dtype=torch.bfloat16), exact)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda() -> None:
+    model, prompt = a_gpt(n_kv_head=2), torch.tensor(PROMPT)
+    exact = generate(model, prompt, max_tokens=40, temperature=0)
+    model.to("cuda")
+    assert torch.equal(generate(model, prompt, max_tokens=40, temperature=0).cpu(), exact)
+    state = torch.cuda.get_rng_state()
+    drawn = generate(model, prompt, max_tokens=9, samples=3, seed=1, top_k=50, top_p=0.9, stop_id=256)
+    assert torch.equal(
+        generate(model, prompt, max_tokens=9, samples=3, seed=1, top_k=50, top_p=0.9, stop_id=256), drawn
+    )
+    assert torch.equal(torch.cuda.get_rng_state(), state)
 
 
 def test_generating_gpt_is_a_gpt() -> None:
@@ -267,6 +285,7 @@ def chain(text: str, end: Sequence[int]) -> Toy:
 def test_a_text_ends_at_the_end_of_text() -> None:
     tokenizer, toy = load_tokenizer("bytes"), chain("abc", [256])
     assert sample_text(toy, tokenizer, "", max_tokens=50, temperature=0) == ["abc"]
+    assert toy.reads == 3  # and nothing after the end
     assert list(stream_text(toy, tokenizer, "", max_tokens=50, temperature=0)) == ["a", "b", "c"]
 
 

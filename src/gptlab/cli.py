@@ -251,7 +251,7 @@ def export(model: Path, out: Path, /, *, verify: bool = True) -> dict[str, Any]:
         f"{out}: {facts['class']}, "
         + ("not compared" if difference is None else f"logits differ by at most {difference:.1e}")
     )
-    return facts
+    return {**facts}
 
 
 def report(runs: tuple[Path, ...], /, *, out: Path) -> dict[str, Any]:

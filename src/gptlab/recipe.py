@@ -11,7 +11,7 @@ import textwrap
 import tomllib
 import types
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict, Union, get_args, get_origin, get_type_hints
 
@@ -216,7 +216,8 @@ def type_name(hint: Any) -> str:
     if get_origin(hint) is tuple:
         parts = [part for part in get_args(hint) if part is not Ellipsis]
         return f"list of {type_name(parts[0])}" + ("" if Ellipsis in get_args(hint) else f", {len(parts)} of them")
-    return {"str": "text", "bool": "true or false"}.get(hint.__name__, hint.__name__)
+    name: str = hint.__name__
+    return {"str": "text", "bool": "true or false"}.get(name, name)
 
 
 def entries(kind: type[Any]) -> Iterator[tuple[str, Any, Any, str]]:

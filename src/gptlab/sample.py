@@ -287,7 +287,7 @@ def _columns(
         tokens = choose(logits.float())
         if stop_id is not None:
             tokens = tokens.masked_fill(over, stop_id)
-            over |= tokens == stop_id
+            over = tokens == stop_id
         yield tokens
         if left == 1 or bool(over.all()):
             return

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from gptlab.data.tokenizer import load_tokenizer
+from gptlab.data.tokenizer import load_tokenizer, train_tokenizer
 from gptlab.errors import ExportError
 from gptlab.publish.huggingface import export, folder, load_hugging_face
 from gptlab.sample import GeneratingGPT
@@ -105,6 +105,22 @@ def test_config_is_read_by_old_and_new_transformers(gpt: MakeGPT, tmp_path: Path
     assert config["bos_token_id"] == config["eos_token_id"] == 256
     assert config["gptlab"]["model"]["rope_theta"] == 500.0
     assert "transformers_version" not in config
+
+
+@pytest.mark.parametrize("variant", ["gpt2", "llama"])
+def test_a_tokenizer_that_cuts_words_by_its_own_rule(variant: str, gpt: MakeGPT, tmp_path: Path) -> None:
+    from tokenizers import pre_tokenizers
+
+    own = train_tokenizer(["12 123 1234 one two three"] * 9, 270)
+    own.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), own.pre_tokenizer]
+    )
+    own.save(str(tmp_path / "own.json"))
+    tokenizer = load_tokenizer(tmp_path / "own.json")
+    assert len(tokenizer.encode("1234")) == 4
+    # Transformers' class for GPT-2's vocabularies would cut by GPT-2's rule; the export compares.
+    model = gpt(**VARIANTS[variant], vocab_size=tokenizer.vocab_size)
+    assert export(model, tokenizer, tmp_path / "out")["max_diff"] is not None
 
 
 def test_an_earlier_export_is_replaced(gpt: MakeGPT, tmp_path: Path) -> None:

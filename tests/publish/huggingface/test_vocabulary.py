@@ -17,6 +17,7 @@ TEXTS = [
     "\u0645\u0631\u062d\u0628\u0627, \u0928\u092e\u0938\u094d\u0924\u0947, \u3053\u3093\u306b\u3061\u306f",
     "\U0001f642\U0001f468\u200d\U0001f469\u200d\U0001f467 \u2028\u00a0\u3000",
     " \t\t\r\n\n\n  def f(x):\n\treturn x   ",
+    "do n't , or ' s . what ?",
     "plain <|endoftext|> text<|endoftext|>",
     "\x00\x01\x7f\u0080 \ufffd \ufeff",
 ]

@@ -23,6 +23,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, context: int) -> None:
         # Any other class builds its own tokenizer from the vocabulary; this one takes the file at its word.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": context,
+        # Versions before 5 drop spaces before punctuation unless told.
         "clean_up_tokenization_spaces": False,
         **special,
     }
