@@ -394,3 +394,7 @@ def _parse(name: str, words: list[str]) -> dict[str, Any]:
         prog=f"gptlab {name}",
         description=(inspect.getdoc(function) or "").partition("\n")[0],
     )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""The loop: what it writes, what it survives, and that portions do not matter."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from gptlab import recipe, run
+from gptlab.errors import CheckpointError, ConfigError, TrainError
+from gptlab.train import checkpoint, loop
+from gptlab.train.device import World
+from gptlab.train.interrupt import Interrupt
+from gptlab.train.metrics import read_rows
+
+
+def rows(out, kind):
+    return [row for row in read_rows(out / "metrics.jsonl") if row["kind"] == kind]
+
+
+def losses(out):
+    return [row["loss"] for row in rows(out, "step")]
+
+
+def test_a_run_leaves_what_the_contract_says(train, tmp_path):
+    out = tmp_path / "run"
+    result = train(out, {"sample": {"prompts": ["The"], "max_tokens": 4}})
+    assert (result["status"], result["step"], result["tokens"]) == ("finished", 12, 12 * 256)
+    assert [row["step"] for row in rows(out, "val")] == [0, 4, 8, 12]
+    assert [row["step"] for row in rows(out, "eval")] == [0, 4, 8, 12]
+    assert [row["step"] for row in rows(out, "sample")] == [0, 4, 8, 12]
+    fields = {"kind", "step", "tokens", "loss", "grad_norm", "lr", "step_s", "tokens_per_s", "mfu"}
+    assert all(row.keys() == fields for row in rows(out, "step"))
+    assert {"step", "loss", "bits_per_byte"} <= rows(out, "val")[0].keys()
+    assert {"task", "protocol", "shots", "acc", "acc_norm", "stderr", "n"} <= rows(out, "eval")[0].keys()
+    best = min((row for row in rows(out, "val") if row["step"]), key=lambda row: row["loss"])
+    assert (out / "best").read_text().strip() == f"step_{best['step']:08d}"
+    assert (out / "latest").read_text().strip() == "step_00000012"
+    assert rows(out, "step")[-1]["loss"] < rows(out, "step")[0]["loss"] - 0.5
+    assert abs(rows(out, "step")[0]["loss"] - math.log(257)) < 0.3
+    folder = out / "checkpoints" / "step_00000012"
+    assert {"model.safetensors", "optimizer.safetensors", "state.json"} <= {f.name for f in folder.iterdir()}
+    assert recipe.load([out / "config.toml"]) == recipe.load([out / "config.toml"], {})
+    assert json.loads((out / "environment.json").read_text())["gptlab"]
+
+
+def test_a_finished_run_does_nothing_more(train, tmp_path):
+    out = tmp_path / "run"
+    train(out)
+    before = (out / "metrics.jsonl").read_text()
+    assert train(out)["status"] == "finished"
+    added = (out / "metrics.jsonl").read_text().removeprefix(before)
+    assert [json.loads(line)["event"] for line in added.splitlines()] == ["resume"]
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3, "auto"])
+def test_micro_batches_do_not_matter(train, tmp_path, micro_batch):
+    train(tmp_path / "whole", {"train": {"steps": 4, "micro_batch": 8}})
+    train(tmp_path / "cut", {"train": {"steps": 4, "micro_batch": micro_batch}})
+    assert losses(tmp_path / "cut") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
+
+
+def test_recomputed_activations_change_nothing(train, tmp_path):
+    train(tmp_path / "kept", {"train": {"steps": 3}})
+    train(tmp_path / "made", {"train": {"steps": 3, "recompute": True}})
+    assert losses(tmp_path / "made") == losses(tmp_path / "kept")
+
+
+@pytest.mark.parametrize("dtype", ["tf32", "bfloat16", "float16"])
+def test_number_formats_train_alike(train, tmp_path, dtype):
+    train(tmp_path / "float32", {"train": {"steps": 6}})
+    train(tmp_path / dtype, {"train": {"steps": 6, "dtype": dtype}})
+    skipped = {row["step"] for row in rows(tmp_path / dtype, "event") if row["event"] == "skip"}
+    if not skipped:
+        assert losses(tmp_path / dtype) == pytest.approx(losses(tmp_path / "float32"), abs=0.05)
+    state = json.loads((tmp_path / dtype / "checkpoints" / "step_00000006" / "state.json").read_text())
+    assert bool(state["scaler"]) == (dtype == "float16")
+
+
+def test_the_last_checkpoints_and_the_best_are_kept(train, tmp_path):
+    out = tmp_path / "run"
+    train(out, {"train": {"save_every_steps": 1, "keep": 2}})
+    kept = {folder.name for folder in (out / "checkpoints").iterdir()}
+    assert kept == {"step_00000011", "step_00000012", (out / "best").read_text().strip()}
+
+
+def build(tiny_recipe, out, flags=None):
+    config = recipe.load([tiny_recipe], flags or {})
+    return run.build(config, out, World(0, 1, torch.device("cpu")), Interrupt())
+
+
+class TooLarge(torch.nn.Module):
+    """An objective for which memory runs out above two sequences."""
+
+    def __init__(self, objective):
+        super().__init__()
+        self.objective = objective
+
+    def forward(self, ids, targets):
+        if len(ids) > 2:
+            raise torch.OutOfMemoryError("too large")
+        return self.objective(ids, targets)
+
+
+def test_out_of_memory_halves_the_micro_batch_and_says_so(tiny_recipe, tmp_path, torch_settings, capsys):
+    trainer = build(tiny_recipe, tmp_path, {"train": {"micro_batch": "auto"}})
+    trainer.objective = TooLarge(trainer.objective)
+    trainer._fit_micro_batch()
+    assert trainer.micro_batch == 2
+    assert "micro_batch is now 2" in capsys.readouterr().out
+
+
+def test_out_of_memory_names_the_flag(tiny_recipe, tmp_path, torch_settings):
+    trainer = build(tiny_recipe, tmp_path, {"train": {"micro_batch": 4}})
+    trainer.objective = TooLarge(trainer.objective)
+    with pytest.raises(TrainError, match=r"train\.micro_batch = 4"):
+        trainer._step()
+
+
+def test_updates_that_are_not_finite_are_skipped_then_refused(train, tmp_path, monkeypatch):
+    whole = loop.next_token_loss
+    monkeypatch.setattr(loop, "next_token_loss", lambda *a, **k: whole(*a, **k) * float("nan"))
+    monkeypatch.setattr(loop, "NONFINITE_PATIENCE", 3)
+    out = tmp_path / "run"
+    with pytest.raises(TrainError, match="3 times in a row"):
+        train(out)
+    assert [row["step"] for row in rows(out, "event") if row["event"] == "skip"] == [1, 2, 3]
+
+
+def test_no_time_means_interrupted_and_then_continued(train, tmp_path):
+    out = tmp_path / "run"
+    assert train(out, max_hours=0)["status"] == "interrupted"
+    assert any(row["event"] == "signal" for row in rows(out, "event"))
+    assert train(out)["status"] == "finished"
+
+
+def test_a_damaged_newest_checkpoint_is_named_and_passed_over(train, tmp_path, capsys):
+    out = tmp_path / "run"
+    train(out, {"train": {"steps": 8}})
+    weights = out / "checkpoints" / "step_00000008" / "model.safetensors"
+    damaged = bytearray(weights.read_bytes())
+    damaged[-1] ^= 1
+    weights.write_bytes(damaged)
+    capsys.readouterr()
+    assert train(out, {"train": {"steps": 8}})["step"] == 8
+    told = capsys.readouterr().out
+    assert "step_00000008/model.safetensors" in told
+    assert "continuing after step 4" in told
+    checkpoint.load(out / "checkpoints" / "step_00000008")
+
+
+def test_all_checkpoints_damaged_is_an_error(train, tmp_path):
+    out = tmp_path / "run"
+    train(out, {"train": {"steps": 4}})
+    for state in out.glob("checkpoints/*/state.json"):
+        state.write_text("{")
+    with pytest.raises(CheckpointError, match="damaged"):
+        train(out, {"train": {"steps": 4}})
+
+
+def test_another_architecture_is_refused(train, tmp_path):
+    out = tmp_path / "run"
+    train(out, {"train": {"steps": 4}})
+    with pytest.raises(ConfigError, match=r"model\.n_layer = 3"):
+        train(out, {"model": {"n_layer": 3}})
+
+
+def test_a_folder_that_is_no_run_is_refused(train, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ConfigError, match="holds files"):
+        train(tmp_path)

@@ -1,0 +1,76 @@
+"""A run that was killed and continued equals one that was left alone, bit for bit, through the real command."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from gptlab.train.metrics import read_rows
+
+TIMINGS = {"step_s", "tokens_per_s", "mfu"}
+
+
+def command(recipe, out, *flags):
+    return [sys.executable, "-m", "gptlab.cli", "train", str(recipe), "--out", str(out), *flags]
+
+
+def environment():
+    return {**os.environ, "OMP_NUM_THREADS": "2"}
+
+
+def stop_at(step, arguments, out, number):
+    """Start a run and send it a signal once it has recorded a step; return its exit code."""
+    process = subprocess.Popen(arguments, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    metrics = out / "metrics.jsonl"
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and process.poll() is None:
+        if metrics.is_file() and f'"kind": "step", "step": {step},' in metrics.read_text():
+            process.send_signal(number)
+            break
+        time.sleep(0.005)
+    _, errors = process.communicate(timeout=120)
+    assert b"Traceback" not in errors, errors.decode()
+    return process.returncode
+
+
+def record(out):
+    rows = read_rows(out / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if k not in TIMINGS} for row in rows if row["kind"] != "event"]
+
+
+def tensors(out, name):
+    return load_file(out / "checkpoints" / (out / "latest").read_text().strip() / f"{name}.safetensors")
+
+
+@pytest.mark.parametrize(
+    "flags", [(), pytest.param(("--train.compile", "True"), marks=pytest.mark.slow)], ids=["eager", "compiled"]
+)
+def test_killed_and_continued_equals_uninterrupted(tiny_recipe, tmp_path, flags):
+    # Long enough for the signal to arrive in the middle, and saved at steps that are not evaluated too.
+    flags = (*flags, "--train.steps", "60", "--train.save-every-steps", "7", "--eval.every-steps", "20")
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    subprocess.run(command(tiny_recipe, whole, *flags), env=environment(), check=True, capture_output=True)
+    assert stop_at(24, command(tiny_recipe, cut, *flags), cut, signal.SIGKILL) == -signal.SIGKILL
+    last = (cut / "latest").read_text().strip()
+    assert last < "step_00000060"
+    subprocess.run(command(tiny_recipe, cut, *flags), env=environment(), check=True, capture_output=True)
+    for name in ("model", "optimizer"):
+        expected, got = tensors(whole, name), tensors(cut, name)
+        assert expected.keys() == got.keys()
+        assert all(torch.equal(expected[key], got[key]) for key in expected)
+    assert record(cut) == record(whole)
+
+
+def test_a_wish_to_stop_ends_with_a_checkpoint_and_75(tiny_recipe, tmp_path):
+    out = tmp_path / "run"
+    flags = ("--train.steps", "5000", "--eval.every-steps", "5000")
+    assert stop_at(5, command(tiny_recipe, out, *flags), out, signal.SIGTERM) == 75
+    stopped = int((out / "latest").read_text().strip().removeprefix("step_"))
+    rows = read_rows(out / "metrics.jsonl")
+    assert rows[-1] == {"kind": "event", "event": "signal", "step": stopped, "reason": "SIGTERM"}
+    assert rows[-2]["step"] == stopped
