@@ -8,16 +8,15 @@ BIN := $(VENV)/bin
 demo: install
 	$(BIN)/gptlab demo
 
-# Together they take minutes: the fast tests in parallel, then those that need both cores for themselves.
 test: install-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope
 
 check: install-dev
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest --numprocesses 2 -m "not slow"
 
 docs: install
 	$(BIN)/python docs/generate.py

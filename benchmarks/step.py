@@ -68,7 +68,9 @@ def transformers_step(ids: Tensor, targets: Tensor, dtype: str, *, compiled: boo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--sequences", type=int, default=4)
     parser.add_argument("--dtype", default="bfloat16")
@@ -94,9 +96,14 @@ def main() -> None:
             began = time.perf_counter()
             step()
             seconds[name].append(time.perf_counter() - began)
-        print(f"round {number + 1}: " + "  ".join(f"{name} {s[-1]:.3f} s" for name, s in seconds.items()), flush=True)
+        print(
+            f"round {number + 1}: " + "  ".join(f"{name} {s[-1]:.3f} s" for name, s in seconds.items()),
+            flush=True,
+        )
     ratios = [theirs / ours for ours, theirs in zip(seconds["gptlab"], seconds["transformers"], strict=True)]
-    commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False)
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False
+    )
     result = {
         "what": "a step of GPT-2 124M, forward, backward, clipping and update",
         "tokens": ids.numel(),

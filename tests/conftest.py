@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+# The threads of several test processes would wait for each other; tiny models want no more than one each.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 if (SHARED / "tiktoken_cache").is_dir():
     os.environ["TIKTOKEN_CACHE_DIR"] = str(SHARED / "tiktoken_cache")

@@ -70,7 +70,7 @@ def read():
     }
 
 
-@pytest.mark.parametrize(("section", "key"), KEYS, ids=".".join)
+@pytest.mark.parametrize(("section", "key"), KEYS, ids=map(".".join, KEYS))
 def test_is_read(read, section, key):
     assert key in read[section], f"nothing reads {section}.{key}: use it or delete it"
 

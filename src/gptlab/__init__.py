@@ -1,6 +1,6 @@
 """gptlab: pretrain GPT-2-class language models on a small budget.
 
-    model, tokenizer = gptlab.load("runs/tiny")
+model, tokenizer = gptlab.load("runs/tiny")
 """
 
 from typing import TYPE_CHECKING, Any

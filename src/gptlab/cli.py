@@ -206,10 +206,17 @@ def sample(
         seed: of the draws; None is another one every time.
         samples: texts to write from the one prompt.
     """
+    from gptlab.sample import kept_tokens, prompt_ids, sample_text, stream_text
     from gptlab.saved import load
-    from gptlab.sample import sample_text, stream_text
 
     network, tokenizer = load(model)
+    given = len(prompt_ids(tokenizer, prompt))
+    read = kept_tokens(given, network.context)
+    if read < given:
+        print(
+            f"the prompt has {given} tokens, the context {network.context}: the last {read} are read",
+            file=sys.stderr,
+        )
     options: Any = {
         "max_tokens": max_tokens,
         "temperature": temperature,
@@ -241,8 +248,8 @@ def export(model: Path, out: Path, /, *, verify: bool = True) -> dict[str, Any]:
         out: the folder to write.
         verify: load it in transformers and compare its logits with the model's.
     """
-    from gptlab.saved import load
     from gptlab.publish.huggingface import export
+    from gptlab.saved import load
 
     network, tokenizer = load(model, "cpu")
     facts = export(network, tokenizer, out, verify=verify)
@@ -334,6 +341,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             json_file.write_text(json.dumps(result, indent=1, default=str) + "\n", encoding="utf-8")
     except GptlabError as error:
         print(f"gptlab {name}: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # Whoever read our output, `head` perhaps, has seen enough; Python must not try to flush the rest.
+        sys.stdout = None
         return 1
     except OSError as error:
         print(f"gptlab {name}: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)

@@ -16,7 +16,7 @@ from gptlab import page, report
 from gptlab.data.prepare import prepare
 from gptlab.data.shards import Manifest, read_shard
 from gptlab.data.sources import documents
-from gptlab.data.tokenizer import load_tokenizer, train_tokenizer
+from gptlab.data.tokenizer import train_tokenizer
 from gptlab.errors import ConfigError, TrainError
 from gptlab.evaluate import evaluate
 from gptlab.model.size import measure
@@ -90,7 +90,9 @@ def _model(name: str, out: Path, data: Path, unigram: float) -> dict[str, Any]:
     task: Any = {"protocol": "completion", "shots": 0, "dtype": "float32", "device": "auto", "samples": None}
     loss = evaluate(run, task="loss", data=data, limit=None, **task)
     score = evaluate(run, task="continuation", data=data, limit=None, **task)
-    texts = sample_text(network, tokenizer, PROMPT, max_tokens=60, temperature=0.7, top_k=50, seed=1, samples=2)
+    texts = sample_text(
+        network, tokenizer, PROMPT, max_tokens=60, temperature=0.7, top_k=50, seed=1, samples=2
+    )
     exported = export(network.cpu(), tokenizer, out / "export" / name)
     return {
         "name": TITLES[name],
@@ -116,9 +118,9 @@ def unigram_bits_per_byte(data: Path) -> float:
     manifest = Manifest.load(data)
     tokenizer = manifest.load_tokenizer(data)
 
-    def counts(split: str) -> "np.ndarray[Any, np.dtype[np.int64]]":
+    def counts(split: str) -> Any:
         shards = (read_shard(data / shard.file) for shard in manifest.split(split))
-        return sum((np.bincount(tokens, minlength=tokenizer.vocab_size) for tokens in shards), np.int64(0))
+        return np.sum([np.bincount(tokens, minlength=tokenizer.vocab_size) for tokens in shards], axis=0)
 
     # One is added to every count, so that a token which training never saw has a price.
     seen = counts("train") + 1
@@ -129,7 +131,9 @@ def unigram_bits_per_byte(data: Path) -> float:
 
 def _write_page(out: Path, data: Path, models: list[dict[str, Any]]) -> None:
     runs = report.read_runs([Path(model["run"]) for model in models])
-    pictures = {chart.name: page.draw(chart) for chart in (report.loss_chart(runs), *report.score_charts(runs))}
+    pictures = {
+        chart.name: page.draw(chart) for chart in (report.loss_chart(runs), *report.score_charts(runs))
+    }
     summary = Manifest.load(data).summary()
     rows = [
         [
@@ -171,7 +175,8 @@ def _write_page(out: Path, data: Path, models: list[dict[str, Any]]) -> None:
         "Results": page.table(head, rows) + page.paragraph(explanation, "faint"),
         "Curves": "".join(page.figure(picture) for picture in pictures.values()),
         "Samples": "".join(
-            page.heading(model["name"]) + page.samples({"prompt": PROMPT, "text": text} for text in model["texts"])
+            page.heading(model["name"])
+            + page.samples({"prompt": PROMPT, "text": text} for text in model["texts"])
             for model in models
         ),
     }

@@ -64,7 +64,9 @@ def evaluate(
     print(f"  acc      {_percent(score.acc, score.stderr)}")
     print(f"  acc_norm {_percent(score.acc_norm, score.stderr_norm)}")
     if score.truncated:
-        print(f"  {score.truncated} items were longer than the context of {network.context} and lost their beginning")
+        print(
+            f"  {score.truncated} items were longer than the context of {network.context} and lost their beginning"
+        )
     if task == "hellaswag":
         for line in PUBLISHED:
             if line.protocol == built.protocol:
@@ -92,7 +94,10 @@ def _loss(
     batches = validation_batches(held_out, max(1, tasks.BATCH_TOKENS // context), limit)
     loss = mean_loss(logits, batches, device=where, token_bytes=tokenizer.token_bytes)
     print(f"loss, {loss.tokens:,} held-out tokens of {data}, context {context}")
-    print(f"  {loss.per_token:.4f} nats a token" + (f", {loss.bits_per_byte:.4f} bits a byte" if loss.bits_per_byte else ""))
+    print(
+        f"  {loss.per_token:.4f} nats a token"
+        + (f", {loss.bits_per_byte:.4f} bits a byte" if loss.bits_per_byte else "")
+    )
     return {
         "task": "loss",
         "data": str(data),

@@ -1,8 +1,8 @@
 """Progress with an ETA: a bar in a terminal, a line now and then in a log file.
 
-    with Progress("tokenizing", total=n_bytes, unit="B") as progress:
-        for piece in pieces:
-            progress.advance(len(piece), documents=count)
+with Progress("tokenizing", total=n_bytes, unit="B") as progress:
+    for piece in pieces:
+        progress.advance(len(piece), documents=count)
 """
 
 import sys

@@ -13,7 +13,17 @@ import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired, TypedDict, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NotRequired,
+    TypedDict,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from gptlab.data.batches import DataConfig
 from gptlab.data.shards import Manifest
@@ -61,7 +71,9 @@ class RunConfig:
             )
 
 
-SECTIONS: dict[str, type[Any]] = {f.name: f.default_factory for f in fields(RunConfig) if f.default_factory is not MISSING}  # type: ignore[misc]
+SECTIONS: dict[str, type[Any]] = {
+    f.name: f.default_factory for f in fields(RunConfig) if f.default_factory is not MISSING
+}  # type: ignore[misc]
 
 
 def load(files: Sequence[Path], flags: Mapping[str, Any] | None = None) -> RunConfig:
@@ -88,12 +100,16 @@ def read(file: Path) -> Raw:
     try:
         raw = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"recipe {file}: no such file; see the recipes/ folder for those there are") from None
+        raise ConfigError(
+            f"recipe {file}: no such file; see the recipes/ folder for those there are"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"recipe {file}: not valid TOML: {error}") from None
     for key, value in raw.items():
         if not isinstance(value, dict):
-            raise ConfigError(f"recipe {file}: {key} stands outside a section; put it under one of {_listing()}")
+            raise ConfigError(
+                f"recipe {file}: {key} stands outside a section; put it under one of {_listing()}"
+            )
     return _sized(raw)
 
 
@@ -140,7 +156,9 @@ def check(raw: Raw) -> RunConfig:
 def _read_none(section: str, values: Any) -> Any:
     """Read "none" as None where a key may be that: TOML has no null, and a default may be something else."""
     hints = get_type_hints(SECTIONS[section]) if section in SECTIONS and isinstance(values, dict) else {}
-    off = {key for key, hint in hints.items() if types.NoneType in get_args(hint) and str not in get_args(hint)}
+    off = {
+        key for key, hint in hints.items() if types.NoneType in get_args(hint) and str not in get_args(hint)
+    }
     return {**values, **{key: None for key in off if values.get(key) == "none"}} if off else values
 
 
@@ -183,13 +201,21 @@ def _toml(value: Any) -> str:
     if isinstance(value, tuple | list):
         return f"[{', '.join(map(_toml, value))}]"
     # A JSON string is a TOML basic string, but for DEL, which TOML wants escaped.
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f") if isinstance(value, str) else repr(value)
+    return (
+        json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        if isinstance(value, str)
+        else repr(value)
+    )
 
 
 def differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
     """Return the keys that differ, as `section.key: (old value, new value)`."""
     pairs = (
-        (f"{section}.{item.name}", getattr(getattr(old, section), item.name), getattr(getattr(new, section), item.name))
+        (
+            f"{section}.{item.name}",
+            getattr(getattr(old, section), item.name),
+            getattr(getattr(new, section), item.name),
+        )
         for section in SECTIONS
         for item in fields(SECTIONS[section])
     )
@@ -202,7 +228,11 @@ def documentation(kind: type[Any]) -> dict[str, str]:
     assert isinstance(body, ast.ClassDef)
     found: dict[str, str] = {}
     for line, following in zip(body.body, body.body[1:], strict=False):
-        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and isinstance(following, ast.Expr):
+        if (
+            isinstance(line, ast.AnnAssign)
+            and isinstance(line.target, ast.Name)
+            and isinstance(following, ast.Expr)
+        ):
             found[line.target.id] = " ".join(ast.literal_eval(following.value).split())
     return found
 
@@ -215,7 +245,9 @@ def type_name(hint: Any) -> str:
         return " or ".join(f'"{choice}"' for choice in get_args(hint))
     if get_origin(hint) is tuple:
         parts = [part for part in get_args(hint) if part is not Ellipsis]
-        return f"list of {type_name(parts[0])}" + ("" if Ellipsis in get_args(hint) else f", {len(parts)} of them")
+        return f"list of {type_name(parts[0])}" + (
+            "" if Ellipsis in get_args(hint) else f", {len(parts)} of them"
+        )
     name: str = hint.__name__
     return {"str": "text", "bool": "true or false"}.get(name, name)
 
@@ -239,7 +271,9 @@ def flags_type() -> Any:
             for key, hint, default, text in entries(kind)
         }
         if name == "model":
-            size = Annotated[Literal[tuple(SIZES)], tyro.conf.arg(help="Layers, heads, width and context by name.")]
+            size = Annotated[
+                Literal[tuple(SIZES)], tyro.conf.arg(help="Layers, heads, width and context by name.")
+            ]
             keys["size"] = NotRequired[size]
         return TypedDict(f"{name.title()}Flags", keys)  # type: ignore[operator]
 

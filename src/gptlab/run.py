@@ -1,10 +1,10 @@
 """The run folder, and the wiring of all parts.
 
-    RUN/ config.toml        the recipe as resolved: `gptlab train RUN/config.toml` repeats the run
-         environment.json   machine, versions, command
-         metrics.jsonl      what happened, one JSON object a line
-         checkpoints/       see train/checkpoint.py
-         latest, best       names of checkpoint folders
+RUN/ config.toml        the recipe as resolved: `gptlab train RUN/config.toml` repeats the run
+     environment.json   machine, versions, command
+     metrics.jsonl      what happened, one JSON object a line
+     checkpoints/       see train/checkpoint.py
+     latest, best       names of checkpoint folders
 """
 
 import json
@@ -22,7 +22,7 @@ from gptlab import __version__, recipe
 from gptlab.data.batches import TrainBatches, Windows, validation_batches
 from gptlab.data.shards import Manifest
 from gptlab.data.tokenizer import Tokenizer
-from gptlab.errors import ConfigError
+from gptlab.errors import ConfigError, GptlabError
 from gptlab.eval import tasks
 from gptlab.eval.score import Loss, Row, StopEvaluation, mean_loss, summarise
 from gptlab.model.gpt import GPT
@@ -146,7 +146,9 @@ def build(config: RunConfig, out: Path, world: World, interrupt: Interrupt) -> T
             "data": manifest.fingerprint,
         },
         write_more=tokenizer.save,
-        evaluations=_evaluations(config, model, InFormat(model, dtype, world.device), tokenizer, held_out, world, interrupt),
+        evaluations=_evaluations(
+            config, model, InFormat(model, dtype, world.device), tokenizer, held_out, world, interrupt
+        ),
         evaluate_every=config.eval.every_steps,
         flops_per_token=measure(config.model).flops_per_token,
         peak_flops=peak * world.size if peak is not None else None,
@@ -203,12 +205,18 @@ def _evaluations(
             for text in sample_text(model, tokenizer, prompt, **options.options())
         ]
 
-    def unless_stopped(measure: Callable[[], list[dict[str, Any]]]) -> Callable[[], list[dict[str, Any]] | None]:
+    def unless_stopped(
+        measure: Callable[[], list[dict[str, Any]]],
+    ) -> Callable[[], list[dict[str, Any]] | None]:
         def measured() -> list[dict[str, Any]] | None:
             try:
                 return measure()
             except StopEvaluation:
                 return None
+            except GptlabError as error:
+                # A model that has diverged for a while is the loop's affair; what cannot be measured is left out.
+                print(f"not measured: {error}", flush=True)
+                return []
 
         return measured
 

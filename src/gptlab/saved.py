@@ -13,7 +13,9 @@ from gptlab.train import checkpoint
 from gptlab.train.device import DeviceName, choose_device
 
 
-def load(model: str | Path, device: DeviceName = "auto") -> tuple[GeneratingGPT | HuggingFaceModel, Tokenizer]:
+def load(
+    model: str | Path, device: DeviceName = "auto"
+) -> tuple[GeneratingGPT | HuggingFaceModel, Tokenizer]:
     """Load a model and its tokenizer, ready to read and write text.
 
         model, tokenizer = gptlab.load("runs/tiny")

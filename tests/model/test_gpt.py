@@ -33,7 +33,12 @@ def theirs_of(model: GPT):
         theirs = transformers.GPT2LMHeadModel(config)
         names = {"transformer.wte.weight": "embed.weight", "transformer.wpe.weight": "position.weight"}
         names |= {f"transformer.ln_f.{part}": f"norm.{part}" for part in ("weight", "bias")}
-        pairs = {"ln_1": "norm1", "ln_2": "norm2", "attn.c_attn": "attention.qkv", "attn.c_proj": "attention.out"}
+        pairs = {
+            "ln_1": "norm1",
+            "ln_2": "norm2",
+            "attn.c_attn": "attention.qkv",
+            "attn.c_proj": "attention.out",
+        }
         pairs |= {"mlp.c_fc": "mlp.up", "mlp.c_proj": "mlp.down"}
         for layer, (their, our) in itertools.product(range(c.n_layer), pairs.items()):
             for part in ("weight", "bias"):
@@ -71,7 +76,9 @@ def qkv_of(theirs, layer: int, kind: str) -> Tensor:
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize(
-    "switches", [{}, LLAMA, {**LLAMA, "n_kv_head": 2}, {**LLAMA, "n_kv_head": 1}], ids=["gpt2", "llama", "gqa", "mqa"]
+    "switches",
+    [{}, LLAMA, {**LLAMA, "n_kv_head": 2}, {**LLAMA, "n_kv_head": 1}],
+    ids=["gpt2", "llama", "gqa", "mqa"],
 )
 def test_logits_and_gradients_are_those_of_transformers(switches, tied):
     torch.manual_seed(0)
@@ -124,7 +131,12 @@ def test_as_many_key_value_heads_as_heads_is_multi_head():
 
 @pytest.mark.parametrize(
     ("name", "parameters"),
-    [("gpt2-124m", 124_439_808), ("gpt2-350m", 354_823_168), ("gpt2-774m", 774_030_080), ("gpt2-1558m", 1_557_611_200)],
+    [
+        ("gpt2-124m", 124_439_808),
+        ("gpt2-350m", 354_823_168),
+        ("gpt2-774m", 774_030_080),
+        ("gpt2-1558m", 1_557_611_200),
+    ],
 )
 def test_sizes_are_openais(name, parameters):
     assert measure(ModelConfig(**SIZES[name])).parameters == parameters

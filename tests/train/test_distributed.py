@@ -46,7 +46,9 @@ def test_losses_are_those_of_one_process(runs, processes):
     expected, got = rows(runs[1], "step"), rows(runs[processes], "step")
     assert [row["step"] for row in got] == list(range(1, STEPS + 1))
     assert [row["loss"] for row in got] == pytest.approx([row["loss"] for row in expected], rel=1e-5)
-    assert [row["grad_norm"] for row in got] == pytest.approx([row["grad_norm"] for row in expected], rel=1e-4)
+    assert [row["grad_norm"] for row in got] == pytest.approx(
+        [row["grad_norm"] for row in expected], rel=1e-4
+    )
 
 
 @pytest.mark.slow

@@ -25,7 +25,9 @@ def environment():
 
 def stop_at(step, arguments, out, number):
     """Start a run and send it a signal once it has recorded a step; return its exit code."""
-    process = subprocess.Popen(arguments, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        arguments, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
     metrics = out / "metrics.jsonl"
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
@@ -48,7 +50,9 @@ def tensors(out, name):
 
 
 @pytest.mark.parametrize(
-    "flags", [(), pytest.param(("--train.compile", "True"), marks=pytest.mark.slow)], ids=["eager", "compiled"]
+    "flags",
+    [(), pytest.param(("--train.compile", "True"), marks=pytest.mark.slow)],
+    ids=["eager", "compiled"],
 )
 def test_killed_and_continued_equals_uninterrupted(tiny_recipe, tmp_path, flags):
     # Long enough for the signal to arrive in the middle, and saved at steps that are not evaluated too.

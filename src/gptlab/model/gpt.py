@@ -185,7 +185,9 @@ class GPT(nn.Module):
             else nn.Identity()
         )
         # A tied head has no parameter of its own, so that a checkpoint holds the shared matrix once.
-        self.unembed = None if config.tie_embeddings else nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.unembed = (
+            None if config.tie_embeddings else nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        )
         self.recompute_blocks = False
         init_weights(self)
 

@@ -37,7 +37,12 @@ def next_token_loss(
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_BTD.dtype
     with torch.autocast(device, enabled=False):
         return _ChunkedLoss.apply(
-            x_BTD.flatten(0, 1), weight_VD, targets_BT.flatten(), logit_soft_cap, dtype, torch.is_grad_enabled()
+            x_BTD.flatten(0, 1),
+            weight_VD,
+            targets_BT.flatten(),
+            logit_soft_cap,
+            dtype,
+            torch.is_grad_enabled(),
         )
 
 
@@ -88,4 +93,11 @@ class _ChunkedLoss(torch.autograd.Function):
         (scale,) = grad_outputs
         grad_x, grad_weight = ctx.saved_tensors
         x_type, weight_type = ctx.types
-        return (grad_x.float() * scale).to(x_type), (grad_weight * scale).to(weight_type), None, None, None, None
+        return (
+            (grad_x.float() * scale).to(x_type),
+            (grad_weight * scale).to(weight_type),
+            None,
+            None,
+            None,
+            None,
+        )

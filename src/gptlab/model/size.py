@@ -35,9 +35,13 @@ def measure(config: ModelConfig) -> Size:
         model = GPT(config)
     parameters = sum(p.numel() for p in model.parameters())
     embedding = sum(
-        p.numel() for name, p in model.named_parameters() if name.startswith(("embed.", "unembed.", "position."))
+        p.numel()
+        for name, p in model.named_parameters()
+        if name.startswith(("embed.", "unembed.", "position."))
     )
-    matrices = sum(p.numel() for name, p in model.named_parameters() if p.ndim == 2 and name.startswith("blocks."))
+    matrices = sum(
+        p.numel() for name, p in model.named_parameters() if p.ndim == 2 and name.startswith("blocks.")
+    )
     matrices += model.head_weight_VD.numel()
     attention = 12 * config.n_layer * config.n_embd * config.context
     return Size(parameters, embedding, 6 * matrices + attention)

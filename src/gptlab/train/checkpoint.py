@@ -104,7 +104,9 @@ def load(folder: Path) -> Checkpoint:
     except FileNotFoundError:
         raise CheckpointError(f"{folder}: no {STATE} there; it is not a checkpoint folder") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: damaged ({type(error).__name__}: {error}); use an earlier one") from None
+        raise CheckpointError(
+            f"{path}: damaged ({type(error).__name__}: {error}); use an earlier one"
+        ) from None
     if not isinstance(step, int) or not {MODEL, OPTIMIZER} <= hashes.keys():
         raise CheckpointError(f"{path}: it names no step or not all files; use an earlier checkpoint")
     for name, expected in hashes.items():
@@ -142,7 +144,9 @@ def newest(run: Path, complain: Callable[[str], None]) -> Checkpoint | None:
 def folders_of(run: Path) -> list[Path]:
     """List the complete checkpoint folders of a run, oldest first."""
     return sorted(
-        folder for folder in (run / "checkpoints").glob("step_*") if folder.is_dir() and folder.suffix != ASIDE
+        folder
+        for folder in (run / "checkpoints").glob("step_*")
+        if folder.is_dir() and folder.suffix != ASIDE
     )
 
 

@@ -5,10 +5,11 @@ import platform
 import random
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -95,7 +96,7 @@ def choose_device(name: DeviceName) -> torch.device:
 
 
 @contextmanager
-def join_world(name: DeviceName) -> Iterator[World]:
+def join_world(name: DeviceName) -> Generator[World]:
     """Join the processes that torchrun started, or be alone."""
     device = choose_device(name)
     if device.type == "cuda":
@@ -133,7 +134,8 @@ class InFormat:
     """A model whose passes compute in a number format; `hidden` and `head` are there where the model has them."""
 
     def __init__(self, model: torch.nn.Module, name: DTypeName, device: torch.device) -> None:
-        self._model, self._name, self._device = model, name, device
+        self._model, self._device = model, device
+        self._name: DTypeName = name
 
     def __call__(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the logits."""
@@ -161,7 +163,7 @@ def set_deterministic(deterministic: bool) -> None:
         # cuBLAS repeats itself only with a fixed workspace, which it reads from here.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def peak_flops(device: torch.device, dtype: DTypeName) -> float | None:
@@ -177,7 +179,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
     """Return every random state of this process as JSON."""
     import numpy as np
 
-    kind, keys, *rest = np.random.get_state()  # noqa: NPY002  # the global state is what must be kept
+    kind, keys, *rest = np.random.get_state()  # the global state is what must be kept
     state = {
         "python": list(random.getstate()),
         "numpy": [kind, list(map(int, keys)), *rest],
@@ -217,7 +219,7 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 def _cpu_name() -> str:
     if sys.platform == "linux":
-        with open("/proc/cpuinfo") as lines:
+        with Path("/proc/cpuinfo").open() as lines:
             for line in lines:
                 if line.startswith("model name"):
                     return line.partition(":")[2].strip()

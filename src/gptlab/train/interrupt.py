@@ -3,7 +3,7 @@
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -28,7 +28,7 @@ class Interrupt:
         return self.reason is not None
 
     @contextmanager
-    def listening(self) -> Iterator["Interrupt"]:
+    def listening(self) -> Generator["Interrupt"]:
         """Take SIGTERM, SIGINT and SIGUSR1 as wishes to stop; a second SIGINT stops at once."""
         if threading.current_thread() is not threading.main_thread():
             yield self

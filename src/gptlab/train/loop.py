@@ -283,9 +283,9 @@ class Trainer:
         return tensor
 
     def _backward(self, ids: Tensor, targets: Tensor, weight: float, *, synchronise: bool) -> Tensor:
-        ddp = self.objective
-        quiet = isinstance(ddp, DistributedDataParallel) and not synchronise
-        with ddp.no_sync() if quiet else nullcontext():
+        objective: nn.Module = self.objective
+        ddp = objective if isinstance(objective, DistributedDataParallel) and not synchronise else None
+        with ddp.no_sync() if ddp is not None else nullcontext():
             try:
                 with autocast(self.dtype, self.world.device):
                     nats = self.objective(ids, targets)
@@ -428,7 +428,11 @@ def _first_difference(name: str, saved: Any, wanted: Any) -> tuple[str, Any, Any
 def _brief(row: Mapping[str, Any]) -> str:
     """Write a row as `loss 3.2811  bits_per_byte 0.9871`, texts in quotes."""
     return "  ".join(
-        f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value!r}" if name == "text" else f"{name} {value}"
+        f"{name} {value:.4f}"
+        if isinstance(value, float)
+        else f"{name} {value!r}"
+        if name == "text"
+        else f"{name} {value}"
         for name, value in row.items()
         if value is not None
     )
