@@ -46,6 +46,18 @@ limit = 7
 """
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if "shared" in getattr(item, "fixturenames", ()):
+        item.user_properties.append(("shared", True))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say how many tests had the files beside the checkout; without them they skip."""
+    reports = terminalreporter.stats.get("passed", [])
+    count = sum(report.when == "call" and ("shared", True) in report.user_properties for report in reports)
+    terminalreporter.write_line(f"{count} tests used ../shared")
+
+
 @pytest.fixture(scope="session")
 def shared() -> Callable[[str], Path]:
     """Find a file or folder that lies beside the checkout, or skip for want of it."""
