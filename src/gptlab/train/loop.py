@@ -426,13 +426,11 @@ def _first_difference(name: str, saved: Any, wanted: Any) -> tuple[str, Any, Any
 
 
 def _brief(row: Mapping[str, Any]) -> str:
-    """Write a row as `loss 3.2811  bits_per_byte 0.9871`, texts in quotes."""
+    """Write a row as `loss 3.2811  bits_per_byte 0.9871`: texts in quotes, and nothing that goes without saying."""
+    zero = (name for name, value in row.items() if isinstance(value, int) and not value)
+    dull = {"task", *zero, *(name for name, value in row.items() if value is None)}
+    said = {name: value for name, value in row.items() if name not in dull}
     return "  ".join(
-        f"{name} {value:.4f}"
-        if isinstance(value, float)
-        else f"{name} {value!r}"
-        if name == "text"
-        else f"{name} {value}"
-        for name, value in row.items()
-        if value is not None
+        f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value!r}"
+        for name, value in said.items()
     )
