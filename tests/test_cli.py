@@ -78,7 +78,7 @@ def damaged(tiny_data, tmp_path):
 
 
 def subprocess_environment():
-    return {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    return {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])}
 
 
 def test_help_is_there_in_an_instant():

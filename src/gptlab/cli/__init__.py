@@ -1,0 +1,111 @@
+"""The command line: one function a command, whose parameters are its arguments and flags.
+
+Nothing heavy is imported until a command asks for it, so that `gptlab --help` answers at once.
+"""
+
+import inspect
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, get_origin
+
+from gptlab.cli import data, models, runs
+from gptlab.errors import ConfigError, GptlabError
+
+INTERRUPTED = 75  # sysexits.h: EX_TEMPFAIL, "try again"
+
+COMMANDS: dict[str, Callable[..., dict[str, Any]]] = {
+    "demo": runs.demo,
+    "data prepare": data.prepare,
+    "data verify": data.verify,
+    "data list": data.list_sources,
+    "data tokenizer": data.tokenizer,
+    "train": runs.train,
+    "eval": models.evaluate,
+    "sample": models.sample,
+    "export": models.export,
+    "report": runs.report,
+    "check": runs.check,
+    "config": runs.config,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 success, 1 a named error, 2 usage, 75 interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    name = next((name for name in COMMANDS if words[: len(name.split())] == name.split()), None)
+    if name is None:
+        return _overview(words)
+    words = words[len(name.split()) :]
+    try:
+        json_file = _take_json_file(words)
+        result = _parse(name, words)
+        if json_file is not None:
+            json_file.write_text(json.dumps(result, indent=1, default=str) + "\n", encoding="utf-8")
+    except GptlabError as error:
+        print(f"gptlab {name}: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # Whoever read our output, `head` perhaps, has seen enough; Python must not try to flush the rest.
+        sys.stdout = None
+        return 1
+    except OSError as error:
+        print(f"gptlab {name}: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"gptlab {name}: stopped", file=sys.stderr)
+        return 130
+    return INTERRUPTED if result.get("status") == "interrupted" else 0
+
+
+def _overview(words: list[str]) -> int:
+    wanted = not words or words[0] in ("-h", "--help", "help")
+    if words[:1] == ["--version"]:
+        from gptlab import __version__
+
+        print(f"gptlab {__version__}")
+        return 0
+    lines = ["usage: gptlab COMMAND ... [--json FILE]", ""]
+    for name, function in COMMANDS.items():
+        lines.append(f"  {name:<16} {(inspect.getdoc(function) or '').splitlines()[0]}")
+    lines += ["", "gptlab COMMAND --help tells its arguments; --json FILE writes the result for programs."]
+    print("\n".join(lines), file=sys.stdout if wanted else sys.stderr)
+    if not wanted:
+        print(f"\ngptlab: there is no command {' '.join(words[:2])!r}", file=sys.stderr)
+    return 0 if wanted else 2
+
+
+def _take_json_file(words: list[str]) -> Path | None:
+    if "--json" not in words:
+        return None
+    at = words.index("--json")
+    if at + 1 == len(words):
+        raise ConfigError("--json: names no file; write --json FILE")
+    file = Path(words[at + 1])
+    del words[at : at + 2]
+    return file
+
+
+def _parse(name: str, words: list[str]) -> dict[str, Any]:
+    import tyro
+
+    function = COMMANDS[name]
+    for parameter in inspect.signature(function).parameters.values():
+        kind, shown = parameter.annotation, parameter.name.upper()
+        if parameter.kind is parameter.POSITIONAL_ONLY and get_origin(kind) is not Annotated:
+            shown = f"[{shown} ...]" if get_origin(kind) is tuple else shown
+            as_named = tyro.conf.arg(metavar=shown, help_behavior_hint="")
+            function.__annotations__[parameter.name] = Annotated[kind, as_named]
+    if "flags" in inspect.signature(function).parameters:
+        from gptlab.recipe import flags_type
+
+        # Here a choice is spelled out, as in TOML: --model.bias False; elsewhere --verify or --no-verify.
+        in_words = tyro.conf.FlagConversionOff
+        function.__annotations__["flags"] = Annotated[flags_type(), tyro.conf.arg(name=""), in_words]
+    return tyro.cli(
+        function,
+        args=words,
+        prog=f"gptlab {name}",
+        description=(inspect.getdoc(function) or "").partition("\n")[0],
+    )

@@ -1,0 +1,103 @@
+"""The commands about data: `gptlab data ...`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gptlab.errors import ConfigError
+
+
+def prepare(
+    source: str,
+    out: Path,
+    /,
+    *,
+    tokenizer: str = "gpt2",
+    val_tokens: int | None = None,
+    max_tokens: int | None = None,
+    workers: int | None = None,
+    text_column: str | None = None,
+) -> dict[str, Any]:
+    """Turn documents into shards of tokens; run again to continue.
+
+    Args:
+        source: a name of `gptlab data list`, or a file or folder of .txt, .jsonl or .parquet.
+        out: the prepared folder.
+        tokenizer: gpt2, bytes, or a file of `gptlab data tokenizer`.
+        val_tokens: about how many tokens to hold out; None is a hundredth.
+        max_tokens: stop after about that many; None is all.
+        workers: processes; None is one for each core.
+        text_column: where the text is, in .jsonl and .parquet; None is `text`.
+    """
+    from gptlab.data.prepare import prepare
+
+    facts = prepare(
+        source,
+        out,
+        tokenizer=tokenizer,
+        val_tokens=val_tokens,
+        max_tokens=max_tokens,
+        workers=workers,
+        text_column=text_column,
+    )
+    done = "was prepared already" if facts["already_prepared"] else f"prepared in {facts['seconds']:.0f} s"
+    print(f"{out}: {done}, {_tokens(facts)}")
+    return facts
+
+
+def verify(folder: Path, /) -> dict[str, Any]:
+    """Check every shard of a prepared folder against its manifest.
+
+    Args:
+        folder: the prepared folder.
+    """
+    from gptlab.data.shards import verify
+
+    facts = verify(folder)
+    print(f"{folder}: all as the manifest says, {_tokens(facts)}")
+    return facts
+
+
+def _tokens(facts: Mapping[str, Any]) -> str:
+    train, val = facts["train"], facts["val"]
+    return (
+        f"{train['tokens']:,} tokens to train on in {train['shards']} shard(s), "
+        f"{val['tokens']:,} to validate on, tokenizer {facts['tokenizer']}"
+    )
+
+
+def list_sources() -> dict[str, Any]:
+    """List the sources that are known by name."""
+    from gptlab.data import sources as known
+
+    sources = known.list_sources()
+    for source in sources:
+        print(f"{source['name']:<16} {source['description']}")
+    return {"sources": sources}
+
+
+def tokenizer(
+    source: str, out: Path, /, *, vocab_size: int, text_column: str | None = None
+) -> dict[str, Any]:
+    """Train a byte-level BPE tokenizer.
+
+    Args:
+        source: as for `gptlab data prepare`.
+        out: the JSON file to write.
+        vocab_size: entries, end-of-text and the 256 bytes among them.
+        text_column: where the text is, in .jsonl and .parquet; None is `text`.
+    """
+    from gptlab.data.shards import aside
+    from gptlab.data.sources import documents
+    from gptlab.data.tokenizer import train_tokenizer
+
+    if out.exists():
+        raise ConfigError(f"{out}: exists; choose another file, or delete it first")
+    if not out.parent.is_dir():
+        raise ConfigError(f"{out}: there is no folder {out.parent}; make it first")
+    trained = train_tokenizer(documents(source, text_column), vocab_size)
+    with aside(out) as file:
+        file.write(trained.to_str(pretty=True).encode())
+    entries = trained.get_vocab_size()
+    print(f"{out}: {entries:,} entries" + (" (the text gives no more)" if entries < vocab_size else ""))
+    return {"file": str(out), "vocab_size": entries}

@@ -1,0 +1,125 @@
+"""The commands about trained models."""
+
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+
+def evaluate(
+    model: Path,
+    /,
+    *,
+    task: Literal["hellaswag", "continuation", "loss"],
+    protocol: Literal["completion", "harness"] = "completion",
+    shots: int = 0,
+    data: Path | None = None,
+    limit: int | None = None,
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    samples: Path | None = None,
+) -> dict[str, Any]:
+    """Score a model on a task.
+
+    Args:
+        model: a run, a checkpoint, or a Hugging Face folder.
+        task: what to score it on; `loss` is the loss on prepared shards.
+        protocol: how HellaSwag is asked: as llm.c does, or as lm-evaluation-harness does.
+        shots: solved examples before each item.
+        data: HellaSwag's JSONL (None downloads it), or for the other tasks a prepared folder.
+        limit: items from the start, or for `loss` tokens; None is all.
+        dtype: number format of the products.
+        device: where to run.
+        samples: file for one JSON line an item.
+    """
+    from gptlab.evaluate import evaluate
+
+    return evaluate(
+        model,
+        task=task,
+        protocol=protocol,
+        shots=shots,
+        data=data,
+        limit=limit,
+        dtype=dtype,
+        device=device,
+        samples=samples,
+    )
+
+
+def sample(
+    model: Path,
+    /,
+    *,
+    prompt: str = "",
+    max_tokens: int = 100,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+    samples: int = 1,
+) -> dict[str, Any]:
+    """Write text with a model.
+
+    Args:
+        model: a run, a checkpoint, or a Hugging Face folder.
+        prompt: how the text begins; an empty one starts a document.
+        max_tokens: the most tokens that follow.
+        temperature: what the logits are divided by; 0 takes the likeliest token.
+        top_k: draw from the k likeliest tokens; None is all.
+        top_p: draw from the likeliest tokens that together reach this probability; None is all.
+        seed: of the draws; None is another one every time.
+        samples: texts to write from the one prompt.
+    """
+    from gptlab.sample import kept_tokens, prompt_ids, sample_text, stream_text
+    from gptlab.saved import load
+
+    network, tokenizer = load(model)
+    given = len(prompt_ids(tokenizer, prompt))
+    read = kept_tokens(given, network.context)
+    if read < given:
+        print(
+            f"the prompt has {given} tokens, the context {network.context}: the last {read} are read",
+            file=sys.stderr,
+        )
+    options: Any = {
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "seed": seed,
+    }
+    if samples == 1:
+        pieces = stream_text(network, tokenizer, prompt, **options)
+        # The first piece comes before the prompt is shown: an option may yet be refused.
+        texts = [next(pieces, "")]
+        print(prompt + texts[0], end="", flush=True)
+        for piece in pieces:
+            print(piece, end="", flush=True)
+            texts[0] += piece
+        print()
+    else:
+        texts = sample_text(network, tokenizer, prompt, samples=samples, **options)
+        for number, text in enumerate(texts, 1):
+            print(f"--- {number}\n{prompt}{text}")
+    return {"prompt": prompt, "texts": texts}
+
+
+def export(model: Path, out: Path, /, *, verify: bool = True) -> dict[str, Any]:
+    """Write a model as a Hugging Face folder.
+
+    Args:
+        model: a run or a checkpoint.
+        out: the folder to write.
+        verify: load it in transformers and compare its logits with the model's.
+    """
+    from gptlab.publish.huggingface import export
+    from gptlab.saved import load
+
+    network, tokenizer = load(model, "cpu")
+    facts = export(network, tokenizer, out, verify=verify)
+    difference = facts["max_diff"]
+    print(
+        f"{out}: {facts['class']}, "
+        + ("not compared" if difference is None else f"logits differ by at most {difference:.1e}")
+    )
+    return {**facts}
