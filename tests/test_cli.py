@@ -136,10 +136,23 @@ def test_overview(gptlab):
 
 
 def test_unknown_commands(gptlab):
-    for words in (["trian"], ["data"], ["data", "prepair"], ["--out", "x"]):
+    for words, meant in (
+        (["trian"], "; did you mean 'train'?"),
+        (["data", "prepair"], "; did you mean 'data prepare'?"),
+        (["--out", "x"], ""),
+    ):
         answer = gptlab(*words)
         assert (answer.code, answer.out) == (2, "")
-        assert answer.err.endswith(f"gptlab: there is no command {' '.join(words)!r}\n")
+        assert answer.err.endswith(f"gptlab: there is no command {' '.join(words)!r}{meant}\n")
+
+
+def test_the_file_for_programs(gptlab, refused, tmp_path):
+    for words in (["--json", tmp_path / "new" / "a.json"], [f"--json={tmp_path / 'b.json'}"]):
+        assert gptlab("data", "list", *words).code == 0
+    first, second = ((tmp_path / name).read_text() for name in ("new/a.json", "b.json"))
+    assert json.loads(first) == json.loads(second)
+    assert refused("data", "list", "--json") == "--json: names no file; write --json FILE"
+    assert refused("data", "list", "--json", tmp_path).endswith("is a folder; name a file in it")
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)

@@ -3,6 +3,7 @@
 Nothing heavy is imported until a command asks for it, so that `gptlab --help` answers at once.
 """
 
+import difflib
 import inspect
 import json
 import sys
@@ -42,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         json_file = _take_json_file(words)
         result = _parse(name, words)
         if json_file is not None:
+            json_file.parent.mkdir(parents=True, exist_ok=True)
             json_file.write_text(json.dumps(result, indent=1, default=str) + "\n", encoding="utf-8")
     except GptlabError as error:
         print(f"gptlab {name}: {error}", file=sys.stderr)
@@ -72,18 +74,26 @@ def _overview(words: list[str]) -> int:
     lines += ["", "gptlab COMMAND --help tells its arguments; --json FILE writes the result for programs."]
     print("\n".join(lines), file=sys.stdout if wanted else sys.stderr)
     if not wanted:
-        print(f"\ngptlab: there is no command {' '.join(words[:2])!r}", file=sys.stderr)
+        near = difflib.get_close_matches(" ".join(words[:2]), COMMANDS, 1) or difflib.get_close_matches(
+            words[0], COMMANDS, 1
+        )
+        meant = f"; did you mean {near[0]!r}?" if near else ""
+        print(f"\ngptlab: there is no command {' '.join(words[:2])!r}{meant}", file=sys.stderr)
     return 0 if wanted else 2
 
 
 def _take_json_file(words: list[str]) -> Path | None:
-    if "--json" not in words:
+    at = next((at for at, word in enumerate(words) if word == "--json" or word.startswith("--json=")), None)
+    if at is None:
         return None
-    at = words.index("--json")
-    if at + 1 == len(words):
+    _, given, name = words.pop(at).partition("=")
+    if not given and at < len(words):
+        name = words.pop(at)
+    if not name:
         raise ConfigError("--json: names no file; write --json FILE")
-    file = Path(words[at + 1])
-    del words[at : at + 2]
+    file = Path(name)
+    if file.is_dir():
+        raise ConfigError(f"--json {file}: is a folder; name a file in it")
     return file
 
 

@@ -1,5 +1,6 @@
 """The optimizer, and its state under the names of the parameters."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,8 +30,8 @@ class AdamWConfig:
     """Pull of the matrices towards zero, times the learning rate; gains and biases are not decayed."""
 
     def __post_init__(self) -> None:
-        if not self.lr > 0:
-            raise ValueError(f"lr = {self.lr}: must be above 0")
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"lr = {self.lr}: must be above 0, and finite")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas = {self.betas}: each must lie in [0, 1)")
         if self.weight_decay < 0:
