@@ -7,7 +7,7 @@ import pytest
 
 from gptlab import recipe
 from gptlab.data.batches import DataConfig
-from gptlab.data.shards import Manifest, TokenizerRecord
+from gptlab.data.manifest import Manifest, TokenizerRecord
 from gptlab.errors import ConfigError
 from gptlab.eval.tasks import EvalConfig
 from gptlab.model.gpt import SIZES, ModelConfig

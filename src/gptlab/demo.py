@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from gptlab import page, report
+from gptlab.data.manifest import Manifest
 from gptlab.data.prepare import prepare
-from gptlab.data.shards import Manifest, read_shard
+from gptlab.data.shards import read_shard
 from gptlab.data.sources import documents
 from gptlab.data.tokenizer import train_tokenizer
 from gptlab.errors import ConfigError, TrainError

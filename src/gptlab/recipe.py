@@ -26,7 +26,7 @@ from typing import (
 )
 
 from gptlab.data.batches import DataConfig
-from gptlab.data.shards import Manifest
+from gptlab.data.manifest import Manifest
 from gptlab.errors import ConfigError
 from gptlab.eval.tasks import EvalConfig
 from gptlab.model.gpt import SIZES, ModelConfig

@@ -20,7 +20,7 @@ import torch
 
 from gptlab import __version__, recipe
 from gptlab.data.batches import TrainBatches, Windows, validation_batches
-from gptlab.data.shards import Manifest
+from gptlab.data.manifest import Manifest
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import ConfigError, GptlabError
 from gptlab.eval import tasks

@@ -17,8 +17,10 @@ from gptlab.data.batches import (
     validation_batches,
     validation_windows,
 )
-from gptlab.data.shards import HEADER_BYTES, Manifest, ShardWriter, TokenizerRecord, shard_header
+from gptlab.data.manifest import Manifest, TokenizerRecord
+from gptlab.data.shards import HEADER_BYTES, shard_header
 from gptlab.data.tokenizer import load_tokenizer
+from gptlab.data.writer import ShardWriter
 from gptlab.errors import DataError
 
 SHARDS = {"train": [50, 4, 17, 5, 33], "val": [29]}

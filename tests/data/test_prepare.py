@@ -17,10 +17,12 @@ from gptlab.data import jobs as jobs_module
 from gptlab.data import prepare as prepare_module
 from gptlab.data import sources
 from gptlab.data.jobs import Job, document_hash
+from gptlab.data.manifest import MANIFEST, Manifest
 from gptlab.data.prepare import prepare
-from gptlab.data.shards import MANIFEST, Manifest, read_shard, verify
+from gptlab.data.shards import read_shard
 from gptlab.data.sources import TextPiece
 from gptlab.data.tokenizer import load_tokenizer, train_tokenizer
+from gptlab.data.verify import verify
 from gptlab.errors import DataError
 
 TEXTS = [f"Document {i}: {'lorem ipsum ' * (i % 13)}\U0001f642<|endoftext|>" for i in range(400)]

@@ -6,18 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gptlab.data.shards import (
-    MANIFEST,
-    Manifest,
-    Shard,
-    ShardWriter,
-    TokenizerRecord,
-    aside,
-    read_shard,
-    verify,
-    write_shard,
-)
+from gptlab.data.manifest import MANIFEST, Manifest, Shard, TokenizerRecord
+from gptlab.data.shards import aside, read_shard, write_shard
 from gptlab.data.tokenizer import BPEFile, load_tokenizer, train_tokenizer
+from gptlab.data.verify import verify
+from gptlab.data.writer import ShardWriter
 from gptlab.errors import DataError
 
 END = 256  # end-of-text of the bytes tokenizer
@@ -130,7 +123,7 @@ def test_a_sound_folder_verifies(tmp_path: Path):
 
 
 def test_verifying_reads_in_small_portions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("gptlab.data.shards._VERIFY_TOKENS", 5)
+    monkeypatch.setattr("gptlab.data.verify._VERIFY_TOKENS", 5)
     make_folder(tmp_path)
     verify(tmp_path)
     overwrite(11, 300)(tmp_path / "train_000000.bin")

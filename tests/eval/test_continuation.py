@@ -4,7 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gptlab.data.shards import Manifest, Shard, TokenizerRecord, write_shard
+from gptlab.data.manifest import Manifest, Shard, TokenizerRecord
+from gptlab.data.shards import write_shard
 from gptlab.errors import DataError, TaskError
 from gptlab.eval import continuation
 from gptlab.eval.item import Item

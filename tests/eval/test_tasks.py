@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from gptlab.data.shards import Manifest, Shard, TokenizerRecord, write_shard
+from gptlab.data.manifest import Manifest, Shard, TokenizerRecord
+from gptlab.data.shards import write_shard
 from gptlab.data.tokenizer import Tokenizer, load_tokenizer
 from gptlab.errors import TaskError
 from gptlab.eval.score import StopEvaluation

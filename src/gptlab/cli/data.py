@@ -51,7 +51,7 @@ def verify(folder: Path, /) -> dict[str, Any]:
     Args:
         folder: the prepared folder.
     """
-    from gptlab.data.shards import verify
+    from gptlab.data.verify import verify
 
     facts = verify(folder)
     print(f"{folder}: all as the manifest says, {_tokens(facts)}")

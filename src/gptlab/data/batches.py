@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from gptlab.data.shards import Manifest, check_range, read_shard
+from gptlab.data.manifest import Manifest
+from gptlab.data.shards import check_range, read_shard
 from gptlab.errors import DataError
 
 if TYPE_CHECKING:

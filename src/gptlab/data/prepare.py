@@ -21,19 +21,11 @@ from typing import Any
 import numpy as np
 
 from gptlab.data.jobs import Documents, Job, cut_jobs, run_jobs
-from gptlab.data.shards import (
-    MANIFEST,
-    MAX_SHARD_TOKENS,
-    SPLITS,
-    TOKEN,
-    Manifest,
-    Shard,
-    ShardWriter,
-    TokenizerRecord,
-    read_shard,
-)
+from gptlab.data.manifest import MANIFEST, SPLITS, Manifest, Shard, TokenizerRecord
+from gptlab.data.shards import MAX_SHARD_TOKENS, TOKEN, read_shard
 from gptlab.data.sources import Source, find_source
 from gptlab.data.tokenizer import MAX_VOCAB_SIZE, Tokenizer, load_tokenizer
+from gptlab.data.writer import ShardWriter
 from gptlab.errors import DataError
 from gptlab.progress import Progress, quantity
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from gptlab.data.shards import Manifest, read_shard
+from gptlab.data.manifest import Manifest
+from gptlab.data.shards import read_shard
 from gptlab.errors import TaskError
 from gptlab.eval.item import Item
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from gptlab.data.shards import Manifest
+from gptlab.data.manifest import Manifest
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import TaskError
 from gptlab.eval import continuation, hellaswag

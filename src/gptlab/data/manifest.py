@@ -1,0 +1,160 @@
+"""The manifest of a prepared folder: which shards it holds, from which text, by which tokenizer.
+
+DIR/train_000000.bin ... val_000000.bin     the shards, see shards.py
+DIR/manifest.json                           written last: a folder without it is not finished
+DIR/tokenizer.json                          only where the tokenizer came from a file
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from gptlab.data.shards import aside
+from gptlab.data.tokenizer import MAX_VOCAB_SIZE, TOKENIZERS, Tokenizer, load_tokenizer
+from gptlab.errors import DataError
+
+MANIFEST = "manifest.json"
+SPLITS = ("train", "val")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerRecord:
+    """Which tokenizer made the tokens."""
+
+    name: str
+    """A name of TOKENIZERS, or tokenizer.json for one that lies beside the manifest."""
+    hash: str
+    """sha256 of the vocabulary, as Tokenizer.hash."""
+    vocab_size: int
+    """How many ids there are."""
+    end_of_text: int
+    """The id that starts each document."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """What the manifest says about one shard."""
+
+    file: str
+    """Its name within the folder."""
+    split: str
+    """train or val."""
+    tokens: int
+    """How many tokens it holds, each document's end-of-text included."""
+    documents: int
+    """How many documents begin in it."""
+    bytes: int
+    """The file's size."""
+    text_bytes: int
+    """How many bytes of UTF-8 text its tokens stand for."""
+    sha256: str
+    """Of the whole file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a prepared folder holds and where it came from."""
+
+    tokenizer: TokenizerRecord
+    """Which tokenizer made the tokens."""
+    source: str
+    """The source as it was named to prepare."""
+    revision: str
+    """Which state of the source: a commit, a version, or a hash of its files' names and sizes."""
+    settings: dict[str, int | str | None]
+    """What else prepare was asked for; another request for the same folder is refused."""
+    validation: str
+    """How the validation split was chosen, in words."""
+    shards: tuple[Shard, ...]
+    """The shards, each split's in the order of its documents."""
+
+    @staticmethod
+    def load(folder: str | Path) -> "Manifest":
+        """Read a prepared folder's manifest.
+
+        Raises:
+            DataError: there is none, or it is not one that prepare writes.
+        """
+        path = Path(folder) / MANIFEST
+        try:
+            return _manifest(json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise DataError(
+                f'{folder}: has no {MANIFEST}, so it is not a finished data folder; run "gptlab data prepare"'
+            ) from None
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(f'{path}: is not a manifest of "gptlab data prepare" ({error})') from error
+
+    def save(self, folder: Path) -> None:
+        """Write the manifest, which declares the folder finished."""
+        with aside(folder / MANIFEST) as file:
+            file.write((json.dumps(asdict(self), indent=2) + "\n").encode())
+
+    def split(self, split: str) -> list[Shard]:
+        """List the shards of `train` or `val`."""
+        return [shard for shard in self.shards if shard.split == split]
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of every shard's: equal for equal tokens, wherever the folder lies."""
+        return hashlib.sha256("".join(shard.sha256 for shard in self.shards).encode()).hexdigest()
+
+    def load_tokenizer(self, folder: str | Path) -> Tokenizer:
+        """Load the tokenizer that made the tokens.
+
+        Raises:
+            DataError: it is missing, or is not the one that made them.
+        """
+        named = self.tokenizer.name in TOKENIZERS
+        tokenizer = load_tokenizer(self.tokenizer.name if named else Path(folder) / self.tokenizer.name)
+        if tokenizer.hash != self.tokenizer.hash:
+            raise DataError(
+                f"{folder}: tokenizer {self.tokenizer.name} has hash {tokenizer.hash[:12]}, the shards were "
+                f"made with {self.tokenizer.hash[:12]}; put that one back"
+            )
+        return tokenizer
+
+    def summary(self) -> dict[str, Any]:
+        """Count shards, tokens, documents and text bytes, by split."""
+        return {
+            "source": self.source,
+            "revision": self.revision,
+            "tokenizer": self.tokenizer.name,
+            "vocab_size": self.tokenizer.vocab_size,
+            "validation": self.validation,
+        } | {
+            split: {
+                "shards": len(self.split(split)),
+                "tokens": sum(shard.tokens for shard in self.split(split)),
+                "documents": sum(shard.documents for shard in self.split(split)),
+                "text_bytes": sum(shard.text_bytes for shard in self.split(split)),
+            }
+            for split in SPLITS
+        }
+
+
+Record = TypeVar("Record", TokenizerRecord, Shard)
+
+
+def _manifest(raw: Any) -> Manifest:
+    if not isinstance(raw, dict):
+        raise TypeError("not a JSON object")
+    tokenizer = _typed(TokenizerRecord, raw.pop("tokenizer"))
+    shards = tuple(_typed(Shard, shard) for shard in raw.pop("shards"))
+    if tokenizer.vocab_size > MAX_VOCAB_SIZE:
+        raise ValueError(f"vocab_size {tokenizer.vocab_size:,} is over {MAX_VOCAB_SIZE:,}")
+    for shard in shards:
+        if shard.split not in SPLITS or Path(shard.file).name != shard.file:
+            raise ValueError(f"shard {shard.file}, split {shard.split}")
+    return Manifest(tokenizer=tokenizer, shards=shards, **raw)
+
+
+def _typed(kind: type[Record], raw: dict[str, Any]) -> Record:
+    for field in fields(kind):
+        if not isinstance(raw[field.name], cast(type, field.type)):
+            raise TypeError(f"{field.name}: {raw[field.name]!r}")
+    return kind(**raw)
