@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from gptlab.errors import ConfigError
 
@@ -17,6 +17,7 @@ def prepare(
     max_tokens: int | None = None,
     workers: int | None = None,
     text_column: str | None = None,
+    deduplicate: Literal["exact"] | None = None,
 ) -> dict[str, Any]:
     """Turn documents into shards of tokens; run again to continue.
 
@@ -28,6 +29,7 @@ def prepare(
         max_tokens: stop after about that many; None is all.
         workers: processes; None is one for each core.
         text_column: where the text is, in .jsonl and .parquet; None is `text`.
+        deduplicate: `exact` leaves out documents equal to an earlier one; max_tokens counts before that.
     """
     from gptlab.data.prepare import prepare
 
@@ -39,6 +41,7 @@ def prepare(
         max_tokens=max_tokens,
         workers=workers,
         text_column=text_column,
+        deduplicate=deduplicate,
     )
     done = "was prepared already" if facts["already_prepared"] else f"prepared in {facts['seconds']:.0f} s"
     print(f"{out}: {done}, {_tokens(facts)}")
@@ -59,10 +62,11 @@ def verify(folder: Path, /) -> dict[str, Any]:
 
 
 def _tokens(facts: Mapping[str, Any]) -> str:
-    train, val = facts["train"], facts["val"]
+    train, val, dropped = facts["train"], facts["val"], facts["dropped"]
+    copies = f", {dropped['documents']:,} copies of {dropped['tokens']:,} tokens left out" if dropped else ""
     return (
         f"{train['tokens']:,} tokens to train on in {train['shards']} shard(s), "
-        f"{val['tokens']:,} to validate on, tokenizer {facts['tokenizer']}"
+        f"{val['tokens']:,} to validate on, tokenizer {facts['tokenizer']}{copies}"
     )
 
 

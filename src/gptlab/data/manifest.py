@@ -69,6 +69,8 @@ class Manifest:
     """How the validation split was chosen, in words."""
     shards: tuple[Shard, ...]
     """The shards, each split's in the order of its documents."""
+    dropped: dict[str, int] | None = None
+    """How many documents and tokens were left out as copies; None where nobody looked for any."""
 
     @staticmethod
     def load(folder: str | Path) -> "Manifest":
@@ -126,6 +128,7 @@ class Manifest:
             "tokenizer": self.tokenizer.name,
             "vocab_size": self.tokenizer.vocab_size,
             "validation": self.validation,
+            "dropped": self.dropped,
         } | {
             split: {
                 "shards": len(self.split(split)),

@@ -6,6 +6,9 @@ The bytes depend on the source and the arguments alone, not on the number of wor
 
 A document belongs to the validation split if the hash of its text lies below a threshold, which depends on
 the size of the whole source: the same documents in any order, however small a part of it is prepared.
+
+Copies of an earlier document are left out while dealing, if that is wanted: the first in the source's order
+stays, whoever encoded it. `max_tokens` says how much of the source is read, and so counts before they go.
 """
 
 import os
@@ -16,10 +19,11 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from gptlab.data.duplicates import Copies, Hashes
 from gptlab.data.jobs import Documents, Job, cut_jobs, run_jobs
 from gptlab.data.manifest import MANIFEST, SPLITS, Manifest, Shard, TokenizerRecord
 from gptlab.data.shards import MAX_SHARD_TOKENS, TOKEN, read_shard
@@ -35,6 +39,8 @@ VAL_FRACTION = 0.01
 MAX_VAL_TOKENS = 10_485_760  # what llm.c validates on
 HASHES = 2**64
 
+Deduplicate = Literal["exact"]
+
 
 def prepare(
     source: str | Path,
@@ -46,6 +52,7 @@ def prepare(
     shard_tokens: int = SHARD_TOKENS,
     workers: int | None = None,
     text_column: str | None = None,
+    deduplicate: Deduplicate | None = None,
 ) -> dict[str, Any]:
     """Encode a source's documents into the shards of a folder; run again, it continues.
 
@@ -55,10 +62,11 @@ def prepare(
         tokenizer: a name of TOKENIZERS or a file.
         val_tokens: about how many tokens of the whole source, by its estimated size, are for validation;
             unless told, one in a hundred, at most MAX_VAL_TOKENS. Exact where there is but one document.
-        max_tokens: stop after so many tokens, both splits together.
+        max_tokens: stop after so many tokens, both splits together and any copies among them.
         shard_tokens: the longest a shard may become, but for a document that is longer.
         workers: how many processes encode; unless told, one a processor.
         text_column: which column of .jsonl and .parquet files holds the documents; "text" unless told.
+        deduplicate: "exact" leaves out each document that is equal to an earlier one.
 
     Returns:
         The manifest's summary, and `out`, `seconds`, `already_prepared` (there was nothing to do).
@@ -86,6 +94,7 @@ def prepare(
         max_tokens=max_tokens,
         shard_tokens=shard_tokens,
         text_column=text_column,
+        deduplicate=deduplicate,
     )
     try:
         prepared = _prepared(plan)
@@ -111,6 +120,7 @@ class Plan:
     max_tokens: int | None
     shard_tokens: int
     text_column: str | None
+    deduplicate: Deduplicate | None
 
     @property
     def partial(self) -> Path:
@@ -130,7 +140,9 @@ class Plan:
             )
         return self.val_tokens / tokens
 
-    def manifest(self, validation: str = "", shards: Sequence[Shard] = ()) -> Manifest:
+    def manifest(
+        self, validation: str = "", shards: Sequence[Shard] = (), dropped: dict[str, int] | None = None
+    ) -> Manifest:
         """Describe the folder this plan makes."""
         return Manifest(
             tokenizer=TokenizerRecord(
@@ -146,9 +158,11 @@ class Plan:
                 "max_tokens": self.max_tokens,
                 "shard_tokens": self.shard_tokens,
                 "text_column": self.text_column,
+                "deduplicate": self.deduplicate,
             },
             validation=validation,
             shards=tuple(shards),
+            dropped=dropped,
         )
 
 
@@ -246,8 +260,11 @@ def _encode(plan: Plan, jobs: Sequence[Job], workers: int) -> list[Job]:
 def _deal(plan: Plan, jobs: Sequence[Job], fraction: float) -> Manifest:
     """Deal the documents out to the shards of the two splits."""
     documents, lowest, highest = 0, HASHES, 0
+    hashes: list[Hashes] = []
     for _, table in _tables(plan, jobs):
         documents += table.size
+        if plan.deduplicate:
+            hashes.append(table["hash"].copy())
         lowest, highest = min(lowest, int(table["hash"].min())), max(highest, int(table["hash"].max()))
     if documents == 0:
         raise DataError(f'source "{plan.source.name}": holds no documents; pass files with text')
@@ -259,6 +276,7 @@ def _deal(plan: Plan, jobs: Sequence[Job], fraction: float) -> Manifest:
     # At least one document validates and at least one trains, however small the fraction.
     threshold = min(max(int(fraction * HASHES), lowest + 1), highest)
     token_bytes = plan.encoder.token_bytes
+    copies = Copies(plan.partial, hashes)
     with (
         ShardWriter(plan.out, "train", plan.shard_tokens, token_bytes) as train,
         ShardWriter(plan.out, "val", plan.shard_tokens, token_bytes) as val,
@@ -266,13 +284,19 @@ def _deal(plan: Plan, jobs: Sequence[Job], fraction: float) -> Manifest:
         if documents == 1:
             validation = _split_document(plan, jobs, train, val)
         else:
-            _split_documents(plan, jobs, threshold, train, val)
+            _split_documents(plan, jobs, threshold, train, val, copies)
             validation = f"documents whose hash is below {threshold:#018x}: {threshold / HASHES:.3%} of all"
-    return plan.manifest(validation, (*train.shards, *val.shards))
+    dropped = {"documents": copies.documents, "tokens": copies.tokens} if plan.deduplicate else None
+    return plan.manifest(validation, (*train.shards, *val.shards), dropped)
 
 
 def _split_documents(
-    plan: Plan, jobs: Sequence[Job], threshold: int, train: ShardWriter, val: ShardWriter
+    plan: Plan,
+    jobs: Sequence[Job],
+    threshold: int,
+    train: ShardWriter,
+    val: ShardWriter,
+    copies: Copies,
 ) -> None:
     with Progress("writing shards", sum(job.bytes for job in jobs), "B") as progress:
         for job, table in _tables(plan, jobs):
@@ -280,7 +304,10 @@ def _split_documents(
             ends = np.cumsum(table["tokens"])
             starts = ends - table["tokens"]
             held_out = table["hash"] < np.uint64(threshold)
-            for start, end, validates in zip(starts.tolist(), ends.tolist(), held_out.tolist(), strict=True):
+            kept = ~copies.find(job, table)
+            for start, end, validates in zip(
+                *(row[kept].tolist() for row in (starts, ends, held_out)), strict=True
+            ):
                 (val if validates else train).add(tokens[start:end])
             progress.advance(job.bytes)
 

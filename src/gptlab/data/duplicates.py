@@ -1,0 +1,66 @@
+"""Exact duplicates: which of many documents are copies of an earlier one, at eight bytes a document.
+
+Documents are told apart by 64-bit hashes, sorted to find those that occur twice; only of these is a place
+kept. Where hashes are equal the tokens are compared, so that no document is dropped for a collision.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from gptlab.data.jobs import Documents, Job
+
+Hashes = npt.NDArray[np.uint64]
+
+PLACE = np.dtype([("job", "<i8"), ("start", "<i8"), ("end", "<i8")])
+
+
+def repeated(hashes: Sequence[Hashes]) -> Hashes:
+    """Return the hashes that occur more than once, in rising order, each once."""
+    together = np.concatenate([np.empty(0, np.uint64), *hashes])
+    together.sort()  # in place
+    return np.unique(together[1:][together[1:] == together[:-1]])
+
+
+class Copies:
+    """Finds, going through the documents of jobs in order, those equal to an earlier one.
+
+    Args:
+        folder: where the jobs' results lie.
+        hashes: those of all documents that will be gone through.
+    """
+
+    def __init__(self, folder: Path, hashes: Sequence[Hashes]) -> None:
+        self.documents = 0
+        """How many copies were found."""
+        self.tokens = 0
+        """How many tokens they had."""
+        self._folder = folder
+        self._jobs: list[Job] = []
+        self._repeated = repeated(hashes)
+        self._first = np.zeros(self._repeated.size, PLACE)
+
+    def find(self, job: Job, table: Documents) -> npt.NDArray[np.bool_]:
+        """Say of each of the next job's documents whether it is a copy; `table` may leave some out at its end.
+
+        Where two documents collide, copies of the second stay. That is to be expected in one of 3,700 corpora
+        of a hundred million documents.
+        """
+        self._jobs.append(job)
+        copies = np.zeros(table.size, np.bool_)
+        entries = np.searchsorted(self._repeated, table["hash"])
+        ends = np.cumsum(table["tokens"]).astype(np.int64)
+        starts = ends - table["tokens"].astype(np.int64)
+        tokens = job.tokens(self._folder)
+        for row in np.flatnonzero(np.isin(table["hash"], self._repeated)).tolist():
+            first = self._first[entries[row]]
+            if first["end"] == 0:
+                self._first[entries[row]] = len(self._jobs) - 1, starts[row], ends[row]
+                continue
+            original = self._jobs[first["job"]].tokens(self._folder)[first["start"] : first["end"]]
+            copies[row] = np.array_equal(original, tokens[starts[row] : ends[row]])
+        self.documents += int(copies.sum())
+        self.tokens += int(table["tokens"][copies].sum())
+        return copies
