@@ -20,8 +20,8 @@ from torch import Tensor
 
 from gptlab.model.gpt import GPT, SIZES, ModelConfig
 from gptlab.train.device import autocast, choose_device, describe
-from gptlab.train.loop import Objective
 from gptlab.train.optim import AdamWConfig, build_optimizer
+from gptlab.train.step import Objective
 
 Step = Callable[[], None]
 

@@ -23,8 +23,9 @@ def names_for(section, tree, file):
     """What a section goes by in a file: SECTION, what that is assigned to, `config` where it is at home."""
     names = {section}
     home = Path(inspect.getfile(recipe.SECTIONS[section]))
-    if file == home or (section == "model" and file.parent == home.parent):
-        names |= {"config", "c"}
+    # A section whose folder it is goes by `config` in all of its files.
+    if file == home or (section in ("model", "train") and file.parent == home.parent):
+        names |= {"config", "_config", "c"}
     for node in ast.walk(tree):
         if not isinstance(node, ast.Assign):
             continue

@@ -13,7 +13,7 @@ from gptlab.eval.tasks import EvalConfig
 from gptlab.model.gpt import SIZES, ModelConfig
 from gptlab.recipe import RunConfig
 from gptlab.sample import SampleConfig
-from gptlab.train.loop import TrainConfig
+from gptlab.train.config import TrainConfig
 from gptlab.train.optim import AdamWConfig
 from gptlab.train.schedule import ScheduleConfig
 

@@ -40,8 +40,9 @@ from gptlab.train.device import (
     set_deterministic,
     set_matmul_precision,
 )
+from gptlab.train.evaluation import Evaluation
 from gptlab.train.interrupt import Interrupt
-from gptlab.train.loop import Evaluation, Trainer
+from gptlab.train.loop import Trainer
 from gptlab.train.metrics import MetricsLog
 from gptlab.train.optim import build_optimizer
 from gptlab.train.schedule import rate
@@ -298,7 +299,7 @@ def _announce(config: RunConfig, trainer: Trainer, *, resumed: bool, changed: Ma
     n_sequence = config.train.batch_tokens // shape.context
     print(
         f"training: {config.train.steps} steps of {config.train.batch_tokens:,} tokens = {n_sequence} sequences of "
-        f"{shape.context}, {trainer.micro_batch} at once on {world.size} process(es), {trainer.dtype}, "
+        f"{shape.context}, {trainer.updater.micro_batch} at once on {world.size} process(es), {trainer.dtype}, "
         f"{world.device.type}{', compiling takes some minutes at first' if config.train.compile else ''}"
     )
     for key, (before, after) in changed.items():

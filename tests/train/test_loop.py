@@ -8,7 +8,7 @@ import torch
 
 from gptlab import recipe, run
 from gptlab.errors import CheckpointError, ConfigError, TrainError
-from gptlab.train import checkpoint, loop
+from gptlab.train import checkpoint, loop, step
 from gptlab.train.device import World
 from gptlab.train.interrupt import Interrupt
 from gptlab.train.metrics import read_rows
@@ -104,22 +104,22 @@ class TooLarge(torch.nn.Module):
 
 def test_out_of_memory_halves_the_micro_batch_and_says_so(tiny_recipe, tmp_path, torch_settings, capsys):
     trainer = build(tiny_recipe, tmp_path, {"train": {"micro_batch": "auto"}})
-    trainer.objective = TooLarge(trainer.objective)
-    trainer._fit_micro_batch()
-    assert trainer.micro_batch == 2
+    trainer.updater.objective = TooLarge(trainer.updater.objective)
+    trainer.updater.fit_micro_batch(print)
+    assert trainer.updater.micro_batch == 2
     assert "micro_batch is now 2" in capsys.readouterr().out
 
 
 def test_out_of_memory_names_the_flag(tiny_recipe, tmp_path, torch_settings):
     trainer = build(tiny_recipe, tmp_path, {"train": {"micro_batch": 4}})
-    trainer.objective = TooLarge(trainer.objective)
+    trainer.updater.objective = TooLarge(trainer.updater.objective)
     with pytest.raises(TrainError, match=r"train\.micro_batch = 4"):
-        trainer._step()
+        trainer.updater.gradient(0)
 
 
 def test_updates_that_are_not_finite_are_skipped_then_refused(train, tmp_path, monkeypatch):
-    whole = loop.next_token_loss
-    monkeypatch.setattr(loop, "next_token_loss", lambda *a, **k: whole(*a, **k) * float("nan"))
+    whole = step.next_token_loss
+    monkeypatch.setattr(step, "next_token_loss", lambda *a, **k: whole(*a, **k) * float("nan"))
     monkeypatch.setattr(loop, "NONFINITE_PATIENCE", 3)
     out = tmp_path / "run"
     with pytest.raises(TrainError, match="3 times in a row"):

@@ -1,0 +1,46 @@
+"""The recipe's [train]: how long, in what portions and in what number format."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .device import DeviceName, DTypeName
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long and in what portions to train."""
+
+    steps: int = 1000
+    """Updates of the weights."""
+    batch_tokens: int = 524_288
+    """Tokens of one update, over all processes; a multiple of the context."""
+    micro_batch: int | Literal["auto"] = "auto"
+    """Sequences a process computes at once; auto starts with all it has and halves when memory runs out."""
+    dtype: DTypeName = "auto"
+    """Number format of the products; auto is bfloat16 where the device has it. float16 is always scaled."""
+    device: DeviceName = "auto"
+    """Where to train; auto is CUDA where there is some."""
+    seed: int = 1337
+    """Decides the first weights and the order of the data."""
+    compile: bool = False
+    """Whether torch.compile makes faster kernels, after some minutes at the start."""
+    recompute: bool = False
+    """Whether activations are computed again in the backward pass: less memory, a third more work."""
+    grad_clip: float | None = 1.0
+    """Longest gradient, as its L2 norm; a longer one is scaled down. None is no bound."""
+    deterministic: bool | None = None
+    """Whether every kernel repeats itself bit for bit; None means on a CPU."""
+    save_every_steps: int | None = None
+    """Steps between checkpoints; None leaves it to the clock. One is also written before each evaluation."""
+    save_every_s: float | None = 900.0
+    """Seconds between checkpoints; None leaves it to the steps."""
+    keep: int = 3
+    """Newest checkpoints to keep; the best one is kept besides."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_tokens", "micro_batch", "save_every_steps", "save_every_s", "keep"):
+            value = getattr(self, name)
+            if value not in (None, "auto") and not value > 0:
+                raise ValueError(f"{name} = {value}: must be above 0")
+        if self.grad_clip is not None and not self.grad_clip > 0:
+            raise ValueError(f"grad_clip = {self.grad_clip}: must be above 0; leave it out for no bound")

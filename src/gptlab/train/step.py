@@ -1,0 +1,179 @@
+"""One update of the weights: gradients over micro-batches, clipping, the optimizer."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from gptlab.errors import TrainError
+from gptlab.model.gpt import GPT
+from gptlab.model.loss import next_token_loss
+
+from .config import TrainConfig
+from .device import DTypeName, World, autocast
+
+CPU_MICRO_TOKENS = 8192  # more fills no core better, and there is no out-of-memory error to learn from
+
+
+class Batches(Protocol):
+    """Where sequences come from: a pure function of the global sample's number."""
+
+    def batch(self, first: int, count: int) -> tuple[Tensor, Tensor]:
+        """Return the ids and the targets of the samples `first` to `first + count - 1`, each (count, T)."""
+        ...
+
+
+class Objective(nn.Module):
+    """From ids and targets to the summed loss: what DDP and torch.compile wrap."""
+
+    def __init__(self, model: GPT) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        cap = self.model.config.logit_soft_cap
+        x_BTD = self.model.hidden(ids_BT)
+        return next_token_loss(x_BTD, self.model.head_weight_VD, targets_BT, logit_soft_cap=cap)
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """What a batch says about the weights before they follow it; the same in every process."""
+
+    loss: float
+    """Mean over the batch's tokens, in nats."""
+    norm: float
+    """L2 norm of the gradient, before clipping."""
+
+    @property
+    def finite(self) -> bool:
+        """Whether an update along it leaves the weights numbers."""
+        return math.isfinite(self.loss) and math.isfinite(self.norm)
+
+
+class Updater:
+    """Makes updates of a model from batches, each process from its share of every batch.
+
+    Args:
+        model: on its device.
+        optimizer: over the model's parameters.
+        batches: the training sequences.
+        config: the recipe's [train].
+        dtype: the number format that `config.dtype` stands for here.
+        context: tokens of a sequence.
+        world: the processes.
+    """
+
+    def __init__(
+        self,
+        model: GPT,
+        optimizer: torch.optim.Optimizer,
+        batches: Batches,
+        *,
+        config: TrainConfig,
+        dtype: DTypeName,
+        context: int,
+        world: World,
+    ) -> None:
+        self._model, self._optimizer, self._batches = model, optimizer, batches
+        self._config, self._context, self._world = config, context, world
+        self._dtype: DTypeName = dtype
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=dtype == "float16")
+        model.recompute_blocks = config.recompute
+        self.objective: nn.Module = Objective(model)
+        if config.compile:
+            # In place, so that the keys of a checkpoint have no prefix and evaluations use the plain model.
+            self.objective.compile()
+        if world.size > 1:
+            self.objective = DistributedDataParallel(
+                self.objective, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
+        n_sequence = config.batch_tokens // context
+        self._share = range(
+            n_sequence * world.rank // world.size, n_sequence * (world.rank + 1) // world.size
+        )
+        self.micro_batch = self._first_micro_batch()
+
+    def gradient(self, first: int) -> Gradient:
+        """Gather the gradient of the batch that begins at sample `first`, clipped."""
+        self._model.train()
+        n_token = self._config.batch_tokens
+        nats = torch.zeros((), device=self._world.device)
+        for ids, targets, last in self._micro_batches(first):
+            # DDP averages over processes; the shares may be unequal, so the sum is what must come out.
+            nats += self._backward(ids, targets, self._world.size / n_token, synchronise=last)
+        self.scaler.unscale_(self._optimizer)
+        bound = self._config.grad_clip if self._config.grad_clip is not None else math.inf
+        norm = nn.utils.clip_grad_norm_(self._model.parameters(), bound).item()
+        (total,) = self._world.sum(nats.item())
+        return Gradient(total / n_token, norm)
+
+    def update(self, gradient: Gradient) -> None:
+        """Let the weights follow the gradient; stay where it is not finite."""
+        if gradient.finite:
+            self.scaler.step(self._optimizer)
+        self.scaler.update()
+        self.discard()
+
+    def discard(self) -> None:
+        """Forget the gradient."""
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def _micro_batches(self, first: int) -> Iterator[tuple[Tensor, Tensor, bool]]:
+        for start in range(self._share.start, self._share.stop, self.micro_batch):
+            count = min(self.micro_batch, self._share.stop - start)
+            ids, targets = self._batches.batch(first + start, count)
+            yield self._to_device(ids), self._to_device(targets), start + count == self._share.stop
+
+    def _to_device(self, tensor: Tensor) -> Tensor:
+        if self._world.device.type == "cuda":
+            return tensor.pin_memory().to(self._world.device, non_blocking=True)
+        return tensor
+
+    def _backward(self, ids: Tensor, targets: Tensor, weight: float, *, synchronise: bool) -> Tensor:
+        objective: nn.Module = self.objective
+        ddp = objective if isinstance(objective, DistributedDataParallel) and not synchronise else None
+        with ddp.no_sync() if ddp is not None else nullcontext():
+            try:
+                with autocast(self._dtype, self._world.device):
+                    nats = self.objective(ids, targets)
+                self.scaler.scale(nats * weight).backward()
+            except torch.OutOfMemoryError as error:
+                raise self._out_of_memory() from error
+        return nats.detach()
+
+    def _first_micro_batch(self) -> int:
+        if self._config.micro_batch != "auto":
+            return self._config.micro_batch
+        if self._world.device.type == "cpu":
+            return max(1, min(len(self._share), CPU_MICRO_TOKENS // self._context))
+        return len(self._share)
+
+    def fit_micro_batch(self, say: Callable[[str], None]) -> None:
+        """Halve an automatic micro-batch until a forward and a backward pass fit into memory."""
+        while self._config.micro_batch == "auto":
+            count = min(self.micro_batch, len(self._share))
+            try:
+                ids, targets = map(self._to_device, self._batches.batch(self._share.start, count))
+                self._backward(ids, targets, 1.0, synchronise=False)
+                break
+            except TrainError:
+                if count == 1:
+                    raise
+            finally:
+                self.discard()
+            self.micro_batch = count // 2
+            torch.cuda.empty_cache()
+            say(f"out of memory with {count} sequences at once: micro_batch is now {self.micro_batch}")
+        self.micro_batch = self._world.smallest(self.micro_batch)
+
+    def _out_of_memory(self) -> TrainError:
+        return TrainError(
+            f"out of memory with train.micro_batch = {self.micro_batch} sequences of {self._context} tokens; "
+            "set a smaller one or auto, or --train.recompute True; the batch in tokens stays the same"
+        )
