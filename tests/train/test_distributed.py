@@ -24,7 +24,7 @@ def launch(recipe, out, processes, *flags):
     if processes > 1:
         start += ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
         start += ["--master-addr", "127.0.0.1", "--master-port", str(free_port())]
-    program = [*start, "-m", "gptlab.cli", "train", str(recipe), "--out", str(out), *FLAGS, *flags]
+    program = [*start, "-m", "gptlab", "train", str(recipe), "--out", str(out), *FLAGS, *flags]
     done = subprocess.run(program, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return out

@@ -16,7 +16,7 @@ TIMINGS = {"step_s", "tokens_per_s", "mfu"}
 
 
 def command(recipe, out, *flags):
-    return [sys.executable, "-m", "gptlab.cli", "train", str(recipe), "--out", str(out), *flags]
+    return [sys.executable, "-m", "gptlab", "train", str(recipe), "--out", str(out), *flags]
 
 
 def environment():
