@@ -18,7 +18,7 @@ from gptlab.data.batches import (
     validation_windows,
 )
 from gptlab.data.manifest import Manifest, TokenizerRecord
-from gptlab.data.shards import HEADER_BYTES, shard_header
+from gptlab.data.shards import HEADER_BYTES, Tokens, read_shard, shard_header
 from gptlab.data.tokenizer import load_tokenizer
 from gptlab.data.writer import ShardWriter
 from gptlab.errors import DataError
@@ -93,7 +93,7 @@ def test_a_shard_of_two_billion_tokens_is_mapped_and_not_read(folder: Path):
     with path.open("wb") as file:
         file.write(shard_header(tokens))
         file.truncate(HEADER_BYTES + 2 * tokens)  # a hole, which takes no room on disk
-    first = replace(manifest.shards[0], tokens=tokens)
+    first = replace(manifest.shards[0], tokens=tokens, bytes=path.stat().st_size)
     replace(manifest, shards=(first, *manifest.shards[1:])).save(folder)
     tracemalloc.start()
     windows = Windows(folder, "train", 1024)
@@ -103,13 +103,64 @@ def test_a_shard_of_two_billion_tokens_is_mapped_and_not_read(folder: Path):
     tracemalloc.stop()
 
 
+def hundred_shards(folder: Path) -> Path:
+    """Write a hundred shards of a hundred million tokens: holes, which take no room on disk."""
+    manifest, tokens = Manifest.load(folder), 100_000_000
+    shards = list(manifest.split("val"))
+    for number in range(100):
+        path = folder / f"train_{number:06d}.bin"
+        with path.open("wb") as file:
+            file.write(shard_header(tokens))
+            file.truncate(HEADER_BYTES + 2 * tokens)
+        facts = {"file": path.name, "tokens": tokens, "bytes": path.stat().st_size}
+        shards.append(replace(manifest.shards[0], **facts))
+    replace(manifest, shards=tuple(shards)).save(folder)
+    return folder
+
+
+def test_the_first_batch_of_a_hundred_shards_opens_those_it_is_from(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    opened: list[str] = []
+
+    def counted(path: Path, remedy: str) -> Tokens:
+        opened.append(path.name)
+        return read_shard(path, remedy)
+
+    monkeypatch.setattr("gptlab.data.manifest.read_shard", counted)
+    windows = Windows(hundred_shards(folder), "train", 1024)
+    assert not opened
+    batches = TrainBatches(windows, seed=5)
+    batches.batch(0, 8)
+    places = [int(number) // (len(windows) // 100) for number in batches.samples(0, 8)]
+    assert sorted(opened) == sorted({f"train_{place:06d}.bin" for place in places})
+    batches.batch(0, 8)
+    assert len(opened) == len(set(places))
+
+
+def test_a_large_set_does_not_use_up_the_file_descriptors(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    def held() -> int:
+        return sum(
+            link.readlink().suffix == ".bin" for link in Path("/proc/self/fd").iterdir() if link.is_symlink()
+        )
+
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("needs /proc to count open files")
+    monkeypatch.setattr("gptlab.data.batches.OPEN_SHARDS", 3)
+    windows = Windows(hundred_shards(folder), "train", 1024)
+    before = held()
+    for number in range(0, len(windows), len(windows) // 50):
+        windows.batch([number])
+        assert held() <= before + 3
+
+
 def test_a_shard_that_shrank_is_refused_at_opening(folder: Path):
     path = folder / "train_000002.bin"
     path.write_bytes(path.read_bytes()[:-2])
     with pytest.raises(DataError, match=r"train_000002\.bin: header says 17 tokens, file holds 16"):
         Windows(folder, "train", 4)
     path.write_bytes((folder / "train_000001.bin").read_bytes())
-    with pytest.raises(DataError, match="holds 4 tokens, the manifest says 17"):
+    with pytest.raises(DataError, match=r"holds 4 tokens, manifest\.json says 17"):
         Windows(folder, "train", 4)
 
 

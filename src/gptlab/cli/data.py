@@ -48,6 +48,22 @@ def prepare(
     return facts
 
 
+def adopt(folder: Path, /, *, tokenizer: str = "gpt2", val: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Give a folder of llm.c's or modded-nanogpt's .bin files a manifest; the files stay as they are.
+
+    Args:
+        folder: where the files lie.
+        tokenizer: the one that made them: gpt2, bytes, or a file of `gptlab data tokenizer`.
+        val: the files that validate; none is those with val in their name, else the first.
+    """
+    from gptlab.data.adopt import adopt
+
+    facts = adopt(folder, tokenizer=tokenizer, val=val)
+    done = "was adopted already" if facts["already_adopted"] else "adopted"
+    print(f"{folder}: {done}, {_tokens(facts)}; validation: {facts['validation']}")
+    return facts
+
+
 def verify(folder: Path, /) -> dict[str, Any]:
     """Check every shard of a prepared folder against its manifest.
 

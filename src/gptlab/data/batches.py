@@ -9,6 +9,7 @@ first one does.
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,13 +18,14 @@ import numpy as np
 import numpy.typing as npt
 
 from gptlab.data.manifest import Manifest
-from gptlab.data.shards import check_range, read_shard
+from gptlab.data.shards import Tokens, check_range
 from gptlab.errors import DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 ROUNDS = 8  # four look random on large sets; with a handful of windows a few more are needed
+OPEN_SHARDS = 128  # mapped at a time: each holds a file descriptor, and a process may have but 1,024
 
 Numbers = npt.NDArray[np.uint64]
 
@@ -39,6 +41,8 @@ class DataConfig:
 class Windows:
     """Every window of a split, numbered in the order of its text.
 
+    Opening one looks at the manifest and the files' sizes; a shard is opened when a window of it is read.
+
     Args:
         folder: a prepared folder.
         split: train or val.
@@ -51,19 +55,16 @@ class Windows:
     def __init__(self, folder: str | Path, split: str, context: int) -> None:
         self.folder, self.split, self.context = Path(folder), split, context
         self.manifest = Manifest.load(self.folder)
-        shards = self.manifest.split(split)
-        self._paths = [self.folder / shard.file for shard in shards]
-        self._tokens = [np.asarray(read_shard(path)) for path in self._paths]
-        for path, tokens, shard in zip(self._paths, self._tokens, shards, strict=True):
-            if tokens.size != shard.tokens:
-                raise DataError(
-                    f"shard {path}: holds {tokens.size:,} tokens, the manifest says {shard.tokens:,}; "
-                    'delete it and run "gptlab data prepare" again to rebuild it'
-                )
+        self._shards = self.manifest.split(split)
+        for number, shard in enumerate(self._shards):
+            path = self.folder / shard.file
+            if not path.exists() or path.stat().st_size != shard.bytes:
+                self._map(number)  # says what is the matter
+        self._tokens = lru_cache(OPEN_SHARDS)(self._map)
         # A shard's last token has no successor: it can only be a target.
-        self._ends = list(accumulate((tokens.size - 1) // context for tokens in self._tokens))
+        self._ends = list(accumulate((shard.tokens - 1) // context for shard in self._shards))
         if not self._ends or self._ends[-1] == 0:
-            longest = max((tokens.size for tokens in self._tokens), default=0)
+            longest = max((shard.tokens for shard in self._shards), default=0)
             raise DataError(
                 f"{self.folder}: context {context:,} needs a {split} shard of {context + 1:,} tokens, the "
                 f"longest has {longest:,}; shorten the context or prepare more text"
@@ -72,10 +73,10 @@ class Windows:
     def __len__(self) -> int:
         return self._ends[-1]
 
-    def __getitem__(self, number: int) -> npt.NDArray[np.uint16]:
+    def __getitem__(self, number: int) -> Tokens:
         """Map a window of context + 1 tokens."""
         shard, start = self._place(number)
-        return self._tokens[shard][start : start + self.context + 1]
+        return self._tokens(shard)[start : start + self.context + 1]
 
     def batch(self, numbers: npt.ArrayLike) -> "tuple[Tensor, Tensor]":
         """Read windows as (ids_BT, targets_BT), int64, where a target is the token behind its id.
@@ -93,9 +94,13 @@ class Windows:
         if rows.max(initial=0) >= vocab_size:
             for row, number in zip(rows, wanted, strict=True):
                 shard, start = self._place(number)
-                check_range(row, vocab_size, self._paths[shard], start)
+                path = self.folder / self._shards[shard].file
+                check_range(row, vocab_size, path, start, f"delete it and {self.manifest.remedy}")
         ids, targets = rows[:, :-1].astype(np.int64), rows[:, 1:].astype(np.int64)
         return torch.from_numpy(ids), torch.from_numpy(targets)
+
+    def _map(self, shard: int) -> Tokens:
+        return self.manifest.read_shard(self.folder, self._shards[shard])
 
     def _place(self, number: int) -> tuple[int, int]:
         if not 0 <= number < len(self):

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from gptlab.data.shards import aside
+from gptlab.data.shards import REBUILD, Tokens, aside, read_shard
 from gptlab.data.tokenizer import MAX_VOCAB_SIZE, TOKENIZERS, Tokenizer, load_tokenizer
 from gptlab.errors import DataError
 
@@ -31,6 +31,19 @@ class TokenizerRecord:
     """How many ids there are."""
     end_of_text: int
     """The id that starts each document."""
+
+    @staticmethod
+    def of(tokenizer: Tokenizer) -> "TokenizerRecord":
+        """Describe a tokenizer."""
+        return TokenizerRecord(
+            name=tokenizer.name,
+            hash=tokenizer.hash,
+            vocab_size=tokenizer.vocab_size,
+            end_of_text=tokenizer.end_of_text,
+        )
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.hash[:12]})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +84,9 @@ class Manifest:
     """The shards, each split's in the order of its documents."""
     dropped: dict[str, int] | None = None
     """How many documents and tokens were left out as copies; None where nobody looked for any."""
+    made_by: str = "prepare"
+    """A command of REMEDIES. What prepare wrote begins each shard with a document; in shards from elsewhere a
+    document may go on from one shard to the next."""
 
     @staticmethod
     def load(folder: str | Path) -> "Manifest":
@@ -99,6 +115,26 @@ class Manifest:
     def split(self, split: str) -> list[Shard]:
         """List the shards of `train` or `val`."""
         return [shard for shard in self.shards if shard.split == split]
+
+    @property
+    def remedy(self) -> str:
+        """What mends a shard that is missing or damaged."""
+        return REMEDIES[self.made_by]
+
+    def read_shard(self, folder: str | Path, shard: Shard) -> Tokens:
+        """Map a shard's tokens into memory without reading them.
+
+        Raises:
+            DataError: it is missing, damaged, or not as long as it was.
+        """
+        path = Path(folder) / shard.file
+        tokens = read_shard(path, self.remedy)
+        if tokens.size != shard.tokens:
+            raise DataError(
+                f"shard {path}: holds {tokens.size:,} tokens, {MANIFEST} says {shard.tokens:,}; "
+                f"delete it and {self.remedy}"
+            )
+        return tokens
 
     @property
     def fingerprint(self) -> str:
@@ -153,6 +189,8 @@ def _manifest(raw: Any) -> Manifest:
     for shard in shards:
         if shard.split not in SPLITS or Path(shard.file).name != shard.file:
             raise ValueError(f"shard {shard.file}, split {shard.split}")
+    if raw.get("made_by", "prepare") not in REMEDIES:
+        raise ValueError(f"made_by {raw['made_by']}")
     return Manifest(tokenizer=tokenizer, shards=shards, **raw)
 
 
@@ -161,3 +199,11 @@ def _typed(kind: type[Record], raw: dict[str, Any]) -> Record:
         if not isinstance(raw[field.name], cast(type, field.type)):
             raise TypeError(f"{field.name}: {raw[field.name]!r}")
     return kind(**raw)
+
+
+REMEDIES = {
+    "prepare": REBUILD,
+    "adopt": f"put the original back, or delete {MANIFEST} and adopt the folder as it is",
+    "fetch": 'run "gptlab data fetch" again to bring it anew',
+}
+"""What mends a damaged shard, by the command that made the folder."""

@@ -145,12 +145,7 @@ class Plan:
     ) -> Manifest:
         """Describe the folder this plan makes."""
         return Manifest(
-            tokenizer=TokenizerRecord(
-                name=self.encoder.name,
-                hash=self.encoder.hash,
-                vocab_size=self.encoder.vocab_size,
-                end_of_text=self.encoder.end_of_text,
-            ),
+            tokenizer=TokenizerRecord.of(self.encoder),
             source=self.source.name,
             revision=self.source.revision,
             settings={

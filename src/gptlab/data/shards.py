@@ -11,7 +11,7 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,8 @@ HEADER = np.dtype("<i4")
 HEADER_BYTES = 256 * HEADER.itemsize
 TOKEN = np.dtype("<u2")
 MAX_SHARD_TOKENS = 2**31 - 1  # what the header's int32 can count
+
+Tokens = npt.NDArray[np.uint16]
 
 REBUILD = 'run "gptlab data prepare" again to rebuild it'
 
@@ -54,11 +56,13 @@ def write_shard(path: Path, tokens: npt.ArrayLike) -> None:
     """Write a shard aside, then rename it into place.
 
     Raises:
-        DataError: there are no tokens, or one of them does not fit uint16.
+        DataError: there are no tokens, more than the header can count, or one that does not fit uint16.
     """
     array = np.asarray(tokens)
-    if array.size == 0:
-        raise DataError(f"shard {path}: there are no tokens to write")
+    if not 0 < array.size <= MAX_SHARD_TOKENS:
+        raise DataError(
+            f"shard {path}: there are {array.size:,} tokens to write; one holds 1 to {MAX_SHARD_TOKENS:,}"
+        )
     if array.min() < 0 or array.max() > np.iinfo(TOKEN).max:
         raise DataError(f"shard {path}: tokens must lie between 0 and {np.iinfo(TOKEN).max:,}")
     with aside(path) as file:
@@ -66,8 +70,12 @@ def write_shard(path: Path, tokens: npt.ArrayLike) -> None:
         file.write(array.astype(TOKEN).tobytes())
 
 
-def read_shard(path: Path) -> "np.memmap[Any, np.dtype[np.uint16]]":
+def read_shard(path: Path, remedy: str = REBUILD) -> Tokens:
     """Map a shard's tokens into memory without reading them.
+
+    Args:
+        path: the file.
+        remedy: what whoever meets a damaged one should do.
 
     Raises:
         DataError: the shard is missing, empty, truncated, or in another format.
@@ -77,32 +85,45 @@ def read_shard(path: Path) -> "np.memmap[Any, np.dtype[np.uint16]]":
         with path.open("rb") as file:
             raw = file.read(HEADER_BYTES)
     except FileNotFoundError:
-        raise DataError(f"shard {path}: is missing; {REBUILD}") from None
+        raise DataError(f"shard {path}: is missing; {remedy}") from None
     except OSError as error:
         raise DataError(f"shard {path}: cannot be read ({error.strerror})") from error
     if not raw:
-        raise DataError(f"shard {path}: the file is empty; {REBUILD}")
-    if len(raw) < HEADER_BYTES:
-        raise DataError(
-            f"shard {path}: {size:,} bytes are less than the header's {HEADER_BYTES:,}; {REBUILD}"
-        )
-    magic, version, tokens = (int(number) for number in np.frombuffer(raw, HEADER)[:3])
+        raise DataError(f"shard {path}: the file is empty; {remedy}")
+    magic, version, tokens = _numbers(raw)
     if (magic, version) != (MAGIC, VERSION):
         raise DataError(
             f"shard {path}: begins with magic {magic}, version {version}, where uint16 tokens have {MAGIC}, "
-            f'{VERSION}; make shards with "gptlab data prepare"'
+            f"{VERSION}; {FOREIGN.get(magic, _HEADERLESS)}"
         )
+    if len(raw) < HEADER_BYTES:
+        raise DataError(f"shard {path}: {size:,} bytes are less than the header's {HEADER_BYTES:,}; {remedy}")
     held, odd = divmod(size - HEADER_BYTES, TOKEN.itemsize)
     if held != tokens or odd:
         half = " and a half" if odd else ""
-        raise DataError(f"shard {path}: header says {tokens:,} tokens, file holds {held:,}{half}; {REBUILD}")
+        raise DataError(f"shard {path}: header says {tokens:,} tokens, file holds {held:,}{half}; {remedy}")
     if tokens == 0:
-        raise DataError(f"shard {path}: holds no tokens; {REBUILD}")
+        raise DataError(f"shard {path}: holds no tokens; {remedy}")
     return np.memmap(path, TOKEN, "r", offset=HEADER_BYTES)
 
 
-def check_range(tokens: npt.NDArray[np.uint16], vocab_size: int, path: Path, start: int) -> None:
-    """Refuse tokens outside the vocabulary; `start` is the position of the first of them in the shard.
+def _numbers(raw: bytes) -> tuple[int, int, int]:
+    """Take the three numbers at the beginning of a header; those a short file lacks are 0."""
+    magic, version, tokens = np.frombuffer(
+        raw[: 3 * HEADER.itemsize].ljust(3 * HEADER.itemsize, b"\0"), HEADER
+    )
+    return int(magic), int(version), int(tokens)
+
+
+def check_range(tokens: Tokens, vocab_size: int, path: Path, start: int, remedy: str) -> None:
+    """Refuse tokens outside the vocabulary.
+
+    Args:
+        tokens: some of a shard's.
+        vocab_size: ids from here on are outside.
+        path: the shard.
+        start: where in the shard the first of the tokens stands.
+        remedy: what whoever meets one should do.
 
     Raises:
         DataError: one is, naming the shard, the position and the vocabulary's size.
@@ -111,7 +132,7 @@ def check_range(tokens: npt.NDArray[np.uint16], vocab_size: int, path: Path, sta
         at = int(np.argmax(tokens >= vocab_size))
         raise DataError(
             f"shard {path}: token {tokens[at]} at position {start + at:,} is outside the vocabulary of "
-            f"{vocab_size:,}; delete it and {REBUILD}"
+            f"{vocab_size:,}; {remedy}"
         )
 
 
@@ -119,3 +140,19 @@ def file_sha256(path: Path) -> str:
     """Hash a whole file, header and all."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+_HEADERLESS = (
+    "where it is bare tokens, as nanoGPT writes them, write_shard of gptlab.data.shards gives it a header; "
+    'otherwise make shards with "gptlab data prepare"'
+)
+
+FOREIGN = {
+    MAGIC: 'it may come from a newer llm.c; make shards with "gptlab data prepare"',
+    20240522: "these are llm.c's evaluation items and no text; move the file elsewhere",
+    20240801: "these are llm.c's uint32 tokens for Llama 3, too many for uint16; prepare the text with gpt2's",
+    int.from_bytes(b"\x93NUM", "little"): (
+        "this is an array of numpy, as build-nanogpt writes; write_shard of gptlab.data.shards makes it a shard"
+    ),
+}
+"""What files that lie about beside shards begin with, and what to do about them."""

@@ -1,21 +1,22 @@
-"""Verify: every shard of a prepared folder against its manifest, token by token."""
+"""Verify: every shard of a data folder against its manifest, token by token."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gptlab.data.manifest import MANIFEST, Manifest, Shard
-from gptlab.data.shards import REBUILD, check_range, file_sha256, read_shard
+from gptlab.data.shards import HEADER_BYTES, TOKEN, check_range, read_shard
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import DataError
 from gptlab.progress import Progress
 
-_VERIFY_TOKENS = 4_000_000  # read at a time, so that memory does not grow with the shard
+CHUNK_BYTES = 8_000_000  # read at a time, so that memory does not grow with the shard
 
 
 def verify(folder: str | Path) -> dict[str, Any]:
-    """Check every shard of a prepared folder against its manifest, token by token, and summarise it.
+    """Check every shard of a data folder against its manifest, token by token, and summarise it.
 
     Raises:
         DataError: the first thing that is not as the manifest says.
@@ -30,35 +31,71 @@ def verify(folder: str | Path) -> dict[str, Any]:
             )
     with Progress("verifying", sum(shard.bytes for shard in manifest.shards), "B") as progress:
         for shard in manifest.shards:
-            _verify_shard(folder / shard.file, shard, tokenizer, progress)
+            _verify_shard(folder, manifest, shard, tokenizer, progress)
     return manifest.summary()
 
 
-def _verify_shard(path: Path, shard: Shard, tokenizer: Tokenizer, progress: Progress) -> None:
-    tokens = read_shard(path)
-    if tokens.size != shard.tokens:
+def _verify_shard(
+    folder: Path, manifest: Manifest, shard: Shard, tokenizer: Tokenizer, progress: Progress
+) -> None:
+    path, remedy = folder / shard.file, f"delete it and {manifest.remedy}"
+    first = manifest.read_shard(folder, shard)[0]
+    if manifest.made_by == "prepare" and first != tokenizer.end_of_text:
         raise DataError(
-            f"shard {path}: holds {tokens.size:,} tokens, {MANIFEST} says {shard.tokens:,}; {REBUILD}"
+            f"shard {path}: begins with token {first}, not with end-of-text {tokenizer.end_of_text}; {remedy}"
         )
-    if tokens[0] != tokenizer.end_of_text:
-        raise DataError(
-            f"shard {path}: begins with token {tokens[0]}, not with end-of-text {tokenizer.end_of_text}"
-        )
-    documents = text_bytes = 0
-    for start in range(0, tokens.size, _VERIFY_TOKENS):
-        chunk = np.array(tokens[start : start + _VERIFY_TOKENS])
-        check_range(chunk, tokenizer.vocab_size, path, start)
-        documents += int(np.count_nonzero(chunk == tokenizer.end_of_text))
-        text_bytes += int(tokenizer.token_bytes[chunk].sum())
-        progress.advance(chunk.nbytes)
-    for what, held, said in (
-        ("documents", documents, shard.documents),
-        ("bytes of text", text_bytes, shard.text_bytes),
-        ("bytes", path.stat().st_size, shard.bytes),
+    held = measure(path, shard.split, tokenizer, progress, remedy=remedy)
+    for what, ours, said in (
+        ("documents", held.documents, shard.documents),
+        ("bytes of text", held.text_bytes, shard.text_bytes),
+        ("bytes", held.bytes, shard.bytes),
     ):
-        if held != said:
-            raise DataError(
-                f"shard {path}: holds {held:,} {what}, {MANIFEST} says {said:,}; delete it and {REBUILD}"
-            )
-    if file_sha256(path) != shard.sha256:
-        raise DataError(f"shard {path}: its sha256 is not the one in {MANIFEST}; delete it and {REBUILD}")
+        if ours != said:
+            raise DataError(f"shard {path}: holds {ours:,} {what}, {MANIFEST} says {said:,}; {remedy}")
+    if held.sha256 != shard.sha256:
+        raise DataError(f"shard {path}: its sha256 is not the one in {MANIFEST}; {remedy}")
+
+
+def measure(
+    path: Path,
+    split: str,
+    tokenizer: Tokenizer,
+    progress: Progress,
+    *,
+    remedy: str,
+    wrong_vocabulary: str = "",
+) -> Shard:
+    """Read a shard through, once, and describe it as a manifest does.
+
+    Args:
+        path: the file.
+        split: what it is for.
+        tokenizer: the one that made it.
+        progress: counts the bytes.
+        remedy: what to do about a damaged one.
+        wrong_vocabulary: what to do about a token that the tokenizer does not have, if not the same.
+
+    Raises:
+        DataError: it is damaged, or a token is outside the vocabulary.
+    """
+    tokens = read_shard(path, remedy).size
+    documents = text_bytes = position = 0
+    with path.open("rb") as file:
+        digest = hashlib.sha256(file.read(HEADER_BYTES))
+        while raw := file.read(CHUNK_BYTES):
+            digest.update(raw)
+            chunk = np.frombuffer(raw, TOKEN)
+            check_range(chunk, tokenizer.vocab_size, path, position, wrong_vocabulary or remedy)
+            documents += int(np.count_nonzero(chunk == tokenizer.end_of_text))
+            text_bytes += int(tokenizer.token_bytes[chunk].sum())
+            position += chunk.size
+            progress.advance(len(raw))
+    return Shard(
+        file=path.name,
+        split=split,
+        tokens=tokens,
+        documents=documents,
+        bytes=HEADER_BYTES + tokens * TOKEN.itemsize,
+        text_bytes=text_bytes,
+        sha256=digest.hexdigest(),
+    )

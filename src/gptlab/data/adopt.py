@@ -1,0 +1,135 @@
+"""Adopt: a folder of shards that another program wrote gets a manifest; not a byte of them is touched.
+
+llm.c and modded-nanogpt write the same format as prepare does, but cut the stream of documents every so many
+tokens, so that a shard may begin in the middle of a document.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gptlab.data.manifest import MANIFEST, Manifest, Shard, TokenizerRecord
+from gptlab.data.shards import read_shard
+from gptlab.data.tokenizer import Tokenizer, load_tokenizer
+from gptlab.data.verify import measure
+from gptlab.errors import DataError
+from gptlab.progress import Progress
+
+_VALIDATION = {"val", "valid", "validation"}
+_REMEDY = "copy or download it again"
+
+
+def adopt(folder: str | Path, *, tokenizer: str | Path = "gpt2", val: Sequence[Path] = ()) -> dict[str, Any]:
+    """Read every shard of a folder through and write the manifest that the rest of gptlab asks for.
+
+    Args:
+        folder: where the .bin files lie.
+        tokenizer: the one that made them: a name of TOKENIZERS or a file.
+        val: the files that validate; unless told, those with `val` in their name, else the first.
+
+    Returns:
+        The manifest's summary, and `already_adopted` (there was nothing to do).
+
+    Raises:
+        DataError: a file is no whole shard, a token is not the tokenizer's, the splits cannot be told apart,
+            or the folder is not what was adopted before.
+    """
+    folder = Path(folder)
+    paths = _shard_files(folder)
+    splits, validation = choose_splits([path.name for path in paths], [_inside(path, folder) for path in val])
+    there = Manifest.load(folder) if (folder / MANIFEST).exists() else None
+    if there is not None and there.made_by != "adopt":
+        raise DataError(
+            f'{folder}: was made by "gptlab data {there.made_by}" and has its manifest; there is nothing to adopt'
+        )
+    encoder = load_tokenizer(tokenizer)
+    manifest = Manifest(
+        tokenizer=TokenizerRecord.of(encoder),
+        source=folder.resolve().name,
+        revision="as it was found",
+        settings={},
+        validation=validation,
+        shards=_measure_all(paths, splits, encoder),
+        made_by="adopt",
+    )
+    if there is None:
+        encoder.save(folder)
+        manifest.save(folder)
+    elif differences := _differences(there, manifest):
+        raise DataError(
+            f"{folder}: is adopted already, but {'; '.join(differences)}; adopt it as before, or delete "
+            f"{MANIFEST} to adopt it anew"
+        )
+    return manifest.summary() | {"already_adopted": there is not None}
+
+
+def choose_splits(names: Sequence[str], val: Sequence[str] = ()) -> tuple[dict[str, str], str]:
+    """Say which split each file is for, and in words how that was chosen.
+
+    Args:
+        names: the files, in order.
+        val: those that validate, where somebody chose them.
+
+    Raises:
+        DataError: nothing is left to train on.
+    """
+    if val:
+        held_out, words = set(val), "the files that were named"
+    elif held_out := {name for name in names if _VALIDATION & set(re.split("[^a-z]+", name.lower()))}:
+        words = "the files with val in their name"
+    else:
+        held_out, words = {names[0]}, f"the first file ({names[0]})"
+    if held_out == set(names):
+        raise DataError(
+            f"{', '.join(names)}: would all validate, with nothing left to train on; add shards, or choose "
+            "what validates with --val"
+        )
+    return {name: "val" if name in held_out else "train" for name in names}, words
+
+
+def _shard_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; give the one that the .bin files lie in")
+    found = sorted(folder.glob("*.bin"))
+    if not found:
+        for array in sorted(folder.glob("*.npy"))[:1]:
+            read_shard(array)  # says what is the matter
+        raise DataError(f"{folder}: holds no .bin files; give the folder that they lie in")
+    return found
+
+
+def _inside(path: Path, folder: Path) -> str:
+    for file in (path, folder / path):
+        if file.is_file() and file.parent.resolve() == folder.resolve():
+            return file.name
+    raise DataError(f"--val {path}: is no file of {folder}; name one of its shards")
+
+
+def _measure_all(paths: Sequence[Path], splits: dict[str, str], encoder: Tokenizer) -> tuple[Shard, ...]:
+    # All headers first: what is no shard is said at once and not after minutes.
+    for path in paths:
+        read_shard(path, _REMEDY)
+    wrong = f"the tokens are not {encoder.name}'s: choose another --tokenizer"
+    with Progress("reading shards", sum(path.stat().st_size for path in paths), "B") as progress:
+        shards = [
+            measure(path, splits[path.name], encoder, progress, remedy=_REMEDY, wrong_vocabulary=wrong)
+            for path in paths
+        ]
+    return tuple(sorted(shards, key=lambda shard: shard.split))  # stable: each split keeps its order
+
+
+def _differences(there: Manifest, now: Manifest) -> list[str]:
+    """Say in what a folder is not as it was adopted."""
+    before = {shard.file: shard for shard in there.shards}
+    after = {shard.file: shard for shard in now.shards}
+    differences = [f"{name} is gone" for name in before.keys() - after.keys()]
+    differences += [f"{name} is new" for name in after.keys() - before.keys()]
+    for name in before.keys() & after.keys():
+        if before[name].split != after[name].split:
+            differences.append(f"{name} was for {before[name].split}, is now for {after[name].split}")
+        elif before[name] != after[name]:
+            differences.append(f"{name} has changed")
+    if there.tokenizer != now.tokenizer:
+        differences.append(f"the tokenizer was {there.tokenizer}, is now {now.tokenizer}")
+    return sorted(differences)

@@ -1,0 +1,92 @@
+"""llm.c's writer and reader of shards, written anew from its documented format and behaviour: an oracle.
+
+Where llm.c would stop the program, RefusedError is raised.
+
+Source: llm.c, dev/data/data_common.py (write_datafile), dev/data/fineweb.py (how documents are cut into shards)
+and llmc/dataloader.h (without its shuffling).
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+MAGIC, VERSION, HEADER_BYTES = 20240520, 1, 1024
+
+Rows = npt.NDArray[np.int64]
+
+
+class RefusedError(Exception):
+    """What llm.c does not read or write."""
+
+
+def write(path: Path, tokens: Iterable[int]) -> None:
+    """Write one shard."""
+    body = np.fromiter(tokens, "<u2")
+    if body.size >= 2**31:
+        raise RefusedError("the header cannot count so many tokens")
+    header = np.zeros(HEADER_BYTES // 4, "<i4")
+    header[0], header[1], header[2] = MAGIC, VERSION, body.size
+    path.write_bytes(bytes(header) + bytes(body))
+
+
+def write_fineweb(folder: Path, name: str, documents: Iterable[Iterable[int]], shard_tokens: int) -> None:
+    """Cut the stream of documents every `shard_tokens`, wherever that is; the first shard validates."""
+    stream = [token for document in documents for token in document]
+    for number, start in enumerate(range(0, len(stream), shard_tokens)):
+        split = "train" if number else "val"
+        write(folder / f"{name}_{split}_{number:06d}.bin", stream[start : start + shard_tokens])
+
+
+class Reader:
+    """Walk the shards of a folder that a pattern matches, in the order of their names, without end.
+
+    Args:
+        folder: where they lie.
+        pattern: what their names match.
+        rows: sequences a process reads at a time, B.
+        context: tokens of a sequence, T.
+        process: which share to read.
+        processes: how many shares there are.
+    """
+
+    def __init__(
+        self, folder: Path, pattern: str, rows: int, context: int, process: int = 0, processes: int = 1
+    ) -> None:
+        self.paths = sorted(folder.glob(pattern))
+        if not self.paths:
+            raise RefusedError(f"nothing matches {pattern}")
+        self.rows, self.context, self.process, self.processes = rows, context, process, processes
+        self.tokens = 0
+        for path in self.paths:
+            held = self._open(path)
+            if held < self._stride + 1:
+                raise RefusedError(f"{path}: {held} tokens are less than a batch")
+            self.tokens += held
+        self._shard = self._batch = 0
+
+    @property
+    def _stride(self) -> int:
+        return self.processes * self.rows * self.context
+
+    def _open(self, path: Path) -> int:
+        size = path.stat().st_size
+        header = np.fromfile(path, "<i4", 256)
+        if header.size < 256 or header[0] != MAGIC or header[1] != VERSION:
+            raise RefusedError(f"{path}: magic or version")
+        tokens = int(header[2])
+        if tokens <= 0 or size != HEADER_BYTES + 2 * tokens:
+            raise RefusedError(f"{path}: {tokens} tokens in {size} bytes")
+        return tokens
+
+    def next_batch(self) -> tuple[Rows, Rows]:
+        """Read the next inputs and targets; behind a shard's last whole batch the next shard begins."""
+        if (self._batch + 1) * self._stride + 1 > self._open(self.paths[self._shard]):
+            self._shard, self._batch = (self._shard + 1) % len(self.paths), 0
+        own = self.rows * self.context
+        first = self._batch * self._stride + self.process * own
+        read = np.fromfile(self.paths[self._shard], "<u2", own + 1, offset=HEADER_BYTES + 2 * first)
+        self._batch += 1
+        ids = read.astype(np.int64)
+        return ids[:-1].reshape(self.rows, -1), ids[1:].reshape(self.rows, -1)

@@ -1,0 +1,50 @@
+"""A small data folder of byte tokens, and ways to damage one."""
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from gptlab.data.manifest import Manifest, TokenizerRecord
+from gptlab.data.tokenizer import load_tokenizer
+from gptlab.data.writer import ShardWriter
+
+END = 256  # end-of-text of the bytes tokenizer
+DOCUMENTS = [[END, *b"one"], [END, *b"and two"], [END, *b"3"], [END, *b"the fourth, longer than the rest"]]
+
+
+def make_folder(folder: Path, shard_tokens: int = 13) -> Path:
+    """Write a small prepared folder of byte tokens: two shards of train, one of val."""
+    tokenizer = load_tokenizer("bytes")
+    with ShardWriter(folder, "train", shard_tokens, tokenizer.token_bytes) as train:
+        for document in DOCUMENTS:
+            train.add(np.array(document, np.uint16))
+    with ShardWriter(folder, "val", shard_tokens, tokenizer.token_bytes) as val:
+        val.add(np.array([END, *b"held out"], np.uint16))
+    Manifest(
+        tokenizer=TokenizerRecord.of(tokenizer),
+        source="a test",
+        revision="1",
+        settings={},
+        validation="one document",
+        shards=(*train.shards, *val.shards),
+    ).save(folder)
+    return folder
+
+
+def overwrite(position: int, token: int) -> Callable[[Path], None]:
+    def apply(path: Path) -> None:
+        raw = bytearray(path.read_bytes())
+        raw[1024 + 2 * position : 1026 + 2 * position] = struct.pack("<H", token)
+        path.write_bytes(raw)
+
+    return apply
+
+
+def replace(content: bytes) -> Callable[[Path], None]:
+    return lambda path: path.write_bytes(content) and None
+
+
+def header(*numbers: int) -> bytes:
+    return struct.pack("<256i", *numbers, *[0] * (256 - len(numbers)))
