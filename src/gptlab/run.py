@@ -40,6 +40,7 @@ from gptlab.train.device import (
     set_deterministic,
     set_matmul_precision,
 )
+from gptlab.train.drive import probe
 from gptlab.train.evaluation import Evaluation
 from gptlab.train.interrupt import Interrupt
 from gptlab.train.loop import Trainer
@@ -78,6 +79,7 @@ def train(
         resumed = trainer.resume()  # before anything is written: the checkpoint may be another model's
         if world.main:
             _prepare_folder(out, config, world)
+            _look_at_drive(out)
         world.barrier()
         with MetricsLog(out / "metrics.jsonl") if world.main else _Silent() as log:
             at = trainer.progress
@@ -277,6 +279,14 @@ def _prepare_folder(out: Path, config: RunConfig, world: World) -> None:
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     environment.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def _look_at_drive(out: Path) -> None:
+    """Say at the start, and not after a crash, where the drive of the run cannot keep what gptlab promises."""
+    drive = probe(out)
+    remedy = "" if drive.keeps else "; a crash may cost the newest checkpoint, keep runs on a local disk"
+    for complaint in drive.complaints:
+        print(f"drive of {out}: {complaint}{remedy}", flush=True)
 
 
 def _git_commit() -> str | None:

@@ -24,6 +24,8 @@ COMMANDS: dict[str, Callable[..., dict[str, Any]]] = {
     "data list": data.list_sources,
     "data tokenizer": data.tokenizer,
     "train": runs.train,
+    "slurm": runs.slurm,
+    "doctor": runs.doctor,
     "eval": models.evaluate,
     "sample": models.sample,
     "export": models.export,

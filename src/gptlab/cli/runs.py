@@ -34,6 +34,63 @@ def train(
     return train(recipes, out, flags, max_hours)
 
 
+def slurm(
+    recipes: tuple[Path, ...],
+    /,
+    *,
+    out: Path,
+    hours: float,
+    gpus: int = 1,
+    nodes: int = 1,
+    cpus: int = 8,
+    partition: str | None = None,
+    account: str | None = None,
+    file: Path | None = None,
+    flags: Flags,
+) -> dict[str, Any]:
+    """Write a Slurm batch file that trains, saves before the time limit and queues itself again.
+
+    Args:
+        recipes: TOML files, merged left to right.
+        out: the run folder.
+        hours: longest time of one job; the run takes as many jobs as it needs.
+        gpus: GPUs of each machine, a process each; 0 trains on a CPU.
+        nodes: machines.
+        cpus: processor cores of each process.
+        partition: the queue; None is the cluster's own choice.
+        account: whom to charge; None is your own.
+        file: the batch file to write; None is OUT.sbatch.
+        flags: keys of the recipe.
+    """
+    from gptlab import recipe
+    from gptlab.cli import INTERRUPTED
+    from gptlab.slurm import Job, batch_file
+
+    recipe.load(recipes, flags)  # what is wrong with it should not come to light in the queue
+    job = Job(hours=hours, gpus=gpus, nodes=nodes, cpus=cpus, partition=partition, account=account)
+    file = file or out.with_name(out.name + ".sbatch")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(batch_file(file, recipes, out, flags, job, INTERRUPTED), encoding="utf-8")
+    print(f"{file}: written; submit it with: sbatch {file}")
+    return {"file": str(file), "processes": job.processes}
+
+
+def doctor(folder: Path = Path(), /) -> dict[str, Any]:
+    """Tell what this machine, and the drive that a folder lies on, can do for a run.
+
+    Args:
+        folder: where runs are to be kept.
+    """
+    from gptlab.doctor import examine
+
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: there is no such folder; name one that exists")
+    findings = examine(folder)
+    for finding in findings:
+        print(f"{finding.status:<5} {finding.name:<9} {finding.detail}")
+    return {finding.name: {"status": finding.status, "detail": finding.detail} for finding in findings}
+
+
 def report(runs: tuple[Path, ...], /, *, out: Path) -> dict[str, Any]:
     """Draw runs: curves, a table of results, and a page that holds them.
 

@@ -1,0 +1,198 @@
+"""What this machine can do for a run, and what it cannot: `gptlab doctor DIR`."""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from gptlab.progress import Progress, quantity
+
+EXTRAS = {
+    "transformers": "exports and Hugging Face models",
+    "lm_eval": "lm-evaluation-harness's tasks",
+    "huggingface_hub": "data from the hub, publishing",
+    "tensorboard": "curves in TensorBoard",
+    "wandb": "curves in Weights & Biases",
+    "ray": "preparing data on a Ray cluster",
+}
+MATRIX = 512
+BYTES_PER_PARAMETER = 16  # in a checkpoint 12 (weights, two moments), and room for the next one's beginning
+PARAMETERS = 124e6
+KEPT = 5  # three newest, the best, and the one being written
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found about one thing."""
+
+    name: str
+    status: Literal["good", "fair", "bad"]
+    """bad: gptlab will not work or not keep its promises; fair: it will, with less than it could have."""
+    detail: str
+    """One line: what was found, and what to do about it where it is not good."""
+
+
+def examine(folder: Path) -> list[Finding]:
+    """Look at the machine, and at the drive that `folder` lies on."""
+    findings: list[Finding] = []
+    with Progress("examining", total=len(EXAMINATIONS), unit=" points") as progress:
+        for name, look in EXAMINATIONS.items():
+            # One thing that breaks must not hide the others; its failing is the finding.
+            try:
+                findings += (Finding(name, status, detail) for status, detail in look(folder))
+            except Exception as error:
+                line = " ".join(str(error).split())
+                findings.append(Finding(name, "bad", f"{type(error).__name__}: {line}"))
+            progress.advance()
+    return findings
+
+
+Found = Iterator[tuple[Literal["good", "fair", "bad"], str]]
+
+
+def _versions(folder: Path) -> Found:
+    import torch
+
+    from gptlab import __version__
+
+    yield (
+        "good",
+        f"gptlab {__version__}, Python {platform.python_version()}, torch {torch.__version__}, {sys.platform}",
+    )
+
+
+def _device(folder: Path) -> Found:
+    import torch
+
+    from gptlab.train.device import choose_device, describe, peak_flops
+
+    device = choose_device("auto")
+    facts = describe(device)
+    if device.type == "cuda":
+        memory = torch.cuda.get_device_properties(device).total_memory
+        known = peak_flops(device, "bfloat16") is not None
+        yield (
+            "good" if known else "fair",
+            f"{torch.cuda.device_count()} x {facts['device']}, {quantity(memory, 'B')}"
+            + ("" if known else "; its peak is not in the table of train/device.py, so no MFU is shown"),
+        )
+    else:
+        yield "fair", f"no CUDA device; {facts['device']}, {facts['threads']} threads: small models only"
+
+
+def _formats(folder: Path) -> Found:
+    """Time a product of matrices in each number format."""
+    import torch
+
+    from gptlab.train.device import autocast, choose_device, choose_dtype
+
+    device = choose_device("auto")
+    chosen = choose_dtype("auto", device)
+    x = torch.randn(MATRIX, MATRIX, device=device)
+    times: dict[str, float] = {}
+    for name in ("float32", "bfloat16", "float16"):
+        with autocast(name, device):
+            torch.mm(x, x)
+            _wait(device)
+            began = time.perf_counter()
+            torch.mm(x, x)
+            _wait(device)
+        times[name] = time.perf_counter() - began
+    speeds = ", ".join(f"{name} {2 * MATRIX**3 / s / 1e12:.3g} TFLOP/s" for name, s in times.items())
+    slower = times[chosen] > 1.2 * min(times.values()) if chosen in times else False
+    yield (
+        "fair" if slower else "good",
+        f"--train.dtype auto is {chosen}; a product of {MATRIX} x {MATRIX} matrices: {speeds}",
+    )
+
+
+def _wait(device: object) -> None:
+    import torch
+
+    if getattr(device, "type", "") == "cuda":
+        torch.cuda.synchronize()
+
+
+def _compiler(folder: Path) -> Found:
+    import torch
+
+    from gptlab.train.device import choose_device
+
+    device = choose_device("auto")
+    compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    try:
+        began = time.perf_counter()
+        torch.compile(torch.nn.Softplus())(torch.ones(8, device=device))
+        yield "good", f"torch.compile works ({time.perf_counter() - began:.0f} s for a small function)"
+    except Exception as error:
+        reason = "there is no C++ compiler" if compiler is None else " ".join(str(error).split())[:200]
+        yield "fair", f"torch.compile fails ({reason}); train with --train.compile False, the default"
+
+
+def _disk(folder: Path) -> Found:
+    free = shutil.disk_usage(folder).free
+    needed = KEPT * BYTES_PER_PARAMETER * PARAMETERS
+    yield (
+        "good" if free > needed else "fair",
+        f"{quantity(free, 'B')} free in {folder}; a run of GPT-2 124M wants about {quantity(needed, 'B')}",
+    )
+
+
+def _renames(folder: Path) -> Found:
+    from gptlab.train.drive import probe
+
+    drive = probe(folder)
+    if drive.keeps:
+        status = "fair" if drive.complaints else "good"
+        yield (
+            status,
+            f"whole renames, a small file saved in {1000 * drive.save_s:.1f} ms"
+            + (
+                ""
+                if drive.syncs
+                else "; folders cannot be forced to the disk, so a power cut may cost a checkpoint"
+            ),
+        )
+    else:
+        yield (
+            "bad",
+            f"{'; '.join(drive.complaints)}: a crash while saving may cost the newest checkpoint; keep runs on a "
+            "local disk and copy them here",
+        )
+
+
+def _memory(folder: Path) -> Found:
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        yield "fair", "its size cannot be told on this system"
+        return
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    yield "good" if total > 8e9 else "fair", f"{quantity(total, 'B')} in all, {os.cpu_count()} processors"
+
+
+def _extras(folder: Path) -> Found:
+    there = [name for name in EXTRAS if importlib.util.find_spec(name) is not None]
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in there)
+    missing = [f"{name} ({what})" for name, what in EXTRAS.items() if name not in there]
+    yield (
+        "good",
+        f"installed: {versions or 'none'}" + (f"; not installed: {', '.join(missing)}" if missing else ""),
+    )
+
+
+EXAMINATIONS: dict[str, Callable[[Path], Found]] = {
+    "versions": _versions,
+    "device": _device,
+    "formats": _formats,
+    "compiler": _compiler,
+    "memory": _memory,
+    "disk": _disk,
+    "renames": _renames,
+    "extras": _extras,
+}

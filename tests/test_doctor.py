@@ -1,0 +1,52 @@
+import json
+
+import pytest
+
+from gptlab import cli, doctor
+from gptlab.doctor import EXAMINATIONS, examine
+
+
+@pytest.fixture(scope="module")
+def findings(tmp_path_factory):
+    return {finding.name: finding for finding in examine(tmp_path_factory.mktemp("doctor"))}
+
+
+def test_everything_is_looked_at(findings):
+    assert list(findings) == list(EXAMINATIONS)
+    assert all(finding.detail and "\n" not in finding.detail for finding in findings.values())
+    assert findings["renames"].status == "good"
+    assert "auto is " in findings["formats"].detail
+
+
+def test_one_that_breaks_hides_none(monkeypatch, tmp_path):
+    def broken(folder):
+        raise RuntimeError("two\nlines")
+        yield
+
+    def fine(folder):
+        yield "good", str(folder)
+
+    monkeypatch.setattr(doctor, "EXAMINATIONS", {"broken": broken, "fine": fine})
+    assert [(f.name, f.status, f.detail) for f in examine(tmp_path)] == [
+        ("broken", "bad", "RuntimeError: two lines"),
+        ("fine", "good", str(tmp_path)),
+    ]
+
+
+def test_the_command(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(doctor, "EXAMINATIONS", {"disk": EXAMINATIONS["disk"]})
+    assert cli.main(["doctor", str(tmp_path), "--json", str(tmp_path / "facts.json")]) == 0
+    assert "free in" in capsys.readouterr().out
+    assert json.loads((tmp_path / "facts.json").read_text())["disk"]["status"] in ("good", "fair")
+    assert cli.main(["doctor", str(tmp_path / "nowhere")]) == 1
+    assert "there is no such folder" in capsys.readouterr().err
+
+
+def test_a_run_says_at_the_start_what_its_drive_cannot_do(monkeypatch, train, tmp_path, capsys):
+    from gptlab import run
+    from gptlab.train.drive import Drive
+
+    monkeypatch.setattr(run, "probe", lambda folder: Drive(save_s=0.1, gaps=3, folders=True, syncs=True))
+    train(tmp_path / "run", {"train": {"steps": 2}})
+    said = capsys.readouterr().out
+    assert "a file was not there 3 times while it was replaced; a crash may cost the newest" in said
