@@ -32,6 +32,7 @@ from gptlab.eval.tasks import EvalConfig
 from gptlab.model.gpt import SIZES, ModelConfig
 from gptlab.sample import SampleConfig
 from gptlab.train.config import TrainConfig
+from gptlab.train.mirrors import MirrorConfig
 from gptlab.train.optim import AdamWConfig
 from gptlab.train.schedule import ScheduleConfig
 
@@ -56,6 +57,8 @@ class RunConfig:
     """What is measured on the way."""
     sample: SampleConfig = field(default_factory=SampleConfig)
     """What is written on the way, at the evaluations."""
+    mirror: MirrorConfig = field(default_factory=MirrorConfig)
+    """Where else the metrics are shown."""
 
     def __post_init__(self) -> None:
         if self.train.batch_tokens % self.model.context:

@@ -11,8 +11,10 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from gptlab.model.size import Size, measure
 from gptlab.progress import quantity
 from gptlab.recipe import RunConfig
 from gptlab.sample import sample_text
+from gptlab.train import mirrors
 from gptlab.train.device import (
     InFormat,
     World,
@@ -72,6 +75,7 @@ def train(
     if not recipes and not own.is_file():
         raise ConfigError(f"--out {out}: holds no run to continue; name a recipe to start one")
     config = recipe.load(list(recipes) or ([own] if own.is_file() else []), flags)
+    config.mirror.check()
     changed = _compare(own, config, out)
     interrupt = Interrupt(max_hours)
     with join_world(config.train.device) as world, interrupt.listening():
@@ -81,8 +85,8 @@ def train(
             _prepare_folder(out, config, world)
             _look_at_drive(out)
         world.barrier()
-        with MetricsLog(out / "metrics.jsonl") if world.main else _Silent() as log:
-            at = trainer.progress
+        at = trainer.progress
+        with _open_log(config, out, at.step) if world.main else nullcontext(_Silent()) as log:
             if resumed or changed is not None:
                 log.write("event", event="resume", step=at.step, changed=changed or {}, processes=world.size)
             if world.main:
@@ -93,13 +97,21 @@ def train(
         return {"status": status, "run": str(out), "step": at.step, "tokens": at.tokens, "best": at.best}
 
 
+@contextmanager
+def _open_log(config: RunConfig, out: Path, step: int) -> Generator[MetricsLog]:
+    """Open the record of a run, and its mirrors."""
+    told = mirrors.Run(out, step, asdict(config), config.mirror.project)
+    with (
+        mirrors.Mirrors(config.mirror, told, partial(print, flush=True)) as shown,
+        MetricsLog(out / "metrics.jsonl", shown.write) as log,
+    ):
+        yield log
+
+
 class _Silent(MetricsLog):
     """The metrics of a process that writes none."""
 
     def __init__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
         pass
 
     def write(self, kind: str, **row: Any) -> None:

@@ -4,7 +4,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,10 +18,14 @@ class MetricsLog:
     """Appends rows to RUN/metrics.jsonl; what was written at least five seconds ago survives a power cut.
 
     A last line that a crash cut short is taken away on opening: it never was a row.
+
+    Args:
+        path: the file.
+        tell: is given each row after it was written.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, tell: Callable[[Mapping[str, Any]], None] | None = None) -> None:
+        self.path, self._tell = path, tell
         path.touch()
         with path.open("rb+") as file:
             file.truncate(_end_of_last_line(path.read_bytes()))
@@ -42,6 +46,8 @@ class MetricsLog:
         row = {"kind": kind, **{key: _finite(value) for key, value in row.items()}}
         self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
         self._file.flush()
+        if self._tell is not None:
+            self._tell(row)
         if time.monotonic() - self._synced > FSYNC_EVERY_S:
             self.sync()
 
