@@ -14,6 +14,7 @@ from gptlab.model.gpt import SIZES, ModelConfig
 from gptlab.recipe import RunConfig
 from gptlab.sample import SampleConfig
 from gptlab.train.config import TrainConfig
+from gptlab.train.mirrors import MirrorConfig
 from gptlab.train.optim import AdamWConfig
 from gptlab.train.schedule import ScheduleConfig
 
@@ -41,6 +42,7 @@ EVERYTHING = RunConfig(
         logit_soft_cap=30.0,
     ),
     data=DataConfig(path="a folder/of data"),
+    mirror=MirrorConfig(to=("tensorboard",), project="a thesis"),
     train=TrainConfig(
         steps=7,
         batch_tokens=128,
