@@ -2,11 +2,13 @@
 
 import struct
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from gptlab.data.manifest import Manifest, TokenizerRecord
+from gptlab.data.shards import read_shard
 from gptlab.data.tokenizer import load_tokenizer
 from gptlab.data.writer import ShardWriter
 
@@ -48,3 +50,14 @@ def replace(content: bytes) -> Callable[[Path], None]:
 
 def header(*numbers: int) -> bytes:
     return struct.pack("<256i", *numbers, *[0] * (256 - len(numbers)))
+
+
+def documents_of(folder: Path, split: str) -> list[str]:
+    """Decode a split's documents as someone would who knows only the format."""
+    tokenizer = Manifest.load(folder).load_tokenizer(folder)
+    found: list[str] = []
+    for path in sorted(folder.glob(f"{split}_*.bin")):
+        tokens = np.asarray(read_shard(path))
+        starts = [*np.flatnonzero(tokens == tokenizer.end_of_text).tolist(), tokens.size]
+        found += [tokenizer.decode(tokens[a + 1 : b]) for a, b in pairwise(starts)]
+    return found

@@ -5,13 +5,12 @@ import subprocess
 import sys
 import time
 from collections import namedtuple
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from small_folder import documents_of
 
 from gptlab.data import jobs as jobs_module
 from gptlab.data import prepare as prepare_module
@@ -42,17 +41,6 @@ def source(tmp_path: Path) -> Path:
         lines = "".join(json.dumps({"text": text}) + "\n" for text in part)
         (folder / f"{number}.jsonl").write_text(lines)
     return folder
-
-
-def documents_of(folder: Path, split: str) -> list[str]:
-    """Decode a split's documents as someone would who knows only the format."""
-    tokenizer = Manifest.load(folder).load_tokenizer(folder)
-    found: list[str] = []
-    for path in sorted(folder.glob(f"{split}_*.bin")):
-        tokens = np.asarray(read_shard(path))
-        starts = [*np.flatnonzero(tokens == tokenizer.end_of_text).tolist(), tokens.size]
-        found += [tokenizer.decode(tokens[a + 1 : b]) for a, b in pairwise(starts)]
-    return found
 
 
 def contents(folder: Path) -> dict[str, bytes]:
