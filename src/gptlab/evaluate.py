@@ -86,11 +86,7 @@ def _loss(
     if data is None:
         raise TaskError("task loss: is taken on a prepared folder; name it with --data DIR")
     held_out = Windows(data, "val", context)
-    if held_out.manifest.tokenizer.hash != tokenizer.hash:
-        raise TaskError(
-            f"{data}: was prepared with the tokenizer {held_out.manifest.tokenizer.name}, and the model reads "
-            f"{tokenizer.name}; prepare the text again with the model's own"
-        )
+    held_out.manifest.check_reader(data, tokenizer)
     batches = validation_batches(held_out, max(1, tasks.BATCH_TOKENS // context), limit)
     loss = mean_loss(logits, batches, device=where, token_bytes=tokenizer.token_bytes)
     print(f"loss, {loss.tokens:,} held-out tokens of {data}, context {context}")

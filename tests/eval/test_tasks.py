@@ -11,7 +11,7 @@ from torch import Tensor
 from gptlab.data.manifest import Manifest, Shard, TokenizerRecord
 from gptlab.data.shards import write_shard
 from gptlab.data.tokenizer import Tokenizer, load_tokenizer
-from gptlab.errors import TaskError
+from gptlab.errors import DataError, TaskError
 from gptlab.eval.score import StopEvaluation
 from gptlab.eval.tasks import TASKS, EvalConfig, Task, TaskName, build
 
@@ -153,7 +153,8 @@ def test_text_prepared_for_another_vocabulary_is_refused(folder, file, tokenizer
         tmp_path
     )
     with pytest.raises(
-        TaskError, match=f"tokenizer bytes 000000000000, the model reads bytes {tokenizer.hash[:12]}"
+        DataError,
+        match=rf"tokenizer is bytes \(000000000000\), the model reads bytes \({tokenizer.hash[:12]}\)",
     ):
         make("continuation", tokenizer, tmp_path, file)
 

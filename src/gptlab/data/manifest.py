@@ -151,10 +151,22 @@ class Manifest:
         tokenizer = load_tokenizer(self.tokenizer.name if named else Path(folder) / self.tokenizer.name)
         if tokenizer.hash != self.tokenizer.hash:
             raise DataError(
-                f"{folder}: tokenizer {self.tokenizer.name} has hash {tokenizer.hash[:12]}, the shards were "
-                f"made with {self.tokenizer.hash[:12]}; put that one back"
+                f"{folder}: its tokenizer is {TokenizerRecord.of(tokenizer)}, the shards were made with "
+                f"{self.tokenizer}; put that one back"
             )
         return tokenizer
+
+    def check_reader(self, folder: str | Path, reader: Tokenizer) -> None:
+        """Refuse a model whose tokenizer is not the one that made the tokens.
+
+        Raises:
+            DataError: the vocabularies differ.
+        """
+        if reader.hash != self.tokenizer.hash:
+            raise DataError(
+                f"{folder}: its tokenizer is {self.tokenizer}, the model reads {TokenizerRecord.of(reader)}; "
+                "prepare the text again with the model's own"
+            )
 
     def summary(self) -> dict[str, Any]:
         """Count shards, tokens, documents and text bytes, by split."""

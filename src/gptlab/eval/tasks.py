@@ -109,12 +109,7 @@ def _hellaswag(source: Source) -> Task:
 def _continuation(source: Source) -> Task:
     if source.data is None:
         raise TaskError("task continuation: is made from a prepared folder; name it with --data DIR")
-    ours, theirs = source.tokenizer, Manifest.load(source.data).tokenizer
-    if ours.hash != theirs.hash:
-        raise TaskError(
-            f"{source.data}: was prepared with tokenizer {theirs.name} {theirs.hash[:12]}, the model reads "
-            f"{ours.name} {ours.hash[:12]}; prepare the text again with the model's own"
-        )
+    Manifest.load(source.data).check_reader(source.data, source.tokenizer)
     return Task(
         name="continuation",
         protocol="continuation",
