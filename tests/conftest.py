@@ -8,6 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# The same examples every time, however long a loaded machine takes over them.
+settings.register_profile(
+    "gptlab", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("gptlab")
 
 # The threads of several test processes would wait for each other; tiny models want no more than one each.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

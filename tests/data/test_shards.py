@@ -4,9 +4,9 @@ import llmc
 import numpy as np
 import numpy.typing as npt
 import pytest
-from small_folder import header, make_folder, replace
+from small_folder import END, header, make_folder, replace
 
-from gptlab.data.shards import aside, read_shard, write_shard
+from gptlab.data.shards import TOKEN, aside, documents, read_shard, write_shard
 from gptlab.data.verify import verify
 from gptlab.errors import DataError
 
@@ -97,3 +97,18 @@ def test_a_header_is_given_as_the_errors_advise(tmp_path: Path):
     write_shard(tmp_path / "a.bin", np.fromfile(tmp_path / "train.bin", "uint16"))
     write_shard(tmp_path / "b.bin", np.load(tmp_path / "train.npy"))
     assert read_shard(tmp_path / "a.bin").tolist() == read_shard(tmp_path / "b.bin").tolist() == [50256, 1, 2]
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 1000])
+def test_documents_of_a_range(chunk: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("gptlab.data.shards._SEARCH_TOKENS", chunk)
+    for tokens in ([END, 1, END, END, 2, 3], [1, 2, END, 3], [1], [END]):
+        shard = np.array(tokens, TOKEN)
+        begins = [at for at, token in enumerate(tokens) if at == 0 or token == END]
+        whole = list(zip(begins, [*begins[1:], len(tokens)], strict=True))
+        assert list(documents(shard, END)) == whole
+        for start in range(len(tokens)):
+            for stop in range(start + 1, len(tokens) + 1):
+                assert list(documents(shard, END, start, stop)) == [
+                    (begin, end) for begin, end in whole if start <= begin < stop
+                ]

@@ -21,6 +21,7 @@ COMMANDS: dict[str, Callable[..., dict[str, Any]]] = {
     "data prepare": data.prepare,
     "data adopt": data.adopt,
     "data verify": data.verify,
+    "data contamination": data.contamination,
     "data list": data.list_sources,
     "data tokenizer": data.tokenizer,
     "train": runs.train,

@@ -8,7 +8,7 @@ Source: llm.c, dev/data/data_common.py and llmc/dataloader.h.
 
 import hashlib
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -28,6 +28,8 @@ MAX_SHARD_TOKENS = 2**31 - 1  # what the header's int32 can count
 Tokens = npt.NDArray[np.uint16]
 
 REBUILD = 'run "gptlab data prepare" again to rebuild it'
+
+_SEARCH_TOKENS = 1_000_000  # looked through at a time, so that memory does not grow with the shard
 
 
 @contextmanager
@@ -113,6 +115,28 @@ def _numbers(raw: bytes) -> tuple[int, int, int]:
         raw[: 3 * HEADER.itemsize].ljust(3 * HEADER.itemsize, b"\0"), HEADER
     )
     return int(magic), int(version), int(tokens)
+
+
+def documents(
+    tokens: Tokens, end_of_text: int, start: int = 0, stop: int | None = None
+) -> Iterator[tuple[int, int]]:
+    """Find where the documents begin and end that begin in a range of a shard, by default in all of it.
+
+    What precedes the first end-of-text, as in shards from elsewhere that cut documents, is one too.
+    """
+    stop = tokens.size if stop is None else stop
+    begin = 0 if start == 0 else None
+    for at in range(start, tokens.size, _SEARCH_TOKENS):
+        for place in (at + np.flatnonzero(tokens[at : at + _SEARCH_TOKENS] == end_of_text)).tolist():
+            if begin is not None and place > begin:
+                yield begin, place
+            if place >= stop:
+                return
+            begin = place
+        if begin is None and at + _SEARCH_TOKENS >= stop:
+            return
+    if begin is not None:
+        yield begin, tokens.size
 
 
 def check_range(tokens: Tokens, vocab_size: int, path: Path, start: int, remedy: str) -> None:

@@ -1,0 +1,211 @@
+"""Contamination of a prepared folder: which items of a task share word n-grams with its training documents.
+
+A shared n-gram is a reason to look, not proof. GPT-3 passed over n-grams that stand in more than ten documents,
+as most of these were common phrases and boilerplate; they are counted here, and told apart.
+
+Source: Brown et al. (2020), https://arxiv.org/abs/2005.14165, appendix C.
+"""
+
+import os
+import re
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from gptlab.data.manifest import Manifest
+from gptlab.data.ngrams import Integers, Ngrams, words
+from gptlab.data.search import Found, Search, document_at
+from gptlab.data.sources import documents
+from gptlab.errors import ConfigError
+from gptlab.eval import continuation, hellaswag
+
+N = 13  # GPT-3's longest, and what it cleaned its training data with
+COMMON_DOCUMENTS = 10  # GPT-3's: an n-gram in more of them is boilerplate
+WORST = 10
+BEGINNING_TOKENS = 40
+FLAGS = ("rare", "context", "right", "wrong")
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Item:
+    """What to look for."""
+
+    texts: tuple[str, ...]
+    """The item, in as many ways as it has choices."""
+    label: int = 0
+    """Which of them is the right one."""
+    context: str = ""
+    """How all of them begin."""
+
+
+def _hellaswag(_folder: Path, data: Path | None) -> list[Item]:
+    return [
+        Item(tuple(f"{item.ctx} {ending}" for ending in item.endings), item.label, item.ctx)
+        for item in hellaswag.read(data or hellaswag.validation_file())
+    ]
+
+
+def _continuation(folder: Path, _data: Path | None) -> list[Item]:
+    decode = Manifest.load(folder).load_tokenizer(folder).decode
+    right = [item.pairs[item.label] for item in continuation.build(folder)]
+    return [Item((decode(context + ending),), 0, decode(context)) for context, ending in right]
+
+
+def contamination(
+    folder: Path,
+    *,
+    task: str | None = None,
+    data: Path | None = None,
+    items: Path | None = None,
+    text_column: str | None = None,
+    n: int = N,
+    workers: int | None = None,
+) -> Row:
+    """Search a prepared folder's training shards for the n-grams of a task's items, or of any documents.
+
+    Args:
+        folder: the prepared folder.
+        task: a name of TASKS.
+        data: the task's file, where it has one; None downloads it.
+        items: instead of a task: a file or folder of .txt, .jsonl or .parquet, each document an item.
+        text_column: which column of .jsonl and .parquet files holds the items; "text" unless told.
+        n: words of an n-gram.
+        workers: how many processes search; unless told, one a processor.
+
+    Returns:
+        `items`, and how many of them have an overlap, by what; `overlapping`, a row for each of these;
+        `worst`, those with most n-grams found, and where.
+
+    Raises:
+        ConfigError: there is not one thing to look for, or a number is below one.
+        DataError: the folder or the documents are damaged.
+        TaskError: the task's file is.
+    """
+    if (task is None) == (items is None):
+        raise ConfigError("nothing, or two things to look for: give either --task or --items")
+    for name, value in (("n", n), ("workers", workers)):
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name} {value}: must be at least 1")
+    if items is not None:
+        wanted = [Item((text,)) for text in documents(items, text_column)]
+        if not wanted:
+            raise ConfigError(f"--items {items}: holds no text; give a file that does")
+    else:
+        wanted = TASKS[str(task)](folder, data)
+    ngrams = Ngrams([text for item in wanted for text in item.texts], n)
+    search = Search.through(folder, ngrams)
+    found = search.run(workers or os.cpu_count() or 1)
+    by_text = iter(ngrams.by_text)
+    parts = [[next(by_text) for _ in item.texts] for item in wanted]
+    rows = [_row(i, item, part, found, n) for i, (item, part) in enumerate(zip(wanted, parts, strict=True))]
+    overlapping = [row for row in rows if row["found"]]
+    worst = sorted(overlapping, key=lambda row: -row["found"])[:WORST]
+    decode = Manifest.load(folder).load_tokenizer(folder).decode
+    return {
+        "folder": str(folder),
+        "task": task or str(items),
+        "n": n,
+        "tokens": sum(shard.tokens for shard in search.shards),
+        "items": len(rows),
+        "items_without_ngrams": sum(not row["ngrams"] for row in rows),
+        "items_found": len(overlapping),
+        **{f"items_found_{name}": sum(row[name] for row in rows) for name in FLAGS},
+        "ngrams": ngrams.count,
+        "ngrams_found": int(np.count_nonzero(found.documents)),
+        "overlapping": overlapping,
+        "worst": [row | _evidence(wanted[row["i"]], parts[row["i"]], search, found, decode) for row in worst],
+    }
+
+
+def _row(i: int, item: Item, parts: Sequence[Integers], found: Found, n: int) -> Row:
+    """Say how much of an item was found, and of which part of it."""
+    together = np.unique(np.concatenate(parts))
+    documents = found.documents[together]
+    begun = max(len(words(item.context)) - n + 1, 0)
+    seen = [found.documents[part] > 0 for part in parts]
+    return {
+        "i": i,
+        "ngrams": together.size,
+        "found": int(np.count_nonzero(documents)),
+        "rare": bool(((documents > 0) & (documents <= COMMON_DOCUMENTS)).any()),
+        "context": bool(seen[item.label][:begun].any()),
+        "right": bool(seen[item.label][begun:].any()),
+        "wrong": any(bool(part[begun:].any()) for k, part in enumerate(seen) if k != item.label),
+    }
+
+
+def _evidence(
+    item: Item,
+    parts: Sequence[Integers],
+    search: Search,
+    found: Found,
+    decode: Callable[[Iterable[int]], str],
+) -> Row:
+    """Show the longest run of an item's words in one document, the one that most of its n-grams point to."""
+    together = np.concatenate(parts)
+    places, votes = np.unique(found.places[together[found.documents[together] > 0]], return_counts=True)
+    document = document_at(int(places[votes.argmax()]))
+    here, _, _ = search(document)
+    runs = (
+        (match.end() - match.start(), match.start(), text)
+        for part, text in zip(parts, item.texts, strict=True)
+        for match in re.finditer(rb"\x01+", np.isin(part, here).tobytes())
+    )
+    length, start, text = max(runs, key=lambda run: run[0])
+    matched = words(text)[start : start + length + search.ngrams.n - 1]
+    shard = search.shards[document.shard]
+    tokens = search.manifest.read_shard(search.folder, shard)[
+        document.start : document.start + BEGINNING_TOKENS
+    ]
+    return {
+        "words": len(matched),
+        "text": " ".join(matched),
+        "shard": shard.file,
+        "token": document.start,
+        "document": decode(tokens[tokens != search.manifest.tokenizer.end_of_text].tolist()),
+    }
+
+
+def told(facts: Row) -> str:
+    """Write the result of a search for people."""
+    n, items, choices = facts["n"], facts["items"], facts["task"] == "hellaswag"
+
+    def line(what: str, count: int, of: int = items) -> str:
+        return f"  {what:<44} {count:>9,}  {count / max(of, 1):>7.2%}"
+
+    lines = [f"{facts['folder']}: {facts['tokens']:,} training tokens, {items:,} items of {facts['task']}"]
+    lines += [line(f"{n}-grams of the items found", facts["ngrams_found"], facts["ngrams"])]
+    lines += [line(f"items with a {n}-gram found", facts["items_found"])]
+    lines += [line(f"  one that at most {COMMON_DOCUMENTS} documents have", facts["items_found_rare"])]
+    if choices:
+        lines += [line("  within the context", facts["items_found_context"])]
+        lines += [line("  reaching into the right ending", facts["items_found_right"])]
+        lines += [line("  reaching into a wrong ending", facts["items_found_wrong"])]
+    if facts["items_without_ngrams"]:
+        lines += [line(f"items shorter than {n} words, not looked for", facts["items_without_ngrams"])]
+    for row in facts["worst"]:
+        lines += [
+            "",
+            f"item {row['i']}: {row['found']:,} of {row['ngrams']:,} found; {row['words']:,} words in a row in "
+            f"{row['shard']}, document at token {row['token']:,}",
+            f"  the item:     {textwrap.shorten(row['text'], 240)}",
+            f"  the document: {textwrap.shorten(row['document'], 240)}",
+        ]
+    return "\n".join([*lines, "", "A shared n-gram is a reason to look, not proof."])
+
+
+TASKS: dict[str, Callable[[Path, Path | None], list[Item]]] = {
+    "hellaswag": _hellaswag,
+    "continuation": _continuation,
+}
+
+if TYPE_CHECKING:
+    TaskName = str
+else:
+    TaskName = Literal[tuple(TASKS)]
