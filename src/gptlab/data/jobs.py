@@ -10,9 +10,6 @@ KEY names everything their content depends on: who finds them can use them, whoe
 
 import hashlib
 import multiprocessing
-import os
-import signal
-import threading
 from array import array
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -28,6 +25,7 @@ import numpy.typing as npt
 from gptlab.data.shards import TOKEN, aside
 from gptlab.data.sources import Piece
 from gptlab.data.tokenizer import Tokenizer
+from gptlab.data.workers import start_worker
 from gptlab.errors import DataError
 
 JOB_BYTES = 8_000_000  # a second or two of work, beside which two files cost nothing
@@ -171,15 +169,7 @@ _worker: tuple[Tokenizer, Path, Callable[[], bool]]
 def _start_worker(encoder: Tokenizer, folder: Path, stopped: Callable[[], bool]) -> None:
     global _worker
     _worker = encoder, folder, stopped
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-
-
-def _die_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    start_worker()
 
 
 def _work(job: Job) -> None:

@@ -53,7 +53,12 @@ _function: Callable[[Any], Any]
 def _start(function: Callable[[Any], Any]) -> None:
     global _function
     _function = function
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    start_worker()
+
+
+def start_worker() -> None:
+    """Begin a worker process: Ctrl-C is its parent's to answer, whom it does not outlive."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
 
