@@ -1,13 +1,23 @@
 """MODEL on the command line, `gptlab.load` in Python: a run, a checkpoint or a Hugging Face folder."""
 
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from gptlab.data.tokenizer import Tokenizer, load_tokenizer
 from gptlab.errors import CheckpointError
 from gptlab.model.gpt import ModelConfig
-from gptlab.publish.huggingface import HuggingFaceModel, load_hugging_face
+from gptlab.publish.huggingface import (
+    HuggingFaceModel,
+    UnfitError,
+    folder_tokenizer,
+    load_hugging_face,
+    read_ours,
+)
 from gptlab.sample import GeneratingGPT
 from gptlab.train import checkpoint
 from gptlab.train.device import DeviceName, choose_device
@@ -32,19 +42,35 @@ def load(
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such folder; give a run, a checkpoint or a Hugging Face folder")
     if (path / "config.json").is_file():
-        return load_hugging_face(path, where)
+        return _load_hugging_face(path, where)
     folder = _checkpoint_folder(path)
     if folder is None:
         raise CheckpointError(
             f"{path}: holds neither checkpoints, nor {checkpoint.STATE}, nor a Hugging Face config.json"
         )
     found = checkpoint.load(folder)
-    network = GeneratingGPT(_config(found))
     try:
-        network.load_state_dict(found.model())
+        network = _network(_config(found), found.model())
     except RuntimeError as error:
         raise CheckpointError(f"{folder}: weights and state.json do not fit each other ({error})") from None
     return network.to(where).eval(), read_tokenizer(found)
+
+
+def _network(config: ModelConfig, state: Mapping[str, Tensor]) -> GeneratingGPT:
+    network = GeneratingGPT(config)
+    network.load_state_dict(state)
+    return network
+
+
+def _load_hugging_face(
+    folder: Path, where: torch.device
+) -> tuple[GeneratingGPT | HuggingFaceModel, Tokenizer]:
+    # What is one of our models runs as one, which spares transformers' detours and never runs a folder's code.
+    try:
+        config, state = read_ours(folder)
+    except UnfitError:
+        return load_hugging_face(folder, where)
+    return _network(config, state).to(where).eval(), folder_tokenizer(folder)
 
 
 def _checkpoint_folder(path: Path) -> Path | None:

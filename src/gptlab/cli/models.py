@@ -110,7 +110,7 @@ def export(model: Path, out: Path, /, *, verify: bool = True) -> dict[str, Any]:
     Args:
         model: a run or a checkpoint.
         out: the folder to write.
-        verify: load it in transformers and compare its logits with the model's.
+        verify: load it in transformers and compare its logits and greedy text with the model's.
     """
     from gptlab.publish.huggingface import export
     from gptlab.saved import load
@@ -122,4 +122,6 @@ def export(model: Path, out: Path, /, *, verify: bool = True) -> dict[str, Any]:
         f"{out}: {facts['class']}, "
         + ("not compared" if difference is None else f"logits differ by at most {difference:.1e}")
     )
+    if facts["remote_code"] is not None:
+        print(f"  {facts['remote_code']}; loading it takes trust_remote_code=True")
     return {**facts}

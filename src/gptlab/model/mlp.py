@@ -16,17 +16,28 @@ class GELU(nn.Module):
     Source: Hendrycks and Gimpel (2016), https://arxiv.org/abs/1606.08415, sec. 2; GPT-2's `model.py`.
     """
 
+    approximate = "tanh"
+
     def __init__(self, n_embd: int, n_hidden: int, *, bias: bool) -> None:
         super().__init__()
         self.up = nn.Linear(n_embd, n_hidden, bias=bias)
         self.down = nn.Linear(n_hidden, n_embd, bias=bias)
 
     def forward(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        return self.down(F.gelu(self.up(x_BTD), approximate="tanh"))
+        return self.down(F.gelu(self.up(x_BTD), approximate=self.approximate))
 
     @staticmethod
     def default_hidden(n_embd: int) -> int:
         return 4 * n_embd
+
+
+class ErfGELU(GELU):
+    """The same without the approximation, which is up to 5e-4 away; nanoGPT's and GPT-NeoX's.
+
+    Source: Hendrycks and Gimpel (2016), eq. 1.
+    """
+
+    approximate = "none"
 
 
 class ReLU2(nn.Module):
@@ -69,7 +80,7 @@ class SwiGLU(nn.Module):
         return -(-8 * n_embd // (3 * 64)) * 64
 
 
-MLPS = {"gelu": GELU, "relu2": ReLU2, "swiglu": SwiGLU}
+MLPS = {"gelu": GELU, "gelu_erf": ErfGELU, "relu2": ReLU2, "swiglu": SwiGLU}
 
 if TYPE_CHECKING:
     MLPName = str

@@ -1,6 +1,7 @@
 """Hugging Face folders: ours written, and any of them read."""
 
 from .folder import export
-from .foreign import HuggingFaceModel, load_hugging_face
+from .foreign import HuggingFaceModel, folder_tokenizer, load_hugging_face
+from .ours import UnfitError, read_ours
 
-__all__ = ["HuggingFaceModel", "export", "load_hugging_face"]
+__all__ = ["HuggingFaceModel", "UnfitError", "export", "folder_tokenizer", "load_hugging_face", "read_ours"]

@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TypedDict
@@ -20,29 +20,22 @@ from safetensors.torch import save_file
 from gptlab import __version__
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import ExportError
-from gptlab.model.gpt import GPT
+from gptlab.model.gpt import GPT, ModelConfig
 
-from .foreign import CONFIG, MISSING, TOKENIZER, WEIGHTS, HuggingFaceModel, load_causal_lm, quiet_transformers
-from .formats import FORMATS, format_of
+from .compare import compare
+from .foreign import CONFIG, MISSING, TOKENIZER, WEIGHTS, HuggingFaceModel
+from .formats import FORMATS, MARK, MODELING, OWN, format_of, native_misfits
 from .vocabulary import SPECIAL_TOKENS, TOKENIZER_CONFIG, write_tokenizer
 
 GENERATION_CONFIG = "generation_config.json"
-FILES = (CONFIG, GENERATION_CONFIG, WEIGHTS, TOKENIZER, TOKENIZER_CONFIG, SPECIAL_TOKENS)
-MARK = "gptlab"  # the key of config.json that tells our own folders
+FILES = (CONFIG, GENERATION_CONFIG, WEIGHTS, TOKENIZER, TOKENIZER_CONFIG, SPECIAL_TOKENS, MODELING)
 
-# Two computations of a logit in float32 may differ by so many nats, and by this share of the largest logit,
-# which is about a hundred in OpenAI's GPT-2.
-ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE = 1e-4, 1e-5
-
-# Three scripts, an emoji, all kinds of white space, and what only looks like a special token.
-PROBE = (
-    "Hello, world!  It's \u00fcber 1234.\n\n\t\u4f60\u597d, \u043f\u0440\u0438\u0432\u0435\u0442 \U0001f642"
-    "\r\n<|endoftext|> def f(x):\n    return x "
+# What an export did: the class that loads it, why that is none of transformers' own (None where it is), the
+# largest difference of a logit between that class and the model in nats (None is not compared), and the names
+# of the files.
+Exported = TypedDict(
+    "Exported", {"class": str, "remote_code": str | None, "max_diff": float | None, "files": list[str]}
 )
-
-# What an export did: the class of transformers that loads it, the largest difference of a logit between that
-# class and the model in nats (None is not compared), and the names of the files.
-Exported = TypedDict("Exported", {"class": str, "max_diff": float | None, "files": list[str]})
 
 
 def export(
@@ -50,16 +43,20 @@ def export(
 ) -> Exported:
     """Write a folder for AutoModelForCausalLM and AutoTokenizer, in place of an earlier export.
 
+    The class is one of transformers' own where one computes the same; else the folder brings its own file, and
+    whoever loads it has to say trust_remote_code=True. Rows of the vocabulary that the tokenizer has no use for,
+    which padding made, are left out.
+
     Args:
         model: with weights in float32.
         tokenizer: the one it was trained with.
         out: the folder.
-        verify: whether transformers loads the folder, and its ids and logits are compared, before it gets its
-            name.
+        verify: whether transformers loads the folder, and its ids, logits and greedy text are compared, before
+            it gets its name.
 
     Raises:
-        ExportError: no class holds the model, the tokenizer is another model's, `out` is in use or cannot be
-            written, transformers is not installed, or what it loads is not the model.
+        ExportError: the tokenizer is another model's, `out` is in use or cannot be written, transformers is not
+            installed, or what it loads is not the model.
     """
     if isinstance(model, HuggingFaceModel):
         raise ExportError(f"{out}: the model is a Hugging Face folder as it is; copy that folder")
@@ -72,18 +69,38 @@ def export(
             f"tokenizer {tokenizer.name} has {ids:,} ids and the model {rows:,}; "
             "export the model with the tokenizer that it was trained with"
         )
+    if ids < rows:
+        model = _cut_vocabulary(model, ids)
     out = out.resolve()
     aside = out.with_name(f".{out.name}.exporting")
     try:
         _refuse_folder_in_use(out)
         with _made_aside(aside):
             _write(model, tokenizer, architecture, aside)
-            max_diff = _compare(model, tokenizer, aside) if verify else None
+            max_diff = compare(model, tokenizer, aside) if verify else None
+            files = [name for name in FILES if (aside / name).exists()]
             _replace(out, aside)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ExportError(f"{out}: cannot be written ({reason}); choose another folder") from error
-    return {"class": architecture, "max_diff": max_diff, "files": list(FILES)}
+    reason = None if FORMATS[architecture].native else _why_own(model.config)
+    return {"class": architecture, "remote_code": reason, "max_diff": max_diff, "files": files}
+
+
+def _why_own(config: ModelConfig) -> str:
+    nearest, needs = next(iter(native_misfits(config).items()))
+    return f"no class of transformers holds this model; the nearest, {nearest}, needs {', '.join(needs)}"
+
+
+def _cut_vocabulary(model: GPT, rows: int) -> GPT:
+    state = model.state_dict()
+    for name in ("embed.weight", "unembed.weight"):
+        if name in state:
+            state[name] = state[name][:rows]
+    with torch.random.fork_rng(devices=[]):
+        cut = GPT(replace(model.config, vocab_size=rows))
+    cut.load_state_dict(state)
+    return cut.to(model.embed.weight.device)
 
 
 def _require_transformers() -> None:
@@ -137,15 +154,20 @@ def _replace(out: Path, complete: Path) -> None:
 
 def _write(model: GPT, tokenizer: Tokenizer, architecture: str, folder: Path) -> None:
     form, config, end = FORMATS[architecture], model.config, tokenizer.end_of_text
+    keys = form.config(config)
+    rope = keys.get("rope_parameters", {})
     _write_json(
         folder / CONFIG,
         {
             "architectures": [architecture],
-            **form.config(config),
-            "vocab_size": config.vocab_size,
-            "tie_word_embeddings": config.tie_embeddings,
+            **keys,
+            **form.free,
+            # transformers 4 reads RoPE's keys here, 5 in rope_parameters, other programs in one or the other.
+            **{key: rope[key] for key in ("rope_theta", "partial_rotary_factor") if key in rope},
             "bos_token_id": end,
             "eos_token_id": end,
+            # Some classes have another one by default, whose embedding they would not train.
+            "pad_token_id": None,
             "torch_dtype": "float32",
             MARK: {"version": __version__, "model": asdict(config)},
         },
@@ -161,43 +183,9 @@ def _write(model: GPT, tokenizer: Tokenizer, architecture: str, folder: Path) ->
     }
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     write_tokenizer(tokenizer, folder, config.context)
+    if architecture == OWN:
+        shutil.copyfile(Path(__file__).with_name(MODELING), folder / MODELING)
 
 
 def _write_json(path: Path, content: Mapping[str, object]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def _compare(model: GPT, tokenizer: Tokenizer, folder: Path) -> float:
-    text_ids = _compare_ids(tokenizer, folder)
-    theirs = load_causal_lm(folder).to(model.embed.weight.device)
-    any_ids = torch.randint(
-        model.config.vocab_size, (model.config.context,), generator=torch.Generator().manual_seed(0)
-    )
-    return max(_compare_logits(model, theirs, ids) for ids in (any_ids, text_ids[: model.config.context]))
-
-
-def _compare_ids(tokenizer: Tokenizer, folder: Path) -> torch.Tensor:
-    from transformers import AutoTokenizer
-
-    with quiet_transformers():
-        theirs = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-        # It reads special tokens out of ordinary text unless told otherwise; ours never does.
-        their_ids = theirs(PROBE, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    ids = tokenizer.encode(PROBE)
-    if their_ids != ids:
-        raise ExportError(f"tokenizer {tokenizer.name}: transformers would cut text into other ids")
-    return torch.tensor(ids)
-
-
-@torch.inference_mode()
-def _compare_logits(model: GPT, theirs: torch.nn.Module, ids: torch.Tensor) -> float:
-    batch = ids[None].to(model.embed.weight.device)
-    logits = model(batch)
-    diff = float((logits - theirs(input_ids=batch).logits).abs().max())
-    tolerance = ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * float(logits.abs().max())
-    if not diff <= tolerance:  # nor may it be no number
-        raise ExportError(
-            f"the export's logits are up to {diff:.2g} nats from the model's, more than {tolerance:.2g}; "
-            "nothing was written"
-        )
-    return diff

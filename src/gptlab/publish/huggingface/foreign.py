@@ -86,19 +86,32 @@ def load_hugging_face(folder: Path, device: torch.device | str = "cpu") -> tuple
             tokenizer that gptlab cannot work with; or transformers is not installed.
     """
     model = HuggingFaceModel(load_causal_lm(folder)).to(device)
+    return model, folder_tokenizer(folder)
+
+
+def folder_tokenizer(folder: Path) -> Tokenizer:
+    """Load the tokenizer of a Hugging Face folder.
+
+    Raises:
+        CheckpointError: it has none, or one that gptlab cannot work with.
+    """
     try:
-        return model, load_tokenizer(folder / TOKENIZER)
+        return load_tokenizer(folder / TOKENIZER)
     except DataError as error:
         raise CheckpointError(f"{folder}: {error}") from error
 
 
-def load_causal_lm(folder: Path) -> Any:
+def load_causal_lm(folder: Path, *, our_own: bool = False) -> Any:
     """Load what AutoModelForCausalLM makes of a folder, in float32, and be sure that it is whole.
+
+    Args:
+        folder: of Hugging Face's kind.
+        our_own: whether the folder was written just now by this process, so that code in it may run.
 
     Raises:
         CheckpointError: as `load_hugging_face`.
     """
-    _require_safetensors(folder)
+    require_safetensors(folder)
     try:
         from transformers import AutoModelForCausalLM
     except ImportError as error:
@@ -110,7 +123,7 @@ def load_causal_lm(folder: Path) -> Any:
                 dtype=torch.float32,
                 local_files_only=True,
                 use_safetensors=True,
-                trust_remote_code=False,
+                trust_remote_code=our_own,
                 output_loading_info=True,
             )
     except Exception as error:  # transformers passes on whatever its parts raise
@@ -142,7 +155,12 @@ def quiet_transformers() -> Generator[None]:
             logging.enable_progress_bar()
 
 
-def _require_safetensors(folder: Path) -> None:
+def require_safetensors(folder: Path) -> None:
+    """Be sure that a folder has a config and weights that are no pickle.
+
+    Raises:
+        CheckpointError: otherwise.
+    """
     if not (folder / CONFIG).is_file():
         raise CheckpointError(f"{folder}: no Hugging Face folder, since it has no {CONFIG}")
     if any((folder / name).is_file() for name in (WEIGHTS, WEIGHTS_INDEX)):
@@ -151,6 +169,6 @@ def _require_safetensors(folder: Path) -> None:
     if pickles:
         raise CheckpointError(
             f"{folder / pickles[0]}: is a pickle, which can run any code when it is opened; "
-            f"get the model as {WEIGHTS}"
+            f"get the model as {WEIGHTS}, or let transformers, where you trust the file, save it anew"
         )
     raise CheckpointError(f"{folder}: has no weights; {WEIGHTS} is missing")
