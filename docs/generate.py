@@ -1,4 +1,7 @@
-"""Write docs/config.md from the code: the keys of a recipe, the choices they have, the commands.
+"""Write docs/config.md and docs/export.md from the code.
+
+The first has the keys of a recipe, the choices they have and the commands; the second says which class of
+transformers holds which model.
 
 python docs/generate.py      which is what `make docs` does; a test sees to it that nobody forgets
 """
@@ -6,6 +9,7 @@ python docs/generate.py      which is what `make docs` does; a test sees to it t
 import inspect
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +17,16 @@ from gptlab import cli, recipe
 from gptlab.data.sources import FORMATS, SOURCES
 from gptlab.data.tokenizer import TOKENIZERS
 from gptlab.eval.hellaswag import PROTOCOLS
-from gptlab.model.gpt import NORM_ORDERS, SIZES
+from gptlab.model.gpt import NORM_ORDERS, SIZES, ModelConfig
 from gptlab.model.mlp import MLPS
 from gptlab.model.norm import NORMS
 from gptlab.model.position import POSITIONS
+from gptlab.publish.huggingface.formats import FORMATS as HF_CLASSES
+from gptlab.publish.huggingface.formats import OWN, format_of
 from gptlab.train.optim import OPTIMIZERS
 from gptlab.train.schedule import SCHEDULES
 
-PAGE = Path(__file__).parent / "config.md"
+DOCS = Path(__file__).parent
 
 HEAD = """\
 <!-- Written by docs/generate.py. Change the docstrings in src/gptlab and run `make docs`. -->
@@ -45,6 +51,38 @@ error that is told on one line, 2 a command line that cannot be understood, 75 i
 again), 130 stopped by hand.
 """
 
+EXPORT_HEAD = """\
+<!-- Written by docs/generate.py. Change src/gptlab/publish/huggingface/formats and run `make docs`. -->
+
+# Export
+
+`gptlab export MODEL OUT` writes a Hugging Face folder of the first class below that computes the same. Before
+the folder gets its name transformers has loaded it, and its ids, logits (within 1e-4 nats and 1e-5 of the largest,
+in float32) and greedy text were those of the model. Except for the last class, `AutoModelForCausalLM`,
+`AutoTokenizer`, `pipeline("text-generation")` and `lm_eval --model hf` take the folder as it is; the last one
+brings its own file, and they have to be given `trust_remote_code=True`.
+
+Untied heads fit every class. Grouped heads do too: where a class has none, the shared heads are repeated. A bias
+that a class has and the model has not is zero, a gain is one, and RoPE without turning stands for no position
+(which takes an even number of channels a head). Rows of the vocabulary that only pad it are left out.
+
+Folders come back by `gptlab import`, and `gptlab eval`, `gptlab sample` and `gptlab.load` run them as our own
+models, without any code of the folder. What comes back is the model that was exported, bit for bit but for
+VaultGemmaForCausalLM, where a product and a sum round each number once.
+
+NanoChatForCausalLM, which has gain-free norms, QK-norm and a soft cap, is not among them: it norms the embeddings
+before the first block, and no weights can make up for that.
+"""
+
+# The switches that decide for a norm, an order, a position and an MLP.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "with biases": {},
+    "without": {"bias": False},
+    "QK-norm": {"qk_norm": True},
+    "QK-norm, no bias": {"bias": False, "qk_norm": True},
+    "soft cap, no bias": {"bias": False, "logit_soft_cap": 30.0},
+}
+
 # Which key of a recipe, or which argument, the entries of a table are the choices of.
 CHOICES: dict[str, Mapping[str, Any]] = {
     "[model] norm": NORMS,
@@ -62,6 +100,39 @@ def page() -> str:
     """Return the whole of docs/config.md."""
     parts = [HEAD, *map(section, recipe.SECTIONS), *choices(), COMMANDS_HEAD, *map(command, cli.COMMANDS)]
     return "\n".join(parts)
+
+
+def export_page() -> str:
+    """Return the whole of docs/export.md."""
+    classes = (
+        (f"`{name}`", summary(form), "; ".join(f"{key} {spelled(form.holds[key])}" for key in form.holds))
+        for name, form in HF_CLASSES.items()
+    )
+    what = table(("class", "what it is", "what it needs"), classes)
+    which = table(("norm", "order", "position", "MLP", *SETTINGS), combinations())
+    foot = f"Every other combination is exported as `{OWN}`, which stands for - above.\n"
+    return "\n".join((EXPORT_HEAD, what, "# Which class holds what\n", which, foot))
+
+
+def combinations() -> Iterable[tuple[str, ...]]:
+    """List the combinations that a class of transformers holds; equal lines of several entries are one."""
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for norm, order, position, mlp in product(NORMS, NORM_ORDERS, POSITIONS, MLPS):
+        switches = {"norm": norm, "norm_order": order, "position": position, "mlp": mlp}
+        names = [format_of(ModelConfig(**switches, **setting)) for setting in SETTINGS.values()]
+        if set(names) != {OWN}:
+            held = ("-" if name == OWN else f"`{name.removesuffix('ForCausalLM')}`" for name in names)
+            rows.setdefault((norm, order, position, *held), []).append(mlp)
+    merged: dict[tuple[str, ...], list[str]] = {}
+    for (norm, *others), mlps in rows.items():
+        merged.setdefault((", ".join(mlps), *others), []).append(norm)
+    for (mlps, order, position, *held), norms in merged.items():
+        yield (", ".join(norms), order, position, mlps, *held)
+
+
+def spelled(values: Iterable[object]) -> str:
+    """Write the choices of a switch that fit."""
+    return " or ".join("none" if value is None else str(value) for value in values)
 
 
 def section(name: str) -> str:
@@ -163,6 +234,9 @@ def written(value: Any) -> str:
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 
+PAGES: dict[str, Callable[[], str]] = {"config.md": page, "export.md": export_page}
+
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
-    print(PAGE)
+    for name, write in PAGES.items():
+        (DOCS / name).write_text(write(), encoding="utf-8")
+        print(DOCS / name)

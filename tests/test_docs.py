@@ -17,9 +17,17 @@ def generate():
     return module
 
 
-def test_config_md_is_fresh(generate):
-    written = (DOCS / "config.md").read_text(encoding="utf-8")
-    assert written == generate.page(), "docs/config.md is not what the code says: run `make docs`"
+@pytest.mark.parametrize("name", ["config.md", "export.md"])
+def test_pages_are_fresh(name, generate):
+    assert generate.PAGES.keys() == {"config.md", "export.md"}
+    written = (DOCS / name).read_text(encoding="utf-8")
+    assert written == generate.PAGES[name](), f"docs/{name} is not what the code says: run `make docs`"
+
+
+def test_every_class_is_on_the_page_of_exports(generate):
+    page = generate.export_page()
+    assert [name for name in generate.HF_CLASSES if page.count(f"`{name}`") == 0] == []
+    assert "| rmsnorm_no_gain, rmsnorm | pre | rope | swiglu | `Llama` | `Llama` | - | `Qwen3` |" in page
 
 
 def test_the_page_does_not_depend_on_what_ran_before(generate, capsys):
@@ -49,7 +57,7 @@ def test_every_argument_has_a_sentence(generate):
 
 def test_tables_have_as_many_cells_as_columns(generate):
     width = 0
-    for line in generate.page().splitlines():
+    for line in (generate.page() + generate.export_page()).splitlines():
         if not line.startswith("|"):
             width = 0
             continue
