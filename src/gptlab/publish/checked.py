@@ -19,7 +19,7 @@ def checked_config(raw: Mapping[str, Any]) -> ModelConfig:
         written = json.dumps(dict(raw), default=str)
         return TypeAdapter(ModelConfig).validate_json(written, strict=True, extra="forbid")
     except ValidationError as error:
-        problem = dict(error.errors()[0])
+        problem: dict[str, Any] = dict(error.errors()[0])
         if problem["type"] == "value_error":
             raise ValueError(str(problem["ctx"]["error"])) from None
         key = ".".join(map(str, problem["loc"]))
