@@ -215,4 +215,4 @@ def test_the_wide_pair():
 def test_what_is_called_a_llama_exports_as_one(name):
     formats = pytest.importorskip("gptlab.publish.huggingface.formats")
     assert "Without biases it is a Llama" in RECIPES[name].read_text()
-    assert formats.Llama().refusals(config_of(name).model) == []
+    assert formats.format_of(config_of(name).model) == "LlamaForCausalLM"

@@ -26,6 +26,13 @@ def test_gelu_is_gpt2s(x_BTD: Tensor, bias: bool) -> None:
     torch.testing.assert_close(mlp(x_BTD), mlp.down(0.5 * hidden * (1 + torch.tanh(cubic))))
 
 
+def test_gelu_erf_weighs_by_the_normal_distribution(x_BTD: Tensor) -> None:
+    mlp = built("gelu_erf", bias=True)
+    hidden = mlp.up(x_BTD)
+    below = torch.distributions.Normal(0.0, 1.0).cdf(hidden)
+    torch.testing.assert_close(mlp(x_BTD), mlp.down(hidden * below))
+
+
 @pytest.mark.parametrize("bias", [True, False])
 def test_relu2_squares_what_is_above_zero(x_BTD: Tensor, bias: bool) -> None:
     mlp = built("relu2", bias=bias)
