@@ -27,7 +27,7 @@ install-dev: $(VENV)/.installed-dev
 # constraints.txt pins the versions that were tested, among them a torch that runs on a CPU.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[hf]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[hf,fast]"
 	touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt

@@ -1,12 +1,23 @@
 import hashlib
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from gptlab.data.tokenizer import FILE, TOKENIZERS, BPEFile, Tokenizer, load_tokenizer, train_tokenizer
+from gptlab.data.tokenizer import (
+    CHECKED_EVERY,
+    FILE,
+    TOKENIZERS,
+    BPEFile,
+    Tokenizer,
+    load_tokenizer,
+    train_tokenizer,
+)
 from gptlab.errors import DataError
 
 TEXTS = [
@@ -180,3 +191,68 @@ def test_a_foreign_file_is_refused_by_name(content: str, complaint: str, tmp_pat
     path.write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=rf"tokenizer .*other\.json: .*{complaint}"):
         load_tokenizer(path)
+
+
+@pytest.fixture(scope="module")
+def gpt2(shared) -> Tokenizer:
+    shared("tiktoken_cache")
+    return load_tokenizer("gpt2")
+
+
+def test_the_fast_encoder_is_there(gpt2):
+    assert gpt2._fast is not None
+
+
+@pytest.mark.parametrize("name", ["data/wikitext2_test.txt", "data/tinyshakespeare.txt"])
+def test_the_fast_encoder_is_tiktokens_on_real_text(gpt2, shared, name):
+    text = shared(name).read_text(encoding="utf-8")
+    for part in [text, *text.split("\n")]:
+        assert np.array_equal(gpt2._fast(part), gpt2._reference(part))
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.text(max_size=400))
+def test_the_fast_encoder_is_tiktokens_on_any_text(gpt2, text):
+    assert np.array_equal(gpt2._fast(text), gpt2._reference(text))
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(
+            [" ", "  ", "\n", "'s", "'S", "a", "Zq", "7", "\u00e9", "\u4f60", "-", "\t", "\u00a0"]
+        )
+    )
+)
+def test_the_fast_encoder_keeps_to_the_rules_for_words(gpt2, parts):
+    text = "".join(parts)
+    assert np.array_equal(gpt2._fast(text), gpt2._reference(text))
+
+
+@pytest.mark.parametrize("unit", ["a", " ", "\n", "1", "\u00e9", "\U0001f642", "=-", "<|endoftext|>"])
+def test_the_fast_encoder_takes_long_runs(gpt2, unit):
+    text = unit * (100_000 // len(unit))
+    assert np.array_equal(gpt2._fast(text), gpt2._reference(text))
+
+
+def test_one_that_does_not_agree_is_left_alone(gpt2, monkeypatch):
+    from gptlab.data import tokenizer
+
+    monkeypatch.setattr(tokenizer.np, "array_equal", lambda left, right: False)
+    assert load_tokenizer("gpt2")._fast is None
+
+
+def test_a_difference_on_the_way_is_refused(gpt2, monkeypatch):
+    wrong = load_tokenizer("gpt2")
+    monkeypatch.setitem(wrong.__dict__, "_fast", lambda text: np.array([1, 2], np.uint32))
+    assert wrong.encode_array("x" * (CHECKED_EVERY - 1)).tolist() == [1, 2]
+    with pytest.raises(DataError, match="gigatoken and tiktoken differ on a text that begins 'xxx"):
+        wrong.encode_array("x" * CHECKED_EVERY)
+
+
+def test_without_the_fast_encoder_the_shards_are_the_same(gpt2, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gigatoken.gigatoken_rs", None)
+    slow = load_tokenizer("gpt2")
+    assert slow._fast is None
+    for text in TEXTS:
+        assert np.array_equal(slow.encode_array(text), gpt2.encode_array(text))

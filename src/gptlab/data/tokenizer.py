@@ -5,7 +5,9 @@ as decoding and the hash that ties shards to models, follows from the vocabulary
 Ordinary text never becomes a special token, not even text that spells one.
 """
 
+import base64
 import hashlib
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 END_OF_TEXT = "<|endoftext|>"
 FILE = "tokenizer.json"
 MAX_VOCAB_SIZE = 65_535  # what the shards' uint16 can hold
+CHECKED_EVERY = 997  # one text in so many, by its length in characters
 
 
 class Tokenizer(ABC):
@@ -92,7 +95,10 @@ class Tokenizer(ABC):
 
 
 class GPT2(Tokenizer):
-    """GPT-2's byte-level BPE, cut by tiktoken, which downloads its vocabulary once.
+    """GPT-2's byte-level BPE, as tiktoken cuts it, which downloads its vocabulary once.
+
+    Where gigatoken is installed it encodes for the shards, several times faster; tiktoken stays the reference,
+    against which one text in CHECKED_EVERY is held.
 
     Raises:
         DataError: the vocabulary is neither cached nor to be had.
@@ -118,8 +124,42 @@ class GPT2(Tokenizer):
         return self._encoding.encode_ordinary(text)
 
     def encode_array(self, text: str) -> npt.NDArray[np.uint16]:
+        if self._fast is None:
+            return self._reference(text)
+        tokens: npt.NDArray[np.uint16] = self._fast(text).astype(np.uint16)
+        if len(text) % CHECKED_EVERY == 0 and not np.array_equal(tokens, self._reference(text)):
+            raise DataError(
+                f'tokenizer "gpt2": gigatoken and tiktoken differ on a text that begins {text[:40]!r}; uninstall '
+                "gigatoken, and delete what was prepared with it"
+            )
+        return tokens
+
+    def _reference(self, text: str) -> npt.NDArray[np.uint16]:
         # With no special token allowed or disallowed this is encode_ordinary, and half as fast again.
         return self._encoding.encode_to_numpy(text, disallowed_special=()).astype(np.uint16)
+
+    @cached_property
+    def _fast(self) -> Callable[[str], npt.NDArray[np.uint32]] | None:
+        """The encoder of gigatoken; None where it is not installed or does not agree about PROBES."""
+        try:
+            from gigatoken.gigatoken_rs import BPETokenizer
+        except ImportError:
+            return None
+        with tempfile.TemporaryDirectory() as folder:
+            ranks = Path(folder) / "gpt2.tiktoken"
+            ranks.write_bytes(
+                b"".join(
+                    b"%s %d\n" % (base64.b64encode(token), id_)
+                    for id_, token in enumerate(self.vocabulary[: self.end_of_text])
+                )
+            )
+            encode: Callable[[str], npt.NDArray[np.uint32]] = BPETokenizer.from_tiktoken(ranks, "gpt2").encode
+        agrees = all(np.array_equal(encode(text), self._reference(text)) for text in PROBES)
+        return encode if agrees else None
+
+    def __reduce__(self) -> tuple[type["GPT2"], tuple[()]]:
+        # A worker builds its own: neither library's encoder travels well.
+        return GPT2, ()
 
 
 class Bytes(Tokenizer):
@@ -263,5 +303,14 @@ _ALPHABET = _alphabet()
 _BYTE_LEVEL = 'gptlab needs a lossless byte-level BPE such as "gptlab data tokenizer" makes'
 # Capitals, spaces, an accent apart from its letter, an emoji: what a lossy tokenizer folds away.
 _PROBE = f"A probe,  of\n\t e\u0301 \u2028\U0001f642 {END_OF_TEXT}."
+
+# What GPT-2's rule for words tells apart: contractions, runs of spaces, digits, marks, other scripts.
+PROBES = (
+    _PROBE,
+    "I'll say it's THEY'RE, we'd, 'tis  12,345.67   \n\n \t x\r\n  end ",
+    "na\u00efve \u4f60\u597d\u4e16\u754c \u0645\u0631\u062d\u0628\u0627 \u043f\u0440\u0438\u0432\u0435\u0442",
+    "\u00bd \u2160 \u00a0\u3000 \ufffd\x00",
+    "a" * 300 + " " * 300 + "1" * 300 + "\n" * 300 + "=-" * 150,
+)
 
 TOKENIZERS: dict[str, Callable[[], Tokenizer]] = {"gpt2": GPT2, "bytes": Bytes}
