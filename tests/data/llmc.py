@@ -21,14 +21,19 @@ class RefusedError(Exception):
     """What llm.c does not read or write."""
 
 
+def header(tokens: int, magic: int = MAGIC, version: int = VERSION) -> bytes:
+    """Build a shard's header."""
+    numbers = np.zeros(HEADER_BYTES // 4, "<i4")
+    numbers[0], numbers[1], numbers[2] = magic, version, tokens
+    return bytes(numbers)
+
+
 def write(path: Path, tokens: Iterable[int]) -> None:
     """Write one shard."""
     body = np.fromiter(tokens, "<u2")
     if body.size >= 2**31:
         raise RefusedError("the header cannot count so many tokens")
-    header = np.zeros(HEADER_BYTES // 4, "<i4")
-    header[0], header[1], header[2] = MAGIC, VERSION, body.size
-    path.write_bytes(bytes(header) + bytes(body))
+    path.write_bytes(header(body.size) + bytes(body))
 
 
 def write_fineweb(folder: Path, name: str, documents: Iterable[Iterable[int]], shard_tokens: int) -> None:
@@ -72,10 +77,10 @@ class Reader:
 
     def _open(self, path: Path) -> int:
         size = path.stat().st_size
-        header = np.fromfile(path, "<i4", 256)
-        if header.size < 256 or header[0] != MAGIC or header[1] != VERSION:
+        numbers = np.fromfile(path, "<i4", 256)
+        if numbers.size < 256 or numbers[0] != MAGIC or numbers[1] != VERSION:
             raise RefusedError(f"{path}: magic or version")
-        tokens = int(header[2])
+        tokens = int(numbers[2])
         if tokens <= 0 or size != HEADER_BYTES + 2 * tokens:
             raise RefusedError(f"{path}: {tokens} tokens in {size} bytes")
         return tokens

@@ -48,10 +48,6 @@ def replace(content: bytes) -> Callable[[Path], None]:
     return lambda path: path.write_bytes(content) and None
 
 
-def header(*numbers: int) -> bytes:
-    return struct.pack("<256i", *numbers, *[0] * (256 - len(numbers)))
-
-
 def documents_of(folder: Path, split: str) -> list[str]:
     """Decode a split's documents as someone would who knows only the format."""
     tokenizer = Manifest.load(folder).load_tokenizer(folder)

@@ -4,7 +4,7 @@ from pathlib import Path
 import llmc
 import numpy as np
 import pytest
-from small_folder import END, header, make_folder, overwrite, replace
+from small_folder import END, make_folder, overwrite, replace
 
 from gptlab.data.adopt import adopt
 from gptlab.data.manifest import MANIFEST, Manifest
@@ -140,8 +140,8 @@ FOREIGN = {
         lambda path: path.write_bytes(path.read_bytes()[:-2]),
         "header says 10 tokens, file holds 9; copy or download it again",
     ),
-    "llama 3's": (replace(header(20240801, 7, 1) + b"1234"), "20240801, .* uint32 tokens for Llama 3"),
-    "evaluation items": (replace(header(20240522, 1, 1)), "llm.c's evaluation items and no text; move"),
+    "llama 3's": (replace(llmc.header(1, 20240801, 7) + b"1234"), "20240801, .* uint32 tokens for Llama 3"),
+    "evaluation items": (replace(llmc.header(1, 20240522, 1)), "llm.c's evaluation items and no text; move"),
     "nanoGPT's": (
         lambda path: np.arange(600, dtype=np.uint16).tofile(path),
         "where it is bare tokens, as nanoGPT writes them, write_shard of gptlab.data.shards gives it a header",

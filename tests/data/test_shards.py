@@ -4,7 +4,7 @@ import llmc
 import numpy as np
 import numpy.typing as npt
 import pytest
-from small_folder import END, header, make_folder, replace
+from small_folder import END, make_folder, replace
 
 from gptlab.data.shards import TOKEN, aside, documents, read_shard, write_shard
 from gptlab.data.verify import verify
@@ -54,7 +54,7 @@ DAMAGE = {
         lambda path: path.write_bytes(path.read_bytes()[:14]),
         "14 bytes are less than the header's 1,024",
     ),
-    "no tokens": (replace(header(20240520, 1, 0)), "holds no tokens"),
+    "no tokens": (replace(llmc.header(0, 20240520, 1)), "holds no tokens"),
     "truncated": (
         lambda path: path.write_bytes(path.read_bytes()[:-4]),
         'header says 12 tokens, file holds 10; run "gptlab data prepare" again',
@@ -66,15 +66,21 @@ DAMAGE = {
     "foreign": (replace(b"P" * 5000), "begins with magic 1347440720, version 1347440720.* as nanoGPT"),
     "two bytes": (replace(b"12"), "begins with magic 12849, version 0"),
     "llama 3's": (
-        replace(header(20240801, 7, 1) + b"1234"),
+        replace(llmc.header(1, 20240801, 7) + b"1234"),
         "begins with magic 20240801, version 7.* uint32 tokens for Llama 3",
     ),
-    "evaluation": (replace(header(20240522, 1, 1) + b"12"), "begins with magic 20240522.* no text; move"),
+    "evaluation": (
+        replace(llmc.header(1, 20240522, 1) + b"12"),
+        "begins with magic 20240522.* no text; move",
+    ),
     "numpy's": (
         lambda path: (np.save(path.with_suffix(".npy"), [1]), path.with_suffix(".npy").rename(path)),
         "begins with magic 1297436307.* array of numpy",
     ),
-    "another version": (replace(header(20240520, 2, 1) + b"12"), "begins with .*, version 2.* newer llm.c"),
+    "another version": (
+        replace(llmc.header(1, 20240520, 2) + b"12"),
+        "begins with .*, version 2.* newer llm.c",
+    ),
 }
 
 

@@ -64,6 +64,25 @@ def adopt(folder: Path, /, *, tokenizer: str = "gpt2", val: tuple[Path, ...] = (
     return facts
 
 
+def fetch(
+    name: str, out: Path, /, *, max_tokens: int | None = None, tokenizer: str = "gpt2"
+) -> dict[str, Any]:
+    """Bring shards that are tokenized already from the Hugging Face hub; run again to continue.
+
+    Args:
+        name: a ready set of `gptlab data list`, or hf:OWNER/NAME[:PATTERN].
+        out: the data folder.
+        max_tokens: stop with the shard that makes so many to train on; None brings all.
+        tokenizer: the one that made them: gpt2, bytes, or a file of `gptlab data tokenizer`.
+    """
+    from gptlab.data.fetch import fetch
+
+    facts = fetch(name, out, max_tokens=max_tokens, tokenizer=tokenizer)
+    done = f"{facts['fetched']} shard(s) fetched" if facts["fetched"] else "is all there"
+    print(f"{out}: {done}, {_tokens(facts)}; validation: {facts['validation']}")
+    return facts
+
+
 def verify(folder: Path, /) -> dict[str, Any]:
     """Check every shard of a prepared folder against its manifest.
 
@@ -118,13 +137,17 @@ def contamination(
 
 
 def list_sources() -> dict[str, Any]:
-    """List the sources that are known by name."""
+    """List the sources that are known by name, and the sets of shards that are ready."""
     from gptlab.data import sources as known
+    from gptlab.data.fetch import READY
 
     sources = known.list_sources()
-    for source in sources:
-        print(f"{source['name']:<16} {source['description']}")
-    return {"sources": sources}
+    ready = [{"name": name, "description": found.description} for name, found in READY.items()]
+    for command, listed in (("prepare", sources), ("fetch", ready)):
+        print(f"for gptlab data {command}:")
+        for entry in listed:
+            print(f"  {entry['name']:<16} {entry['description']}")
+    return {"sources": sources, "ready": ready}
 
 
 def tokenizer(

@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from gptlab.data.disk import check_room
 from gptlab.data.duplicates import Copies, Hashes
 from gptlab.data.jobs import Documents, Job, cut_jobs, run_jobs
 from gptlab.data.manifest import MANIFEST, SPLITS, Manifest, Shard, TokenizerRecord
@@ -217,12 +218,7 @@ def _check_disk(plan: Plan, jobs: Sequence[Job]) -> None:
     tokens = sum(job.bytes for job in jobs) / plan.encoder.bytes_per_token
     tokens = min(tokens, plan.max_tokens or tokens)
     done = sum(path.stat().st_size for path in plan.partial.iterdir())
-    needed, free = 2 * TOKEN.itemsize * tokens - done, shutil.disk_usage(plan.out).free
-    if needed > free:
-        raise DataError(
-            f"{plan.out}: about {quantity(needed, 'B')} are needed, {quantity(free, 'B')} are free; make "
-            "room, or ask for less with --max-tokens"
-        )
+    check_room(plan.out, 2 * TOKEN.itemsize * tokens - done)
 
 
 def _encode(plan: Plan, jobs: Sequence[Job], workers: int) -> list[Job]:
