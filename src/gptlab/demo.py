@@ -15,7 +15,6 @@ import numpy as np
 from gptlab import page, report
 from gptlab.data.manifest import Manifest
 from gptlab.data.prepare import prepare
-from gptlab.data.shards import read_shard
 from gptlab.data.sources import documents
 from gptlab.data.tokenizer import train_tokenizer
 from gptlab.errors import ConfigError, TrainError
@@ -120,7 +119,7 @@ def unigram_bits_per_byte(data: Path) -> float:
     tokenizer = manifest.load_tokenizer(data)
 
     def counts(split: str) -> Any:
-        shards = (read_shard(data / shard.file) for shard in manifest.split(split))
+        shards = (manifest.read_shard(data, shard) for shard in manifest.split(split))
         return np.sum([np.bincount(tokens, minlength=tokenizer.vocab_size) for tokens in shards], axis=0)
 
     # One is added to every count, so that a token which training never saw has a price.

@@ -35,7 +35,7 @@ class DataConfig:
     """What to train and validate on."""
 
     path: str = "data"
-    """A folder that `gptlab data prepare` made."""
+    """A folder that `gptlab data prepare`, `fetch` or `adopt` made."""
 
 
 class Windows:

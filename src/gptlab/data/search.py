@@ -132,8 +132,7 @@ class Search:
         """
         spelled, begins, ends = array("I"), array("Q"), array("q")
         shard, end_of_text = self.shards[stretch.shard], self.manifest.tokenizer.end_of_text
-        # A plain array, as slices of a mapped one take long to make.
-        tokens = np.asarray(self.manifest.read_shard(self.folder, shard))
+        tokens = self.manifest.read_shard(self.folder, shard)
         for begin, end in documents(tokens, end_of_text, stretch.start, stretch.stop):
             begins.append(begin)
             for piece in self._pieces(shard, tokens, begin, end):

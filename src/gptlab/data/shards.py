@@ -106,7 +106,8 @@ def read_shard(path: Path, remedy: str = REBUILD) -> Tokens:
         raise DataError(f"shard {path}: header says {tokens:,} tokens, file holds {held:,}{half}; {remedy}")
     if tokens == 0:
         raise DataError(f"shard {path}: holds no tokens; {remedy}")
-    return np.memmap(path, TOKEN, "r", offset=HEADER_BYTES)
+    # A plain array, as slices of numpy's memmap take long to make.
+    return np.asarray(np.memmap(path, TOKEN, "r", offset=HEADER_BYTES))
 
 
 def _numbers(raw: bytes) -> tuple[int, int, int]:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gptlab.data.manifest import Manifest
-from gptlab.data.shards import read_shard
+from gptlab.data.shards import Tokens
 from gptlab.errors import TaskError
 from gptlab.eval.item import Item
 
@@ -23,8 +23,6 @@ ITEMS = 500
 CONTEXT_TOKENS = 64
 ENDING_TOKENS = 32
 TRIES = 100
-
-Tokens = npt.NDArray[np.uint16]
 
 
 def build(
@@ -49,7 +47,7 @@ def build(
         TaskError: the split has fewer passages than an item has choices.
     """
     manifest = Manifest.load(folder)
-    shards: list[Tokens] = [read_shard(folder / shard.file) for shard in manifest.split("val")]
+    shards = [manifest.read_shard(folder, shard) for shard in manifest.split("val")]
     length = context_tokens + ending_tokens
     passages = _passages(shards, manifest.tokenizer.end_of_text, length)
     if len(passages) < CHOICES:
