@@ -57,8 +57,10 @@ LINES: dict[str, dict[str, Any]] = {
     "faint": {"lw": 0.5, "alpha": 0.2, "zorder": 1},
     "points": {"lw": 0, "marker": "o", "ms": 2.6},
     "line and points": {"lw": 1.0, "marker": "o", "ms": 2.6},
+    "steps": {"lw": 1.1, "drawstyle": "steps-post"},
+    "bars": {"lw": 0.8, "drawstyle": "steps-post"},
 }
-LineName = Literal["line", "faint", "points", "line and points"]
+LineName = Literal["line", "faint", "points", "line and points", "steps", "bars"]
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Chart:
-    """What a picture shows: curves over training tokens, and values to compare with."""
+    """What a picture shows: curves, and values to compare with."""
 
     name: str
     """The picture's file name, without an ending."""
@@ -90,6 +92,8 @@ class Chart:
     """Where the frame ends below; None is where the curves do."""
     high: float | None = None
     """Where the frame ends above."""
+    x_label: str = "training tokens"
+    x_scale: Literal["linear", "log"] = "linear"
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,8 @@ def _png(chart: Chart, theme: Theme) -> bytes:
         if curve.error is not None:
             band = curve.y - curve.error, curve.y + curve.error
             axes.fill_between(curve.x, *band, color=colour, alpha=0.14, lw=0)
+        if curve.style == "bars":
+            axes.fill_between(curve.x, curve.y, step="post", color=colour, alpha=0.22, lw=0)
     named = [(line, curve.label) for line, curve in zip(axes.lines, chart.curves, strict=True) if curve.label]
     for label, value in chart.references:
         axes.axhline(value, color=theme.faint, lw=0.8, ls=(0, (5, 4)))
@@ -140,16 +146,20 @@ def _png(chart: Chart, theme: Theme) -> bytes:
         for text in legend.get_texts():
             text.set_parse_math(False)
     axes.set_title(chart.title, loc="left", fontsize=8.5, color=theme.faint)
-    axes.set_xlabel("training tokens", loc="right", fontsize=8.5, color=theme.faint)
+    axes.set_xlabel(chart.x_label, loc="right", fontsize=8.5, color=theme.faint)
     axes.spines[["top", "left", "right"]].set_visible(False)
     axes.spines["bottom"].set_color(theme.rule)
     axes.grid(axis="y", color=theme.rule, lw=0.7)
     axes.set_axisbelow(True)
-    axes.tick_params(length=0, labelsize=8, labelcolor=theme.faint, pad=5)
-    axes.xaxis.set_major_formatter(FuncFormatter(_tick))
+    axes.tick_params(which="both", length=0, labelsize=8, labelcolor=theme.faint, pad=5)
     axes.yaxis.set_major_formatter(FuncFormatter(_tick))
-    right = max((float(curve.x.max()) for curve in chart.curves if len(curve.x)), default=0.0) or 1.0
-    axes.set_xlim(-0.008 * right, 1.008 * right)
+    if chart.x_scale == "log":
+        axes.set_xscale("log")
+        axes.margins(x=0.008)
+    else:
+        right = max((float(curve.x.max()) for curve in chart.curves if len(curve.x)), default=0.0) or 1.0
+        axes.set_xlim(-0.008 * right, 1.008 * right)
+    axes.xaxis.set_major_formatter(FuncFormatter(_tick))
     axes.set_ylim(chart.low, chart.high)
     memory = io.BytesIO()
     paper.savefig(memory, format="png", metadata={"Software": None})

@@ -22,6 +22,7 @@ COMMANDS: dict[str, Callable[..., dict[str, Any]]] = {
     "data fetch": data.fetch,
     "data adopt": data.adopt,
     "data verify": data.verify,
+    "data inspect": data.inspect,
     "data contamination": data.contamination,
     "data list": data.list_sources,
     "data tokenizer": data.tokenizer,

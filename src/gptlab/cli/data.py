@@ -105,6 +105,24 @@ def _tokens(facts: Mapping[str, Any]) -> str:
     )
 
 
+def inspect(folder: Path, /, *, out: Path | None = None) -> dict[str, Any]:
+    """Show what a prepared folder holds: numbers, lengths, copies, some documents.
+
+    Args:
+        folder: the prepared folder.
+        out: folder for the same as a page, `index.html`, with its pictures; None writes none.
+    """
+    from gptlab.data.inspect import inspect
+    from gptlab.datasheet import told, write_page
+
+    facts = inspect(folder)
+    print(told(facts))
+    if out is not None:
+        facts["files"] = write_page(facts, out)
+        print(f"\n{out / 'index.html'}: written, and {len(facts['files']) - 1} picture(s)")
+    return facts
+
+
 def contamination(
     folder: Path,
     /,
