@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import llmc
 import numpy as np
@@ -50,7 +51,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def bring(out: Path, max_tokens: int | None = None) -> dict[str, object]:
+def bring(out: Path, max_tokens: int | None = None) -> dict[str, Any]:
     return fetch(NAME, out, max_tokens=max_tokens, tokenizer="bytes")
 
 
@@ -124,15 +125,23 @@ def test_a_kill_costs_part_of_a_shard(hub: ShardHub, tmp_path: Path):
     verify(out)
 
 
-def test_what_is_not_what_the_hub_says_is_not_kept(hub: ShardHub, tmp_path: Path):
+def test_what_a_longer_fetch_left_is_registered_by_a_shorter_one(hub: ShardHub, tmp_path: Path):
+    bring(tmp_path / "out")
+    (tmp_path / "out" / MANIFEST).unlink()
+    facts = bring(tmp_path / "out", 1)
+    assert (facts["fetched"], facts["train"]["shards"]) == (0, 3)
+    verify(tmp_path / "out")
+
+
+def test_what_arrives_wrong_is_not_kept(hub: ShardHub, tmp_path: Path):
     out = tmp_path / "out"
-    hub.false_hashes = {FILES[2]}
+    hub.corrupt = {FILES[2]}
     with pytest.raises(
         DataError, match=r"a_train_000002\.bin: its sha256 is not the one the hub has; delete it"
     ):
         bring(out)
     assert names(out) == [PARTIAL, FILES[1], FILES[0]]
-    hub.false_hashes = set()
+    hub.corrupt = set()
     assert bring(out)["fetched"] == 2
     verify(out)
 

@@ -80,8 +80,8 @@ def fetch(
             raise DataError(f"{path}: is none of the shards of {source}; move it, or choose another folder")
 
     shards = {shard.file: shard for shard in there.shards} if there else {}
-    wanted = {*_enough(files, splits, max_tokens), *shards}
     lying = {name for name, file in files.items() if _size(out / name) == file.bytes}
+    wanted = lying.union(shards, _enough(files, splits, max_tokens))
     # What validates comes first: a file that is no shard is met after one download.
     todo = sorted(wanted - (shards.keys() & lying), key=lambda name: (splits[name] == "train", name))
     fetched = 0
