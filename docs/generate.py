@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from gptlab import cli, recipe
-from gptlab.data.sources import FORMATS, SOURCES
+from gptlab.data.engines import ENGINES
+from gptlab.data.files import FORMATS
+from gptlab.data.sources import SOURCES
 from gptlab.data.tokenizer import TOKENIZERS
 from gptlab.eval.hellaswag import PROTOCOLS
 from gptlab.model.gpt import NORM_ORDERS, SIZES, ModelConfig
@@ -93,6 +95,7 @@ CHOICES: dict[str, Mapping[str, Any]] = {
     "[schedule] name": SCHEDULES,
     "[eval] protocol": PROTOCOLS,
     "tokenizer": TOKENIZERS,
+    "engine": ENGINES,
 }
 
 

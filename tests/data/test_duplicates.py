@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gptlab import cli
+from gptlab.data import files
 from gptlab.data import jobs as jobs_module
-from gptlab.data import sources
 from gptlab.data.duplicates import Copies, repeated
 from gptlab.data.jobs import DOCUMENT, Job
 from gptlab.data.manifest import MANIFEST, Manifest
@@ -24,7 +24,7 @@ TEXTS = [f"Document {i * i % 100}: {'lorem ipsum ' * (i * i % 13)}" for i in ran
 
 @pytest.fixture(autouse=True)
 def small_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "JSONL_PIECE_BYTES", 2_000)
+    monkeypatch.setattr(files, "JSONL_PIECE_BYTES", 2_000)
     monkeypatch.setattr(jobs_module, "JOB_BYTES", 5_000)
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gptlab.data.files import Piece
 from gptlab.data.jobs import cut_jobs, document_hash, run_jobs
-from gptlab.data.sources import Piece
 from gptlab.data.tokenizer import Tokenizer, load_tokenizer
 from gptlab.errors import DataError
 
@@ -39,7 +39,7 @@ def tokenizer() -> Tokenizer:
 
 
 def words(*texts: str, size: int = 5_000_000) -> list[Piece]:
-    return [Words(text, "", size) for text in texts]
+    return [Words(text, text, size) for text in texts]
 
 
 def test_a_job_writes_tokens_and_documents(tokenizer: Tokenizer, tmp_path: Path):
@@ -112,7 +112,7 @@ def test_a_worker_that_dies_is_reported(tokenizer: Tokenizer, tmp_path: Path):
 
 
 def test_an_error_in_a_worker_arrives_whole(tokenizer: Tokenizer, tmp_path: Path):
-    from gptlab.data.sources import TextPiece
+    from gptlab.data.files import TextPiece
 
     jobs = cut_jobs([*words("a"), TextPiece(str(tmp_path / "bad.txt"), "", 9_000_000)], tokenizer, None)
     (tmp_path / "bad.txt").write_bytes(b"\xff")

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,14 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 from small_folder import documents_of
 
+from gptlab.data import files
 from gptlab.data import jobs as jobs_module
 from gptlab.data import prepare as prepare_module
-from gptlab.data import sources
+from gptlab.data.files import cut_file
 from gptlab.data.jobs import Job, document_hash
 from gptlab.data.manifest import MANIFEST, Manifest
 from gptlab.data.prepare import prepare
 from gptlab.data.shards import read_shard
-from gptlab.data.sources import TextPiece
 from gptlab.data.tokenizer import load_tokenizer, train_tokenizer
 from gptlab.data.verify import verify
 from gptlab.errors import DataError
@@ -29,7 +30,7 @@ TEXTS = [f"Document {i}: {'lorem ipsum ' * (i % 13)}\U0001f642<|endoftext|>" for
 
 @pytest.fixture(autouse=True)
 def small_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "JSONL_PIECE_BYTES", 2_000)
+    monkeypatch.setattr(files, "JSONL_PIECE_BYTES", 2_000)
     monkeypatch.setattr(jobs_module, "JOB_BYTES", 5_000)
 
 
@@ -390,7 +391,7 @@ def test_sources_too_poor_to_split_are_refused(content: str, complaint: str, tmp
 
 def test_a_full_disk_is_foreseen(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(prepare_module.shutil, "disk_usage", lambda _: usage(10, 10, 50_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 10, 50_000))
     with pytest.raises(DataError, match=r"about 1\d\dkB are needed, 50kB are free; make room.*--max-tokens"):
         prepare(source, tmp_path / "out", tokenizer="bytes", workers=1)
     prepare(source, tmp_path / "out", tokenizer="bytes", workers=1, max_tokens=10_000)
@@ -408,7 +409,7 @@ def test_a_disk_that_fills_up_is_one_line(source: Path, tmp_path: Path, monkeypa
 
 def test_a_file_in_the_folders_place_is_one_line(source: Path, tmp_path: Path):
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(DataError, match=r"out.*: Not a directory"):
+    with pytest.raises(DataError, match=r"out.*: File exists"):
         prepare(source, tmp_path / "out", tokenizer="bytes", workers=1)
 
 
@@ -423,8 +424,8 @@ def test_a_large_vocabulary_is_refused(source: Path, tmp_path: Path, monkeypatch
 def test_pieces_of_a_changed_file_are_not_taken_for_the_old_ones(tmp_path: Path):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    [old] = TextPiece.cut(path, "text")
+    [old] = cut_file(path, None)
     path.write_text("new")
     os.utime(path, ns=(1, 1))
-    [new] = TextPiece.cut(path, "text")
+    [new] = cut_file(path, None)
     assert old != new

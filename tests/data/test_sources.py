@@ -7,9 +7,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gptlab.data import sources
-from gptlab.data.sources import documents, find_source, list_sources, pieces
+from gptlab.data import files
+from gptlab.data.files import Piece
+from gptlab.data.sources import documents, find_source, list_sources
 from gptlab.errors import DataError
+
+
+def pieces(source: str | Path, text_column: str | None = None) -> list[Piece]:
+    return [piece for part in find_source(source, text_column).inputs for piece in part.open(Path())]
+
 
 TEXTS = ["one", "two\nlines", "", "three \U0001f642 <|endoftext|>", "  four ", "five" * 50]
 KEPT = [text for text in TEXTS if text]
@@ -58,7 +64,7 @@ def test_a_line_of_jsonl_is_a_document(name: str, pack, tmp_path: Path):
 def test_every_line_is_in_exactly_one_piece(
     size: int, ending: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(sources, "JSONL_PIECE_BYTES", size)
+    monkeypatch.setattr(files, "JSONL_PIECE_BYTES", size)
     path = tmp_path / "a.jsonl"
     path.write_bytes(jsonl(TEXTS).rstrip(b"\n") + ending)
     cut = pieces(path)
@@ -72,7 +78,7 @@ def test_every_line_is_in_exactly_one_piece(
 def test_a_bad_line_is_named_whatever_the_piece(
     size: int, bad: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(sources, "JSONL_PIECE_BYTES", size)
+    monkeypatch.setattr(files, "JSONL_PIECE_BYTES", size)
     lines = jsonl(TEXTS).splitlines()
     lines[bad] = b"{broken"
     path = tmp_path / "a.jsonl"
@@ -112,7 +118,7 @@ def test_a_row_group_of_parquet_is_a_piece(tmp_path: Path):
 
 
 def test_parquet_is_read_in_small_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sources, "PARQUET_ROWS", 2)
+    monkeypatch.setattr(files, "PARQUET_ROWS", 2)
     assert list(documents(parquet(tmp_path / "a.parquet", TEXTS, 5))) == KEPT
 
 
@@ -149,7 +155,7 @@ def test_a_column_of_numbers_is_refused(tmp_path: Path):
 
 
 def test_a_null_is_named_with_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sources, "PARQUET_ROWS", 2)
+    monkeypatch.setattr(files, "PARQUET_ROWS", 2)
     path = parquet(tmp_path / "a.parquet", [*"abcdefg", None], 4)
     with pytest.raises(DataError, match=r'row group 1, row 3: has no "text"'):
         list(documents(path))

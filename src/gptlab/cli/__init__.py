@@ -19,6 +19,7 @@ INTERRUPTED = 75  # sysexits.h: EX_TEMPFAIL, "try again"
 COMMANDS: dict[str, Callable[..., dict[str, Any]]] = {
     "demo": runs.demo,
     "data prepare": data.prepare,
+    "data merge": data.merge,
     "data fetch": data.fetch,
     "data adopt": data.adopt,
     "data verify": data.verify,

@@ -18,6 +18,8 @@ def prepare(
     workers: int | None = None,
     text_column: str | None = None,
     deduplicate: Literal["exact"] | None = None,
+    engine: Literal["processes", "ray"] = "processes",
+    part: str | None = None,
 ) -> dict[str, Any]:
     """Turn documents into shards of tokens; run again to continue.
 
@@ -30,6 +32,8 @@ def prepare(
         workers: processes; None is one for each core.
         text_column: where the text is, in .jsonl and .parquet; None is `text`.
         deduplicate: `exact` leaves out documents equal to an earlier one; max_tokens counts before that.
+        engine: `processes` of this machine, or `ray`, a cluster that sees OUT as this machine does.
+        part: I/N does one of N shares, for `gptlab data merge`; None is all.
     """
     from gptlab.data.prepare import prepare
 
@@ -42,8 +46,29 @@ def prepare(
         workers=workers,
         text_column=text_column,
         deduplicate=deduplicate,
+        engine=engine,
+        part=part,
     )
+    if "part" in facts:
+        print(f"{out}: part {facts['part']} is done, {facts['tokens']:,} tokens in {facts['jobs']} job(s)")
+        print(f"when all are there: gptlab data merge {out}")
+        return facts
     done = "was prepared already" if facts["already_prepared"] else f"prepared in {facts['seconds']:.0f} s"
+    print(f"{out}: {done}, {_tokens(facts)}")
+    return facts
+
+
+def merge(out: Path, folders: tuple[Path, ...] = (), /) -> dict[str, Any]:
+    """Put the parts of a preparation together.
+
+    Args:
+        out: the prepared folder, where the parts lie.
+        folders: where parts lie that are not in OUT.
+    """
+    from gptlab.data.prepare import merge
+
+    facts = merge(out, folders)
+    done = "was prepared already" if facts["already_prepared"] else f"merged in {facts['seconds']:.0f} s"
     print(f"{out}: {done}, {_tokens(facts)}")
     return facts
 

@@ -11,7 +11,7 @@ KEY names everything their content depends on: who finds them can use them, whoe
 import hashlib
 import multiprocessing
 from array import array
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gptlab.data.files import Piece
 from gptlab.data.shards import TOKEN, aside
-from gptlab.data.sources import Piece
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.data.workers import start_worker
 from gptlab.errors import DataError
@@ -42,13 +42,10 @@ class Job:
     """Names everything the result depends on."""
     pieces: tuple[Piece, ...]
     """What to encode."""
-    limit: int | None
+    bytes: int
+    """About how many bytes of text it holds."""
+    limit: int | None = None
     """Stop after so many tokens, as no more are wanted in all."""
-
-    @property
-    def bytes(self) -> int:
-        """About how many bytes of text it holds."""
-        return sum(piece.bytes for piece in self.pieces)
 
     def done(self, folder: Path) -> bool:
         """Say whether its files are there."""
@@ -61,6 +58,11 @@ class Job:
     def tokens(self, folder: Path) -> npt.NDArray[np.uint16]:
         """Map its tokens into memory; it must have some."""
         return np.memmap(self._tokens_file(folder), TOKEN, "r")
+
+    def bring(self, folder: Path, to: Path, copy: Callable[[Path, Path], None]) -> None:
+        """Copy its files from one folder to another, the one that says that it is done last."""
+        copy(self._tokens_file(folder), self._tokens_file(to))
+        copy(self._documents_file(folder), self._documents_file(to))
 
     def encode(self, encoder: Tokenizer, folder: Path, stopped: Callable[[], bool] = lambda: False) -> None:
         """Write its two files.
@@ -120,28 +122,31 @@ def cut_jobs(pieces: Sequence[Piece], encoder: Tokenizer, limit: int | None) -> 
     def key(part: list[Piece]) -> str:
         return hashlib.sha256(repr((encoder.hash, limit, part)).encode()).hexdigest()[:32]
 
-    return [Job(key(part), tuple(part), limit) for part in gathered]
+    return [Job(key(part), tuple(part), sum(piece.bytes for piece in part), limit) for part in gathered]
 
 
 def run_jobs(
-    jobs: Sequence[Job], encoder: Tokenizer, folder: Path, workers: int
+    jobs: Iterable[Job], encoder: Tokenizer, folder: Path, workers: int
 ) -> Generator[Job, None, None]:
     """Encode jobs, in this process or in several, and yield each when it is done; closing stops them.
+
+    They are asked for as they are needed, a few ahead of the workers.
 
     Raises:
         DataError: a piece cannot be read, or a worker ended abruptly.
     """
-    workers = min(workers, len(jobs))
-    if workers <= 1:
-        for job in jobs:
+    waiting = iter(jobs)
+    first = list(islice(waiting, 2))
+    if workers == 1 or len(first) < 2:
+        for job in chain(first, waiting):
             job.encode(encoder, folder)
             yield job
         return
+    waiting = chain(first, waiting)
     # Spawned, not forked: this process may hold threads and a GPU, which no child must inherit.
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
     pool = ProcessPoolExecutor(workers, context, _start_worker, (encoder, folder, stop.is_set))
-    waiting = iter(jobs)
     running: dict[Future[None], Job] = {}
     try:
         # Only a few jobs ahead of the workers: who has tokens enough closes before the rest is begun.

@@ -2,45 +2,33 @@
 
 The source is cut into jobs, whose results lie in OUT/.partial until all are there; running again skips those.
 Then their documents are dealt out, in order, to the shards of the two splits, and the manifest is written.
-The bytes depend on the source and the arguments alone, not on the number of workers or of interruptions.
-
-A document belongs to the validation split if the hash of its text lies below a threshold, which depends on
-the size of the whole source: the same documents in any order, however small a part of it is prepared.
-
-Copies of an earlier document are left out while dealing, if that is wanted: the first in the source's order
-stays, whoever encoded it. `max_tokens` says how much of the source is read, and so counts before they go.
+The bytes depend on the source and the arguments alone, not on the number of workers, parts or interruptions.
 """
 
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any
 
-import numpy as np
-
+from gptlab.data.deal import deal
 from gptlab.data.disk import check_room
-from gptlab.data.duplicates import Copies, Hashes
-from gptlab.data.jobs import Documents, Job, cut_jobs, run_jobs
-from gptlab.data.manifest import MANIFEST, SPLITS, Manifest, Shard, TokenizerRecord
+from gptlab.data.encode import WHOLE, Share, encode
+from gptlab.data.engines import ENGINES, EngineName
+from gptlab.data.jobs import Job
+from gptlab.data.manifest import MANIFEST, SPLITS, Manifest
+from gptlab.data.parts import gather, write_record
+from gptlab.data.plan import Deduplicate, Plan
 from gptlab.data.shards import MAX_SHARD_TOKENS, TOKEN, read_shard
-from gptlab.data.sources import Source, find_source
-from gptlab.data.tokenizer import MAX_VOCAB_SIZE, Tokenizer, load_tokenizer
-from gptlab.data.writer import ShardWriter
+from gptlab.data.sources import find_source
+from gptlab.data.tokenizer import MAX_VOCAB_SIZE, load_tokenizer
 from gptlab.errors import DataError
-from gptlab.progress import Progress, quantity
 
-PARTIAL = ".partial"
 SHARD_TOKENS = 100_000_000
-VAL_FRACTION = 0.01
-MAX_VAL_TOKENS = 10_485_760  # what llm.c validates on
-HASHES = 2**64
-
-Deduplicate = Literal["exact"]
+LOCK = ".lock"
 
 
 def prepare(
@@ -54,6 +42,8 @@ def prepare(
     workers: int | None = None,
     text_column: str | None = None,
     deduplicate: Deduplicate | None = None,
+    engine: EngineName = "processes",
+    part: str | None = None,
 ) -> dict[str, Any]:
     """Encode a source's documents into the shards of a folder; run again, it continues.
 
@@ -68,9 +58,12 @@ def prepare(
         workers: how many processes encode; unless told, one a processor.
         text_column: which column of .jsonl and .parquet files holds the documents; "text" unless told.
         deduplicate: "exact" leaves out each document that is equal to an earlier one.
+        engine: a name of ENGINES: who does the work.
+        part: "I/N" encodes that share of the source only, for `merge` to put together.
 
     Returns:
-        The manifest's summary, and `out`, `seconds`, `already_prepared` (there was nothing to do).
+        The manifest's summary, and `out`, `seconds`, `already_prepared` (there was nothing to do). Of a part:
+        `out`, `seconds`, `part`, and how many `jobs` and `tokens` it has.
 
     Raises:
         DataError: the source, the tokenizer or an argument cannot be used, `out` holds something else, or the
@@ -96,70 +89,84 @@ def prepare(
         shard_tokens=shard_tokens,
         text_column=text_column,
         deduplicate=deduplicate,
+        workers=workers or os.cpu_count() or 1,
     )
-    try:
+    share = Share.read(part) if part is not None else WHOLE
+    if share != WHOLE and max_tokens is not None:
+        raise DataError(
+            f"--part {part} with --max-tokens {max_tokens}: a part cannot know what the others hold; leave one out"
+        )
+    with _exclusive(plan.out, shared=share != WHOLE):
         prepared = _prepared(plan)
-        manifest = prepared or _build(plan, workers or os.cpu_count() or 1)
-    except OSError as error:
-        where = error.filename or out
-        raise DataError(f"{where}: {error.strerror or error}; mend it and run again") from error
+        if prepared is None and share != WHOLE:
+            facts = _encode_part(plan, engine, share)
+        else:
+            facts = (prepared or _build(plan, engine)).summary() | {"already_prepared": prepared is not None}
+    return facts | {"out": str(out), "seconds": time.monotonic() - started}
+
+
+def merge(out: str | Path, folders: Sequence[str | Path] = ()) -> dict[str, Any]:
+    """Put the parts of a preparation together, in `out`; the bytes are those of one machine.
+
+    Args:
+        out: the folder to make, where parts may lie already.
+        folders: where the other parts lie.
+
+    Returns:
+        As `prepare` does.
+
+    Raises:
+        DataError: a part is missing, or they do not belong together.
+    """
+    started, out = time.monotonic(), Path(out)
+    with _exclusive(out):
+        prepared = (out / MANIFEST).exists()
+        manifest = Manifest.load(out) if prepared else _merge(out, [Path(folder) for folder in folders])
     return manifest.summary() | {
+        "already_prepared": prepared,
         "out": str(out),
         "seconds": time.monotonic() - started,
-        "already_prepared": prepared is not None,
     }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What prepare was asked for, everything looked up."""
+def _merge(out: Path, folders: Sequence[Path]) -> Manifest:
+    plan, jobs = gather(out, folders)
+    check_room(out, TOKEN.itemsize * sum(job.bytes for job in jobs) / plan.encoder.bytes_per_token)
+    return _finish(plan, jobs)
 
-    source: Source
-    out: Path
-    encoder: Tokenizer
-    val_tokens: int | None
-    max_tokens: int | None
-    shard_tokens: int
-    text_column: str | None
-    deduplicate: Deduplicate | None
 
-    @property
-    def partial(self) -> Path:
-        """Where the jobs' results lie until the shards are written."""
-        return self.out / PARTIAL
+@contextmanager
+def _exclusive(out: Path, *, shared: bool = False) -> Generator[None]:
+    """Keep others from the same folder at the same time; parts are no trouble to each other.
 
-    @property
-    def val_fraction(self) -> float:
-        """Which part of the documents is for validation, whatever part of the source is prepared."""
-        tokens = self.source.bytes / self.encoder.bytes_per_token
-        if self.val_tokens is None:
-            return min(VAL_FRACTION, MAX_VAL_TOKENS / tokens)
-        if self.val_tokens > tokens / 2:
-            raise DataError(
-                f'val_tokens {self.val_tokens:,}: over half of source "{self.source.name}", which holds '
-                f"about {tokens:,.0f} tokens; ask for fewer"
-            )
-        return self.val_tokens / tokens
+    Raises:
+        DataError: another process is at it, or the system fails at something.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with (out / LOCK).open("w") as file:
+            _lock(file, out, shared=shared)
+            try:
+                yield
+            finally:
+                (out / LOCK).unlink(missing_ok=True)
+    except OSError as error:
+        where = error.filename or out
+        raise DataError(f"{where}: {error.strerror or error}; mend it and run again") from error
 
-    def manifest(
-        self, validation: str = "", shards: Sequence[Shard] = (), dropped: dict[str, int] | None = None
-    ) -> Manifest:
-        """Describe the folder this plan makes."""
-        return Manifest(
-            tokenizer=TokenizerRecord.of(self.encoder),
-            source=self.source.name,
-            revision=self.source.revision,
-            settings={
-                "val_tokens": self.val_tokens,
-                "max_tokens": self.max_tokens,
-                "shard_tokens": self.shard_tokens,
-                "text_column": self.text_column,
-                "deduplicate": self.deduplicate,
-            },
-            validation=validation,
-            shards=tuple(shards),
-            dropped=dropped,
-        )
+
+def _lock(file: IO[str], out: Path, *, shared: bool) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows: two at once are the user's to avoid
+        return
+    try:
+        # The system lets go of it when the process ends, however that comes.
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise DataError(f"{out}: another process is preparing it; wait for that one, or stop it") from None
+    except OSError:  # a file system without locks
+        return
 
 
 def _check(name: str, value: int | None, most: int = 2**63 - 1) -> None:
@@ -171,14 +178,8 @@ def _prepared(plan: Plan) -> Manifest | None:
     """Return the manifest of a folder that is what the plan wants; None where there is work to do."""
     if not (plan.out / MANIFEST).exists():
         return None
-    there, wanted = Manifest.load(plan.out), plan.manifest()
-    compared = [
-        ("tokenizer", there.tokenizer.name, wanted.tokenizer.name),
-        ("tokenizer hash", there.tokenizer.hash, wanted.tokenizer.hash),
-        ("source revision", there.revision, wanted.revision),
-        *((name, there.settings.get(name), value) for name, value in wanted.settings.items()),
-    ]
-    differences = [f"{name} was {was}, is now {now}" for name, was, now in compared if was != now]
+    there = Manifest.load(plan.out)
+    differences = plan.differences(there)
     if differences:
         raise DataError(
             f"{plan.out}: is prepared already, but {'; '.join(differences)}; choose another folder"
@@ -196,140 +197,41 @@ def _prepared(plan: Plan) -> Manifest | None:
     return there
 
 
-def _build(plan: Plan, workers: int) -> Manifest:
-    fraction = plan.val_fraction
+def _build(plan: Plan, engine: EngineName) -> Manifest:
+    _begin(plan)
+    _check_room(plan, WHOLE, copies=2)
+    return _finish(plan, encode(plan, ENGINES[engine]))
+
+
+def _encode_part(plan: Plan, engine: EngineName, share: Share) -> dict[str, Any]:
+    _begin(plan)
+    _check_room(plan, share, copies=1)
+    jobs = encode(plan, ENGINES[engine], share)
+    write_record(plan, share, jobs)
+    tokens = sum(int(job.documents(plan.partial)["tokens"].sum()) for job in jobs)
+    return {"part": str(share), "jobs": len(jobs), "tokens": tokens}
+
+
+def _begin(plan: Plan) -> None:
+    plan.val_fraction  # noqa: B018 (says now what it would say after hours)
     if not plan.partial.exists() and any(plan.out.glob("*.bin")):
         raise DataError(f"{plan.out}: holds .bin files but no {MANIFEST}; move them or choose another folder")
     plan.partial.mkdir(parents=True, exist_ok=True)
-    jobs = cut_jobs(plan.source.pieces, plan.encoder, plan.max_tokens)
-    _check_disk(plan, jobs)
-    jobs = _encode(plan, jobs, workers)
+
+
+def _check_room(plan: Plan, share: Share, copies: int) -> None:
+    tokens = len(share.range(plan.source.bytes)) / plan.encoder.bytes_per_token
+    tokens = min(tokens, plan.max_tokens or tokens)
+    done = sum(path.stat().st_size for path in plan.partial.iterdir() if path.is_file())
+    check_room(plan.out, copies * TOKEN.itemsize * tokens - done)
+
+
+def _finish(plan: Plan, jobs: Sequence[Job]) -> Manifest:
     leftovers = [f"{split}_*.bin" for split in SPLITS] + [".*.aside"]
     for path in chain.from_iterable(plan.out.glob(pattern) for pattern in leftovers):
         path.unlink()
     plan.encoder.save(plan.out)
-    manifest = _deal(plan, jobs, fraction)
+    manifest = deal(plan, jobs, plan.val_fraction)
     manifest.save(plan.out)
     shutil.rmtree(plan.partial)
     return manifest
-
-
-def _check_disk(plan: Plan, jobs: Sequence[Job]) -> None:
-    tokens = sum(job.bytes for job in jobs) / plan.encoder.bytes_per_token
-    tokens = min(tokens, plan.max_tokens or tokens)
-    done = sum(path.stat().st_size for path in plan.partial.iterdir())
-    check_room(plan.out, 2 * TOKEN.itemsize * tokens - done)
-
-
-def _encode(plan: Plan, jobs: Sequence[Job], workers: int) -> list[Job]:
-    """Do the jobs that are not done yet; return those, in order, that hold the wanted tokens."""
-    todo = [job for job in jobs if not job.done(plan.partial)]
-    total = sum(job.bytes for job in todo)
-    if plan.max_tokens is not None:
-        total = min(total, plan.max_tokens * plan.encoder.bytes_per_token)
-    ready = tokens = documents = 0
-    with (
-        Progress("tokenizing", total, "B") as progress,
-        closing(run_jobs(todo, plan.encoder, plan.partial, workers)) as running,
-    ):
-        # What an earlier run left may be enough, hence the look before the first job.
-        for job in chain([None], running):
-            while ready < len(jobs) and jobs[ready].done(plan.partial):
-                table = jobs[ready].documents(plan.partial)
-                tokens, documents, ready = (
-                    tokens + int(table["tokens"].sum()),
-                    documents + table.size,
-                    ready + 1,
-                )
-                if plan.max_tokens is not None and tokens >= plan.max_tokens:
-                    return list(jobs[:ready])
-            if job is not None:
-                progress.advance(job.bytes, documents=quantity(documents), tokens=quantity(tokens))
-    return list(jobs)
-
-
-def _deal(plan: Plan, jobs: Sequence[Job], fraction: float) -> Manifest:
-    """Deal the documents out to the shards of the two splits."""
-    documents, lowest, highest = 0, HASHES, 0
-    hashes: list[Hashes] = []
-    for _, table in _tables(plan, jobs):
-        documents += table.size
-        if plan.deduplicate:
-            hashes.append(table["hash"].copy())
-        lowest, highest = min(lowest, int(table["hash"].min())), max(highest, int(table["hash"].max()))
-    if documents == 0:
-        raise DataError(f'source "{plan.source.name}": holds no documents; pass files with text')
-    if documents > 1 and lowest == highest:
-        raise DataError(
-            f'source "{plan.source.name}": its {documents:,} documents are all the same, so none can '
-            "validate; pass others"
-        )
-    # At least one document validates and at least one trains, however small the fraction.
-    threshold = min(max(int(fraction * HASHES), lowest + 1), highest)
-    token_bytes = plan.encoder.token_bytes
-    copies = Copies(plan.partial, hashes)
-    with (
-        ShardWriter(plan.out, "train", plan.shard_tokens, token_bytes) as train,
-        ShardWriter(plan.out, "val", plan.shard_tokens, token_bytes) as val,
-    ):
-        if documents == 1:
-            validation = _split_document(plan, jobs, train, val)
-        else:
-            _split_documents(plan, jobs, threshold, train, val, copies)
-            validation = f"documents whose hash is below {threshold:#018x}: {threshold / HASHES:.3%} of all"
-    dropped = {"documents": copies.documents, "tokens": copies.tokens} if plan.deduplicate else None
-    return plan.manifest(validation, (*train.shards, *val.shards), dropped)
-
-
-def _split_documents(
-    plan: Plan,
-    jobs: Sequence[Job],
-    threshold: int,
-    train: ShardWriter,
-    val: ShardWriter,
-    copies: Copies,
-) -> None:
-    with Progress("writing shards", sum(job.bytes for job in jobs), "B") as progress:
-        for job, table in _tables(plan, jobs):
-            tokens = job.tokens(plan.partial)
-            ends = np.cumsum(table["tokens"])
-            starts = ends - table["tokens"]
-            held_out = table["hash"] < np.uint64(threshold)
-            kept = ~copies.find(job, table)
-            for start, end, validates in zip(
-                *(row[kept].tolist() for row in (starts, ends, held_out)), strict=True
-            ):
-                (val if validates else train).add(tokens[start:end])
-            progress.advance(job.bytes)
-
-
-def _split_document(plan: Plan, jobs: Sequence[Job], train: ShardWriter, val: ShardWriter) -> str:
-    """Cut a source's only document in two: the end of it validates."""
-    [(job, table)] = _tables(plan, jobs)
-    document = job.tokens(plan.partial)[: int(table["tokens"][0])]
-    validation = plan.val_tokens or min(max(int(VAL_FRACTION * document.size), 1), MAX_VAL_TOKENS)
-    if document.size - validation < 2:
-        raise DataError(
-            f'source "{plan.source.name}": is one document of {document.size:,} tokens; {validation:,} for '
-            "validation leave nothing to train on, ask for fewer with --val-tokens"
-        )
-    train.add(document[:-validation])
-    val.add(np.concatenate([document[:1], document[-validation:]]))
-    return f"the last {validation:,} tokens of the only document"
-
-
-def _tables(plan: Plan, jobs: Sequence[Job]) -> Iterator[tuple[Job, Documents]]:
-    """Read the jobs' documents; where there is a limit, the document that passes it is cut there."""
-    remaining = plan.max_tokens
-    for job in jobs:
-        table = job.documents(plan.partial)
-        if remaining is not None:
-            table = table[: int(np.searchsorted(np.cumsum(table["tokens"]), remaining)) + 1]
-            excess = int(table["tokens"].sum()) - remaining
-            if excess > 0:
-                table["tokens"][-1] -= np.uint64(excess)
-            remaining = max(-excess, 0)
-        if table.size:
-            yield job, table
-        if remaining == 0:
-            return

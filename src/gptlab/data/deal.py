@@ -1,0 +1,110 @@
+"""Dealing: the documents of finished jobs, in order, to the shards of the two splits.
+
+A document belongs to the validation split if the hash of its text lies below a threshold, which depends on
+the size of the whole source: the same documents in any order, however small a part of it is prepared.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from gptlab.data.duplicates import Copies, Hashes
+from gptlab.data.jobs import Documents, Job
+from gptlab.data.manifest import Manifest
+from gptlab.data.plan import MAX_VAL_TOKENS, VAL_FRACTION, Plan
+from gptlab.data.writer import ShardWriter
+from gptlab.errors import DataError
+from gptlab.progress import Progress
+
+HASHES = 2**64
+
+
+def deal(plan: Plan, jobs: Sequence[Job], fraction: float) -> Manifest:
+    """Deal the documents out to the shards of the two splits.
+
+    Raises:
+        DataError: there are too few of them to split.
+    """
+    documents, lowest, highest = 0, HASHES, 0
+    hashes: list[Hashes] = []
+    for _, table in _tables(plan, jobs):
+        documents += table.size
+        if plan.deduplicate:
+            hashes.append(table["hash"].copy())
+        lowest, highest = min(lowest, int(table["hash"].min())), max(highest, int(table["hash"].max()))
+    if documents == 0:
+        raise DataError(f'source "{plan.source.name}": holds no documents; pass files with text')
+    if documents > 1 and lowest == highest:
+        raise DataError(
+            f'source "{plan.source.name}": its {documents:,} documents are all the same, so none can '
+            "validate; pass others"
+        )
+    # At least one document validates and at least one trains, however small the fraction.
+    threshold = min(max(int(fraction * HASHES), lowest + 1), highest)
+    token_bytes = plan.encoder.token_bytes
+    copies = Copies(plan.partial, hashes)
+    with (
+        ShardWriter(plan.out, "train", plan.shard_tokens, token_bytes) as train,
+        ShardWriter(plan.out, "val", plan.shard_tokens, token_bytes) as val,
+    ):
+        if documents == 1:
+            validation = _split_document(plan, jobs, train, val)
+        else:
+            _split_documents(plan, jobs, threshold, train, val, copies)
+            validation = f"documents whose hash is below {threshold:#018x}: {threshold / HASHES:.3%} of all"
+    dropped = {"documents": copies.documents, "tokens": copies.tokens} if plan.deduplicate else None
+    return plan.manifest(validation, (*train.shards, *val.shards), dropped)
+
+
+def _split_documents(
+    plan: Plan,
+    jobs: Sequence[Job],
+    threshold: int,
+    train: ShardWriter,
+    val: ShardWriter,
+    copies: Copies,
+) -> None:
+    with Progress("writing shards", sum(job.bytes for job in jobs), "B") as progress:
+        for job, table in _tables(plan, jobs):
+            tokens = job.tokens(plan.partial)
+            ends = np.cumsum(table["tokens"])
+            starts = ends - table["tokens"]
+            held_out = table["hash"] < np.uint64(threshold)
+            kept = ~copies.find(job, table)
+            for start, end, validates in zip(
+                *(row[kept].tolist() for row in (starts, ends, held_out)), strict=True
+            ):
+                (val if validates else train).add(tokens[start:end])
+            progress.advance(job.bytes)
+
+
+def _split_document(plan: Plan, jobs: Sequence[Job], train: ShardWriter, val: ShardWriter) -> str:
+    """Cut a source's only document in two: the end of it validates."""
+    [(job, table)] = _tables(plan, jobs)
+    document = job.tokens(plan.partial)[: int(table["tokens"][0])]
+    validation = plan.val_tokens or min(max(int(VAL_FRACTION * document.size), 1), MAX_VAL_TOKENS)
+    if document.size - validation < 2:
+        raise DataError(
+            f'source "{plan.source.name}": is one document of {document.size:,} tokens; {validation:,} for '
+            "validation leave nothing to train on, ask for fewer with --val-tokens"
+        )
+    train.add(document[:-validation])
+    val.add(np.concatenate([document[:1], document[-validation:]]))
+    return f"the last {validation:,} tokens of the only document"
+
+
+def _tables(plan: Plan, jobs: Sequence[Job]) -> Iterator[tuple[Job, Documents]]:
+    """Read the jobs' documents; where there is a limit, the document that passes it is cut there."""
+    remaining = plan.max_tokens
+    for job in jobs:
+        table = job.documents(plan.partial)
+        if remaining is not None:
+            table = table[: int(np.searchsorted(np.cumsum(table["tokens"]), remaining)) + 1]
+            excess = int(table["tokens"].sum()) - remaining
+            if excess > 0:
+                table["tokens"][-1] -= np.uint64(excess)
+            remaining = max(-excess, 0)
+        if table.size:
+            yield job, table
+        if remaining == 0:
+            return
