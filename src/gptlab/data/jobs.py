@@ -136,8 +136,8 @@ def run_jobs(
         DataError: a piece cannot be read, or a worker ended abruptly.
     """
     waiting = iter(jobs)
-    first = list(islice(waiting, 2))
-    if workers == 1 or len(first) < 2:
+    first = list(islice(waiting, 2 if workers > 1 else 0))
+    if len(first) < 2:
         for job in chain(first, waiting):
             job.encode(encoder, folder)
             yield job

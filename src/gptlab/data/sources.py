@@ -45,7 +45,7 @@ class Input:
         raise NotImplementedError
 
     def close(self, folder: Path) -> None:
-        """Take away what `open` put into `folder`."""
+        """Take away what `open` put into `folder`, if it did."""
 
 
 @dataclass(frozen=True)
