@@ -1,10 +1,13 @@
-"""A model's configuration from a file that somebody else may have written."""
+"""A model's configuration and tensors from a file that somebody else may have written."""
 
 import json
 from collections.abc import Mapping
 from typing import Any
 
-from gptlab.model.gpt import ModelConfig
+import torch
+from torch import Tensor
+
+from gptlab.model.gpt import GPT, ModelConfig
 
 
 def checked_config(raw: Mapping[str, Any]) -> ModelConfig:
@@ -24,3 +27,21 @@ def checked_config(raw: Mapping[str, Any]) -> ModelConfig:
             raise ValueError(str(problem["ctx"]["error"])) from None
         key = ".".join(map(str, problem["loc"]))
         raise ValueError(f"{key} = {problem['input']!r}: {problem['msg']}") from None
+
+
+def checked_state(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the state dict if it is one of such a model.
+
+    Raises:
+        ValueError: a tensor is missing, has no place there, or another shape.
+    """
+    with torch.device("meta"):
+        expected = GPT(config).state_dict()
+    for name in sorted(expected.keys() ^ state.keys()):
+        there = "is missing" if name in expected else "has no place in the model"
+        raise ValueError(f"the tensor for {name} {there}")
+    for name, tensor in state.items():
+        if tensor.shape != expected[name].shape:
+            shape, right = tuple(tensor.shape), tuple(expected[name].shape)
+            raise ValueError(f"the tensor for {name} is {shape}, and in such a model {right}")
+    return dict(state)

@@ -4,10 +4,8 @@ A folder is written aside, compared with the model, and gets its name when it is
 """
 
 import json
-import os
 import shutil
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
@@ -21,6 +19,7 @@ from gptlab import __version__
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import ExportError
 from gptlab.model.gpt import GPT, ModelConfig
+from gptlab.publish.aside import folder_aside
 
 from .compare import compare
 from .foreign import CONFIG, MISSING, TOKENIZER, WEIGHTS, HuggingFaceModel
@@ -72,14 +71,12 @@ def export(
     if ids < rows:
         model = _cut_vocabulary(model, ids)
     out = out.resolve()
-    aside = out.with_name(f".{out.name}.exporting")
     try:
         _refuse_folder_in_use(out)
-        with _made_aside(aside):
+        with folder_aside(out) as aside:
             _write(model, tokenizer, architecture, aside)
             max_diff = compare(model, tokenizer, aside) if verify else None
             files = [name for name in FILES if (aside / name).exists()]
-            _replace(out, aside)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ExportError(f"{out}: cannot be written ({reason}); choose another folder") from error
@@ -128,28 +125,6 @@ def _exported_by_us(folder: Path) -> bool:
         return MARK in json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return False
-
-
-@contextmanager
-def _made_aside(aside: Path) -> Generator[None]:
-    shutil.rmtree(aside, ignore_errors=True)  # of an export that was killed
-    aside.mkdir(parents=True)
-    try:
-        yield
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _replace(out: Path, complete: Path) -> None:
-    for file in complete.iterdir():
-        with file.open("rb+") as written:
-            os.fsync(written.fileno())
-    old = complete.with_suffix(".old")
-    if out.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        out.rename(old)
-    complete.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write(model: GPT, tokenizer: Tokenizer, architecture: str, folder: Path) -> None:

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gptlab.errors import CheckpointError
-from gptlab.model.gpt import GPT, ModelConfig
-from gptlab.publish.checked import checked_config
+from gptlab.model.gpt import ModelConfig
+from gptlab.publish.checked import checked_config, checked_state
 
 from .foreign import CONFIG, MISSING, WEIGHTS, WEIGHTS_INDEX, quiet_transformers, require_safetensors
 from .formats import FORMATS, MARK, Format
@@ -52,24 +52,13 @@ def read_ours(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
             if misfits:
                 continue
             try:
-                return config, _state(form, config, tensors)
+                return config, checked_state(config, form.state(tensors, config))
             except ValueError as error:
                 misfits = str(error)
     except (KeyError, TypeError, ValueError) as error:
         misfits = f"{CONFIG} has no {error}" if isinstance(error, KeyError) else str(error)
     complaint = f"{folder}: does not fit gptlab's switches: {misfits}"
     raise UnfitError(complaint) if form.native else CheckpointError(complaint)
-
-
-def _state(form: Format, config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    state = form.state(tensors, config)
-    with torch.device("meta"):
-        expected = GPT(config).state_dict()
-    for name, tensor in state.items():
-        if tensor.shape != expected[name].shape:
-            shape, right = tuple(tensor.shape), tuple(expected[name].shape)
-            raise ValueError(f"the tensor for {name} is {shape}, by {CONFIG} {right}")
-    return state
 
 
 def _json(path: Path) -> dict[str, Any]:
