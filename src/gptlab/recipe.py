@@ -10,7 +10,7 @@ import json
 import textwrap
 import tomllib
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import (
@@ -182,10 +182,17 @@ def _complaint(problem: Raw, raw: Raw) -> str:
     return f"{section}.{name} = {raw[section][name]!r}: must be {type_name(hint)}"
 
 
-def to_toml(config: RunConfig) -> str:
-    """Write a configuration as a recipe; what is None by default is left out, since TOML has no null."""
+def to_toml(config: RunConfig, sections: Collection[str] = ()) -> str:
+    """Write a configuration as a recipe; what is None by default is left out, since TOML has no null.
+
+    Args:
+        config: what to write.
+        sections: the only ones to write; none named is all.
+    """
     lines: list[str] = []
     for section in fields(config):
+        if sections and section.name not in sections:
+            continue
         values = getattr(config, section.name)
         lines.append(f"[{section.name}]")
         for item in fields(values):

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from gptlab import __version__, recipe
+from gptlab import __version__, recipe, saved
 from gptlab.data.batches import TrainBatches, Windows, validation_batches
 from gptlab.data.manifest import Manifest
 from gptlab.data.tokenizer import Tokenizer
@@ -81,6 +81,8 @@ def train(
     with join_world(config.train.device) as world, interrupt.listening():
         trainer = build(config, out, world, interrupt)
         resumed = trainer.resume()  # before anything is written: the checkpoint may be another model's
+        if not resumed and config.train.init_from is not None:
+            _start_from(config.train.init_from, trainer.model, config)
         if world.main:
             _prepare_folder(out, config, world)
             _look_at_drive(out)
@@ -255,6 +257,22 @@ def _evaluations(
     if config.sample.prompts:
         evaluations.append(Evaluation("sample", "sample", unless_stopped(write)))
     return evaluations
+
+
+def _start_from(folder: str, model: GPT, config: RunConfig) -> None:
+    """Take the first weights from another model; the optimizer and the schedule start anew."""
+    network, tokenizer = saved.load(folder, "cpu")
+    if not isinstance(network, GPT):
+        raise ConfigError(f"train.init_from = {folder}: is none of gptlab's architectures")
+    Manifest.load(Path(config.data.path)).check_reader(config.data.path, tokenizer)
+    theirs, ours = asdict(network.config), asdict(config.model)
+    for key in ours:
+        if theirs[key] != ours[key]:
+            raise ConfigError(
+                f"model.{key} = {ours[key]}: the model in train.init_from = {folder} has {theirs[key]}; leave "
+                "[model] to its own recipe, config.toml"
+            )
+    model.load_state_dict(network.state_dict())
 
 
 def _compare(own: Path, config: RunConfig, out: Path) -> dict[str, Any] | None:

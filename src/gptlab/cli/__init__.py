@@ -33,6 +33,7 @@ COMMANDS: dict[str, Callable[..., dict[str, Any]]] = {
     "eval": models.evaluate,
     "sample": models.sample,
     "export": models.export,
+    "import": models.import_model,
     "report": runs.report,
     "check": runs.check,
     "config": runs.config,

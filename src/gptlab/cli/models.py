@@ -108,7 +108,7 @@ def export(model: Path, out: Path, /, *, verify: bool = True) -> dict[str, Any]:
     """Write a model as a Hugging Face folder.
 
     Args:
-        model: a run or a checkpoint.
+        model: a run, a checkpoint, or a Hugging Face folder.
         out: the folder to write.
         verify: load it in transformers and compare its logits and greedy text with the model's.
     """
@@ -125,3 +125,28 @@ def export(model: Path, out: Path, /, *, verify: bool = True) -> dict[str, Any]:
     if facts["remote_code"] is not None:
         print(f"  {facts['remote_code']}; loading it takes trust_remote_code=True")
     return {**facts}
+
+
+def import_model(
+    source: Path,
+    out: Path,
+    /,
+    *,
+    tokenizer: str | None = None,
+    like: Path | None = None,
+    rope_pairs: Literal["halves", "neighbours"] = "halves",
+    verify: bool = True,
+) -> dict[str, Any]:
+    """Make a run of a Hugging Face folder, of llm.c's .bin, or of nanoGPT's ckpt.pt and files like it.
+
+    Args:
+        source: the folder or the file.
+        out: the run folder to write, of step 0.
+        tokenizer: gpt2, bytes, or a file; None is the folder's own, or GPT-2's where the vocabulary has its size.
+        like: for nanoGPT's relatives, a recipe whose [model] says what the tensors do not tell.
+        rope_pairs: for nanoGPT's relatives, the channels that RoPE turns together: i and i + K/2, or 2i and 2i + 1.
+        verify: load a Hugging Face folder in transformers too and compare its logits with the model's.
+    """
+    from gptlab.importing import import_model
+
+    return import_model(source, out, tokenizer=tokenizer, like=like, rope_pairs=rope_pairs, verify=verify)

@@ -20,6 +20,8 @@ class TrainConfig:
     """Number format of the products; auto is bfloat16 where the device has it. float16 is always scaled."""
     device: DeviceName = "auto"
     """Where to train; auto is CUDA where there is some."""
+    init_from: str | None = None
+    """A model to start from: a run, a checkpoint or a Hugging Face folder. None draws the first weights."""
     seed: int = 1337
     """Decides the first weights and the order of the data."""
     compile: bool = False

@@ -1,5 +1,6 @@
 """A folder as transformers loads it against the model that it was made of: ids, logits and greedy text."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from gptlab.errors import ExportError
 from gptlab.model.gpt import GPT
 from gptlab.sample import generate
 
-from .foreign import load_causal_lm, quiet_transformers
+from .foreign import CONFIG, load_causal_lm, quiet_transformers
 
 # Two computations of a logit in float32 may differ by so many nats, and by this share of the largest logit,
 # which is about a hundred in OpenAI's GPT-2.
@@ -36,16 +37,32 @@ def compare(model: GPT, tokenizer: Tokenizer, folder: Path) -> float:
     Raises:
         ExportError: what transformers loads is not the model.
     """
-    text_ids = _compare_ids(tokenizer, folder)
-    theirs = load_causal_lm(folder, our_own=True).to(model.embed.weight.device)
-    any_ids = torch.randint(
-        model.config.vocab_size, (model.config.context,), generator=torch.Generator().manual_seed(0)
-    )
-    samples = [ids.to(model.embed.weight.device) for ids in (any_ids, text_ids[: model.config.context])]
-    diffs = [_compare_logits(model, theirs, ids[None]) for ids in samples]
+    device = model.embed.weight.device
+    text_ids = _compare_ids(tokenizer, folder)[None, : model.config.context].to(device)
+    theirs = load_causal_lm(folder, our_own=True).to(device)
+    samples = (_any_ids(model), text_ids)
+    difference = max(_compare_logits(model, theirs, ids) for ids in samples)
     for ids in samples:
-        _compare_greedy(model, theirs, ids[None])
-    return max(diffs)
+        _compare_greedy(model, theirs, ids)
+    return difference
+
+
+def compare_logits(model: GPT, folder: Path) -> float | None:
+    """Return the largest difference of a logit from somebody's folder that the model was read from, in nats.
+
+    None is for a folder that brings its own code, which is not run.
+
+    Raises:
+        ExportError: what transformers loads is not the model.
+    """
+    if "auto_map" in json.loads((folder / CONFIG).read_text(encoding="utf-8")):
+        return None
+    return _compare_logits(model, load_causal_lm(folder).to(model.embed.weight.device), _any_ids(model))
+
+
+def _any_ids(model: GPT) -> Tensor:
+    generator, shape = torch.Generator().manual_seed(0), (1, model.config.context)
+    return torch.randint(model.config.vocab_size, shape, generator=generator).to(model.embed.weight.device)
 
 
 def _compare_ids(tokenizer: Tokenizer, folder: Path) -> Tensor:
@@ -67,7 +84,7 @@ def _compare_logits(model: GPT, theirs: Any, ids: Tensor) -> float:
     diff = float((logits - theirs(input_ids=ids).logits).abs().max())
     if not diff <= _tolerance(logits):  # nor may it be no number
         raise ExportError(
-            f"the export's logits are up to {diff:.2g} nats from the model's, more than {_tolerance(logits):.2g}; "
+            f"transformers' logits are up to {diff:.2g} nats from the model's, more than {_tolerance(logits):.2g}; "
             "nothing was written"
         )
     return diff

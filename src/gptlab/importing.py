@@ -1,0 +1,150 @@
+"""`gptlab import`: a model from elsewhere as a run of no steps, to evaluate, to train further, to export again.
+
+OUT/ config.toml                       a recipe that trains it further: [model] as found, [train] init_from
+     checkpoints/step_00000000/        see train/checkpoint.py; the optimizer has nothing yet
+     latest
+"""
+
+import json
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from gptlab import recipe
+from gptlab.data.tokenizer import TOKENIZERS, Tokenizer, load_tokenizer
+from gptlab.errors import CheckpointError, ConfigError, DataError, ExportError
+from gptlab.model.gpt import GPT, ModelConfig
+from gptlab.model.size import measure
+from gptlab.progress import quantity
+from gptlab.publish.aside import folder_aside
+from gptlab.publish.huggingface import compare_logits, folder_tokenizer, read_ours
+from gptlab.publish.llmc import MAGIC, read_llmc
+from gptlab.publish.nanogpt import RopePairs, read_nanogpt
+from gptlab.train import checkpoint
+
+Found = tuple[ModelConfig, dict[str, Tensor]]
+GPT2_ROWS = range(50257, 50433)  # of GPT-2's vocabulary as it is, or padded to a multiple of up to 256
+
+
+def import_model(
+    source: Path,
+    out: Path,
+    *,
+    tokenizer: str | None = None,
+    like: Path | None = None,
+    rope_pairs: RopePairs = "halves",
+    verify: bool = True,
+) -> dict[str, Any]:
+    """Write a run folder of step 0 and say how it goes on.
+
+    The arguments are those of `gptlab import`.
+
+    Raises:
+        GptlabError: the source is damaged, unsafe, of no known kind or none of our models, its tokenizer is not
+            known, or `out` holds files.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out}: exists; choose a new folder")
+    kind = _kind(source)
+    model_like = recipe.load([like]).model if like is not None else None
+    if kind != "nanoGPT" and (model_like is not None or rope_pairs != "halves"):
+        raise ConfigError(f"{source}: is of {kind}, which says itself what --like and --rope-pairs would say")
+    config, state = READERS[kind](source, model_like, rope_pairs)
+    reader = _tokenizer(source, config, tokenizer)
+    difference = _compare(source, config, state) if verify and kind == "Hugging Face" else None
+    with folder_aside(out.resolve()) as aside:
+        recipe_text = recipe.to_toml(recipe.RunConfig(model=config), ["model"])
+        start = f"[train]\ninit_from = {json.dumps(str(out.resolve()))}\n"
+        (aside / "config.toml").write_text(f"{recipe_text}\n{start}", encoding="utf-8")
+        identity = {
+            "model": asdict(config),
+            "tokenizer": {"name": reader.name, "hash": reader.hash},
+            "imported": {"kind": kind, "from": str(source)},
+        }
+        progress = {"step": 0, "tokens": 0, "best": None}
+        checkpoint.save(aside, progress | identity, model=state, optimizer={}, write_more=reader.save)
+    parameters = measure(config).parameters
+    compared = f", logits as transformers' to {difference:.1e}" if difference is not None else ""
+    print(f"{out}: {quantity(parameters)} parameters of {kind}, tokenizer {reader.name}{compared}")
+    print(f"  to train it further: gptlab train {out / 'config.toml'} --data.path DATA --out RUN")
+    return {
+        "kind": kind,
+        "parameters": parameters,
+        "tokenizer": reader.name,
+        "max_diff": difference,
+        "model": asdict(config),
+    }
+
+
+def _kind(source: Path) -> str:
+    if source.is_dir():
+        if (source / "config.json").is_file():
+            return "Hugging Face"
+        raise CheckpointError(f"{source}: has no config.json; a run of gptlab needs no import")
+    try:
+        with source.open("rb") as file:
+            head = file.read(4)
+    except OSError as error:
+        raise CheckpointError(f"{source}: cannot be read ({error.strerror})") from None
+    for begin, kind in BEGINNINGS.items():
+        if head.startswith(begin):
+            return kind
+    raise CheckpointError(
+        f"{source}: begins with {head!r}, as no checkpoint does that gptlab reads: a Hugging Face folder, llm.c's "
+        ".bin, or a file of torch.save"
+    )
+
+
+def _tokenizer(source: Path, config: ModelConfig, wanted: str | None) -> Tokenizer:
+    if wanted is not None:
+        reader = load_tokenizer(wanted)
+    elif source.is_dir():
+        reader = folder_tokenizer(source)
+    elif config.vocab_size in GPT2_ROWS:
+        reader = load_tokenizer("gpt2")
+    else:
+        raise ConfigError(
+            f"{source}: has a vocabulary of {config.vocab_size:,} and does not say which; name it with --tokenizer"
+        )
+    if reader.vocab_size > config.vocab_size:
+        raise ConfigError(
+            f"tokenizer {reader.name}: has {reader.vocab_size:,} ids, and the model's vocabulary "
+            f"{config.vocab_size:,}; name the one it was trained with, with --tokenizer"
+        )
+    return _by_name(reader)
+
+
+def _by_name(reader: Tokenizer) -> Tokenizer:
+    """Return the tokenizer of our own that has the same vocabulary, so that data prepared with it fits."""
+    sizes = {"gpt2": 50257, "bytes": 257}
+    for name, make in TOKENIZERS.items():
+        if sizes[name] == reader.vocab_size:
+            try:
+                ours = make()
+            except DataError:  # not to be had here, and so not the one that prepared any data here
+                continue
+            if ours.hash == reader.hash:
+                return ours
+    return reader
+
+
+def _compare(source: Path, config: ModelConfig, state: Mapping[str, Tensor]) -> float | None:
+    model = GPT(config)
+    model.load_state_dict(state)
+    try:
+        return compare_logits(model.eval(), source)
+    except ExportError as error:
+        raise CheckpointError(f"{source}: {error}") from None
+
+
+BEGINNINGS = {struct.pack("<i", MAGIC): "llm.c", b"PK": "nanoGPT", b"\x80": "nanoGPT"}
+
+READERS: dict[str, Callable[[Path, ModelConfig | None, RopePairs], Found]] = {
+    "Hugging Face": lambda source, _like, _pairs: read_ours(source),
+    "llm.c": lambda source, _like, _pairs: read_llmc(source),
+    "nanoGPT": read_nanogpt,
+}

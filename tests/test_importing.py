@@ -1,0 +1,195 @@
+"""`gptlab import` by the command a user types: from every kind of source to evaluation, training and export."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import gptlab
+from gptlab import cli, recipe
+from gptlab.data.tokenizer import load_tokenizer
+from gptlab.errors import ConfigError
+from gptlab.publish.huggingface import compare
+from gptlab.publish.huggingface.vocabulary import write_tokenizer
+from gptlab.sample import GeneratingGPT
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+SIZES = {"n_layer": 2, "n_head": 4, "n_embd": 32, "vocab_size": 257}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    config = GPT2Config(**SIZES, n_positions=32, bos_token_id=256, eos_token_id=256)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "theirs")
+    write_tokenizer(load_tokenizer("bytes"), tmp_path / "theirs", 32)
+    return tmp_path / "theirs"
+
+
+@pytest.fixture
+def ckpt(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    model = gptlab.model.gpt.GPT(gptlab.model.gpt.ModelConfig(**SIZES, context=32, mlp="gelu_erf"))
+    outer = {"blocks": "transformer.h", "embed": "transformer.wte", "position": "transformer.wpe"}
+    inner = {"norm1": "ln_1", "norm2": "ln_2", "attention.qkv": "attn.c_attn", "attention.out": "attn.c_proj"}
+    inner |= {"mlp.up": "mlp.c_fc", "mlp.down": "mlp.c_proj"}
+    state = {}
+    for name, tensor in model.state_dict().items():
+        name = f"transformer.ln_f{name[4:]}" if name.startswith("norm.") else name
+        for ours, theirs in (outer | inner).items():
+            name = name.replace(ours, theirs)
+        state[f"_orig_mod.{name}"] = tensor
+    torch.save({"model": state, "model_args": {"n_head": 4}}, tmp_path / "ckpt.pt")
+    return tmp_path / "ckpt.pt"
+
+
+def run(*words: object, tmp_path: Path) -> dict[str, Any]:
+    assert cli.main([*map(str, words), "--json", str(tmp_path / "result.json")]) == 0
+    return json.loads((tmp_path / "result.json").read_text())
+
+
+def fails(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    capsys.readouterr()
+    assert cli.main([*map(str, words)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_from_hugging_face_and_back(folder: Path, tmp_path: Path, tiny_data: Path) -> None:
+    out = tmp_path / "imported"
+    facts = run("import", folder, out, tmp_path=tmp_path)
+    assert (facts["kind"], facts["tokenizer"]) == (
+        "Hugging Face",
+        "bytes",
+    )  # by name, as prepared data has it
+    assert facts["max_diff"] < 1e-4
+    loss = run("eval", out, "--task", "loss", "--data", tiny_data, "--limit", 1024, tmp_path=tmp_path)
+    there = run("eval", folder, "--task", "loss", "--data", tiny_data, "--limit", 1024, tmp_path=tmp_path)
+    assert loss["loss"] == there["loss"]
+    run("export", out, tmp_path / "again", tmp_path=tmp_path)
+    ours, theirs = (load_file(path / "model.safetensors") for path in (tmp_path / "again", folder))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_training_goes_on_from_what_was_imported(
+    folder: Path, tmp_path: Path, tiny_data: Path, torch_settings: None
+) -> None:
+    out, runs = tmp_path / "imported", tmp_path / "run"
+    run("import", folder, out, "--no-verify", tmp_path=tmp_path)
+    flags = [
+        "--data.path",
+        tiny_data,
+        "--train.steps",
+        2,
+        "--train.batch-tokens",
+        256,
+        "--train.device",
+        "cpu",
+    ]
+    flags += ["--schedule.warmup-steps", 1, "--eval.val-tokens", 512, "--train.dtype", "float32"]
+    run("train", out / "config.toml", *flags, "--out", runs, tmp_path=tmp_path)
+    first = json.loads((runs / "metrics.jsonl").read_text().splitlines()[0])
+    assert (first["kind"], first["step"]) == ("val", 0)
+    given = run("eval", out, "--task", "loss", "--data", tiny_data, "--limit", 512, tmp_path=tmp_path)
+    assert first["loss"] == pytest.approx(given["loss"], rel=1e-6)
+    # Continued from its own checkpoint, when the source is long gone.
+    out.rename(tmp_path / "gone")
+    more = run("train", runs / "config.toml", "--train.steps", 3, "--out", runs, tmp_path=tmp_path)
+    assert more["step"] == 3
+
+
+def test_from_nanogpt(ckpt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "imported"
+    assert "has a vocabulary of 257 and does not say which; name it with --tokenizer" in fails(
+        capsys, "import", ckpt, out
+    )
+    facts = run("import", ckpt, out, "--tokenizer", "bytes", tmp_path=tmp_path)
+    assert facts["model"]["mlp"] == "gelu_erf"
+    model, tokenizer = gptlab.load(out, "cpu")
+    assert isinstance(model, GeneratingGPT)
+    assert tokenizer.name == "bytes"
+    assert recipe.load([out / "config.toml"]).model == model.config
+
+
+def test_a_recipe_says_what_a_file_does_not(ckpt: Path, tmp_path: Path) -> None:
+    saved = torch.load(ckpt, weights_only=True)
+    torch.save(saved["model"], ckpt)
+    like = tmp_path / "like.toml"
+    like.write_text('[model]\nn_head = 2\nn_embd = 32\nmlp = "relu2"\n')
+    facts = run("import", ckpt, tmp_path / "out", "--tokenizer", "bytes", "--like", like, tmp_path=tmp_path)
+    assert {key: facts["model"][key] for key in ("n_head", "n_layer", "mlp", "context")} == {
+        "n_head": 2,
+        "n_layer": 2,
+        "mlp": "relu2",
+        "context": 32,
+    }
+
+
+def test_gpt2s_vocabulary_is_known_by_its_size(
+    ckpt: Path, tmp_path: Path, shared: Callable[[str], Path]
+) -> None:
+    shared("tiktoken_cache")
+    saved = torch.load(ckpt, weights_only=True)
+    saved["model"]["_orig_mod.transformer.wte.weight"] = torch.randn(50304, 32)
+    torch.save(saved, ckpt)
+    facts = run("import", ckpt, tmp_path / "out", tmp_path=tmp_path)
+    assert facts["tokenizer"] == "gpt2"
+    assert facts["model"]["vocab_size"] == 50304
+    # The rows that pad it are not exported.
+    exported = run("export", tmp_path / "out", tmp_path / "hf", tmp_path=tmp_path)
+    assert exported["class"] == "GPT2LMHeadModel"
+    assert json.loads((tmp_path / "hf" / "config.json").read_text())["vocab_size"] == 50257
+
+
+def test_refusals(folder: Path, ckpt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    other = tmp_path / "other.txt"
+    other.write_text("To be")
+    assert "begins with b'To b', as no checkpoint does" in fails(capsys, "import", other, out)
+    assert "cannot be read (No such file or directory)" in fails(capsys, "import", tmp_path / "none", out)
+    assert "has no config.json; a run of gptlab needs no import" in fails(capsys, "import", tmp_path, out)
+    assert "--like and --rope-pairs" in fails(capsys, "import", folder, out, "--rope-pairs", "neighbours")
+    assert "theirs: exists; choose a new folder" in fails(capsys, "import", ckpt, folder)
+    assert "has 50,257 ids, and the model's vocabulary 257" in fails(
+        capsys, "import", ckpt, out, "--tokenizer", "gpt2"
+    )
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    assert "pytorch_model.bin: is a pickle" in fails(capsys, "import", folder, out)
+    assert not out.exists()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_another_models_start_is_refused(
+    folder: Path, tmp_path: Path, tiny_data: Path, train: Callable[..., Any]
+) -> None:
+    run("import", folder, tmp_path / "imported", tmp_path=tmp_path)
+    start = {"init_from": str(tmp_path / "imported")}
+    with pytest.raises(
+        ConfigError, match=r"model.n_layer = 1: the model in train.init_from = .* has 2; leave \[model\]"
+    ):
+        train(tmp_path / "run", {"train": start, "model": {"n_layer": 1}})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_conversion_that_is_wrong_is_not_written(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = compare.load_causal_lm
+
+    def load_slightly_wrong(path: Path) -> Any:
+        model = load(path)
+        with torch.no_grad():
+            model.transformer.ln_f.bias[3] += 0.1
+        return model
+
+    monkeypatch.setattr(compare, "load_causal_lm", load_slightly_wrong)
+    assert "transformers' logits are up to" in fails(capsys, "import", folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
