@@ -49,6 +49,7 @@ EVERYTHING = RunConfig(
         micro_batch=2,
         dtype="float16",
         device="cpu",
+        init_from="runs/first",
         seed=2**40,
         compile=True,
         recompute=True,
