@@ -116,7 +116,8 @@ def test_documents_as_items(folder: Path, tmp_path: Path):
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task(task: str, tiny_data: Path, items: Path):
     """The tiny corpus is made of few words in few orders: what is held out is bound to be seen in training."""
-    facts = contamination(tiny_data, task=task, data=items, n=5, workers=1)
+    data = items if task == "hellaswag" else None
+    facts = contamination(tiny_data, task=task, data=data, n=5, workers=1)
     assert facts["items"] > 5
     assert (facts["items_found"] > 0) == (task == "continuation")
 
@@ -150,6 +151,14 @@ def test_refusals(folder: Path, items: Path, tmp_path: Path):
         contamination(folder, task="hellaswag", data=items, n=0)
     with pytest.raises(ConfigError, match="--workers 0: must be at least 1"):
         contamination(folder, task="hellaswag", data=items, workers=0)
+    with pytest.raises(ConfigError, match="--task sudoku: is not known; choose one of hellaswag, cont"):
+        contamination(folder, task="sudoku")
+    with pytest.raises(ConfigError, match="--text-column x: says where the text of --items is"):
+        contamination(folder, task="hellaswag", data=items, text_column="x")
+    with pytest.raises(ConfigError, match="the task continuation is made from the folder"):
+        contamination(folder, task="continuation", data=items)
+    with pytest.raises(ConfigError, match="is a task's file; name it with --items"):
+        contamination(folder, items=items, data=items)
     with pytest.raises(TaskError, match=r"nothing\.jsonl: cannot be read"):
         contamination(folder, task="hellaswag", data=tmp_path / "nothing.jsonl")
     (tmp_path / "empty.jsonl").write_text('{"text": ""}\n')

@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -51,7 +51,9 @@ def _hellaswag(_folder: Path, data: Path | None) -> list[Item]:
     ]
 
 
-def _continuation(folder: Path, _data: Path | None) -> list[Item]:
+def _continuation(folder: Path, data: Path | None) -> list[Item]:
+    if data is not None:
+        raise ConfigError(f"--data {data}: the task continuation is made from the folder; leave it out")
     decode = Manifest.load(folder).load_tokenizer(folder).decode
     right = [item.pairs[item.label] for item in continuation.build(folder)]
     return [Item((decode(context + ending),), 0, decode(context)) for context, ending in right]
@@ -89,6 +91,12 @@ def contamination(
     """
     if (task is None) == (items is None):
         raise ConfigError("nothing, or two things to look for: give either --task or --items")
+    if task not in (None, *TASKS):
+        raise ConfigError(f"--task {task}: is not known; choose one of {', '.join(TASKS)}")
+    if items is None and text_column is not None:
+        raise ConfigError(f"--text-column {text_column}: says where the text of --items is; give both")
+    if task is None and data is not None:
+        raise ConfigError(f"--data {data}: is a task's file; name it with --items, or give --task too")
     for name, value in (("n", n), ("workers", workers)):
         if value is not None and value < 1:
             raise ConfigError(f"--{name} {value}: must be at least 1")
@@ -98,6 +106,7 @@ def contamination(
             raise ConfigError(f"--items {items}: holds no text; give a file that does")
     else:
         wanted = TASKS[str(task)](folder, data)
+    choices = max(len(item.texts) for item in wanted)
     ngrams = Ngrams([text for item in wanted for text in item.texts], n)
     search = Search.through(folder, ngrams)
     found = search.run(workers or os.cpu_count() or 1)
@@ -113,6 +122,7 @@ def contamination(
         "n": n,
         "tokens": sum(shard.tokens for shard in search.shards),
         "items": len(rows),
+        "choices": choices,
         "items_without_ngrams": sum(not row["ngrams"] for row in rows),
         "items_found": len(overlapping),
         **{f"items_found_{name}": sum(row[name] for row in rows) for name in FLAGS},
@@ -174,7 +184,7 @@ def _evidence(
 
 def told(facts: Row) -> str:
     """Write the result of a search for people."""
-    n, items, choices = facts["n"], facts["items"], facts["task"] == "hellaswag"
+    n, items = facts["n"], facts["items"]
 
     def line(what: str, count: int, of: int = items) -> str:
         return f"  {what:<44} {count:>9,}  {count / max(of, 1):>7.2%}"
@@ -183,7 +193,7 @@ def told(facts: Row) -> str:
     lines += [line(f"{n}-grams of the items found", facts["ngrams_found"], facts["ngrams"])]
     lines += [line(f"items with a {n}-gram found", facts["items_found"])]
     lines += [line(f"  one that at most {COMMON_DOCUMENTS} documents have", facts["items_found_rare"])]
-    if choices:
+    if facts["choices"] > 1:
         lines += [line("  within the context", facts["items_found_context"])]
         lines += [line("  reaching into the right ending", facts["items_found_right"])]
         lines += [line("  reaching into a wrong ending", facts["items_found_wrong"])]
@@ -204,8 +214,3 @@ TASKS: dict[str, Callable[[Path, Path | None], list[Item]]] = {
     "hellaswag": _hellaswag,
     "continuation": _continuation,
 }
-
-if TYPE_CHECKING:
-    TaskName = str
-else:
-    TaskName = Literal[tuple(TASKS)]

@@ -166,3 +166,8 @@ def test_a_damaged_shard_is_refused(tmp_path: Path):
     (folder / "train_000000.bin").write_bytes(raw)
     with pytest.raises(DataError, match="token 65535 at position 3 is outside the vocabulary of 257"):
         inspect(folder)
+
+
+def test_a_folder_without_shards_is_refused(tmp_path: Path):
+    with pytest.raises(DataError, match="its manifest lists no shard"):
+        inspect(make(tmp_path, [], []))

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from gptlab.data.manifest import SPLITS, Manifest, Shard
 from gptlab.data.shards import Tokens, check_range, documents
 from gptlab.data.tokenizer import Tokenizer
+from gptlab.errors import DataError
 from gptlab.progress import Progress, quantity
 
 COMMONEST = 20
@@ -95,6 +96,10 @@ def inspect(folder: str | Path) -> Row:
                     | {"lengths": _lengths(lengths), "copies": copies}
                     | {"examples": _examples(folder, manifest, split, lengths, tokenizer)}
                 )
+    if not splits:
+        raise DataError(
+            f"{folder}: its manifest lists no shard, so there is nothing to show; prepare it anew"
+        )
     both = np.intersect1d(*different.values(), assume_unique=True).size if len(different) == 2 else 0
     return {
         "folder": str(folder),
