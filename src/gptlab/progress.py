@@ -74,12 +74,19 @@ class Progress:
         total: how many units the whole is, or None where that is unknown.
         unit: the unit's symbol: "B", " documents", " tokens".
         stream: where to write; standard error unless told.
+        quiet: show nothing; for every process but the first.
     """
 
     def __init__(
-        self, title: str, total: float | None = None, unit: str = "", stream: TextIO | None = None
+        self,
+        title: str,
+        total: float | None = None,
+        unit: str = "",
+        stream: TextIO | None = None,
+        *,
+        quiet: bool = False,
     ) -> None:
-        self.title, self.total, self.unit = title, total, unit
+        self.title, self.total, self.unit, self.quiet = title, total, unit, quiet
         self.done = 0.0
         self._line = StatusLine(stream)
         self._shown = False
@@ -99,7 +106,7 @@ class Progress:
         """Add `amount` units; `fields` are shown behind the rate, as `name value`."""
         self.done += amount
         self._fields = fields
-        if time.monotonic() - self._start >= QUIET_S:
+        if not self.quiet and time.monotonic() - self._start >= QUIET_S:
             self._shown = True
             self._line.show(self._text())
 

@@ -1,6 +1,10 @@
-"""A multiple-choice item, as every task hands it to the scorer."""
+"""A multiple-choice item, as every task hands it to the scorer, and lists of them that take no memory."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar, overload
+
+T_co = TypeVar("T_co", covariant=True)
 
 Pair = tuple[list[int], list[int]]
 """The ids of a context, at least one, and of the ending that follows it, at least one."""
@@ -16,3 +20,21 @@ class Item:
     """Number of the right choice, from 0."""
     lengths: tuple[int, ...]
     """What `acc_norm` divides a choice's log-likelihood by, in the protocol's own unit."""
+
+
+class Lazy(Sequence[T_co], Generic[T_co]):
+    """A list whose entries are made whenever they are asked for, so that its length costs no memory."""
+
+    def __init__(self, make: Callable[[int], T_co], numbers: range) -> None:
+        self._make, self._numbers = make, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> T_co: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Lazy[T_co]": ...
+    def __getitem__(self, index: int | slice) -> "T_co | Lazy[T_co]":
+        numbers = self._numbers[index]
+        return Lazy(self._make, numbers) if isinstance(numbers, range) else self._make(numbers)

@@ -4,9 +4,11 @@ Axes: B batch, T time of the queries, S time of the keys, D width, H query heads
 dimension.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from .norm import NORMS
@@ -37,6 +39,15 @@ class LayerCache:
         self.keys_BGSK[:, :, start : self.length] = k_BGTK
         self.values_BGSK[:, :, start : self.length] = v_BGTK
         return self.keys_BGSK[:, :, : self.length], self.values_BGSK[:, :, : self.length]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each token stands and which ones it sees, in rows that are no plain texts."""
+
+    positions_BT: Int[Tensor, "B T"]
+    visible_BTT: Bool[Tensor, "B T T"]
+    """True where the token of the second axis sees the one of the third."""
 
 
 class Attention(nn.Module):
@@ -72,15 +83,16 @@ class Attention(nn.Module):
         self.out = nn.Linear(n_embd, n_embd, bias=bias)
 
     def forward(
-        self, x_BTD: Float[Tensor, "B T D"], cache: LayerCache | None = None
+        self, x_BTD: Float[Tensor, "B T D"], cache: LayerCache | None = None, layout: Layout | None = None
     ) -> Float[Tensor, "B T D"]:
         heads_BHTK = self.qkv(x_BTD).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         q_BHTK, k_BGSK, v_BGSK = heads_BHTK.split((self.n_head, self.n_kv_head, self.n_kv_head), dim=1)
 
         (position,) = self._position
         start = cache.length if cache is not None else 0
-        q_BHTK = position.rotate(self.q_norm(q_BHTK), start)
-        k_BGSK = position.rotate(self.k_norm(k_BGSK), start)
+        positions = layout.positions_BT if layout is not None else start
+        q_BHTK = position.rotate(self.q_norm(q_BHTK), positions)
+        k_BGSK = position.rotate(self.k_norm(k_BGSK), positions)
         if cache is not None:
             k_BGSK, v_BGSK = cache.append(k_BGSK, v_BGSK)
 
@@ -88,8 +100,8 @@ class Attention(nn.Module):
             q_BHTK,
             k_BGSK,
             v_BGSK,
-            attn_mask=_mask_TS(q_BHTK, start),
-            is_causal=start == 0,
+            attn_mask=layout.visible_BTT[:, None] if layout is not None else _mask_TS(q_BHTK, start),
+            is_causal=layout is None and start == 0,
             enable_gqa=self.n_kv_head != self.n_head,
         )
         return self.out(y_BHTK.transpose(1, 2).flatten(2))

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .attention import Attention, LayerCache
+from .attention import Attention, LayerCache, Layout
 from .mlp import MLPS, MLPName
 from .norm import NORMS, NormName
-from .position import POSITIONS, NoPosition, PositionName
+from .position import POSITIONS, NoPosition, PositionName, Start
 
 SIZES: dict[str, dict[str, int]] = {
     "tiny": {"n_layer": 4, "n_head": 4, "n_embd": 128, "context": 128},
@@ -55,8 +55,10 @@ class Block(nn.Module):
         self.norm2 = norm(c.n_embd, eps=c.norm_eps, bias=c.bias)
         self.mlp = MLPS[c.mlp](c.n_embd, c.hidden, bias=c.bias)
 
-    def forward(self, x_BTD: Float[Tensor, "B T D"], cache: LayerCache | None) -> Float[Tensor, "B T D"]:
-        x_BTD = x_BTD + self.attention(self.norm1(x_BTD), cache)
+    def forward(
+        self, x_BTD: Float[Tensor, "B T D"], cache: LayerCache | None, layout: Layout | None = None
+    ) -> Float[Tensor, "B T D"]:
+        x_BTD = x_BTD + self.attention(self.norm1(x_BTD), cache, layout)
         return x_BTD + self.mlp(self.norm2(x_BTD))
 
 
@@ -68,8 +70,10 @@ class PostNormBlock(Block):
 
     final_norm = False
 
-    def forward(self, x_BTD: Float[Tensor, "B T D"], cache: LayerCache | None) -> Float[Tensor, "B T D"]:
-        x_BTD = self.norm1(x_BTD + self.attention(x_BTD, cache))
+    def forward(
+        self, x_BTD: Float[Tensor, "B T D"], cache: LayerCache | None, layout: Layout | None = None
+    ) -> Float[Tensor, "B T D"]:
+        x_BTD = self.norm1(x_BTD + self.attention(x_BTD, cache, layout))
         return self.norm2(x_BTD + self.mlp(x_BTD))
 
 
@@ -209,12 +213,32 @@ class GPT(nn.Module):
                 f"{start + ids_BT.shape[1]} tokens are more than context = {self.config.context}; "
                 "give the model the last of them only"
             )
+        return self._through_blocks(ids_BT, start, cache, None)
+
+    def hidden_in_tree(
+        self,
+        ids_BT: Int[Tensor, "B T"],
+        positions_BT: Int[Tensor, "B T"],
+        visible_BTT: Bool[Tensor, "B T T"],
+    ) -> Float[Tensor, "B T D"]:
+        """Return what the head reads where a row is a tree: texts that begin alike, and their beginning once.
+
+        Args:
+            ids_BT: the tokens, each somewhere behind those that it follows.
+            positions_BT: where each stands in its text, below the context.
+            visible_BTT: true where the token of the second axis sees the one of the third; each sees itself.
+        """
+        return self._through_blocks(ids_BT, positions_BT, None, Layout(positions_BT, visible_BTT))
+
+    def _through_blocks(
+        self, ids_BT: Tensor, start: Start, cache: Sequence[LayerCache] | None, layout: Layout | None
+    ) -> Tensor:
         x_BTD = self.position.embed(self.embed(ids_BT), start)
         for layer, block in enumerate(self.blocks):
             # Chen et al. (2016), https://arxiv.org/abs/1604.06174: a block's activations are made twice
             # instead of kept.
             run = partial(checkpoint, block, use_reentrant=False) if self.recompute_blocks else block
-            x_BTD = run(x_BTD, cache[layer] if cache is not None else None)
+            x_BTD = run(x_BTD, cache[layer] if cache is not None else None, layout)
         return self.norm(x_BTD)
 
     def head(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T V"]:

@@ -2,14 +2,17 @@
 
 A position encoding has two places to act, each of which does nothing unless it says otherwise: `embed`, on the
 embeddings before the first block, and `rotate`, on every block's queries and keys.
+Tokens stand in a row from `start` on, or each where a tensor says.
 Axes: B batch, T time, D width, H heads, K head dimension.
 """
 
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+Start = int | Int[Tensor, "B T"]
 
 
 class NoPosition(nn.Module):
@@ -23,11 +26,11 @@ class NoPosition(nn.Module):
     def __init__(self, context: int, n_embd: int, head_dim: int, *, theta: float) -> None:
         super().__init__()
 
-    def embed(self, x_BTD: Float[Tensor, "B T D"], start: int) -> Float[Tensor, "B T D"]:
+    def embed(self, x_BTD: Float[Tensor, "B T D"], start: Start) -> Float[Tensor, "B T D"]:
         """Add to the embeddings of the tokens at positions `start` and on."""
         return x_BTD
 
-    def rotate(self, x_BHTK: Float[Tensor, "B H T K"], start: int) -> Float[Tensor, "B H T K"]:
+    def rotate(self, x_BHTK: Float[Tensor, "B H T K"], start: Start) -> Float[Tensor, "B H T K"]:
         """Turn the queries or keys of the tokens at positions `start` and on."""
         return x_BHTK
 
@@ -42,8 +45,8 @@ class Learned(NoPosition):
         super().__init__(context, n_embd, head_dim, theta=theta)
         self.weight = nn.Parameter(torch.empty(context, n_embd))
 
-    def embed(self, x_BTD: Float[Tensor, "B T D"], start: int) -> Float[Tensor, "B T D"]:
-        return x_BTD + self.weight[start : start + x_BTD.shape[1]]
+    def embed(self, x_BTD: Float[Tensor, "B T D"], start: Start) -> Float[Tensor, "B T D"]:
+        return x_BTD + _rows(self.weight, start, x_BTD.shape[1])
 
 
 class RoPE(NoPosition):
@@ -65,11 +68,15 @@ class RoPE(NoPosition):
         self.register_buffer("cos_TK", torch.cat((angle.cos(), angle.cos()), -1), persistent=False)
         self.register_buffer("sin_TK", torch.cat((-angle.sin(), angle.sin()), -1), persistent=False)
 
-    def rotate(self, x_BHTK: Float[Tensor, "B H T K"], start: int) -> Float[Tensor, "B H T K"]:
-        stop = start + x_BHTK.shape[2]
+    def rotate(self, x_BHTK: Float[Tensor, "B H T K"], start: Start) -> Float[Tensor, "B H T K"]:
+        # One angle for all heads.
+        cos, sin = (_rows(table, start, x_BHTK.shape[2]).unsqueeze(-3) for table in (self.cos_TK, self.sin_TK))
         # The rotation is computed in float32: in bfloat16 neighbouring late positions share an angle.
-        turned = x_BHTK * self.cos_TK[start:stop] + _swap_halves(x_BHTK) * self.sin_TK[start:stop]
-        return turned.to(x_BHTK.dtype)
+        return (x_BHTK * cos + _swap_halves(x_BHTK) * sin).to(x_BHTK.dtype)
+
+
+def _rows(table: Tensor, start: Start, length: int) -> Tensor:
+    return table[start : start + length] if isinstance(start, int) else table[start]
 
 
 def _swap_halves(x: Tensor) -> Tensor:

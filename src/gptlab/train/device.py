@@ -142,12 +142,12 @@ class InFormat:
         with autocast(self._name, self._device):
             return self._model(ids)
 
-    def __getattr__(self, part: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    def __getattr__(self, part: str) -> Callable[..., torch.Tensor]:
         run = getattr(self._model, part)
 
-        def in_format(x: torch.Tensor) -> torch.Tensor:
+        def in_format(*inputs: torch.Tensor) -> torch.Tensor:
             with autocast(self._name, self._device):
-                return run(x)
+                return run(*inputs)
 
         return in_format
 

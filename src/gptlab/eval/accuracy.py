@@ -1,0 +1,163 @@
+"""Multiple choice: how often the right choice is the likeliest, and by how much."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypedDict
+
+import torch
+
+from gptlab.errors import TaskError
+from gptlab.eval.item import Item
+from gptlab.eval.score import Logits, Stop, log_likelihoods
+from gptlab.progress import Progress
+
+# Items are made and scored in windows of about so many tokens, so that memory does not grow with their number.
+WINDOW_TOKENS = 1 << 19
+
+
+class Row(TypedDict):
+    """One item's outcome, as a line of the samples file holds it."""
+
+    i: int
+    label: int
+    log_likelihoods: list[float]
+    pred: int
+    pred_norm: int
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How often the right choice was the most likely one; fractions, not per cent."""
+
+    acc: float
+    """By log-likelihood."""
+    acc_norm: float
+    """By log-likelihood divided by the ending's length."""
+    margin: float
+    """Mean log-likelihood of the right choice above the likeliest wrong one, in nats; it moves before `acc`."""
+    stderr: float | None
+    """Standard error of `acc`; None for a single item, which has none."""
+    stderr_norm: float | None
+    """Standard error of `acc_norm`."""
+    stderr_margin: float | None
+    """Standard error of `margin`."""
+    n: int
+    """Items scored."""
+    truncated: int
+    """Items of which a choice was too long for the model and was cut."""
+    rows: list[Row]
+    """Item by item, in order."""
+
+
+def multiple_choice(
+    logits: Logits,
+    items: Sequence[Item],
+    *,
+    context: int,
+    device: torch.device | str,
+    batch_tokens: int | None = None,
+    stop: Stop | None = None,
+    quiet: bool = False,
+) -> Accuracy:
+    """Let the model choose in every item, and count how often it is right.
+
+    The arguments are those of `score.log_likelihoods`; a quiet one shows no progress, for every process but the
+    first.
+
+    Raises:
+        TaskError: there is no item, or the model's numbers are none.
+        StopEvaluation: `stop` returned true.
+    """
+    rows: list[Row] = []
+    truncated = 0
+    with Progress("scoring", len(items), " items", quiet=quiet) as progress:
+        for window in _windows(items):
+            choices = len(window[0].pairs)
+            scores = iter(
+                log_likelihoods(
+                    logits,
+                    [pair for item in window for pair in item.pairs],
+                    context=context,
+                    device=device,
+                    batch_tokens=batch_tokens,
+                    stop=stop,
+                    advance=lambda pairs, choices=choices: progress.advance(pairs / choices),
+                )
+            )
+            for item in window:
+                choice = [next(scores) for _ in item.pairs]
+                rows.append(_row(len(rows), item, [score.log_likelihood for score in choice]))
+                truncated += any(score.cut for score in choice)
+    return summarise(rows, truncated)
+
+
+def _windows(items: Iterable[Item]) -> Iterator[list[Item]]:
+    window: list[Item] = []
+    tokens = 0
+    for item in items:
+        window.append(item)
+        # A context that pairs share is there once.
+        tokens += len({id(before): before for before, _ in item.pairs}) * len(item.pairs[0][0])
+        tokens += sum(len(ending) for _, ending in item.pairs)
+        if tokens >= WINDOW_TOKENS:
+            yield window
+            window, tokens = [], 0
+    if window:
+        yield window
+
+
+def _row(i: int, item: Item, sums: list[float]) -> Row:
+    if any(map(math.isnan, sums)):
+        raise TaskError(f"item {i}: the log-likelihoods are {sums}; the model has diverged, score another")
+    means = [
+        total / length if length else -math.inf for total, length in zip(sums, item.lengths, strict=True)
+    ]
+    return {
+        "i": i,
+        "label": item.label,
+        "log_likelihoods": sums,
+        "pred": sums.index(max(sums)),
+        "pred_norm": means.index(max(means)),
+    }
+
+
+def summarise(rows: list[Row], truncated: int) -> Accuracy:
+    """Count how often the outcomes of items are right; those of several processes may be joined first.
+
+    Raises:
+        TaskError: there are none.
+    """
+    if not rows:
+        raise TaskError("no item to score: a task needs at least one")
+    acc, stderr = mean([row["pred"] == row["label"] for row in rows])
+    acc_norm, stderr_norm = mean([row["pred_norm"] == row["label"] for row in rows])
+    margin, stderr_margin = mean([margin_of(row) for row in rows])
+    return Accuracy(
+        acc=acc,
+        acc_norm=acc_norm,
+        margin=margin,
+        stderr=stderr,
+        stderr_norm=stderr_norm,
+        stderr_margin=stderr_margin,
+        n=len(rows),
+        truncated=truncated,
+        rows=rows,
+    )
+
+
+def margin_of(row: Row) -> float:
+    """Return how far the right choice is above the likeliest wrong one, in nats; below it is negative."""
+    right = row["log_likelihoods"][row["label"]]
+    return right - max(
+        total for choice, total in enumerate(row["log_likelihoods"]) if choice != row["label"]
+    )
+
+
+def mean(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return the mean and its sample standard error, None of a single value, as lm-evaluation-harness does."""
+    n = len(values)
+    average = math.fsum(values) / n
+    if n == 1:
+        return average, None
+    return average, math.sqrt(math.fsum((value - average) ** 2 for value in values) / (n - 1) / n)

@@ -1,0 +1,84 @@
+"""Validation loss: the mean cross entropy of held-out text, per token and per byte."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from gptlab.errors import TaskError
+from gptlab.eval.score import Logits, Stop, heed, outputs, predictions
+from gptlab.progress import Progress
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The sums of a validation pass; those of several processes add up."""
+
+    nats: float
+    """Summed cross entropy of the targets."""
+    tokens: int
+    """Targets, end-of-text among them."""
+    text_bytes: int | None
+    """UTF-8 bytes of text that the targets stand for; None where the tokenizer was not given."""
+
+    @property
+    def per_token(self) -> float:
+        """Nats a token.
+
+        Raises:
+            TaskError: no process had a token.
+        """
+        if not self.tokens:
+            raise TaskError(
+                "no token to validate on: the validation split is shorter than one window of the context; "
+                "prepare the data again with a larger --val-tokens"
+            )
+        return self.nats / self.tokens
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        """Bits for a byte of text, end-of-text paid for too: comparable across tokenizers."""
+        return self.nats / math.log(2) / self.text_bytes if self.text_bytes else None
+
+
+@torch.inference_mode()
+def mean_loss(
+    logits: Logits,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    device: torch.device | str,
+    token_bytes: npt.NDArray[np.integer] | None = None,
+    stop: Stop | None = None,
+    quiet: bool = False,
+) -> Loss:
+    """Return the cross entropy of batches of (ids_BT, targets_BT); of none, sums of zero.
+
+    Args:
+        logits: a causal model.
+        batches: int64 ids and what follows each.
+        device: where the model is.
+        token_bytes: the UTF-8 bytes that each id stands for, for bits per byte.
+        stop: asked before each batch.
+        quiet: show no progress; for every process but the first.
+
+    Raises:
+        StopEvaluation: `stop` returned true.
+    """
+    nats, tokens, text_bytes = 0.0, 0, 0
+    with Progress("validating", None, " tokens", quiet=quiet) as progress:
+        for ids_BT, targets_BT in batches:
+            heed(stop)
+            targets_N = targets_BT.flatten()
+            places_N = torch.arange(len(targets_N), device=device)
+            outputs_BTX = outputs(logits, ids_BT.to(device))
+            log_probs_N, _ = predictions(logits, outputs_BTX, places_N, targets_N.to(device))
+            nats -= log_probs_N.double().sum().item()
+            tokens += len(targets_N)
+            if token_bytes is not None:
+                text_bytes += int(token_bytes[targets_N.cpu().numpy()].sum())
+            progress.advance(len(targets_N))
+    return Loss(nats, tokens, text_bytes if token_bytes is not None else None)
