@@ -194,6 +194,8 @@ def written_argument(parameter: inspect.Parameter) -> tuple[str, str]:
     flag = f"--{name.replace('_', '-')}"
     if name == "flags":
         return "--SECTION.KEY VALUE ...", " Written with hyphens: `--train.batch-tokens 4096`."
+    if parameter.kind is parameter.VAR_POSITIONAL:
+        return f"{name.upper()} ...", ""
     if parameter.kind is parameter.POSITIONAL_ONLY:
         return (f"{name.upper()} ..." if "tuple" in str(parameter.annotation) else name.upper()), ""
     if parameter.annotation is bool:

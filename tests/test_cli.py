@@ -186,7 +186,7 @@ def test_help_of_train_has_every_key(gptlab):
         ["config", "--model.n-layer", "many"],
         ["config", "--model.size", "huge"],
         ["config", "--model.bias"],
-        ["eval", "model", "--task", "sudoku"],
+        ["eval", "model", "--task", "hellaswag", "--protocol", "mine"],
         ["sample", "model", "--temperature", "hot"],
     ],
     ids=" ".join,

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from gptlab.errors import ConfigError
-from gptlab.eval.hellaswag import PUBLISHED
+from gptlab.eval.published import beside
 from gptlab.report import facts, loss_chart, notes, rate_charts, read_metrics, read_runs, report, score_charts
 
 BATCH = 4096
@@ -322,15 +322,15 @@ def test_published_lines_are_only_with_their_own_protocol(tmp_path):
         "hellaswag_completion_0_shot_n_401": {"chance": 25} | published("completion"),
         "hellaswag_completion_0_shot_n_100": {"chance": 25} | published("completion"),
         "hellaswag_harness_0_shot_n_401": {"chance": 25} | published("harness"),
-        "hellaswag_harness_10_shot_n_401": {"chance": 25},
+        "hellaswag_harness_10_shot_n_401": {"chance": 25} | published("harness", 10),
         "continuation_continuation_0_shot_n_401": {"chance": 25},
     }
     assert lines["hellaswag_completion_0_shot_n_401"]["GPT-2 124M 29.55"] == pytest.approx(29.55)
     assert lines["hellaswag_harness_0_shot_n_401"]["GPT-2 124M 31.14"] == pytest.approx(31.14)
 
 
-def published(protocol):
-    percent = {entry.model: 100 * entry.acc_norm for entry in PUBLISHED if entry.protocol == protocol}
+def published(protocol, shots=0):
+    percent = {entry.model: 100 * entry.acc_norm for entry in beside(protocol, shots)}
     return {f"{model} {value:.4g}": pytest.approx(value) for model, value in percent.items()}
 
 

@@ -47,7 +47,7 @@ class Item:
 def _hellaswag(_folder: Path, data: Path | None) -> list[Item]:
     return [
         Item(tuple(f"{item.ctx} {ending}" for ending in item.endings), item.label, item.ctx)
-        for item in hellaswag.read(data or hellaswag.validation_file())
+        for item in hellaswag.read(data or hellaswag.downloaded("val"))
     ]
 
 

@@ -18,7 +18,7 @@ from gptlab.data.prepare import prepare
 from gptlab.data.sources import documents
 from gptlab.data.tokenizer import train_tokenizer
 from gptlab.errors import ConfigError, TrainError
-from gptlab.evaluate import evaluate
+from gptlab.evaluate import Request, evaluate
 from gptlab.model.size import measure
 from gptlab.publish.huggingface import export
 from gptlab.recipe import Raw, check, merge, to_toml
@@ -87,9 +87,8 @@ def _model(name: str, out: Path, data: Path, unigram: float) -> dict[str, Any]:
     if result["status"] != "finished":
         raise TrainError(f"{run}: interrupted; delete {out} and start the demo again")
     network, tokenizer = load(run)
-    task: Any = {"protocol": "completion", "shots": 0, "dtype": "float32", "device": "auto", "samples": None}
-    loss = evaluate(run, task="loss", data=data, limit=None, **task)
-    score = evaluate(run, task="continuation", data=data, limit=None, **task)
+    loss = evaluate([run], Request(task="loss", data=data))
+    score = evaluate([run], Request(task="continuation", data=data))
     texts = sample_text(
         network, tokenizer, PROMPT, max_tokens=60, temperature=0.7, top_k=50, seed=1, samples=2
     )

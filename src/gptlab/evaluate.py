@@ -1,95 +1,198 @@
-"""`gptlab eval`: a model of any kind, scored on a task."""
+"""`gptlab eval`: models of any kind, scored on tasks and compared; `gptlab lm-eval`: the harness's own command."""
 
 import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from gptlab.data.batches import Windows, validation_batches
+from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import ConfigError, TaskError
-from gptlab.eval import tasks
-from gptlab.eval.hellaswag import PUBLISHED, ProtocolName
-from gptlab.eval.score import Logits, mean_loss
+from gptlab.eval import compare, published, tasks
+from gptlab.eval.accuracy import Accuracy
+from gptlab.eval.hellaswag import VALIDATION_ITEMS
+from gptlab.eval.packed import packed
+from gptlab.eval.score import good_batch_tokens
+from gptlab.eval.validation import mean_loss
+from gptlab.sample import stream
 from gptlab.saved import load
 from gptlab.train.device import DeviceName, DTypeName, InFormat, choose_device
 
+LM_EVAL = "lm-eval"  # the protocol of whatever lm-evaluation-harness asks itself
+MISSING = 'this needs lm-evaluation-harness: pip install "gptlab[eval]"'
 
-def evaluate(
-    model: Path,
-    *,
-    task: str,
-    protocol: ProtocolName,
-    shots: int,
-    data: Path | None,
-    limit: int | None,
-    dtype: DTypeName,
-    device: DeviceName,
-    samples: Path | None,
-) -> dict[str, Any]:
-    """Score a model, print the result with what makes it comparable, and return it.
 
-    The arguments are those of `gptlab eval`.
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is asked of each model: the flags of `gptlab eval`."""
+
+    task: str
+    protocol: str = "completion"
+    shots: int | None = None
+    data: Path | None = None
+    fewshot_data: Path | None = None
+    task_data: Path | None = None
+    limit: int | None = None
+    dtype: DTypeName = "float32"
+    device: DeviceName = "auto"
+    samples: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"--limit {self.limit}: must be at least 1; leave it out for all there is")
+        if self.samples is not None and self.task == "loss":
+            raise ConfigError("--samples: the task loss has no items; leave it out")
+        if self.samples is not None and len(self.own) != 1:
+            raise ConfigError(
+                f"--samples: holds the items of one of {', '.join(tasks.TASKS)}; lm-evaluation-harness writes "
+                "its own with gptlab lm-eval ... --log_samples --output_path DIR"
+            )
+        if self.foreign:
+            _harness().check_names(self.foreign)
+
+    @property
+    def names(self) -> list[str]:
+        """The tasks."""
+        return [name for name in self.task.split(",") if name]
+
+    @property
+    def own(self) -> list[str]:
+        """Those that gptlab asks itself."""
+        return [] if self.protocol == LM_EVAL else [n for n in self.names if n in tasks.TASKS or n == "loss"]
+
+    @property
+    def foreign(self) -> list[str]:
+        """Those that lm-evaluation-harness asks."""
+        return [name for name in self.names if name not in self.own]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model ready to be asked."""
+
+    path: Path
+    network: Any
+    logits: InFormat
+    tokenizer: Tokenizer
+    context: int
+    device: torch.device
+
+
+def evaluate(models: Sequence[Path], request: Request) -> dict[str, Any]:
+    """Score models, print the results with what makes them comparable, and return them.
+
+    Returns:
+        One result's facts; of several models or tasks a list of them, "results", and of two models how they
+        compare on each task, "comparison".
 
     Raises:
         GptlabError: a model, task or data that cannot be used.
     """
-    if limit is not None and limit < 1:
-        raise ConfigError(f"--limit {limit}: must be at least 1; leave it out for all there is")
-    if samples is not None and task == "loss":
-        raise ConfigError("--samples: the task loss has no items; leave it out")
-    where = choose_device(device)
-    network, tokenizer = load(model, device)
-    logits = InFormat(network, dtype, where)
-    facts: dict[str, Any] = {"model": str(model), "dtype": dtype}
-    if task == "loss":
-        return facts | _loss(logits, network.context, tokenizer, data, limit, where)
-    built = tasks.build(
-        task,
-        tokenizer=tokenizer,
-        context=network.context,
-        data=data,
-        file=data,
-        protocol=protocol,
-        shots=shots,
-        limit=limit,
+    if len(models) > 2 or not models:
+        raise ConfigError(f"{len(models)} models: give one, or two to be compared")
+    if len(models) == 2 and (request.samples is not None or "loss" in request.own):
+        raise ConfigError("two models: --samples and the task loss are for one at a time")
+    answers = [[*_ask(path, request, keep=len(models) == 2)] for path in models]
+    results = [facts for answer in answers for facts, _ in answer]
+    if len(results) == 1:
+        return results[0]
+    facts: dict[str, Any] = {"results": results}
+    if len(models) == 2:
+        facts["comparison"] = {
+            first["task"]: _compare(first, second, models)
+            for first, second in zip(*([items for _, items in answer] for answer in answers), strict=True)
+        }
+    return facts
+
+
+Answer = tuple[dict[str, Any], dict[str, Any]]  # what is written, and what a comparison needs besides
+
+
+def _ask(path: Path, request: Request, *, keep: bool) -> Iterator[Answer]:
+    device = choose_device(request.device)
+    network, tokenizer = load(path, request.device)
+    model = Model(path, network, InFormat(network, request.dtype, device), tokenizer, network.context, device)
+    common = {"model": str(path), "dtype": request.dtype}
+    with torch.inference_mode(), packed(network) if request.dtype == "float32" else nullcontext():
+        for name in request.own:
+            if name == "loss":
+                yield common | _loss(model, request), {}
+            else:
+                facts, accuracy = _score(name, model, request)
+                yield common | facts, {"task": name, "accuracy": accuracy}
+        if request.foreign:
+            lines = _harness().evaluate(
+                _asked_by_harness(model),
+                request.foreign,
+                shots=request.shots,
+                limit=request.limit,
+                data=request.task_data,
+                keep=keep,
+            )
+            for line in lines:
+                items = line.pop("items", {})
+                _print_line(line, request.dtype)
+                yield common | line, {"task": line["task"], "items": items}
+
+
+def _score(name: str, model: Model, request: Request) -> tuple[dict[str, Any], Accuracy]:
+    task = tasks.build(
+        name,
+        tokenizer=model.tokenizer,
+        context=model.context,
+        data=request.data,
+        file=request.data,
+        fewshot=request.fewshot_data,
+        protocol=request.protocol,
+        shots=request.shots or 0,
+        limit=request.limit,
     )
-    result = built.evaluate(logits, device=where)
-    metrics = result.metrics()
-    if samples is not None:
-        with samples.open("w", encoding="utf-8") as file:
+    result = task.evaluate(model.logits, device=model.device)
+    if request.samples is not None:
+        with request.samples.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in result.rows)
     score = result.accuracy
-    print(f"{built.name}, protocol {built.protocol}, {built.shots} shots, {score.n} items, {dtype}")
+    print(
+        f"{model.path}: {name}, protocol {task.protocol}, {task.shots} shots, {score.n} items, {request.dtype}"
+    )
     print(f"  acc      {_percent(score.acc, score.stderr)}")
     print(f"  acc_norm {_percent(score.acc_norm, score.stderr_norm)}")
+    error = f" +- {score.stderr_margin:.2f}" if score.stderr_margin is not None else ""
+    print(f"  margin   {score.margin:6.2f} nats{error}, of the right choice above the likeliest wrong one")
     if score.truncated:
         print(
-            f"  {score.truncated} items were longer than the context of {network.context} and lost their beginning"
+            f"  {score.truncated} items were longer than the context of {model.context} and lost their beginning"
         )
-    if task == "hellaswag":
-        for line in PUBLISHED:
-            if line.protocol == built.protocol:
-                scores = {"acc": line.acc, "acc_norm": line.acc_norm}
-                said = ", ".join(f"{name} {100 * score:.2f} %" for name, score in scores.items() if score)
-                print(f"  published, on all 10,042 items: {line.model} {said} ({line.source})")
-    return facts | metrics
+    for line in published.beside(task.protocol, task.shots) if name == "hellaswag" else ():
+        scores = {"acc": line.acc, "acc_norm": line.acc_norm}
+        said = ", ".join(f"{key} {100 * value:.2f} %" for key, value in scores.items() if value)
+        print(f"  published, on all {VALIDATION_ITEMS:,} items: {line.model} {said} ({line.source})")
+    return result.metrics(), score
 
 
 def _percent(fraction: float, error: float | None) -> str:
     return f"{100 * fraction:6.2f} %" + (f" +- {100 * error:.2f}" if error is not None else "")
 
 
-def _loss(
-    logits: Logits, context: int, tokenizer: Any, data: Path | None, limit: int | None, where: torch.device
-) -> dict[str, Any]:
+def _loss(model: Model, request: Request) -> dict[str, Any]:
+    data = request.data
     if data is None:
         raise TaskError("task loss: is taken on a prepared folder; name it with --data DIR")
-    held_out = Windows(data, "val", context)
-    held_out.manifest.check_reader(data, tokenizer)
-    batches = validation_batches(held_out, max(1, tasks.BATCH_TOKENS // context), limit)
-    loss = mean_loss(logits, batches, device=where, token_bytes=tokenizer.token_bytes)
-    print(f"loss, {loss.tokens:,} held-out tokens of {data}, context {context}")
+    held_out = Windows(data, "val", model.context)
+    if held_out.manifest.tokenizer.hash != model.tokenizer.hash:
+        raise TaskError(
+            f"{data}: was prepared with the tokenizer {held_out.manifest.tokenizer.name}, and the model reads "
+            f"{model.tokenizer.name}; prepare the text again with the model's own"
+        )
+    rows = max(1, good_batch_tokens(model.device) // model.context)
+    batches = validation_batches(held_out, rows, request.limit)
+    loss = mean_loss(model.logits, batches, device=model.device, token_bytes=model.tokenizer.token_bytes)
+    print(f"{model.path}: loss, {loss.tokens:,} held-out tokens of {data}, context {model.context}")
     print(
         f"  {loss.per_token:.4f} nats a token"
         + (f", {loss.bits_per_byte:.4f} bits a byte" if loss.bits_per_byte else "")
@@ -97,8 +200,98 @@ def _loss(
     return {
         "task": "loss",
         "data": str(data),
-        "context": context,
+        "context": model.context,
         "loss": loss.per_token,
         "bits_per_byte": loss.bits_per_byte,
         "tokens": loss.tokens,
     }
+
+
+def _compare(first: dict[str, Any], second: dict[str, Any], models: Sequence[Path]) -> dict[str, Any]:
+    names = [str(path) for path in models]
+    if "accuracy" in first:
+        facts = compare.compare(first["accuracy"], second["accuracy"])
+    else:
+        facts = {
+            metric: compare.difference(metric, items, second["items"][metric])
+            for metric, items in first["items"].items()
+        }
+    for found in facts.values():
+        print(f"{first['task']}: {found.sentence(*names)}")
+    return {metric: found.facts() for metric, found in facts.items()}
+
+
+def _print_line(line: dict[str, Any], dtype: str) -> None:
+    print(
+        f"{line['task']}, protocol {LM_EVAL} {line['lm_eval']}, version {line['version']}, {line['shots']} shots, "
+        f"{line['n']} items, {dtype}"
+    )
+    errors = {"acc": "stderr", "acc_norm": "stderr_norm"}
+    known = {"task", "protocol", "lm_eval", "version", "shots", "n", "truncated"}
+    for metric, value in line.items():
+        if metric in known or "stderr" in metric or not isinstance(value, int | float):
+            continue
+        error = line.get(errors.get(metric, f"{metric}_stderr"))
+        if metric in errors:
+            print(f"  {metric:<8} {_percent(value, error)}")
+        else:
+            print(f"  {metric:<8} {value:8.4f}" + (f" +- {error:.4f}" if isinstance(error, float) else ""))
+    if line["truncated"]:
+        print(f"  {line['truncated']} texts were longer than the context and lost their beginning")
+
+
+def _harness() -> Any:
+    """Import what needs lm-evaluation-harness."""
+    try:
+        from gptlab.eval import harness
+    except ImportError as error:
+        known = ", ".join((*tasks.TASKS, "loss"))
+        raise TaskError(f"tasks other than {known}: {MISSING}") from error
+    return harness
+
+
+def _asked_by_harness(model: Model) -> Any:
+    formats = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+    def write(ids: list[int], **options: Any) -> Iterator[int]:
+        dtype = formats.get(model.logits.name, torch.float32)
+        return (int(column) for column in stream(model.network, ids, dtype=dtype, seed=0, **options))
+
+    return _harness().HarnessModel(
+        model.logits, model.tokenizer, write, context=model.context, device=model.device
+    )
+
+
+def lm_eval(words: Sequence[str]) -> dict[str, Any]:
+    """Hand arguments to lm-evaluation-harness's own command line, to which the model `gptlab` is known.
+
+    `--model gptlab --model_args path=runs/x,dtype=float32` is one of ours; sizes of batches are chosen for it.
+
+    Raises:
+        TaskError: lm-evaluation-harness is not installed, or a model argument is not known.
+    """
+    harness = _harness()
+
+    def opened(
+        path: str | None = None, dtype: DTypeName = "float32", device: str = "auto", **unknown: Any
+    ) -> Any:
+        if path is None or unknown:
+            what = f"{min(unknown)} is not known" if unknown else "path is missing"
+            raise TaskError(
+                f"--model_args: {what}; write path=MODEL[,dtype=float32|bfloat16|float16][,device=cpu|cuda]"
+            )
+        kind: Any = device.partition(":")[0]
+        where = choose_device(kind)
+        network, tokenizer = load(path, kind)
+        model = Model(Path(path), network, InFormat(network, dtype, where), tokenizer, network.context, where)
+        return _asked_by_harness(model)
+
+    harness.HarnessModel.open = opened
+    from lm_eval.__main__ import cli_evaluate
+
+    before, sys.argv = sys.argv, ["lm-eval", *words]
+    try:
+        cli_evaluate()
+    finally:
+        sys.argv = before
+    return {}

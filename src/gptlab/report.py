@@ -19,7 +19,7 @@ import numpy as np
 
 import gptlab
 from gptlab.errors import ConfigError
-from gptlab.eval import continuation, hellaswag
+from gptlab.eval import continuation, hellaswag, published
 from gptlab.page import (
     DASH,
     Chart,
@@ -288,13 +288,12 @@ def _references(group: Group) -> tuple[list[tuple[str, float]], str]:
     task, protocol, shots, _ = group
     lines = [("chance", 100 * CHANCE[task])] if task in CHANCE else []
     said = ""
-    for entry in hellaswag.PUBLISHED if (task, shots) == ("hellaswag", 0) else ():
+    for entry in published.beside(protocol, shots) if task == "hellaswag" else ():
         if entry.acc_norm is None:
             continue
         label = f"{entry.model} {100 * entry.acc_norm:.4g}"
-        if entry.protocol == protocol:
-            lines.append((label, 100 * entry.acc_norm))
-            said += f" {label}, on all {hellaswag.VALIDATION_ITEMS:,} items: {entry.source}."
+        lines.append((label, 100 * entry.acc_norm))
+        said += f" {label}, on all {hellaswag.VALIDATION_ITEMS:,} items: {entry.source}."
     return lines, said
 
 

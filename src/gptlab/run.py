@@ -26,7 +26,9 @@ from gptlab.data.manifest import Manifest
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import ConfigError, GptlabError
 from gptlab.eval import tasks
-from gptlab.eval.score import Loss, Row, StopEvaluation, mean_loss, summarise
+from gptlab.eval.accuracy import Row, summarise
+from gptlab.eval.score import StopEvaluation, good_batch_tokens
+from gptlab.eval.validation import Loss, mean_loss
 from gptlab.model.gpt import GPT
 from gptlab.model.size import Size, measure
 from gptlab.progress import quantity
@@ -182,7 +184,7 @@ def _evaluations(
     world: World,
     interrupt: Interrupt,
 ) -> list[Evaluation]:
-    rows = max(1, tasks.BATCH_TOKENS // config.model.context)
+    rows = max(1, good_batch_tokens(world.device) // config.model.context)
     # With several processes, all must leave an evaluation together: they are asked after it.
     stop = interrupt.wanted if world.size == 1 else None
 
@@ -203,10 +205,9 @@ def _evaluations(
         return [{"loss": total.per_token, "bits_per_byte": total.bits_per_byte}]
 
     def score(task: tasks.Task) -> list[dict[str, Any]]:
-        part = replace(task, items=task.items[world.rank :: world.size])
         own, cut = list[Row](), 0
-        if part.items:
-            accuracy = part.evaluate(logits, device=world.device, stop=stop, quiet=not world.main).accuracy
+        if task.items:
+            accuracy = task.evaluate(logits, device=world.device, stop=stop, quiet=not world.main).accuracy
             own, cut = accuracy.rows, accuracy.truncated
         rows: list[Row] = [{**row, "i": world.rank + world.size * row["i"]} for row in own]
         rows = sorted(world.gather(rows), key=lambda row: row["i"])
@@ -250,6 +251,8 @@ def _evaluations(
         )
         for name in config.eval.tasks
     ]
+    # Every process has its share of the items, which are made once and asked many times.
+    built = [replace(task, items=list(task.items[world.rank :: world.size])) for task in built]
     evaluations = [Evaluation("val", "val", unless_stopped(validate))]
     evaluations += [
         Evaluation("eval", task.name, unless_stopped(lambda task=task: score(task))) for task in built

@@ -8,8 +8,8 @@ from torch import nn
 
 from gptlab.errors import TaskError
 from gptlab.eval import hellaswag
-from gptlab.eval.hellaswag import PROTOCOLS, PUBLISHED, Example, completion, harness, read
-from gptlab.eval.score import multiple_choice
+from gptlab.eval.accuracy import multiple_choice
+from gptlab.eval.hellaswag import Example, completion, harness, read
 
 LINE = {
     "ind": 4,
@@ -50,6 +50,23 @@ def test_reads_the_sample_whole(shared):
 def test_label_may_be_text_and_fields_beyond_the_needed_are_ignored(tmp_path):
     path = write(tmp_path, LINE | {"label": "3", "split": "val"}, "\n", LINE)
     assert [example.label for example in read(path)] == [3, 0]
+
+
+def test_examples_are_read_again_when_asked_for_and_lines_without_any_are_none(tmp_path):
+    path = write(
+        tmp_path, "\n", LINE, " \n", LINE | {"label": 2, "activity_label": "B\u00e4cker"}, LINE | {"label": 1}
+    )
+    examples = read(path)
+    assert [examples[i].label for i in (2, 0, 1, -1)] == [1, 0, 2, 1]
+    assert [example.label for example in examples[1:]] == [2, 1]
+    assert examples[1].activity_label == "B\u00e4cker"
+    assert len(examples) == 3
+
+
+def test_keys_are_equal_where_all_fields_are(tmp_path):
+    reordered = dict(reversed(LINE.items()))
+    keys = read(write(tmp_path, LINE, reordered, LINE | {"ind": 5})).keys
+    assert keys[0] == keys[1] != keys[2]
 
 
 def test_limit_takes_the_first_and_does_not_read_on(tmp_path):
@@ -150,35 +167,32 @@ def test_harness_refuses_an_ending_that_vanishes():
         harness(example(), lambda text: [0])
 
 
-def test_download_is_kept_whole_or_not_at_all(tmp_path, monkeypatch):
-    monkeypatch.setattr(hellaswag, "VALIDATION_ITEMS", 3)
-    url = write(tmp_path, LINE, LINE, LINE).as_uri()
+@pytest.mark.parametrize(("split", "flag"), [("val", "--data"), ("train", "--fewshot-data")])
+def test_download_is_kept_whole_or_not_at_all(tmp_path, monkeypatch, split, flag):
+    monkeypatch.setitem(hellaswag.ITEMS, split, 3)
+    (tmp_path / split).mkdir()
+    write(tmp_path / split, LINE, LINE, LINE)
+    url = tmp_path.as_uri() + "/{split}/items.jsonl"
     cache = tmp_path / "cache"
-    path = hellaswag.validation_file(cache, url)
+    path = hellaswag.downloaded(split, cache, url)
     assert len(read(path)) == 3
-    assert [file.name for file in cache.iterdir()] == ["hellaswag_val.jsonl"]
-    assert hellaswag.validation_file(cache, "file:///gone") == path  # from the cache, not the network
+    assert [file.name for file in cache.iterdir()] == [f"hellaswag_{split}.jsonl"]
+    assert hellaswag.downloaded(split, cache, "file:///gone") == path  # from the cache, not the network
 
-    short = write(tmp_path, LINE).as_uri()
-    with pytest.raises(TaskError, match=r"sent 1 items, and HellaSwag's validation set has 3; .*--data FILE"):
-        hellaswag.validation_file(tmp_path / "other", short)
+    write(tmp_path / split, LINE)
+    problem = rf"sent 1 items, and HellaSwag's {split} set has 3; .*{flag} FILE"
+    with pytest.raises(TaskError, match=problem):
+        hellaswag.downloaded(split, tmp_path / "other", url)
     assert not (tmp_path / "other").exists()
 
 
 def test_without_a_network_the_way_out_is_named(tmp_path):
     with pytest.raises(TaskError, match=r"cannot be downloaded .*; give HellaSwag's JSONL with --data FILE"):
-        hellaswag.validation_file(tmp_path / "cache", (tmp_path / "absent").as_uri())
+        hellaswag.downloaded("val", tmp_path / "cache", (tmp_path / "absent").as_uri())
     in_the_way = tmp_path / "file"
     in_the_way.write_text("")
     with pytest.raises(TaskError, match="cannot be downloaded"):
-        hellaswag.validation_file(in_the_way / "cache", (tmp_path / "absent").as_uri())
-
-
-def test_published_lines_carry_a_protocol_and_a_source():
-    for line in PUBLISHED:
-        assert line.source
-        assert line.protocol in PROTOCOLS or "GPT-3" in line.model
-        assert all(score is None or 0.25 < score < 1 for score in (line.acc, line.acc_norm))
+        hellaswag.downloaded("val", in_the_way / "cache", (tmp_path / "absent").as_uri())
 
 
 def test_completion_scores_as_build_nanogpt_does(shared):

@@ -1,56 +1,17 @@
 import math
-from dataclasses import replace
+import random
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from causal_models import VOCAB, Headed, Recurrent
+from torch import nn
 
-from gptlab.errors import TaskError
-from gptlab.eval.item import Item
-from gptlab.eval.score import (
-    CHUNK_TOKENS,
-    StopEvaluation,
-    log_likelihoods,
-    mean_loss,
-    multiple_choice,
-    summarise,
-)
+from gptlab.eval.score import StopEvaluation, log_likelihoods
 from gptlab.model.gpt import GPT, ModelConfig
 
-VOCAB = 29
 CONTEXT = 16
-
-
-class Recurrent(nn.Module):
-    """A causal model of a few lines: what it predicts depends on every token before."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.embed = nn.Embedding(VOCAB, 12)
-        self.recurrent = nn.GRU(12, 12, batch_first=True)
-        self.read_out = nn.Linear(12, VOCAB)
-        self.shapes: list[tuple[int, ...]] = []
-
-    def forward(self, ids_BT: Tensor) -> Tensor:
-        self.shapes.append(tuple(ids_BT.shape))
-        return self.read_out(self.recurrent(self.embed(ids_BT))[0]) * 5
-
-
-class Headed(Recurrent):
-    """The same one with its head apart, as GPT has it."""
-
-    def hidden(self, ids_BT: Tensor) -> Tensor:
-        self.shapes.append(tuple(ids_BT.shape))
-        return self.recurrent(self.embed(ids_BT))[0]
-
-    def head(self, x_BTD: Tensor) -> Tensor:
-        return self.read_out(x_BTD) * 5
-
-    def forward(self, ids_BT: Tensor) -> Tensor:
-        raise AssertionError("all logits were asked for")
 
 
 def slowly(model: nn.Module, before: list[int], ending: list[int]) -> tuple[float, bool]:
@@ -94,10 +55,58 @@ def test_equals_one_token_at_a_time_whatever_the_batch(kind, batch_tokens):
 @pytest.mark.parametrize("change", [{}, {"tie_embeddings": False, "logit_soft_cap": 2.0, "position": "rope"}])
 def test_gpt_is_asked_for_logits_only_where_endings_are(change):
     torch.manual_seed(0)
-    shape = {"n_layer": 2, "n_head": 2, "n_embd": 16, "context": CONTEXT, "vocab_size": VOCAB}
-    model = GPT(ModelConfig(**shape | change))
+    model = GPT(ModelConfig(**SHAPE | change))
     whole = [s.log_likelihood for s in score(lambda ids_BT: model(ids_BT), some_pairs())]
     assert [s.log_likelihood for s in score(model, some_pairs())] == pytest.approx(whole, abs=1e-5)
+
+
+SHAPE = {"n_layer": 2, "n_head": 4, "n_embd": 32, "context": CONTEXT, "vocab_size": VOCAB}
+
+
+def families(count: int = 30) -> list[tuple[list[int], list[int]]]:
+    """Pairs of which one to four in a row have a context in common; some are cut, some end in one token."""
+    chance = random.Random(2)
+    ids = lambda fewest, most: [chance.randrange(VOCAB) for _ in range(chance.randint(fewest, most))]  # noqa: E731
+    pairs: list[tuple[list[int], list[int]]] = []
+    for _ in range(count):
+        before = ids(1, CONTEXT + 2)
+        pairs += [(list(before), ids(1, 6)) for _ in range(chance.randint(1, 4))]
+    return pairs
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"position": "rope", "n_kv_head": 2, "norm": "rmsnorm", "mlp": "swiglu"},
+        {"position": "none", "norm_order": "post", "bias": False},
+        {"position": "rope", "qk_norm": True, "logit_soft_cap": 2.0, "tie_embeddings": False, "n_kv_head": 1},
+    ],
+)
+@pytest.mark.parametrize("batch_tokens", [1, 50, 100_000])
+def test_a_shared_context_read_once_gives_what_reading_it_for_each_ending_gives(change, batch_tokens):
+    torch.manual_seed(0)
+    model, pairs = GPT(ModelConfig(**SHAPE | change)), families()
+    plain = score(lambda ids_BT: model(ids_BT), pairs, batch_tokens)
+    shared = score(model, pairs, batch_tokens)
+    for one, other in zip(shared, plain, strict=True):
+        assert one.log_likelihood == pytest.approx(other.log_likelihood, abs=1e-4)
+        assert (one.tokens, one.greedy, one.cut) == (other.tokens, other.greedy, other.cut)
+
+
+def test_a_shared_context_is_read_once():
+    read: list[int] = []
+
+    class Counting(GPT):
+        def hidden_in_tree(self, ids_BT, positions_BT, visible_BTT):
+            read.append(ids_BT.numel())
+            return super().hidden_in_tree(ids_BT, positions_BT, visible_BTT)
+
+        def hidden(self, ids_BT, cache=None):
+            raise AssertionError("read as plain texts")
+
+    score(Counting(ModelConfig(**SHAPE)), [([1, 2, 3, 4, 5], [6, 7, n]) for n in range(4)])
+    assert read == [5 + 4 * 2]
 
 
 def test_greedy_ending_is_recognised():
@@ -158,134 +167,3 @@ def test_stop_is_heeded_between_batches():
             stop=lambda: len(model.shapes) == 3,
         )
     assert len(model.shapes) == 3
-
-
-class Fixed(nn.Module):
-    """Gives every id the same probability wherever it stands, so that a score can be worked out by hand."""
-
-    def __init__(self, probabilities: list[float]) -> None:
-        super().__init__()
-        self.logits = torch.tensor(probabilities).log()
-
-    def forward(self, ids_BT: Tensor) -> Tensor:
-        return self.logits.expand(*ids_BT.shape, -1)
-
-
-def choose(items: list[Item], model: nn.Module | None = None, context: int = 8):
-    model = model or Fixed([0.5, 0.25, 0.25])
-    return multiple_choice(model, items, context=context, batch_tokens=64, device="cpu")
-
-
-def test_three_items_scored_by_hand():
-    pairs = (([2], [0, 0, 0]), ([2], [1]))  # 1/8 for three tokens, 1/4 for one
-    result = choose(
-        [
-            Item(pairs=pairs, label=1, lengths=(3, 1)),
-            Item(pairs=pairs, label=0, lengths=(3, 1)),
-            Item(pairs=pairs[::-1], label=0, lengths=(1, 100)),
-        ]
-    )
-    eighth, quarter = pytest.approx(math.log(1 / 8)), pytest.approx(math.log(1 / 4))
-    assert result.rows == [
-        {"i": 0, "label": 1, "log_likelihoods": [eighth, quarter], "pred": 1, "pred_norm": 0},
-        {"i": 1, "label": 0, "log_likelihoods": [eighth, quarter], "pred": 1, "pred_norm": 0},
-        {"i": 2, "label": 0, "log_likelihoods": [quarter, eighth], "pred": 0, "pred_norm": 1},
-    ]
-    assert (result.acc, result.acc_norm) == (2 / 3, 1 / 3)
-    assert result.stderr == pytest.approx(np.std([1, 0, 1], ddof=1) / math.sqrt(3))
-    assert result.stderr_norm == pytest.approx(np.std([0, 1, 0], ddof=1) / math.sqrt(3))
-    assert (result.n, result.truncated) == (3, 0)
-
-
-def test_the_rows_of_several_processes_join_to_the_same_summary():
-    pairs = (([2], [0, 0, 0]), ([2], [1]))
-    items = [Item(pairs=pairs, label=number % 2, lengths=(3, 1)) for number in range(5)]
-    whole, first, second = choose(items), choose(items[:2]), choose(items[2:])
-    joined = summarise(first.rows + second.rows, first.truncated + second.truncated)
-    assert replace(joined, rows=[]) == replace(whole, rows=[])
-    assert joined.n == 5
-
-
-def test_of_equal_choices_the_first_is_taken():
-    assert choose([Item(pairs=(([0], [1]), ([0], [2])), label=1, lengths=(1, 1))]).rows[0]["pred"] == 0
-
-
-def test_an_ending_of_no_length_is_never_chosen_by_length():
-    row = choose([Item(pairs=(([2], [0]), ([2], [1])), label=0, lengths=(0, 1))]).rows[0]
-    assert (row["pred"], row["pred_norm"]) == (0, 1)
-
-
-def test_truncated_items_are_counted_once():
-    fits, long = ([0] * 3, [1]), ([0] * 9, [1])
-    items = [
-        Item(pairs=pairs, label=0, lengths=(1, 1)) for pairs in ((fits, fits), (long, long), (fits, long))
-    ]
-    assert choose(items).truncated == 2
-
-
-def test_one_item_has_no_standard_error():
-    result = choose([Item(pairs=(([0], [0]), ([0], [1])), label=0, lengths=(1, 1))])
-    assert (result.acc, result.stderr, result.stderr_norm, result.n) == (1.0, None, None, 1)
-
-
-def test_nothing_to_score_is_refused():
-    with pytest.raises(TaskError, match="no item"):
-        choose([])
-
-
-def test_diverged_model_is_refused():
-    with pytest.raises(TaskError, match=r"item 0: the log-likelihoods are .*nan.*diverged"):
-        choose([Item(pairs=(([0], [0]), ([0], [1])), label=0, lengths=(1, 1))], Fixed([math.nan] * 3))
-
-
-@pytest.mark.parametrize("kind", [Recurrent, Headed])
-def test_mean_loss_is_the_cross_entropy_of_all_targets(kind):
-    # More targets than one chunk of logits holds.
-    rows = CHUNK_TOKENS // CONTEXT + 3
-    ids_BT = torch.randint(VOCAB, (rows, CONTEXT + 1), generator=torch.Generator().manual_seed(2))
-    token_bytes = np.arange(VOCAB) % 5
-    batches = [(part[:, :-1], part[:, 1:]) for part in (ids_BT[:-2], ids_BT[-2:])]
-    loss = mean_loss(kind(), batches, device="cpu", token_bytes=token_bytes)
-    with torch.inference_mode():
-        expected = F.cross_entropy(Recurrent()(ids_BT[:, :-1]).flatten(0, 1), ids_BT[:, 1:].flatten()).item()
-    assert loss.per_token == pytest.approx(expected, rel=1e-6)
-    assert loss.tokens == rows * CONTEXT
-    text_bytes = sum(int(token_bytes[token]) for token in ids_BT[:, 1:].flatten())
-    assert loss.text_bytes == text_bytes
-    assert loss.bits_per_byte == pytest.approx(expected * loss.tokens / text_bytes / math.log(2), rel=1e-6)
-
-
-def test_mean_loss_without_token_bytes_knows_no_bits_per_byte():
-    loss = mean_loss(Fixed([0.5, 0.5]), [(torch.zeros(1, 4).long(), torch.ones(1, 4).long())], device="cpu")
-    assert loss.per_token == pytest.approx(math.log(2))
-    assert (loss.text_bytes, loss.bits_per_byte) == (None, None)
-
-
-def test_a_share_of_nothing_is_no_loss_but_a_whole_of_nothing_is_refused():
-    share = mean_loss(Recurrent(), [], device="cpu", token_bytes=np.ones(VOCAB, dtype=np.int64))
-    assert (share.nats, share.tokens, share.text_bytes, share.bits_per_byte) == (0.0, 0, 0, None)
-    with pytest.raises(TaskError, match=r"no token to validate on.*--val-tokens"):
-        _ = share.per_token
-
-
-def test_mean_loss_heeds_stop():
-    batch = torch.zeros(1, 4).long(), torch.zeros(1, 4).long()
-    with pytest.raises(StopEvaluation):
-        mean_loss(Recurrent(), [batch], device="cpu", stop=lambda: True)
-
-
-def test_nothing_keeps_a_gradient_and_the_model_can_train_afterwards():
-    model = Recurrent()
-    score(model, some_pairs(4))
-    mean_loss(model, [(torch.tensor([[1, 2]]), torch.tensor([[2, 3]]))], device="cpu")
-    model(torch.tensor([[1, 2]])).sum().backward()
-    assert all(parameter.grad is not None for parameter in model.parameters())
-
-
-def test_progress_is_shown_unless_quiet(monkeypatch, capsys):
-    monkeypatch.setattr("gptlab.progress.QUIET_S", 0.0)
-    keywords = {"context": CONTEXT, "batch_tokens": 64, "device": "cpu"}
-    log_likelihoods(Recurrent(), some_pairs(8), **keywords)
-    assert "scoring 8 endings of 8 endings" in capsys.readouterr().err
-    log_likelihoods(Recurrent(), some_pairs(8), **keywords, quiet=True)
-    assert capsys.readouterr().err == ""

@@ -69,7 +69,8 @@ def test_every_task_is_built_and_scored_alike(name, tokenizer, folder, file):
     result = task.evaluate(copying, device="cpu")
     metrics = result.metrics()
     assert list(metrics) == [
-        *("task", "protocol", "shots", "acc", "acc_norm", "stderr", "stderr_norm", "n", "truncated")
+        *("task", "protocol", "shots", "acc", "acc_norm", "stderr", "stderr_norm", "margin", "stderr_margin"),
+        *("n", "truncated"),
     ]
     assert (metrics["task"], metrics["shots"], metrics["n"]) == (name, 0, len(task.items))
     assert json.loads(json.dumps(metrics)) == metrics
@@ -123,7 +124,7 @@ def test_hellaswag_is_asked_as_the_protocol_says(protocol, tokenizer, folder, fi
 
 
 def test_hellaswag_without_a_file_takes_the_downloaded_one(tokenizer, folder, file, monkeypatch):
-    monkeypatch.setattr("gptlab.eval.hellaswag.validation_file", lambda: file)
+    monkeypatch.setattr("gptlab.eval.hellaswag.downloaded", lambda split: file)
     assert len(make("hellaswag", tokenizer, folder, file, file=None).items) == 6
 
 
@@ -136,7 +137,8 @@ def test_hellaswag_without_a_file_takes_the_downloaded_one(tokenizer, folder, fi
             {"protocol": "harnes"},
             "protocol harnes: is not known; choose one of completion, harness",
         ),
-        ("hellaswag", {"shots": 10}, "shots = 10: .*leave --shots at 0"),
+        ("hellaswag", {"shots": 10}, "--shots 10: only HellaSwag's harness .*; use --protocol harness"),
+        ("hellaswag", {"shots": -1}, "--shots -1: must be 0 or more"),
         ("hellaswag", {"limit": 0}, "limit = 0: must be at least 1"),
         ("continuation", {"data": None}, "task continuation: .*--data DIR"),
     ],

@@ -31,6 +31,7 @@ COMMANDS: dict[str, Callable[..., dict[str, Any]]] = {
     "slurm": runs.slurm,
     "doctor": runs.doctor,
     "eval": models.evaluate,
+    "lm-eval": models.lm_eval,
     "sample": models.sample,
     "export": models.export,
     "import": models.import_model,
@@ -109,6 +110,8 @@ def _parse(name: str, words: list[str]) -> dict[str, Any]:
     import tyro
 
     function = COMMANDS[name]
+    if any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(function).parameters.values()):
+        return function(*words)  # another program's arguments
     for parameter in inspect.signature(function).parameters.values():
         kind, shown = parameter.annotation, parameter.name.upper()
         if parameter.kind is parameter.POSITIONAL_ONLY and get_origin(kind) is not Annotated:

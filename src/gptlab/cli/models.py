@@ -4,46 +4,78 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
+LM_EVAL_HELP = """usage: gptlab lm-eval [-h] ARGS ...
+
+Hand arguments to lm-evaluation-harness's own command line, which then knows the model `gptlab`.
+
+  gptlab lm-eval --model gptlab --model_args path=runs/x,dtype=float32 --tasks arc_easy,piqa
+
+`gptlab lm-eval run --help` tells them. A model argument is path, a run, a checkpoint or a Hugging Face folder;
+dtype, float32, bfloat16 or float16; and device, cpu or cuda. Sizes of batches are chosen by gptlab."""
+
 
 def evaluate(
-    model: Path,
+    models: tuple[Path, ...],
     /,
     *,
-    task: Literal["hellaswag", "continuation", "loss"],
-    protocol: Literal["completion", "harness"] = "completion",
-    shots: int = 0,
+    task: str,
+    protocol: Literal["completion", "harness", "lm-eval"] = "completion",
+    shots: int | None = None,
     data: Path | None = None,
+    fewshot_data: Path | None = None,
+    task_data: Path | None = None,
     limit: int | None = None,
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     device: Literal["auto", "cpu", "cuda"] = "auto",
     samples: Path | None = None,
 ) -> dict[str, Any]:
-    """Score a model on a task.
+    """Score a model on tasks, or two, and say whether they differ.
 
     Args:
-        model: a run, a checkpoint, or a Hugging Face folder.
-        task: what to score it on; `loss` is the loss on prepared shards.
-        protocol: how HellaSwag is asked: as llm.c does, or as lm-evaluation-harness does.
-        shots: solved examples before each item.
-        data: HellaSwag's JSONL (None downloads it), or for the other tasks a prepared folder.
+        models: a run, a checkpoint, or a Hugging Face folder; or two.
+        task: hellaswag, continuation, or loss (on prepared shards); another name is lm-evaluation-harness's, and
+            several have commas between them.
+        protocol: how HellaSwag is asked: as llm.c does, as lm-evaluation-harness does, or by that itself.
+        shots: solved examples before each item; None is none, or what lm-evaluation-harness says of its own.
+        data: HellaSwag's JSONL (None downloads it), or for gptlab's other tasks a prepared folder.
+        fewshot_data: JSONL that HellaSwag's solved examples are drawn from; None downloads its training set.
+        task_data: folder with a file for each task of lm-evaluation-harness; None downloads them.
         limit: items from the start, or for `loss` tokens; None is all.
         dtype: number format of the products.
         device: where to run.
         samples: file for one JSON line an item.
     """
-    from gptlab.evaluate import evaluate
+    from gptlab.evaluate import Request, evaluate
 
     return evaluate(
-        model,
-        task=task,
-        protocol=protocol,
-        shots=shots,
-        data=data,
-        limit=limit,
-        dtype=dtype,
-        device=device,
-        samples=samples,
+        models,
+        Request(
+            task=task,
+            protocol=protocol,
+            shots=shots,
+            data=data,
+            fewshot_data=fewshot_data,
+            task_data=task_data,
+            limit=limit,
+            dtype=dtype,
+            device=device,
+            samples=samples,
+        ),
     )
+
+
+def lm_eval(*words: str) -> dict[str, Any]:
+    """Hand arguments to lm-evaluation-harness's own command line, which then knows the model `gptlab`.
+
+    Args:
+        words: as `gptlab lm-eval run --help` tells them, with `--model gptlab --model_args path=MODEL,dtype=float32`.
+    """
+    if words[:1] in (("-h",), ("--help",)):
+        print(LM_EVAL_HELP)
+        return {}
+    from gptlab.evaluate import lm_eval
+
+    return lm_eval(words)
 
 
 def sample(

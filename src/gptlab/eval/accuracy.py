@@ -149,13 +149,11 @@ def summarise(rows: list[Row], truncated: int) -> Accuracy:
 def margin_of(row: Row) -> float:
     """Return how far the right choice is above the likeliest wrong one, in nats; below it is negative."""
     right = row["log_likelihoods"][row["label"]]
-    return right - max(
-        total for choice, total in enumerate(row["log_likelihoods"]) if choice != row["label"]
-    )
+    return right - max(total for choice, total in enumerate(row["log_likelihoods"]) if choice != row["label"])
 
 
-def mean(values: Sequence[float]) -> tuple[float, float | None]:
-    """Return the mean and its sample standard error, None of a single value, as lm-evaluation-harness does."""
+def mean(values: Sequence[float | bool]) -> tuple[float, float | None]:
+    """Return the mean and its standard error (None of a single value), as lm-evaluation-harness does."""
     n = len(values)
     average = math.fsum(values) / n
     if n == 1:

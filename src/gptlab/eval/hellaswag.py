@@ -9,10 +9,10 @@ Source: Zellers et al. (2019), https://arxiv.org/abs/1905.07830; https://github.
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from array import array
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from http.client import HTTPException
-from io import StringIO
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,11 +20,14 @@ from urllib.request import urlopen
 
 from gptlab.data.shards import aside
 from gptlab.errors import TaskError
-from gptlab.eval.item import Item
+from gptlab.eval.item import Item, Lazy
 from gptlab.progress import Progress
 
-URL = "https://raw.githubusercontent.com/rowanz/hellaswag/master/data/hellaswag_val.jsonl"
+URL = "https://raw.githubusercontent.com/rowanz/hellaswag/master/data/hellaswag_{split}.jsonl"
 VALIDATION_ITEMS = 10_042
+ITEMS = {"val": VALIDATION_ITEMS, "train": 39_905}
+# What gives the file of a split on the command line.
+FLAGS = {"val": "--data", "train": "--fewshot-data"}
 CHOICES = 4
 
 Encode = Callable[[str], list[int]]
@@ -42,33 +45,67 @@ class Example:
     label: int
 
 
-def read(path: Path, limit: int | None = None) -> list[Example]:
-    """Read the first `limit` examples of a JSONL file in the data set's schema; None is all of them.
+class Examples(Lazy[Example]):
+    """The examples of a file, each read when it is asked for; the file was checked whole before."""
+
+    def __init__(self, path: Path, offsets: "array[int]", keys: "array[int]") -> None:
+        super().__init__(self._read, range(len(offsets)))
+        self.path = path
+        self.keys = keys
+        """A number for each example, equal where two are the same in every field."""
+        self._offsets = offsets
+
+    def _read(self, number: int) -> Example:
+        with self.path.open("rb") as file:
+            file.seek(self._offsets[number])
+            return _example(file.readline(), f"{self.path} item {number}")[0]
+
+
+def read(path: Path, limit: int | None = None) -> Examples:
+    """Check the first `limit` lines of a JSONL file in the data set's schema; None is all of them.
 
     Raises:
         TaskError: the file cannot be read, holds no example, or holds one that is broken.
     """
+    offsets, keys = array("q"), array("q")
     try:
-        with path.open(encoding="utf-8") as lines:
-            return _examples(lines, str(path), limit)
+        with path.open("rb") as lines:
+            for offset, (_, key) in _checked(lines, str(path), limit):
+                offsets.append(offset)
+                keys.append(key)
     except (OSError, UnicodeDecodeError) as error:
         raise TaskError(f"{path}: cannot be read as a HellaSwag file ({error}); give a JSONL file") from error
+    return Examples(path, offsets, keys)
 
 
-def _examples(lines: Iterable[str], place: str, limit: int | None = None) -> list[Example]:
-    written = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
-    examples = [_example(line, f"{place} line {number}") for number, line in islice(written, limit)]
-    if not examples:
+def _checked(
+    lines: Iterable[bytes], place: str, limit: int | None = None
+) -> Iterator[tuple[int, tuple[Example, int]]]:
+    """Yield where each example begins, and the example, until one is broken; blank lines are none."""
+    found = False
+    for offset, number, line in islice(_written(lines), limit):
+        found = True
+        yield offset, _example(line, f"{place} line {number}")
+    if not found:
         raise TaskError(f"{place}: holds no HellaSwag item; give a JSONL file with one item a line")
-    return examples
 
 
-def _example(line: str, place: str) -> Example:
+def _written(lines: Iterable[bytes]) -> Iterator[tuple[int, int, bytes]]:
+    offset = 0
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            yield offset, number, line
+        offset += len(line)
+
+
+def _example(line: bytes, place: str) -> tuple[Example, int]:
+    """Return an example and the number that all its fields give."""
+
     def refuse(problem: str) -> TaskError:
-        return TaskError(f"{place}: {problem}; mend it after HellaSwag's own file, {URL}")
+        return TaskError(f"{place}: {problem}; mend it after HellaSwag's own file, {URL.format(split='val')}")
 
     try:
-        raw: Any = json.loads(line)
+        raw: Any = json.loads(line.decode())
     except json.JSONDecodeError as error:
         raise refuse(f"not JSON ({error})") from error
     if not isinstance(raw, dict):
@@ -91,7 +128,8 @@ def _example(line: str, place: str) -> Example:
     label = str(raw["label"])
     if label not in map(str, range(CHOICES)):
         raise refuse(f"field 'label' is {raw['label']!r}, and the right ending is one of 0 to {CHOICES - 1}")
-    return Example(**texts, endings=tuple(endings), label=int(label))
+    key = hash(json.dumps(raw, sort_keys=True))
+    return Example(**texts, endings=tuple(endings), label=int(label)), key
 
 
 def completion(example: Example, encode: Encode) -> Item:
@@ -108,8 +146,13 @@ def completion(example: Example, encode: Encode) -> Item:
     )
 
 
-def harness(example: Example, encode: Encode) -> Item:
+def harness(example: Example, encode: Encode, shots: str = "") -> Item:
     """Continue the cleaned context; both are encoded as one text, which is cut where the context ends.
+
+    Args:
+        example: what is asked.
+        encode: text to ids.
+        shots: solved examples, each as `solved` writes it.
 
     Raises:
         TaskError: an ending adds no token to its context.
@@ -117,6 +160,7 @@ def harness(example: Example, encode: Encode) -> Item:
     Source: lm-evaluation-harness, tasks/hellaswag and api/model.py.
     """
     query, endings = harness_texts(example)
+    query = shots + query
     # A space belongs to the word behind it, for the tokenizer: the context keeps none at its end.
     context = query.rstrip()
     space = query[len(context) :]
@@ -131,6 +175,12 @@ def harness(example: Example, encode: Encode) -> Item:
     )
 
 
+def solved(example: Example) -> str:
+    """Write an example with its right ending, as lm-evaluation-harness puts it in front of a question."""
+    query, endings = harness_texts(example)
+    return f"{query} {endings[example.label]}\n\n"
+
+
 def harness_texts(example: Example) -> tuple[str, list[str]]:
     """Return the context and the endings as lm-evaluation-harness writes them, without the space between."""
     scene = f"{example.activity_label}: {example.ctx_a} {example.ctx_b.capitalize()}"
@@ -143,33 +193,35 @@ def _clean(text: str) -> str:
     return text.replace("  ", " ")
 
 
-def validation_file(folder: Path | None = None, url: str = URL) -> Path:
-    """Return the validation set's file, downloaded into the cache folder if it is not there yet.
+def downloaded(split: str, folder: Path | None = None, url: str = URL) -> Path:
+    """Return the file of a split, downloaded into the cache folder if it is not there yet.
 
     Args:
+        split: "val" or "train".
         folder: the cache; None is `~/.cache/gptlab`.
-        url: where the file is.
+        url: where the file is, with the split's name left open.
 
     Raises:
         TaskError: no network, no right to write, or not the file that was expected.
     """
-    path = (folder or Path.home() / ".cache" / "gptlab") / "hellaswag_val.jsonl"
+    path = (folder or Path.home() / ".cache" / "gptlab") / f"hellaswag_{split}.jsonl"
     if path.exists():
         return path
+    url, flag = url.format(split=split), FLAGS[split]
     try:
         content = _download(url)
-        items = len(_examples(StringIO(content.decode()), url))
-        if items != VALIDATION_ITEMS:
+        items = sum(1 for _ in _checked(content.splitlines(keepends=True), url))
+        if items != ITEMS[split]:
             raise TaskError(
-                f"{url}: sent {items:,} items, and HellaSwag's validation set has {VALIDATION_ITEMS:,}; "
-                f"get the file another way and give it with --data FILE"
+                f"{url}: sent {items:,} items, and HellaSwag's {split} set has {ITEMS[split]:,}; "
+                f"get the file another way and give it with {flag} FILE"
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         with aside(path) as file:
             file.write(content)
     except (OSError, HTTPException, UnicodeDecodeError) as error:
         raise TaskError(
-            f"{url}: cannot be downloaded to {path} ({error}); give HellaSwag's JSONL with --data FILE"
+            f"{url}: cannot be downloaded to {path} ({error}); give HellaSwag's JSONL with {flag} FILE"
         ) from error
     return path
 
@@ -184,29 +236,6 @@ def _download(url: str) -> bytes:
                 progress.advance(len(piece))
     return b"".join(pieces)
 
-
-@dataclass(frozen=True, kw_only=True)
-class Published:
-    """What others report for the whole validation set, without examples in the prompt; fractions."""
-
-    model: str
-    protocol: str
-    """A name of PROTOCOLS, or a text that says whose own it is: such a line stands beside no other's."""
-    acc: float | None
-    acc_norm: float | None
-    source: str
-
-
-_BUILD_NANOGPT = "karpathy/build-nanogpt, head of hellaswag.py"
-# The paper compares endings by their likelihood per token, as `completion` does; its prompt is its own.
-_GPT3 = "Brown et al. (2020), https://arxiv.org/abs/2005.14165, table H.1, normalised per token, own prompt"
-
-PUBLISHED = (
-    Published(model="GPT-2 124M", protocol="completion", acc=0.2859, acc_norm=0.2955, source=_BUILD_NANOGPT),
-    Published(model="GPT-2 124M", protocol="harness", acc=0.2892, acc_norm=0.3114, source=_BUILD_NANOGPT),
-    Published(model="GPT-3 125M", protocol="completion", acc=None, acc_norm=0.337, source=_GPT3),
-    Published(model="GPT-3 350M", protocol="completion", acc=None, acc_norm=0.436, source=_GPT3),
-)
 
 PROTOCOLS: dict[str, Callable[[Example, Encode], Item]] = {"completion": completion, "harness": harness}
 

@@ -22,7 +22,8 @@ class PackedProducts(TorchFunctionMode):
         super().__init__()
         # The weights are kept too, since their identity is the key.
         self._packed = {
-            id(weight): (weight, torch.ops.mkldnn._reorder_linear_weight(weight.detach())) for weight in weights
+            id(weight): (weight, torch.ops.mkldnn._reorder_linear_weight(weight.detach()))
+            for weight in weights
         }
 
     def __torch_function__(
@@ -32,11 +33,11 @@ class PackedProducts(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        found = self._packed.get(id(args[1])) if func is F.linear and not kwargs else None
-        if found is None:
+        if func is not F.linear or kwargs or id(args[1]) not in self._packed:
             return func(*args, **(kwargs or {}))
-        bias = args[2] if len(args) > 2 else None
-        return torch.ops.mkldnn._linear_pointwise(args[0], found[1], bias, "none", [], "")
+        x, weight, *bias = args
+        packed = self._packed[id(weight)][1]
+        return torch.ops.mkldnn._linear_pointwise(x, packed, bias[0] if bias else None, "none", [], "")
 
 
 def packed(model: nn.Module) -> AbstractContextManager[Any]:

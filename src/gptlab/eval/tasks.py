@@ -1,6 +1,6 @@
 """The tasks a model can be scored on, by name; a new one is a file beside this and a line in TASKS."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -10,12 +10,11 @@ import torch
 from gptlab.data.manifest import Manifest
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import TaskError
-from gptlab.eval import continuation, hellaswag
+from gptlab.eval import continuation, fewshot, hellaswag
+from gptlab.eval.accuracy import Accuracy, Row, multiple_choice
 from gptlab.eval.hellaswag import PROTOCOLS, ProtocolName
-from gptlab.eval.item import Item
-from gptlab.eval.score import Accuracy, Logits, Row, Stop, multiple_choice
-
-BATCH_TOKENS = 8192
+from gptlab.eval.item import Item, Lazy
+from gptlab.eval.score import Logits, Stop
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,8 @@ class Result:
             "acc_norm": score.acc_norm,
             "stderr": score.stderr,
             "stderr_norm": score.stderr_norm,
+            "margin": score.margin,
+            "stderr_margin": score.stderr_margin,
             "n": score.n,
             "truncated": score.truncated,
         }
@@ -57,7 +58,7 @@ class Task:
     """How the items are asked and normalised; results of different protocols are never compared."""
     shots: int = 0
     """Solved examples in front of each item."""
-    items: list[Item]
+    items: Sequence[Item]
     context: int
     """The longest input of the model, in tokens."""
 
@@ -66,11 +67,11 @@ class Task:
         logits: Logits,
         *,
         device: torch.device | str,
-        batch_tokens: int = BATCH_TOKENS,
+        batch_tokens: int | None = None,
         stop: Stop | None = None,
         quiet: bool = False,
     ) -> Result:
-        """Put the items to a model; the arguments and errors are those of `score.multiple_choice`."""
+        """Put the items to a model; the arguments and errors are those of `accuracy.multiple_choice`."""
         accuracy = multiple_choice(
             logits,
             self.items,
@@ -91,17 +92,34 @@ class Source:
     context: int
     data: Path | None
     file: Path | None
+    fewshot: Path | None
     protocol: str
+    shots: int
     limit: int | None
 
 
 def _hellaswag(source: Source) -> Task:
-    examples = hellaswag.read(source.file or hellaswag.validation_file(), source.limit)
-    ask = PROTOCOLS[source.protocol]
+    examples = hellaswag.read(source.file or hellaswag.downloaded("val"), source.limit)
+    encode, ask = source.tokenizer.encode, PROTOCOLS[source.protocol]
+
+    def plain(i: int) -> Item:
+        return ask(examples[i], encode)
+
+    make = plain
+    if source.shots:
+        pool = hellaswag.read(source.fewshot or hellaswag.downloaded("train"))
+        drawn = fewshot.draws(source.shots, examples.keys, pool.keys)
+
+        def with_shots(i: int) -> Item:
+            shown = "".join(hellaswag.solved(pool[number]) for number in drawn[i])
+            return hellaswag.harness(examples[i], encode, shown)
+
+        make = with_shots
     return Task(
         name="hellaswag",
         protocol=source.protocol,
-        items=[ask(example, source.tokenizer.encode) for example in examples],
+        shots=source.shots,
+        items=Lazy(make, range(len(examples))),
         context=source.context,
     )
 
@@ -125,6 +143,7 @@ def build(
     context: int,
     data: Path | None = None,
     file: Path | None = None,
+    fewshot: Path | None = None,
     protocol: str = "completion",
     shots: int = 0,
     limit: int | None = None,
@@ -137,8 +156,9 @@ def build(
         context: the longest input of the model, in tokens.
         data: a prepared folder, for tasks made from held-out text.
         file: a file in the data set's own format, for tasks that have one; None downloads it.
+        fewshot: like `file`, where the solved examples are drawn from; None downloads the training set.
         protocol: a name of PROTOCOLS, for HellaSwag.
-        shots: solved examples in front of each item; only 0 for now.
+        shots: solved examples in front of each item, for HellaSwag in the harness's protocol.
         limit: how many items from the start; None is all.
 
     Raises:
@@ -148,12 +168,24 @@ def build(
     for value, known, what in ((name, TASKS, "task"), (protocol, PROTOCOLS, "protocol")):
         if value not in known:
             raise TaskError(f"{what} {value}: is not known; choose one of {', '.join(known)}")
-    if shots:
-        raise TaskError(f"shots = {shots}: examples in the prompt are not there yet; leave --shots at 0")
+    if shots < 0:
+        raise TaskError(f"--shots {shots}: must be 0 or more")
+    if shots and (name, protocol) != ("hellaswag", "harness"):
+        raise TaskError(
+            f"--shots {shots}: only HellaSwag's harness protocol has examples in the prompt; llm.c and "
+            "build-nanogpt, whose protocol completion is, put none there; use --protocol harness, or --shots 0"
+        )
     if limit is not None and limit < 1:
         raise TaskError(f"limit = {limit}: must be at least 1; leave it out for all items")
     source = Source(
-        tokenizer=tokenizer, context=context, data=data, file=file, protocol=protocol, limit=limit
+        tokenizer=tokenizer,
+        context=context,
+        data=data,
+        file=file,
+        fewshot=fewshot,
+        protocol=protocol,
+        shots=shots,
+        limit=limit,
     )
     return TASKS[name](source)
 

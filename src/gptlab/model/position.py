@@ -70,7 +70,9 @@ class RoPE(NoPosition):
 
     def rotate(self, x_BHTK: Float[Tensor, "B H T K"], start: Start) -> Float[Tensor, "B H T K"]:
         # One angle for all heads.
-        cos, sin = (_rows(table, start, x_BHTK.shape[2]).unsqueeze(-3) for table in (self.cos_TK, self.sin_TK))
+        cos, sin = (
+            _rows(table, start, x_BHTK.shape[2]).unsqueeze(-3) for table in (self.cos_TK, self.sin_TK)
+        )
         # The rotation is computed in float32: in bfloat16 neighbouring late positions share an angle.
         return (x_BHTK * cos + _swap_halves(x_BHTK) * sin).to(x_BHTK.dtype)
 

@@ -135,18 +135,18 @@ class InFormat:
 
     def __init__(self, model: torch.nn.Module, name: DTypeName, device: torch.device) -> None:
         self._model, self._device = model, device
-        self._name: DTypeName = name
+        self.name: DTypeName = name
 
     def __call__(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the logits."""
-        with autocast(self._name, self._device):
+        with autocast(self.name, self._device):
             return self._model(ids)
 
     def __getattr__(self, part: str) -> Callable[..., torch.Tensor]:
         run = getattr(self._model, part)
 
         def in_format(*inputs: torch.Tensor) -> torch.Tensor:
-            with autocast(self._name, self._device):
+            with autocast(self.name, self._device):
                 return run(*inputs)
 
         return in_format

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from gptlab.data.tokenizer import load_tokenizer
+from gptlab.eval.accuracy import multiple_choice
 from gptlab.eval.hellaswag import harness, harness_texts, read
-from gptlab.eval.score import multiple_choice
+from gptlab.eval.tasks import build
 
 CONTEXT = 128  # short, so that some items are cut
 SCORED = 192
@@ -19,25 +20,32 @@ MERGES = 1024  # few, so that the logits are small
 
 
 @cache
-def hellaswag_task(path: Path, items: int) -> Any:
-    """lm-evaluation-harness's own task, over items spread through our file."""
+def hellaswag_task(path: Path, items: int, pool: Path | None = None) -> Any:
+    """lm-evaluation-harness's own task, over items spread through our file, and others to draw examples from."""
     import datasets
     import yaml
     from lm_eval.api.task import ConfigurableTask
     from lm_eval.tasks.hellaswag import utils
 
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = json_lines(path)
     text = Path(utils.__file__).with_name("hellaswag.yaml").read_text()
     config = yaml.safe_load(text.replace("!function utils.process_docs", "null"))
     del config["dataset_path"], config["tag"]
     config |= {
         "process_docs": utils.process_docs,
-        "training_split": None,
+        "training_split": "train" if pool else None,
         "custom_dataset": lambda **_: {
-            "validation": datasets.Dataset.from_list(lines[:: len(lines) // items])
+            "validation": datasets.Dataset.from_list(lines[:: len(lines) // items]),
+            "train": datasets.Dataset.from_list(json_lines(pool) if pool else []),
         },
     }
-    return ConfigurableTask(config=config)
+    task = ConfigurableTask(config=config)
+    task.set_fewshot_seed(1234)  # as its evaluator does
+    return task
+
+
+def json_lines(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 @cache
@@ -77,6 +85,31 @@ def test_texts_and_ids_of_every_item_are_the_harness_own(sample, shared):
         item = harness(example, encode)
         assert list(item.pairs) == [lm._encode_pair(*pair) for pair in asked]
         assert item.label == task.doc_to_target(doc)
+
+
+@pytest.mark.parametrize(("shots", "pool"), [(10, 400), (3, 30), (2, 5)])
+def test_prompts_with_shots_are_the_harness_own(sample, shared, tmp_path, shots, pool):
+    # The pool holds some of the questions; the smallest one twice, so that it has to be drawn from again.
+    asked = tmp_path / "asked.jsonl"
+    drawn = tmp_path / "drawn.jsonl"
+    lines = sample.read_text(encoding="utf-8").splitlines(keepends=True)
+    asked.write_text("".join(lines[:96]), encoding="utf-8")
+    drawn.write_text("".join([*lines[90 : 90 + pool], *lines[90 : 90 + pool // 2]]), encoding="utf-8")
+    theirs = hellaswag_task(asked, 96, drawn)
+    ours = build(
+        "hellaswag",
+        tokenizer=load_tokenizer("gpt2"),
+        context=1024,
+        file=asked,
+        fewshot=drawn,
+        protocol="harness",
+        shots=shots,
+    )
+    lm = harness_model(shared("gpt2_bpe"), None)
+    assert (ours.shots, len(ours.items)) == (shots, 96)
+    for item, doc in zip(ours.items, theirs.eval_docs, strict=True):
+        requests = theirs.construct_requests(doc, theirs.fewshot_context(doc, shots))
+        assert list(item.pairs) == [lm._encode_pair(*request.args) for request in requests]
 
 
 def test_scores_choices_and_summary_are_the_harness_own(sample, shared):

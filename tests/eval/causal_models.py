@@ -1,0 +1,47 @@
+"""Small causal models for the tests of scoring."""
+
+import torch
+from torch import Tensor, nn
+
+VOCAB = 29
+
+
+class Recurrent(nn.Module):
+    """A causal model of a few lines: what it predicts depends on every token before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Embedding(VOCAB, 12)
+        self.recurrent = nn.GRU(12, 12, batch_first=True)
+        self.read_out = nn.Linear(12, VOCAB)
+        self.shapes: list[tuple[int, ...]] = []
+
+    def forward(self, ids_BT: Tensor) -> Tensor:
+        self.shapes.append(tuple(ids_BT.shape))
+        return self.read_out(self.recurrent(self.embed(ids_BT))[0]) * 5
+
+
+class Headed(Recurrent):
+    """The same one with its head apart, as GPT has it."""
+
+    def hidden(self, ids_BT: Tensor) -> Tensor:
+        self.shapes.append(tuple(ids_BT.shape))
+        return self.recurrent(self.embed(ids_BT))[0]
+
+    def head(self, x_BTD: Tensor) -> Tensor:
+        return self.read_out(x_BTD) * 5
+
+    def forward(self, ids_BT: Tensor) -> Tensor:
+        raise AssertionError("all logits were asked for")
+
+
+class Fixed(nn.Module):
+    """Gives every id the same probability wherever it stands, so that a score can be worked out by hand."""
+
+    def __init__(self, probabilities: list[float]) -> None:
+        super().__init__()
+        self.logits = torch.tensor(probabilities).log()
+
+    def forward(self, ids_BT: Tensor) -> Tensor:
+        return self.logits.expand(*ids_BT.shape, -1)

@@ -1,0 +1,133 @@
+import math
+import tracemalloc
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from causal_models import Fixed
+from torch import nn
+
+from gptlab.errors import TaskError
+from gptlab.eval.accuracy import margin_of, multiple_choice, summarise
+from gptlab.eval.item import Item, Lazy
+from gptlab.eval.score import log_likelihoods
+
+
+def choose(items: Sequence[Item], model: nn.Module | None = None, context: int = 8, quiet: bool = False):
+    model = model or Fixed([0.5, 0.25, 0.25])
+    return multiple_choice(model, items, context=context, batch_tokens=64, device="cpu", quiet=quiet)
+
+
+def test_three_items_scored_by_hand():
+    pairs = (([2], [0, 0, 0]), ([2], [1]))  # 1/8 for three tokens, 1/4 for one
+    result = choose(
+        [
+            Item(pairs=pairs, label=1, lengths=(3, 1)),
+            Item(pairs=pairs, label=0, lengths=(3, 1)),
+            Item(pairs=pairs[::-1], label=0, lengths=(1, 100)),
+        ]
+    )
+    eighth, quarter = pytest.approx(math.log(1 / 8)), pytest.approx(math.log(1 / 4))
+    assert result.rows == [
+        {"i": 0, "label": 1, "log_likelihoods": [eighth, quarter], "pred": 1, "pred_norm": 0},
+        {"i": 1, "label": 0, "log_likelihoods": [eighth, quarter], "pred": 1, "pred_norm": 0},
+        {"i": 2, "label": 0, "log_likelihoods": [quarter, eighth], "pred": 0, "pred_norm": 1},
+    ]
+    assert (result.acc, result.acc_norm) == (2 / 3, 1 / 3)
+    assert result.stderr == pytest.approx(np.std([1, 0, 1], ddof=1) / math.sqrt(3))
+    assert result.stderr_norm == pytest.approx(np.std([0, 1, 0], ddof=1) / math.sqrt(3))
+    assert (result.n, result.truncated) == (3, 0)
+
+
+def test_the_rows_of_several_processes_join_to_the_same_summary():
+    pairs = (([2], [0, 0, 0]), ([2], [1]))
+    items = [Item(pairs=pairs, label=number % 2, lengths=(3, 1)) for number in range(5)]
+    whole, first, second = choose(items), choose(items[:2]), choose(items[2:])
+    joined = summarise(first.rows + second.rows, first.truncated + second.truncated)
+    assert replace(joined, rows=[]) == replace(whole, rows=[])
+    assert joined.n == 5
+
+
+def test_of_equal_choices_the_first_is_taken():
+    assert choose([Item(pairs=(([0], [1]), ([0], [2])), label=1, lengths=(1, 1))]).rows[0]["pred"] == 0
+
+
+def test_an_ending_of_no_length_is_never_chosen_by_length():
+    row = choose([Item(pairs=(([2], [0]), ([2], [1])), label=0, lengths=(0, 1))]).rows[0]
+    assert (row["pred"], row["pred_norm"]) == (0, 1)
+
+
+def test_truncated_items_are_counted_once():
+    fits, long = ([0] * 3, [1]), ([0] * 9, [1])
+    items = [
+        Item(pairs=pairs, label=0, lengths=(1, 1)) for pairs in ((fits, fits), (long, long), (fits, long))
+    ]
+    assert choose(items).truncated == 2
+
+
+def test_one_item_has_no_standard_error():
+    result = choose([Item(pairs=(([0], [0]), ([0], [1])), label=0, lengths=(1, 1))])
+    assert (result.acc, result.stderr, result.stderr_norm, result.n) == (1.0, None, None, 1)
+
+
+def test_nothing_to_score_is_refused():
+    with pytest.raises(TaskError, match="no item"):
+        choose([])
+
+
+def test_diverged_model_is_refused():
+    with pytest.raises(TaskError, match=r"item 0: the log-likelihoods are .*nan.*diverged"):
+        choose([Item(pairs=(([0], [0]), ([0], [1])), label=0, lengths=(1, 1))], Fixed([math.nan] * 3))
+
+
+def test_progress_is_shown_unless_quiet(monkeypatch, capsys):
+    monkeypatch.setattr("gptlab.progress.QUIET_S", 0.0)
+    items = [Item(pairs=(([0], [0]), ([0], [1])), label=0, lengths=(1, 1))] * 8
+    choose(items)
+    assert "scoring 8 items of 8 items" in capsys.readouterr().err
+    choose(items, quiet=True)
+    assert capsys.readouterr().err == ""
+
+
+def test_margin_is_the_right_choice_above_the_likeliest_wrong_one():
+    pairs = (([2], [0, 0, 0]), ([2], [1]), ([2], [0, 1]))  # 1/8, 1/4, 1/8
+    result = choose([Item(pairs=pairs, label=label, lengths=(1, 1, 1)) for label in (0, 1, 1)])
+    margins = [math.log(1 / 2), math.log(2), math.log(2)]
+    assert [margin_of(row) for row in result.rows] == pytest.approx(margins)
+    assert result.margin == pytest.approx(np.mean(margins))
+    assert result.stderr_margin == pytest.approx(np.std(margins, ddof=1) / math.sqrt(3))
+
+
+def test_items_are_scored_in_windows_and_the_result_is_one(monkeypatch):
+    items = [Item(pairs=(([2], [0, 0]), ([2], [1])), label=n % 2, lengths=(2, 1)) for n in range(7)]
+    whole = choose(items)
+    monkeypatch.setattr("gptlab.eval.accuracy.WINDOW_TOKENS", 9)  # two items
+    counts: list[int] = []
+
+    def counted(logits, pairs, **options):
+        counts.append(len(pairs))
+        return log_likelihoods(logits, pairs, **options)
+
+    monkeypatch.setattr("gptlab.eval.accuracy.log_likelihoods", counted)
+    assert choose(Lazy(items.__getitem__, range(7))) == whole
+    assert counts == [4, 4, 4, 2]
+
+
+def test_memory_does_not_grow_with_the_items(monkeypatch):
+    monkeypatch.setattr("gptlab.eval.accuracy.WINDOW_TOKENS", 4_000)
+
+    def make(number: int) -> Item:
+        before = [number % 3] * 300
+        return Item(pairs=((before, [0] * 40), (before, [1] * 40)), label=0, lengths=(40, 40))
+
+    def peak(count: int) -> int:
+        tracemalloc.start()
+        choose(Lazy(make, range(count)), context=512)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    peak(50)
+    # What stays of an item is its line of results; its tokens would be 400 times eight bytes.
+    assert peak(400) - peak(200) < 200 * 800
