@@ -256,3 +256,11 @@ def test_without_the_fast_encoder_the_shards_are_the_same(gpt2, monkeypatch):
     assert slow._fast is None
     for text in TEXTS:
         assert np.array_equal(slow.encode_array(text), gpt2.encode_array(text))
+
+
+def test_how_far_a_token_reaches_is_guessed_from_the_vocabulary(trained_text: str):
+    """Prose of its own kind is far easier for a small vocabulary than the guess; other prose is near it."""
+    small = BPEFile(trained_text)
+    text = "Whoever walks along the river in the evening sees herons, and hears the mill before it comes in sight."
+    assert small.bytes_per_token == pytest.approx(len(text) / len(small.encode(text)), rel=0.2)
+    assert small.bytes_per_token < 2

@@ -211,6 +211,7 @@ class BPEFile(Tokenizer):
             vocabulary[id_] = token.encode() if id_ in added else self._from_alphabet(token)
         special = [id_ for id_, token in added.items() if token.special]
         super().__init__(FILE, vocabulary, ids[END_OF_TEXT], special)
+        self.bytes_per_token = len(_ENGLISH) / len(self.encode(_ENGLISH))
         if self.decode(self.encode(_PROBE)) != _PROBE:
             raise DataError(f"tokenizer {origin}: decoding does not give the text back; {_BYTE_LEVEL}")
 
@@ -301,6 +302,11 @@ def _alphabet() -> dict[str, int]:
 
 _ALPHABET = _alphabet()
 _BYTE_LEVEL = 'gptlab needs a lossless byte-level BPE such as "gptlab data tokenizer" makes'
+_ENGLISH = (
+    "The size of a text is known before it is cut into tokens, and how many there will be has to be guessed from "
+    "that. A small vocabulary knows only letters and the commonest words, so it needs two or three times as many "
+    "tokens as a large one. In 1998, for example, few programs had more than some thousand words to choose from."
+)
 # Capitals, spaces, an accent apart from its letter, an emoji: what a lossy tokenizer folds away.
 _PROBE = f"A probe,  of\n\t e\u0301 \u2028\U0001f642 {END_OF_TEXT}."
 
