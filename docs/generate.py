@@ -76,6 +76,31 @@ NanoChatForCausalLM, which has gain-free norms, QK-norm and a soft cap, is not a
 before the first block, and no weights can make up for that.
 """
 
+IMPORT = """\
+# Import
+
+`gptlab import SOURCE OUT` makes a run of step 0 that `gptlab eval`, `sample` and `export` take like any other;
+`gptlab train OUT/config.toml --data.path DATA --out RUN` trains it further, with a new optimizer and schedule
+(`[train] init_from`, which takes any model of gptlab's).
+
+| source | what is read |
+| --- | --- |
+| a Hugging Face folder | a class above, whosever, where its config fits our switches; what does not is named |
+| llm.c's `.bin` | versions 3 (float32) and 5 (bfloat16), without the rows that pad the vocabulary |
+| nanoGPT's `ckpt.pt`, build-nanogpt's `model_N.pt` and the like | the state dict, whatever wrapped the model |
+
+A folder is read with proof: the config and the tensors that an export would write for what was read have to be
+those that were read, and transformers' logits the same. A folder whose weights are a pickle is refused.
+
+The last kind of file is a pickle too, the only one that gptlab opens. torch opens it with `weights_only`, which
+makes tensors and plain containers and nothing else; where a file holds more than that it is refused by the name
+of what it holds. (An object whose class is called `...Config`, which build-nanogpt saves, is taken for the values
+it holds, without its class.) Such a file says little of its model. GPT-2's parts are taken for granted, with the
+exact GELU where nanoGPT wrote it (until June 2023 nanoGPT computed GPT-2's own approximation) and n_head as the file
+says; for any other architecture a recipe tells it, `--like RECIPE`, and `--rope-pairs neighbours` where RoPE turned
+channels 2i and 2i + 1 together, as in the paper and in Meta's own code.
+"""
+
 # The switches that decide for a norm, an order, a position and an MLP.
 SETTINGS: dict[str, dict[str, Any]] = {
     "with biases": {},
@@ -114,7 +139,7 @@ def export_page() -> str:
     what = table(("class", "what it is", "what it needs"), classes)
     which = table(("norm", "order", "position", "MLP", *SETTINGS), combinations())
     foot = f"Every other combination is exported as `{OWN}`, which stands for - above.\n"
-    return "\n".join((EXPORT_HEAD, what, "# Which class holds what\n", which, foot))
+    return "\n".join((EXPORT_HEAD, what, "# Which class holds what\n", which, foot, IMPORT))
 
 
 def combinations() -> Iterable[tuple[str, ...]]:

@@ -134,7 +134,7 @@ def _by_name(reader: Tokenizer) -> Tokenizer:
 
 def _compare(source: Path, config: ModelConfig, state: Mapping[str, Tensor]) -> float | None:
     model = GPT(config)
-    model.load_state_dict(state)
+    model.load_state_dict(state, assign=True)
     try:
         return compare_logits(model.eval(), source)
     except ExportError as error:

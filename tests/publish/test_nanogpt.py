@@ -180,19 +180,23 @@ def test_a_relative_whose_recipe_is_told(pairs: Any, tmp_path: Path) -> None:
 class Evil:
     """A pickle of this would make a folder."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, *call: Any) -> None:
+        self.call = call
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.folder),)
+        function, *arguments = self.call
+        return function, tuple(arguments)
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_code_is_refused_and_not_run(zipped: bool, tmp_path: Path) -> None:
-    path = tmp_path / "evil.pt"
-    saved = {"model": a_state(), "config": ARGS, "more": Evil(tmp_path / "made")}
-    torch.save(saved, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(CheckpointError, match=r"holds (posix|nt).mkdir, which could be any code") as caught:
+@pytest.mark.parametrize("function", [os.mkdir, exec])
+def test_code_is_refused_and_not_run(function: Any, zipped: bool, tmp_path: Path) -> None:
+    path, made = tmp_path / "evil.pt", str(tmp_path / "made")
+    evil = Evil(exec, f"import os; os.mkdir({made!r})") if function is exec else Evil(function, made)
+    torch.save(
+        {"model": a_state(), "config": ARGS, "more": evil}, path, _use_new_zipfile_serialization=zipped
+    )
+    with pytest.raises(CheckpointError, match=r"holds [\w.]*(mkdir|exec), which could be any code") as caught:
         read_nanogpt(path)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "made").exists()

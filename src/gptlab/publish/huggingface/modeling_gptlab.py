@@ -221,10 +221,5 @@ def causal_mask(attention_mask, start, length, device):
     padded = attention_mask is not None and not bool(attention_mask.all())
     if not padded and (start == 0 or length == 1):
         return None
-    diagonal = torch.ones(length, start + length, dtype=torch.bool, device=device)
-    seen = diagonal.tril(start)
-    if padded:
-        # A padding token sees itself: a row without any key would be no number.
-        diagonal = diagonal.tril(start).triu(start)
-        seen = seen & attention_mask[:, None, None, :].bool() | diagonal
-    return seen
+    seen = torch.ones(length, start + length, dtype=torch.bool, device=device).tril(start)
+    return seen & attention_mask[:, None, None, :].bool() if padded else seen
