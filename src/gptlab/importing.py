@@ -120,15 +120,15 @@ def _tokenizer(source: Path, config: ModelConfig, wanted: str | None) -> Tokeniz
 
 def _by_name(reader: Tokenizer) -> Tokenizer:
     """Return the tokenizer of our own that has the same vocabulary, so that data prepared with it fits."""
-    sizes = {"gpt2": 50257, "bytes": 257}
     for name, make in TOKENIZERS.items():
-        if sizes[name] == reader.vocab_size:
-            try:
-                ours = make()
-            except DataError:  # not to be had here, and so not the one that prepared any data here
-                continue
-            if ours.hash == reader.hash:
-                return ours
+        if name == "gpt2" and reader.vocab_size != GPT2_ROWS.start:
+            continue  # nor is it downloaded to find that out
+        try:
+            ours = make()
+        except DataError:  # not to be had here, and so not the one that prepared any data here
+            continue
+        if ours.hash == reader.hash:
+            return ours
     return reader
 
 
