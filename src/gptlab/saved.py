@@ -77,8 +77,8 @@ def _checkpoint_folder(path: Path) -> Path | None:
     if (path / checkpoint.STATE).is_file():
         return path
     for pointer in ("best", "latest"):
-        if (path / pointer).is_file():
-            return path / "checkpoints" / (path / pointer).read_text().strip()
+        if (folder := checkpoint.pointed(path / pointer)) is not None:
+            return folder
     return None
 
 

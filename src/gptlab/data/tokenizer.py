@@ -90,8 +90,15 @@ class Tokenizer(ABC):
         """Write ids as text; bytes that are no UTF-8, such as half a letter, become U+FFFD."""
         return b"".join(self.vocabulary[id_] for id_ in ids).decode("utf-8", errors="replace")
 
-    def save(self, folder: Path) -> None:  # noqa: B027, most have nothing to save
-        """Write to `folder` what finds this tokenizer again; nothing where its name is enough."""
+    @property
+    def files(self) -> dict[str, bytes]:
+        """The files that find this tokenizer again, by name; none where its own name is enough."""
+        return {}
+
+    def save(self, folder: Path) -> None:
+        """Write this tokenizer's files to a folder."""
+        for name, content in self.files.items():
+            (folder / name).write_bytes(content)
 
 
 class GPT2(Tokenizer):
@@ -227,8 +234,9 @@ class BPEFile(Tokenizer):
         # One text at a time: the library's own threads would fight with the workers of prepare.
         return self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
-    def save(self, folder: Path) -> None:
-        (folder / FILE).write_text(self._text, encoding="utf-8")
+    @property
+    def files(self) -> dict[str, bytes]:
+        return {FILE: self._text.encode()}
 
     def __reduce__(self) -> tuple[type["BPEFile"], tuple[str, str]]:
         # The library's own pickling forgets encode_special_tokens on the way to a worker.

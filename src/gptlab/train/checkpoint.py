@@ -7,27 +7,28 @@
                                   tokenizer.json         where the tokenizer is a trained one
     RUN/latest, RUN/best                                 the name of a checkpoint folder
 
-A folder is written aside, forced to the disk and renamed, so that its name promises that all of it is there.
-Nothing in it depends on the number of processes, and none of it is a pickle.
+A folder is written aside, forced to the disk and renamed, so that its name promises that all of it is there; what
+is older goes only after that, and RUN/latest and RUN/best never name what is not there. Nothing in it depends on
+the number of processes, and none of it is a pickle.
 """
 
-import hashlib
+import errno
 import json
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from gptlab.errors import CheckpointError
 
+from . import disk, tensor_file
+
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
-ASIDE = ".partial"
+SPARE_BYTES = 1 << 20  # for the state, the tokenizer, and what a file system keeps for itself
 
 
 @dataclass(frozen=True)
@@ -52,42 +53,78 @@ def save(
     *,
     model: Mapping[str, Tensor],
     optimizer: Mapping[str, Tensor],
-    write_more: Callable[[Path], None],
+    files: Mapping[str, bytes],
 ) -> Path:
-    """Write `RUN/checkpoints/step_N` and point RUN/latest at it.
+    """Write `RUN/checkpoints/step_N` and point RUN/latest at it; a failure leaves everything as it was.
 
     Args:
         run: the run folder.
         state: what `state.json` holds; its `step` names the folder.
-        model: the parameters.
-        optimizer: the optimizer's tensors.
-        write_more: puts further files into the folder it is given.
+        model: the parameters, on the CPU.
+        optimizer: the optimizer's tensors, on the CPU.
+        files: further files, by name.
+
+    Raises:
+        OSError: the disk is full, or fails.
     """
-    folder = run / "checkpoints" / f"step_{state['step']:08d}"
-    aside = folder.with_name(folder.name + ASIDE)
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    save_file({name: tensor.contiguous() for name, tensor in model.items()}, aside / MODEL)
-    save_file({name: tensor.contiguous() for name, tensor in optimizer.items()}, aside / OPTIMIZER)
-    write_more(aside)
-    hashes = {file.name: file_hash(file) for file in sorted(aside.iterdir())}
-    (aside / STATE).write_text(json.dumps({**state, "sha256": hashes}, indent=1) + "\n")
-    for file in aside.iterdir():
-        _sync(file)
-    _sync(aside)
-    shutil.rmtree(folder, ignore_errors=True)  # one that was found damaged
-    aside.rename(folder)
-    _sync(folder.parent)
+    folder = folder_of(run, state["step"])
+    written = disk.aside(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if written.exists():
+        disk.remove(written)
+    needed = SPARE_BYTES + sum(tensor.nbytes for part in (model, optimizer) for tensor in part.values())
+    if disk.free_bytes(folder.parent) < needed:
+        free = disk.free_bytes(folder.parent)
+        raise OSError(errno.ENOSPC, f"{needed:,} bytes are needed, {free:,} are free", str(folder.parent))
+    try:
+        written.mkdir()
+        hashes = {
+            MODEL: disk.write(written / MODEL, tensor_file.pieces(model)),
+            OPTIMIZER: disk.write(written / OPTIMIZER, tensor_file.pieces(optimizer)),
+            **{name: disk.write(written / name, [content]) for name, content in files.items()},
+        }
+        disk.write(written / STATE, [(json.dumps({**state, "sha256": hashes}, indent=1) + "\n").encode()])
+        disk.sync_folder(written)
+        if folder.exists():  # from a save of this step that failed in its last moments
+            disk.set_aside(folder)
+        written.rename(folder)
+    except OSError:
+        _give_back(written)
+        raise
+    disk.sync_folder(folder.parent)
     point(run / "latest", folder)
     return folder
 
 
+def _give_back(folder: Path) -> None:
+    """Free the space of what could not be finished, if the disk still lets us."""
+    try:
+        disk.remove(folder)
+    except OSError:
+        return
+
+
+def folder_of(run: Path, step: int) -> Path:
+    """Return the folder of a step's checkpoint."""
+    return run / "checkpoints" / f"step_{step:08d}"
+
+
+def step_of(folder: Path) -> int:
+    """Return the step that a checkpoint folder is named for."""
+    return int(folder.name.removeprefix("step_"))
+
+
 def point(pointer: Path, folder: Path) -> None:
     """Make RUN/latest or RUN/best name a checkpoint folder."""
-    aside = pointer.with_name(pointer.name + ASIDE)
-    aside.write_text(folder.name + "\n")
-    _sync(aside)
-    aside.rename(pointer)
+    disk.replace_text(pointer, folder.name + "\n")
+
+
+def pointed(pointer: Path) -> Path | None:
+    """Return the folder that RUN/latest or RUN/best names, if there is one."""
+    if not pointer.is_file():
+        return None
+    folder = pointer.parent / "checkpoints" / pointer.read_text(encoding="utf-8").strip()
+    return folder if folder.is_dir() else None
 
 
 def load(folder: Path) -> Checkpoint:
@@ -103,6 +140,10 @@ def load(folder: Path) -> Checkpoint:
         step = state["step"]
     except FileNotFoundError:
         raise CheckpointError(f"{folder}: no {STATE} there; it is not a checkpoint folder") from None
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: cannot be read ({error.strerror}); use an earlier checkpoint"
+        ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{path}: damaged ({type(error).__name__}: {error}); use an earlier one"
@@ -113,7 +154,13 @@ def load(folder: Path) -> Checkpoint:
         file = folder / name
         if not file.is_file():
             raise CheckpointError(f"{folder}: {name} is missing; use an earlier checkpoint")
-        if file_hash(file) != expected:
+        try:
+            found = disk.file_hash(file)
+        except OSError as error:
+            raise CheckpointError(
+                f"{file}: cannot be read ({error.strerror}); use an earlier checkpoint"
+            ) from None
+        if found != expected:
             raise CheckpointError(f"{file}: its sha256 is not the one in {STATE}; use an earlier checkpoint")
     return Checkpoint(folder, state)
 
@@ -143,27 +190,52 @@ def newest(run: Path, complain: Callable[[str], None]) -> Checkpoint | None:
 
 def folders_of(run: Path) -> list[Path]:
     """List the complete checkpoint folders of a run, oldest first."""
-    return sorted(
-        folder
-        for folder in (run / "checkpoints").glob("step_*")
-        if folder.is_dir() and folder.suffix != ASIDE
-    )
+    found = (run / "checkpoints").glob("step_*")
+    return sorted((folder for folder in found if _counts(folder)), key=step_of)
 
 
-def prune(run: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints and the best one, and what a crash left half-written."""
-    best = run / "best"
-    kept = {best.read_text().strip()} if best.is_file() else set[str]()
-    kept |= {folder.name for folder in folders_of(run)[-keep:]}
+def _counts(folder: Path) -> bool:
+    return folder.name.removeprefix("step_").isdecimal() and folder.is_dir()
+
+
+def prune(run: Path, keep: int, *, every: int | None = None, before: int | None = None) -> None:
+    """Delete the checkpoints that nobody needs, and what a crash left half-written.
+
+    Args:
+        run: the run folder.
+        keep: how many of the newest to keep, besides those that RUN/best and RUN/latest name.
+        every: keep those of steps that this divides.
+        before: keep the newest one that is not past this step.
+    """
+    folders = folders_of(run)
+    kept = {pointed(run / "best"), pointed(run / "latest"), *folders[-keep:]}
+    if every is not None:
+        kept |= {folder for folder in folders if step_of(folder) % every == 0}
+    if before is not None:
+        kept |= {*[folder for folder in folders if step_of(folder) <= before][-1:]}
     for folder in (run / "checkpoints").glob("step_*"):
-        if folder.name not in kept:
-            shutil.rmtree(folder)
+        if folder not in kept and (_counts(folder) or folder.suffix == disk.ASIDE):
+            disk.remove(folder)
 
 
-def file_hash(path: Path) -> str:
-    """Return a file's sha256 in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def rewind(run: Path, step: int, best: int | None) -> None:
+    """Set aside the checkpoints past a step, from which the run takes another way, and mend the pointers.
+
+    Args:
+        run: the run folder.
+        step: the step of a checkpoint that is whole.
+        best: the step of the best checkpoint up to there; None where there is none.
+    """
+    here = folder_of(run, step)
+    if pointed(run / "latest") != here:
+        point(run / "latest", here)
+    if best is None:
+        (run / "best").unlink(missing_ok=True)
+    elif pointed(run / "best") != folder_of(run, best):
+        point(run / "best", folder_of(run, best))
+    for folder in reversed(folders_of(run)):
+        if step_of(folder) > step:
+            disk.set_aside(folder)
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
@@ -171,11 +243,3 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from None
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

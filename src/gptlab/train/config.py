@@ -38,9 +38,12 @@ class TrainConfig:
     """Seconds between checkpoints; None leaves it to the steps."""
     keep: int = 3
     """Newest checkpoints to keep; the best one is kept besides."""
+    keep_every_steps: int | None = None
+    """Steps between checkpoints that are written and kept for good; None keeps none of that kind."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_tokens", "micro_batch", "save_every_steps", "save_every_s", "keep"):
+        positive = ("save_every_steps", "save_every_s", "keep", "keep_every_steps")
+        for name in ("steps", "batch_tokens", "micro_batch", *positive):
             value = getattr(self, name)
             if value not in (None, "auto") and not value > 0:
                 raise ValueError(f"{name} = {value}: must be above 0")

@@ -10,13 +10,14 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from gptlab.errors import ConfigError
 
+T = TypeVar("T")
 DTypeName = Literal["auto", "float32", "tf32", "bfloat16", "float16"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 
@@ -45,6 +46,8 @@ class World:
     rank: int
     size: int
     device: torch.device
+    votes: dist.ProcessGroup | None = None
+    """For small agreements, which leave the device alone; None is the group that all else goes through."""
 
     @property
     def main(self) -> bool:
@@ -58,6 +61,22 @@ class World:
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
         dist.all_reduce(total)
         return total.tolist()
+
+    def count(self, *facts: bool) -> list[int]:
+        """Return in how many processes each fact is true; cheap enough for every micro-step."""
+        if self.size == 1:
+            return [int(fact) for fact in facts]
+        votes = torch.tensor(facts, dtype=torch.int32)
+        dist.all_reduce(votes, group=self.votes)
+        return votes.tolist()
+
+    def from_main(self, value: T) -> T:
+        """Return the first process's plain object."""
+        if self.size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values)
+        return values[0]
 
     def smallest(self, value: int) -> int:
         """Return the least of a number over all processes."""
@@ -107,7 +126,8 @@ def join_world(name: DeviceName) -> Generator[World]:
         return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=30))
     try:
-        yield World(dist.get_rank(), size, device)
+        votes = dist.new_group(backend="gloo") if device.type == "cuda" else None
+        yield World(dist.get_rank(), size, device, votes)
     finally:
         dist.destroy_process_group()
 
@@ -173,6 +193,15 @@ def peak_flops(device: torch.device, dtype: DTypeName) -> float | None:
     name = torch.cuda.get_device_name(device)
     half, tf32 = next((peak for key, peak in PEAK_FLOPS.items() if key in name), (None, None))
     return {"bfloat16": half, "float16": half, "tf32": tf32}.get(dtype)
+
+
+def seed_all(seed: int) -> None:
+    """Seed every random state, also those that nothing draws from yet: a checkpoint holds them all."""
+    import numpy as np
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

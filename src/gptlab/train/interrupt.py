@@ -1,11 +1,18 @@
-"""Being asked to stop: by a signal, or by the clock."""
+"""Being asked to stop, by a signal or by the clock, and stopping together."""
 
 import signal
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TypeVar
+
+from gptlab.errors import TrainError
+
+from .device import World
+
+T = TypeVar("T")
 
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
 
@@ -19,11 +26,13 @@ class Interrupt:
 
     def __init__(self, max_hours: float | None = None) -> None:
         self.reason: str | None = None
+        self.reserve_s = 0.0
+        """How long before the end of its time the run should stop, so that it can save."""
         self._deadline = None if max_hours is None else time.monotonic() + 3600 * max_hours
 
     def wanted(self) -> bool:
         """Say whether to stop, and keep the reason."""
-        if self.reason is None and self._deadline is not None and time.monotonic() > self._deadline:
+        if self.reason is None and self._deadline is not None and time.monotonic() > self._deadline - self.reserve_s:
             self.reason = "the time given with --max-hours is used up"
         return self.reason is not None
 
@@ -42,5 +51,48 @@ class Interrupt:
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         if self.reason is not None and number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a third need not wait for Python
             raise KeyboardInterrupt
         self.reason = signal.Signals(number).name
+
+
+def together(work: Callable[[Callable[[], bool]], T], world: World, interrupt: Interrupt) -> T | None:
+    """Do this process's share of a work, which all processes leave at the same moment.
+
+    Args:
+        work: calls what it is given before each batch, and ends early, in any way, when that says true. A call
+            is a round in which all processes vote; those that are done go on voting until all are.
+        world: the processes.
+        interrupt: who may want to stop.
+
+    Returns:
+        What `work` returned, or None in every process where one was asked to stop.
+
+    Raises:
+        TrainError: the work failed in another process; where it failed, its own error.
+    """
+    stopped = False
+
+    def vote(*, done: bool = False, failed: bool = False) -> int:
+        nonlocal stopped
+        wishes, finished, failures = world.count(interrupt.wanted(), done, failed)
+        if failures and not failed:
+            raise TrainError("another process could not do its share")
+        stopped = wishes > 0 and finished < world.size
+        return finished
+
+    def stop() -> bool:
+        vote()
+        return stopped
+
+    try:
+        result = work(stop)
+    except Exception:
+        if stopped:
+            return None
+        vote(done=True, failed=True)
+        raise
+    while not stopped:
+        if vote(done=True) == world.size:
+            return result
+    return None

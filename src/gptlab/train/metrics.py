@@ -9,9 +9,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from gptlab.errors import CheckpointError
+Row = dict[str, Any]
 
 FSYNC_EVERY_S = 5.0
+GOES_BACK = ("resume", "rollback")
+IDENTITY: dict[str, tuple[str, ...]] = {
+    "step": (),
+    "val": (),
+    "eval": ("task", "protocol", "shots", "n"),
+    "sample": ("prompt", "text"),
+}
+"""Kinds of rows, and what tells two rows of one step apart."""
 
 
 class MetricsLog:
@@ -57,29 +65,49 @@ class MetricsLog:
         self._synced = time.monotonic()
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Read a run's rows, each step of the run once.
+def read_rows(path: Path, complain: Callable[[str], None] | None = None) -> list[Row]:
+    """Read a run's rows in the order of their writing, each fact once.
 
-    What a run wrote after its last checkpoint is written again when it resumes there: a `resume` event takes
-    back the earlier rows of later steps. A last line that was cut short is not a row.
+    What a run wrote after a checkpoint is written again when it goes on from there: a `resume` or `rollback`
+    event takes back the rows of later steps above it, all but such events themselves. Of rows about the same the
+    last counts, in the place of the first. A line that is no row is passed over, as a kill may leave one.
 
-    Raises:
-        CheckpointError: a line in the middle is damaged.
+    Args:
+        path: a run's metrics.jsonl.
+        complain: is told of every line that was passed over.
     """
-    rows: list[dict[str, Any]] = []
+    kept: dict[tuple[Any, ...], Row] = {}
     lines = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines[:-1], 1):
-        try:
-            row = json.loads(line)
-            resumed = row["kind"] == "event" and row["event"] == "resume"
-        except (ValueError, KeyError, TypeError):
-            raise CheckpointError(
-                f"{path}: line {number} is damaged; delete that line to go on without it"
-            ) from None
-        if resumed:
-            rows = [old for old in rows if old.get("step", 0) <= row["step"] or old["kind"] == "event"]
-        rows.append(row)
-    return rows
+    for position, line in enumerate(lines[:-1], 1):
+        row = _row(line)
+        if row is None:
+            if complain is not None:
+                complain(f"{path}: line {position} is damaged and passed over")
+            continue
+        if row["kind"] == "event" and row.get("event") in GOES_BACK:
+            kept = {key: old for key, old in kept.items() if old["step"] <= row["step"] or key[0] == "note"}
+        kept[_subject(row, position)] = row
+    return list(kept.values())
+
+
+def _row(line: bytes) -> Row | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or not isinstance(row.get("kind"), str):
+        return None
+    step = row.get("step")
+    return row if isinstance(step, int) and not isinstance(step, bool) else None
+
+
+def _subject(row: Row, position: int) -> tuple[Any, ...]:
+    kind = row["kind"]
+    if kind == "event" and row.get("event") == "skip":
+        return "skip", row["step"]
+    if kind not in IDENTITY:
+        return "note", position
+    return kind, row["step"], *(json.dumps(row.get(key)) for key in IDENTITY[kind])
 
 
 def _end_of_last_line(text: bytes) -> int:

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Protocol
 
 import torch
@@ -49,6 +50,8 @@ class Gradient:
     """Mean over the batch's tokens, in nats."""
     norm: float
     """L2 norm of the gradient, before clipping."""
+    overflow: bool = False
+    """Whether it is not finite only because float16's scale is still too large for it."""
 
     @property
     def finite(self) -> bool:
@@ -99,30 +102,52 @@ class Updater:
         )
         self.micro_batch = self._first_micro_batch()
 
-    def gradient(self, first: int) -> Gradient:
-        """Gather the gradient of the batch that begins at sample `first`, clipped."""
+    def gradient(self, first: int, stop: Callable[[], bool]) -> Gradient | None:
+        """Gather the gradient of the batch that begins at sample `first`, clipped.
+
+        Args:
+            first: samples consumed before it.
+            stop: asked before each micro-batch, alike in all processes.
+
+        Returns:
+            None after a wish to stop: the batch is given up, and will be taken again from its start.
+        """
         self._model.train()
         n_token = self._config.batch_tokens
         nats = torch.zeros((), device=self._world.device)
-        for ids, targets, last in self._micro_batches(first):
+        micro_batches = self._micro_batches(first)
+        for _ in range(self._rounds):
+            if stop():
+                self.discard()
+                return None
             # DDP averages over processes; the shares may be unequal, so the sum is what must come out.
-            nats += self._backward(ids, targets, self._world.size / n_token, synchronise=last)
+            for ids, targets, last in islice(micro_batches, 1):
+                nats += self._backward(ids, targets, self._world.size / n_token, synchronise=last)
         self.scaler.unscale_(self._optimizer)
         bound = self._config.grad_clip if self._config.grad_clip is not None else math.inf
         norm = nn.utils.clip_grad_norm_(self._model.parameters(), bound).item()
-        (total,) = self._world.sum(nats.item())
-        return Gradient(total / n_token, norm)
+        # That of one process decides for all: their weights must stay the same.
+        total, lost = self._world.sum(nats.item(), not math.isfinite(norm))
+        found = Gradient(total / n_token, math.nan if lost else norm)
+        scaled = self.scaler.is_enabled() and not found.finite and self.scaler.get_scale() > 1
+        return replace(found, overflow=scaled and math.isfinite(found.loss))
 
     def update(self, gradient: Gradient) -> None:
         """Let the weights follow the gradient; stay where it is not finite."""
         if gradient.finite:
             self.scaler.step(self._optimizer)
-        self.scaler.update()
+        self.scaler.update()  # halves the scale of float16 where the gradient is not finite
         self.discard()
 
     def discard(self) -> None:
         """Forget the gradient."""
         self._optimizer.zero_grad(set_to_none=True)
+
+    @property
+    def _rounds(self) -> int:
+        """Micro-batches of the largest share: all processes vote that often, also those with one less."""
+        largest = math.ceil(self._config.batch_tokens // self._context / self._world.size)
+        return math.ceil(largest / self.micro_batch)
 
     def _micro_batches(self, first: int) -> Iterator[tuple[Tensor, Tensor, bool]]:
         for start in range(self._share.start, self._share.stop, self.micro_batch):

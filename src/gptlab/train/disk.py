@@ -1,0 +1,93 @@
+"""Files that are whole and on the disk, or not there at all.
+
+What carries the suffix ASIDE does not count: it is being written, or about to be deleted.
+"""
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+ASIDE = ".partial"
+PIECE_BYTES = 1 << 24  # large enough for the disk, small enough that the hash finds it in the cache
+# What drives answer that cannot force a folder to the disk, Windows' and some mounted ones; others need not be told.
+NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM, errno.EBADF}
+
+Piece = bytes | memoryview
+
+
+def write(path: Path, pieces: Iterable[Piece]) -> str:
+    """Write a file, force it to the disk, and return its sha256, which is taken on the way.
+
+    Raises:
+        OSError: the disk is full, or fails.
+    """
+    digest = hashlib.sha256()
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        for piece in pieces:
+            for start in range(0, len(piece), PIECE_BYTES):
+                left = memoryview(piece)[start : start + PIECE_BYTES]
+                digest.update(left)
+                while left:
+                    written = os.write(descriptor, left)
+                    if not written:
+                        raise OSError(errno.EIO, "nothing was written", str(path))
+                    left = left[written:]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return digest.hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Force a folder's names to the disk, where the drive can."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in NO_FOLDER_SYNC:
+            raise
+
+
+def aside(path: Path) -> Path:
+    """Return the name that a file or folder has until it counts."""
+    return path.with_name(path.name + ASIDE)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Give a small file another content; a reader finds the old one or the new one."""
+    write(aside(path), [text.encode()])
+    aside(path).replace(path)
+    sync_folder(path.parent)
+
+
+def remove(folder: Path) -> None:
+    """Delete a folder; one that is half deleted does not count."""
+    doomed = set_aside(folder) if folder.suffix != ASIDE else folder
+    shutil.rmtree(doomed)
+
+
+def set_aside(folder: Path) -> Path:
+    """Rename a folder so that it does not count, until somebody deletes it."""
+    doomed = aside(folder.with_name(folder.name + ".old"))
+    if doomed.exists():
+        shutil.rmtree(doomed)
+    return folder.rename(doomed)
+
+
+def free_bytes(folder: Path) -> int:
+    """Return what can still be written to the folder's drive."""
+    return shutil.disk_usage(folder).free
+
+
+def file_hash(path: Path) -> str:
+    """Return a file's sha256 in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

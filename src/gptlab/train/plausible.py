@@ -1,0 +1,53 @@
+"""What recipes of a size have been trained with; a run that leaves it is told so before it starts."""
+
+from collections.abc import Iterator
+
+from .optim import AdamWConfig
+from .schedule import ScheduleConfig
+
+DECAY_FLOOR = 0.1  # GPT-3 (section 2.3) and llm.c's GPT-2 end at a tenth and at zero, as recipes/ do
+RATES: dict[float, tuple[float, float]] = {
+    1e6: (5e-4, 2e-2),
+    20e6: (5e-4, 4e-3),
+    100e6: (5e-4, 2e-3),
+    200e6: (3e-4, 2.4e-3),
+    500e6: (1.5e-4, 2.4e-3),
+    1.1e9: (1.2e-4, 6e-4),
+    3e9: (8e-5, 4e-4),
+    20e9: (5e-5, 2.4e-4),
+}
+"""Parameters up to, and the lowest and highest peak learning rate of AdamW that is not remarkable.
+
+That is half of the lowest and twice the highest that is known to have trained such models: in GPT-3 (Brown et al.
+2020, https://arxiv.org/abs/2005.14165, table 2.1), in Pythia (Biderman et al. 2023,
+https://arxiv.org/abs/2304.01373, table 1), in recipes/, and below a million parameters in this repository's tests.
+At 4e-3 a user's model of 124M ended at a loss of 7.8.
+"""
+
+
+def warnings(
+    optim: AdamWConfig, schedule: ScheduleConfig, *, dtype: str, parameters: int, bfloat16: bool
+) -> Iterator[str]:
+    """Say in a line each what is outside of what is known to train well; it may still be right.
+
+    Args:
+        optim: the recipe's [optim].
+        schedule: the recipe's [schedule].
+        dtype: the number format of the products.
+        parameters: of the model.
+        bfloat16: whether the device computes in it.
+    """
+    low, high = next((rates for most, rates in RATES.items() if parameters <= most), (0.0, float("inf")))
+    if optim.name == "adamw" and not low <= optim.lr <= high:
+        fate = "it may diverge" if optim.lr > high else "it will learn slowly"
+        yield (
+            f"optim.lr = {optim.lr:g}: models of {parameters / 1e6:.3g}M parameters are trained with {low:g} to "
+            f"{high:g}; {fate}"
+        )
+    if schedule.name != "constant" and schedule.final_fraction > DECAY_FLOOR:
+        yield (
+            f"schedule.final_fraction = {schedule.final_fraction:g}: a decay that ends above {DECAY_FLOOR:g} leaves "
+            "loss on the table; recipes end between 0 and it"
+        )
+    if dtype == "float16" and bfloat16:
+        yield "train.dtype = float16: this device has bfloat16, which needs no scaling and does not overflow"

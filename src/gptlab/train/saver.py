@@ -1,0 +1,135 @@
+"""Saving beside training: a copy of the state while training waits, and all the rest in the background."""
+
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gptlab.errors import TrainError
+
+from . import checkpoint
+
+
+class Saver:
+    """Writes checkpoints one at a time; one that fails leaves those before it, and training goes on.
+
+    Leaving the context waits for the save under way, but not for somebody who wants to stop at once.
+
+    Args:
+        run: the run folder.
+        keep: how many of the newest checkpoints to keep.
+        keep_every: keep those of steps that this divides; None keeps none for that.
+        files: further files of every checkpoint, by name.
+    """
+
+    def __init__(self, run: Path, *, keep: int, keep_every: int | None, files: Mapping[str, bytes]) -> None:
+        self.saved: int | None = None
+        """The step of the last checkpoint that is whole."""
+        self.seconds = 0.0
+        """How long the slowest save took, from the copy to the end."""
+        self._run, self._keep, self._keep_every, self._files = run, keep, keep_every, files
+        self._buffers: dict[str, Tensor] = {}
+        self._thread: threading.Thread | None = None
+        self._failure: tuple[int, str] | None = None
+
+    def __enter__(self) -> "Saver":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None or issubclass(kind, Exception):
+            self.wait()
+
+    def start(
+        self,
+        state: Mapping[str, Any],
+        *,
+        model: Mapping[str, Tensor],
+        optimizer: Mapping[str, Tensor],
+        good: int | None = None,
+    ) -> None:
+        """Copy the state and save it in the background, after the save before it.
+
+        Args:
+            state: what `state.json` holds.
+            model: the parameters.
+            optimizer: the optimizer's tensors.
+            good: keep the newest checkpoint that is not past this step, whatever else goes.
+        """
+        self.wait()
+        began = time.monotonic()
+        parts = {"model": self._copy("model", model), "optimizer": self._copy("optimizer", optimizer)}
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        # A daemon, since a second SIGINT must not wait for it; half a checkpoint does not count anyway.
+        self._thread = threading.Thread(target=self._save, args=(state, parts, good, began), daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Wait for the save under way."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def failure(self) -> tuple[int, str] | None:
+        """Return the step and the reason of a save that failed, once."""
+        failure, self._failure = self._failure, None
+        return failure
+
+    def finish(self, step: int) -> None:
+        """Wait until the last checkpoint is whole.
+
+        Raises:
+            TrainError: it could not be written.
+        """
+        self.wait()
+        if self.saved != step:
+            _, reason = self._failure or (step, "unknown reason")
+            raise TrainError(
+                f"the checkpoint of step {step} could not be written ({reason}); the last whole one is that of "
+                f"step {self.saved}. Mend the disk and run the same command again to continue from there"
+            )
+
+    def prune(self, good: int | None = None) -> None:
+        """Delete the checkpoints that are not to be kept."""
+        checkpoint.prune(self._run, self._keep, every=self._keep_every, before=good)
+
+    def _copy(self, part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Copy tensors into buffers that the next save will use again."""
+        copies: dict[str, Tensor] = {}
+        for name, tensor in tensors.items():
+            buffer = self._buffers.get(f"{part}/{name}")
+            if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
+                buffer = torch.empty(
+                    tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=tensor.is_cuda
+                )
+                self._buffers[f"{part}/{name}"] = buffer
+            copies[name] = buffer.copy_(tensor.detach(), non_blocking=True)
+        return copies
+
+    def _save(
+        self,
+        state: Mapping[str, Any],
+        parts: Mapping[str, Mapping[str, Tensor]],
+        good: int | None,
+        began: float,
+    ) -> None:
+        try:
+            checkpoint.save(self._run, state, **parts, files=self._files)
+            self.saved = state["step"]
+            self.prune(good)
+        except Exception as error:  # whatever it is, it must not end the training
+            self._failure = state["step"], _reason(error)
+        self.seconds = max(self.seconds, time.monotonic() - began)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return f"{type(error).__name__}: {error}"
