@@ -32,6 +32,7 @@ from gptlab.eval.tasks import EvalConfig
 from gptlab.model.gpt import SIZES, ModelConfig
 from gptlab.sample import SampleConfig
 from gptlab.train.config import TrainConfig
+from gptlab.train.guard import GuardConfig
 from gptlab.train.mirrors import MirrorConfig
 from gptlab.train.optim import AdamWConfig
 from gptlab.train.schedule import ScheduleConfig
@@ -53,6 +54,8 @@ class RunConfig:
     """The optimizer."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     """The learning rate over the steps."""
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    """What is done when the loss runs away."""
     eval: EvalConfig = field(default_factory=EvalConfig)
     """What is measured on the way."""
     sample: SampleConfig = field(default_factory=SampleConfig)

@@ -36,18 +36,11 @@ from gptlab.page import (
     write,
 )
 from gptlab.progress import Progress
+from gptlab.train.metrics import IDENTITY, Row, read_rows
 
-Row = dict[str, Any]
 Metrics = dict[str, list[Row]]
 Group = tuple[str, str, int, int]
 
-IDENTITY: dict[str, tuple[str, ...]] = {
-    "step": (),
-    "val": (),
-    "eval": ("task", "protocol", "shots", "n"),
-    "sample": ("prompt", "text"),
-}
-"""Kinds of rows, and what tells two rows of one step apart."""
 ACCURACIES = {"acc": "stderr", "acc_norm": "stderr_norm"}
 CHANCE = {"hellaswag": 1 / hellaswag.CHOICES, "continuation": 1 / continuation.CHOICES}
 SMOOTH_FRACTION = 0.04
@@ -75,40 +68,22 @@ class Run:
 def read_metrics(run: Path) -> Metrics:
     """Read a run's rows by kind, in the order of their steps, each step once, `tokens` added where it lacks.
 
-    A resume supersedes what stands above it about later steps; of rows about the same the last one counts. A
-    line that is no row, as a kill leaves it, is passed over.
-
     Raises:
         ConfigError: the folder holds no metrics of a run.
     """
     path = run / "metrics.jsonl"
     if not path.is_file():
         raise ConfigError(f'run {run}: holds no metrics.jsonl; give a folder that "gptlab train --out" wrote')
-    events: list[Row] = []
-    kept: dict[tuple[Any, ...], Row] = {}
-    for line in path.read_bytes().splitlines():
-        row = _row(line)
-        if row.get("kind") == "event":
-            events.append(row)
-            if row.get("event") == "resume":
-                kept = {key: old for key, old in kept.items() if old["step"] <= row["step"]}
-        elif row.get("kind") in IDENTITY and "step" in row:
-            kept[row["kind"], row["step"], *map(row.get, IDENTITY[row["kind"]])] = row
+    rows = read_rows(path)
+    kept = [row for row in rows if row["kind"] in IDENTITY]
     if not kept:
         raise ConfigError(f"run {run}: metrics.jsonl holds no step of a run; give a run that has begun")
-    ordered = sorted(kept.values(), key=lambda row: row["step"])
+    ordered = sorted(kept, key=lambda row: row["step"])
     tokens = {row["step"]: row.get("tokens") for row in ordered if row["kind"] == "step"}
     for row in ordered:
         row.setdefault("tokens", tokens.get(row["step"], None if row["step"] else 0))
+    events = [row for row in rows if row["kind"] == "event"]
     return {kind: [row for row in ordered if row["kind"] == kind] for kind in IDENTITY} | {"event": events}
-
-
-def _row(line: bytes) -> Row:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return {}
-    return row if isinstance(row, dict) else {}
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:

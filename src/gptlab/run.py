@@ -11,30 +11,23 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from gptlab import __version__, recipe, saved
-from gptlab.data.batches import TrainBatches, Windows, validation_batches
+from gptlab.data.batches import TrainBatches, Windows
 from gptlab.data.manifest import Manifest
-from gptlab.data.tokenizer import Tokenizer
-from gptlab.errors import ConfigError, GptlabError
-from gptlab.eval import tasks
-from gptlab.eval.accuracy import Row, summarise
-from gptlab.eval.score import StopEvaluation, good_batch_tokens
-from gptlab.eval.validation import Loss, mean_loss
+from gptlab.errors import ConfigError
+from gptlab.evaluations import evaluations
 from gptlab.model.gpt import GPT
 from gptlab.model.size import Size, measure
 from gptlab.progress import quantity
 from gptlab.recipe import RunConfig
-from gptlab.sample import sample_text
-from gptlab.train import mirrors
+from gptlab.train import disk, mirrors
 from gptlab.train.device import (
     InFormat,
     World,
@@ -42,11 +35,11 @@ from gptlab.train.device import (
     describe,
     join_world,
     peak_flops,
+    seed_all,
     set_deterministic,
     set_matmul_precision,
 )
 from gptlab.train.drive import probe
-from gptlab.train.evaluation import Evaluation
 from gptlab.train.interrupt import Interrupt
 from gptlab.train.loop import Trainer
 from gptlab.train.metrics import MetricsLog
@@ -89,7 +82,7 @@ def train(
             _prepare_folder(out, config, world)
             _look_at_drive(out)
         world.barrier()
-        at = trainer.progress
+        at = trainer.state
         with _open_log(config, out, at.step) if world.main else nullcontext(_Silent()) as log:
             if resumed or changed is not None:
                 log.write("event", event="resume", step=at.step, changed=changed or {}, processes=world.size)
@@ -121,6 +114,9 @@ class _Silent(MetricsLog):
     def write(self, kind: str, **row: Any) -> None:
         pass
 
+    def sync(self) -> None:
+        pass
+
 
 def build(config: RunConfig, out: Path, world: World, interrupt: Interrupt) -> Trainer:
     """Put a run's parts together; nothing is written."""
@@ -144,7 +140,7 @@ def build(config: RunConfig, out: Path, world: World, interrupt: Interrupt) -> T
     set_deterministic(deterministic if deterministic is not None else world.device.type == "cpu")
     dtype = choose_dtype(config.train.dtype, world.device)
     set_matmul_precision(dtype)
-    torch.manual_seed(config.train.seed)
+    seed_all(config.train.seed)
     model = GPT(config.model).to(world.device)
 
     peak = peak_flops(world.device, dtype)
@@ -154,6 +150,7 @@ def build(config: RunConfig, out: Path, world: World, interrupt: Interrupt) -> T
         batches=TrainBatches(windows, config.train.seed),
         rate=lambda step: config.optim.lr * rate(config.schedule, step, config.train.steps),
         config=config.train,
+        guard=config.guard,
         dtype=dtype,
         context=config.model.context,
         world=world,
@@ -164,8 +161,8 @@ def build(config: RunConfig, out: Path, world: World, interrupt: Interrupt) -> T
             "seed": config.train.seed,
             "data": manifest.fingerprint,
         },
-        write_more=tokenizer.save,
-        evaluations=_evaluations(
+        files=tokenizer.files,
+        evaluations=evaluations(
             config, model, InFormat(model, dtype, world.device), tokenizer, held_out, world, interrupt
         ),
         evaluate_every=config.eval.every_steps,
@@ -173,93 +170,6 @@ def build(config: RunConfig, out: Path, world: World, interrupt: Interrupt) -> T
         peak_flops=peak * world.size if peak is not None else None,
         interrupt=interrupt,
     )
-
-
-def _evaluations(
-    config: RunConfig,
-    model: GPT,
-    logits: InFormat,
-    tokenizer: Tokenizer,
-    held_out: Windows,
-    world: World,
-    interrupt: Interrupt,
-) -> list[Evaluation]:
-    rows = max(1, good_batch_tokens(world.device) // config.model.context)
-    # With several processes, all must leave an evaluation together: they are asked after it.
-    stop = interrupt.wanted if world.size == 1 else None
-
-    def validate() -> list[dict[str, Any]]:
-        batches = validation_batches(
-            held_out, rows, config.eval.val_tokens, rank=world.rank, processes=world.size
-        )
-        loss = mean_loss(
-            logits,
-            batches,
-            device=world.device,
-            token_bytes=tokenizer.token_bytes,
-            stop=stop,
-            quiet=not world.main,
-        )
-        nats, tokens, text_bytes = world.sum(loss.nats, loss.tokens, loss.text_bytes or 0)
-        total = Loss(nats, int(tokens), int(text_bytes))
-        return [{"loss": total.per_token, "bits_per_byte": total.bits_per_byte}]
-
-    def score(task: tasks.Task) -> list[dict[str, Any]]:
-        own, cut = list[Row](), 0
-        if task.items:
-            accuracy = task.evaluate(logits, device=world.device, stop=stop, quiet=not world.main).accuracy
-            own, cut = accuracy.rows, accuracy.truncated
-        rows: list[Row] = [{**row, "i": world.rank + world.size * row["i"]} for row in own]
-        rows = sorted(world.gather(rows), key=lambda row: row["i"])
-        (truncated,) = world.sum(cut)
-        accuracy = summarise(rows, int(truncated))
-        return [tasks.Result(task.name, task.protocol, task.shots, accuracy).metrics()]
-
-    def write() -> list[dict[str, Any]]:
-        options = config.sample
-        return [
-            {"prompt": prompt, "text": text}
-            for prompt in (options.prompts if world.main else ())
-            for text in sample_text(model, tokenizer, prompt, **options.options())
-        ]
-
-    def unless_stopped(
-        measure: Callable[[], list[dict[str, Any]]],
-    ) -> Callable[[], list[dict[str, Any]] | None]:
-        def measured() -> list[dict[str, Any]] | None:
-            try:
-                return measure()
-            except StopEvaluation:
-                return None
-            except GptlabError as error:
-                # A model that has diverged for a while is the loop's affair; what cannot be measured is left out.
-                print(f"not measured: {error}", flush=True)
-                return []
-
-        return measured
-
-    file = config.eval.hellaswag_file
-    built = [
-        tasks.build(
-            name,
-            tokenizer=tokenizer,
-            context=config.model.context,
-            data=Path(config.data.path),
-            file=Path(file) if file is not None else None,
-            protocol=config.eval.protocol,
-            limit=config.eval.limit,
-        )
-        for name in config.eval.tasks
-    ]
-    # Every process has its share of the items, which are made once and asked many times.
-    built = [replace(task, items=list(task.items[world.rank :: world.size])) for task in built]
-    evaluations = [Evaluation("val", "val", unless_stopped(validate))]
-    evaluations += [
-        Evaluation("eval", task.name, unless_stopped(lambda task=task: score(task))) for task in built
-    ]
-    if config.sample.prompts:
-        evaluations.append(Evaluation("sample", "sample", unless_stopped(write)))
-    return evaluations
 
 
 def _start_from(folder: str, model: GPT, config: RunConfig) -> None:
@@ -281,7 +191,8 @@ def _start_from(folder: str, model: GPT, config: RunConfig) -> None:
 def _compare(own: Path, config: RunConfig, out: Path) -> dict[str, Any] | None:
     """Return what the recipe changes in an existing run; None for a new one."""
     if not own.is_file():
-        if out.is_dir() and any(out.iterdir()):
+        # What a kill in the first moments left is no reason not to start.
+        if out.is_dir() and any(file.suffix != disk.ASIDE for file in out.iterdir()):
             raise ConfigError(f"--out {out}: holds files, but no run; choose a new folder")
         return None
     changed = recipe.differences(recipe.load([own]), config)
@@ -295,7 +206,7 @@ def _compare(own: Path, config: RunConfig, out: Path) -> dict[str, Any] | None:
 
 def _prepare_folder(out: Path, config: RunConfig, world: World) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    (out / "config.toml").write_text(recipe.to_toml(config), encoding="utf-8")
+    disk.replace_text(out / "config.toml", recipe.to_toml(config))
     environment = out / "environment.json"
     if environment.is_file():
         return
@@ -311,7 +222,7 @@ def _prepare_folder(out: Path, config: RunConfig, world: World) -> None:
         "command": sys.argv,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
-    environment.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    disk.replace_text(environment, json.dumps(facts, indent=1) + "\n")
 
 
 def _look_at_drive(out: Path) -> None:
@@ -348,11 +259,11 @@ def _announce(config: RunConfig, trainer: Trainer, *, resumed: bool, changed: Ma
     for key, (before, after) in changed.items():
         print(f"changed since the run began: {key} was {before}, is {after}")
     if resumed:
-        print(f"continuing after step {trainer.progress.step} of {config.train.steps}", flush=True)
+        print(f"continuing after step {trainer.state.step} of {config.train.steps}", flush=True)
 
 
 def _say_goodbye(status: str, out: Path, trainer: Trainer) -> None:
-    at = trainer.progress
+    at = trainer.state
     if status == "interrupted":
         reason = trainer.interrupt.reason
         print(f"interrupted after step {at.step} ({reason}); saved. Run the same command again to continue.")

@@ -11,10 +11,11 @@ from typing import Protocol, Required, TypedDict, Unpack
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import CheckpointError, ConfigError
+from gptlab.memory import in_parts
 from gptlab.model.attention import LayerCache
 from gptlab.model.gpt import GPT
 
@@ -186,8 +187,22 @@ def stream(
 def generate(
     model: GPT | Readable, ids: Tensor | Sequence[int], **options: Unpack[SampleOptions]
 ) -> Int[Tensor, "rows time"]:
-    """Return the prompts with their continuations, a row a sample; options and errors as in `stream`."""
-    columns = torch.stack(list(stream(model, ids, **options)), 1)
+    """Return the prompts with their continuations, a row a sample; options and errors as in `stream`.
+
+    Where memory runs out, the samples are written in halves; their draws are then others.
+    """
+    seed, stop_id = options.get("seed"), options.get("stop_id")
+
+    def some(numbers: Sequence[int]) -> Tensor:
+        own = seed + numbers[0] if seed is not None and numbers else seed
+        part: SampleOptions = {**options, "samples": len(numbers), "seed": own}
+        columns = torch.stack(list(stream(model, ids, **part)), 1)
+        return columns.unflatten(0, (-1, len(numbers)))
+
+    parts = [rows for _, rows in in_parts(some, range(options.get("samples", 1)))]
+    width = max(part.shape[-1] for part in parts)  # one ends with its last row
+    padded = [nn.functional.pad(part, (0, width - part.shape[-1]), value=stop_id) for part in parts]
+    columns = torch.cat(padded, 1).flatten(0, 1)
     prompts = torch.as_tensor(ids).to(columns)
     prompts = prompts.reshape(-1, prompts.shape[-1]).repeat_interleave(options.get("samples", 1), 0)
     return torch.cat((prompts, columns), 1)

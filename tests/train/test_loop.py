@@ -8,7 +8,7 @@ import torch
 
 from gptlab import recipe, run
 from gptlab.errors import CheckpointError, ConfigError, TrainError
-from gptlab.train import checkpoint, loop, step
+from gptlab.train import checkpoint, step
 from gptlab.train.device import World
 from gptlab.train.interrupt import Interrupt
 from gptlab.train.metrics import read_rows
@@ -114,16 +114,15 @@ def test_out_of_memory_names_the_flag(tiny_recipe, tmp_path, torch_settings):
     trainer = build(tiny_recipe, tmp_path, {"train": {"micro_batch": 4}})
     trainer.updater.objective = TooLarge(trainer.updater.objective)
     with pytest.raises(TrainError, match=r"train\.micro_batch = 4"):
-        trainer.updater.gradient(0)
+        trainer.updater.gradient(0, lambda: False)
 
 
 def test_updates_that_are_not_finite_are_skipped_then_refused(train, tmp_path, monkeypatch):
     whole = step.next_token_loss
     monkeypatch.setattr(step, "next_token_loss", lambda *a, **k: whole(*a, **k) * float("nan"))
-    monkeypatch.setattr(loop, "NONFINITE_PATIENCE", 3)
     out = tmp_path / "run"
     with pytest.raises(TrainError, match="3 times in a row"):
-        train(out)
+        train(out, {"guard": {"patience": 3}})
     assert [row["step"] for row in rows(out, "event") if row["event"] == "skip"] == [1, 2, 3]
 
 

@@ -8,15 +8,18 @@ Axes: B batch, T time, N predicted tokens, U places of prediction, V vocabulary.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Bool, Float32, Int
 from torch import Tensor
 
 from gptlab.eval import tree
 from gptlab.eval.item import Pair
+from gptlab.memory import in_parts
 
 Logits = Callable[[Tensor], Tensor]  # ids_BT -> logits_BTV
 Stop = Callable[[], bool]
@@ -90,13 +93,9 @@ def log_likelihoods(
     sums, misses = np.zeros(len(pairs)), np.zeros(len(pairs))
     for part in tree.batches(rows, batch_tokens or good_batch_tokens(device)):
         heed(stop)
-        batch = tree.batch(part)
-        log_probs_N, greedy_N = predictions(
-            logits, _outputs(logits, batch, device), batch.cells_N.to(device), batch.targets_N.to(device)
-        )
-        numbers = batch.pairs_N.numpy()
-        sums += np.bincount(numbers, log_probs_N.double().cpu().numpy(), len(pairs))
-        misses += np.bincount(numbers, ~greedy_N.cpu().numpy(), len(pairs))
+        for _, (numbers, log_probs, missed) in in_parts(partial(_score, logits, device), part):
+            sums += np.bincount(numbers, log_probs, len(pairs))
+            misses += np.bincount(numbers, missed, len(pairs))
         if advance is not None:
             advance(sum(len(row.pairs) for row in part))
     return [
@@ -108,6 +107,17 @@ def log_likelihoods(
         )
         for pair, total, missed in zip(pairs, sums, misses, strict=True)
     ]
+
+
+def _score(
+    logits: Any, device: torch.device | str, rows: Sequence[tree.Row]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Return, for every token predicted in a few rows, its pair, its log-probability, and whether another has more."""
+    batch = tree.batch(rows)
+    log_probs_N, greedy_N = predictions(
+        logits, _outputs(logits, batch, device), batch.cells_N.to(device), batch.targets_N.to(device)
+    )
+    return batch.pairs_N.numpy(), log_probs_N.double().cpu().numpy(), ~greedy_N.cpu().numpy()
 
 
 def _outputs(logits: Any, batch: tree.Batch, device: torch.device | str) -> Tensor:

@@ -1,8 +1,9 @@
 """Validation loss: the mean cross entropy of held-out text, per token and per byte."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from gptlab.errors import TaskError
 from gptlab.eval.score import Logits, Stop, heed, outputs, predictions
+from gptlab.memory import in_parts
 from gptlab.progress import Progress
 
 
@@ -45,6 +47,15 @@ class Loss:
         return self.nats / math.log(2) / self.text_bytes if self.text_bytes else None
 
 
+def _nats(logits: Logits, device: torch.device | str, rows: Sequence[tuple[Tensor, Tensor]]) -> float:
+    """Return the summed cross entropy of a few rows of ids and targets."""
+    ids_BT = torch.stack([ids for ids, _ in rows]).to(device)
+    targets_N = torch.cat([targets for _, targets in rows]).to(device)
+    places_N = torch.arange(len(targets_N), device=device)
+    log_probs_N, _ = predictions(logits, outputs(logits, ids_BT), places_N, targets_N)
+    return -log_probs_N.double().sum().item()
+
+
 @torch.inference_mode()
 def mean_loss(
     logits: Logits,
@@ -72,11 +83,9 @@ def mean_loss(
     with Progress("validating", None, " tokens", quiet=quiet) as progress:
         for ids_BT, targets_BT in batches:
             heed(stop)
+            rows = list(zip(ids_BT, targets_BT, strict=True))
+            nats += sum(part for _, part in in_parts(partial(_nats, logits, device), rows))
             targets_N = targets_BT.flatten()
-            places_N = torch.arange(len(targets_N), device=device)
-            outputs_BTX = outputs(logits, ids_BT.to(device))
-            log_probs_N, _ = predictions(logits, outputs_BTX, places_N, targets_N.to(device))
-            nats -= log_probs_N.double().sum().item()
             tokens += len(targets_N)
             if token_bytes is not None:
                 text_bytes += int(token_bytes[targets_N.cpu().numpy()].sum())

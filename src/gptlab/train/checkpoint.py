@@ -165,17 +165,18 @@ def load(folder: Path) -> Checkpoint:
     return Checkpoint(folder, state)
 
 
-def newest(run: Path, complain: Callable[[str], None]) -> Checkpoint | None:
+def newest(run: Path, complain: Callable[[str], None], at_most: int | None = None) -> Checkpoint | None:
     """Return the newest checkpoint that is whole; None where there is none at all.
 
     Args:
         run: the run folder.
         complain: is told of every newer one that had to be passed over.
+        at_most: pass over those of later steps, without a word.
 
     Raises:
         CheckpointError: there are checkpoints and all of them are damaged.
     """
-    folders = folders_of(run)
+    folders = [folder for folder in folders_of(run) if at_most is None or step_of(folder) <= at_most]
     for folder in reversed(folders):
         try:
             return load(folder)
@@ -205,14 +206,14 @@ def prune(run: Path, keep: int, *, every: int | None = None, before: int | None 
         run: the run folder.
         keep: how many of the newest to keep, besides those that RUN/best and RUN/latest name.
         every: keep those of steps that this divides.
-        before: keep the newest one that is not past this step.
+        before: keep the newest one that is not past this step, or else the oldest.
     """
     folders = folders_of(run)
     kept = {pointed(run / "best"), pointed(run / "latest"), *folders[-keep:]}
     if every is not None:
         kept |= {folder for folder in folders if step_of(folder) % every == 0}
     if before is not None:
-        kept |= {*[folder for folder in folders if step_of(folder) <= before][-1:]}
+        kept |= {*([folder for folder in folders if step_of(folder) <= before][-1:] or folders[:1])}
     for folder in (run / "checkpoints").glob("step_*"):
         if folder not in kept and (_counts(folder) or folder.suffix == disk.ASIDE):
             disk.remove(folder)

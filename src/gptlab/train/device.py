@@ -46,7 +46,7 @@ class World:
     rank: int
     size: int
     device: torch.device
-    votes: dist.ProcessGroup | None = None
+    votes: Any = None
     """For small agreements, which leave the device alone; None is the group that all else goes through."""
 
     @property

@@ -9,6 +9,7 @@ from gptlab.progress import duration
 
 from .device import World
 from .metrics import MetricsLog, read_rows
+from .record import Record
 
 
 @dataclass(frozen=True)
@@ -18,20 +19,23 @@ class Evaluation:
     kind: str
     name: str
     run: Callable[[], list[dict[str, Any]] | None]
-    """Returns the rows; None when it was cut short by a wish to stop."""
+    """Returns the rows, alike in all processes; None when it was cut short by a wish to stop."""
+    rows: int = 1
+    """How many rows it is on record with."""
 
 
 def evaluate(
-    evaluations: Sequence[Evaluation], *, step: int, tokens: int, log: MetricsLog, world: World
+    evaluations: Sequence[Evaluation], *, step: int, tokens: int, record: Record, world: World
 ) -> float | None:
     """Measure all that is not yet on record for this step.
 
     Returns:
         The validation loss, where it is on record and a number; in the first process only.
     """
-    known = set(world.gather(_known(log, step) if world.main else []))
+    log = record.log
+    known = world.from_main(_known(log, step) if world.main else [])
     for evaluation in evaluations:
-        if (evaluation.kind, evaluation.name) in known:
+        if known.count((evaluation.kind, evaluation.name)) >= evaluation.rows:
             continue
         began = time.monotonic()
         rows = evaluation.run()
@@ -40,10 +44,10 @@ def evaluate(
         if world.main:
             for row in rows:
                 log.write(evaluation.kind, step=step, tokens=tokens, **row)
-                print(f"step {step} | {evaluation.name} | {_brief(row)}", flush=True)
+                record.say(f"step {step} | {evaluation.name} | {_brief(row)}")
             if time.monotonic() - began > 60:
                 took = duration(time.monotonic() - began)
-                print(f"step {step} | {evaluation.name} took {took}", flush=True)
+                record.say(f"step {step} | {evaluation.name} took {took}")
     if not world.main:
         return None
     log.sync()

@@ -75,7 +75,9 @@ class Guard:
         if not gradient.finite:
             complaint = "loss or gradient is not finite"
         elif gradient.loss > self._bound():
-            complaint = f"loss {gradient.loss:.4f} is far above the {statistics.median(self._losses):.4f} before"
+            complaint = (
+                f"loss {gradient.loss:.4f} is far above the {statistics.median(self._losses):.4f} before"
+            )
         else:
             self._losses.append(gradient.loss)
             self.bad = 0

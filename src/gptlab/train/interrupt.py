@@ -32,7 +32,11 @@ class Interrupt:
 
     def wanted(self) -> bool:
         """Say whether to stop, and keep the reason."""
-        if self.reason is None and self._deadline is not None and time.monotonic() > self._deadline - self.reserve_s:
+        if (
+            self.reason is None
+            and self._deadline is not None
+            and time.monotonic() > self._deadline - self.reserve_s
+        ):
             self.reason = "the time given with --max-hours is used up"
         return self.reason is not None
 

@@ -1,6 +1,6 @@
 """The training loop. It knows no data set, no task and no architecture by name.
 
-A step: save and evaluate if due; gather the gradient; update; record.
+A step: save and evaluate if due; gather the gradient; update; record; go back if it has been bad for long.
 """
 
 import time
@@ -11,29 +11,22 @@ from typing import Any, Literal
 
 import torch
 
-from gptlab.errors import CheckpointError, TrainError
+from gptlab.errors import TrainError
 from gptlab.model.gpt import GPT
-from gptlab.progress import StatusLine, duration, quantity
 
-from . import checkpoint
+from . import checkpoint, skip
+from .checkpoint import Checkpoint
 from .config import TrainConfig
-from .device import DTypeName, World, random_state, restore_random_state
+from .device import DTypeName, World
 from .evaluation import Evaluation, evaluate
+from .guard import Guard, GuardConfig
 from .interrupt import Interrupt
 from .metrics import MetricsLog
-from .optim import load_optimizer_state, optimizer_state, set_rate
-from .step import Batches, Gradient, Updater
-
-NONFINITE_PATIENCE = 20  # float16's scale may need to halve that often before the first good step
-
-
-@dataclass
-class Progress:
-    """Where a run stands."""
-
-    step: int = 0
-    tokens: int = 0
-    best: dict[str, Any] | None = None
+from .optim import set_rate
+from .record import Record
+from .saver import Saver
+from .state import State
+from .step import Batches, Updater
 
 
 @dataclass
@@ -46,12 +39,13 @@ class Trainer:
         batches: the training sequences.
         rate: learning rate of the update after a number of updates.
         config: the recipe's [train].
+        guard: the recipe's [guard].
         dtype: the number format that `config.dtype` stands for here.
         context: tokens of a sequence.
         world: the processes.
-        run: the run folder, which exists.
-        identity: what a checkpoint says of the model and its tokenizer; resuming demands the same.
-        write_more: puts further files into a checkpoint.
+        run: the run folder.
+        identity: what a checkpoint says of the model, its tokenizer and its data; resuming demands the same.
+        files: further files of every checkpoint, by name.
         evaluations: measured at step 0, every `evaluate_every` steps and at the end.
         evaluate_every: in steps.
         flops_per_token: of a forward and a backward pass.
@@ -64,12 +58,13 @@ class Trainer:
     batches: Batches
     rate: Callable[[int], float]
     config: TrainConfig
+    guard: GuardConfig
     dtype: DTypeName
     context: int
     world: World
     run: Path
     identity: Mapping[str, Any]
-    write_more: Callable[[Path], None]
+    files: Mapping[str, bytes]
     evaluations: Sequence[Evaluation]
     evaluate_every: int
     flops_per_token: float
@@ -77,19 +72,30 @@ class Trainer:
     interrupt: Interrupt
 
     def __post_init__(self) -> None:
-        self.progress = Progress()
+        skipping = skip.Skipping(self.batches)
         self.updater = Updater(
             self.model,
             self.optimizer,
-            self.batches,
+            skipping,
             config=self.config,
             dtype=self.dtype,
             context=self.context,
             world=self.world,
         )
-        self._saved_at: int | None = None
+        self.state = State(
+            self.model,
+            self.optimizer,
+            self.updater.scaler,
+            Guard(self.guard),
+            skipping,
+            identity=self.identity,
+            context=self.context,
+            world=self.world,
+        )
+        self.saver = Saver(
+            self.run, keep=self.config.keep, keep_every=self.config.keep_every_steps, files=self.files
+        )
         self._saved_time = time.monotonic()
-        self._nonfinite = 0
 
     def resume(self) -> bool:
         """Take up the newest whole checkpoint of the run folder; say whether there was one.
@@ -97,155 +103,192 @@ class Trainer:
         Raises:
             CheckpointError: it belongs to another model, tokenizer or data.
         """
-        found = checkpoint.newest(self.run, self._say)
+        found = self._find()
         if found is None:
             return False
-        state = found.state
-        for key, value in self.identity.items():
-            if state.get(key) != value:
-                name, saved, wanted = _first_difference(key, state.get(key), value)
-                raise CheckpointError(
-                    f"{found.folder}: its {name} is {saved}, the recipe's is {wanted}; "
-                    "continue with the run's own config.toml, or choose another --out"
-                )
-        try:
-            self.model.load_state_dict(found.model())
-        except RuntimeError as error:
-            raise CheckpointError(f"{found.folder}: not this model's weights ({error})") from None
-        load_optimizer_state(self.optimizer, self.model, found.optimizer())
-        restore_random_state(state["random"], self.world.device)
-        if state["scaler"] and self.updater.scaler.is_enabled():
-            self.updater.scaler.load_state_dict(state["scaler"])
-        if self.config.micro_batch == "auto" and state["processes"] == self.world.size:
-            self.updater.micro_batch = state["micro_batch"]
-        self.progress = Progress(state["step"], state["tokens"], state["best"])
-        self._saved_at = self.progress.step
+        self.state.check(found)
+        self._take_up(found)
+        if self.config.micro_batch == "auto" and found.state["processes"] == self.world.size:
+            self.updater.micro_batch = found.state["micro_batch"]
         return True
 
+    def _find(self, at_most: int | None = None) -> Checkpoint | None:
+        """Find the newest whole checkpoint, the same one in all processes."""
+        main = self.world.main
+        found = checkpoint.newest(self.run, print, at_most=at_most) if main else None
+        step = self.world.from_main(None if found is None else found.state["step"])
+        return found if main or step is None else checkpoint.load(checkpoint.folder_of(self.run, step))
+
+    def _take_up(self, found: Checkpoint) -> None:
+        self.state.take_up(found)
+        self.saver.saved = self.state.step
+
     def fit(self, log: MetricsLog) -> Literal["finished", "interrupted"]:
-        """Train until the last step, or until somebody wants to stop; either way the work is saved."""
-        at, steps = self.progress, self.config.steps
-        console = StatusLine()
-        self.updater.fit_micro_batch(self._say)
-        start = time.monotonic()
-        first = at.step
+        """Train until the last step, or until somebody wants to stop; either way the work is saved.
+
+        Raises:
+            TrainError: the loss is beyond help, the memory too small, or the last checkpoint cannot be written.
+        """
+        record = Record(
+            log,
+            self.world,
+            steps=self.config.steps,
+            step=self.state.step,
+            batch_tokens=self.config.batch_tokens,
+            flops_per_token=self.flops_per_token,
+            peak_flops=self.peak_flops,
+        )
+        self.updater.fit_micro_batch(record.say)
+        with self.saver:
+            return self._fit(record)
+
+    def _fit(self, record: Record) -> Literal["finished", "interrupted"]:
+        at = self.state
         stop = False
         while True:
-            done = at.step >= steps
+            done = at.step >= self.config.steps
             due = done or at.step % self.evaluate_every == 0
             if self._save_is_due(due):
-                self._save()
+                self._save(record)
             if due and not stop:
-                console.clear()
-                self._evaluate(log)
+                self._evaluate(record)
                 stop = self._stop()
-            if done and not stop:
-                return "finished"
+            if done or stop:
+                self._save_at_last(record)
             if stop:
-                self._save()
                 reason = self.interrupt.reason or "another process was asked to stop"
-                if self.world.main:
-                    log.write("event", event="signal", step=at.step, reason=reason)
+                record.event("signal", at.step, reason=reason)
                 return "interrupted"
+            if done:
+                return "finished"
 
             began = time.monotonic()
             lr = self.rate(at.step)
             set_rate(self.optimizer, lr)
-            gradient = self.updater.gradient(at.tokens // self.context)
+            gradient = self.updater.gradient(at.sample, self._stop)
+            if gradient is None:
+                stop = True
+                continue
             self.updater.update(gradient)
-            stop = self._stop()
-            step_s = time.monotonic() - began
-
+            complaint = at.guard.judge(gradient, step=at.step, sample=at.sample)
             at.step += 1
             at.tokens += self.config.batch_tokens
-            if self.world.main:
-                speed = self.config.batch_tokens / step_s
-                mfu = speed * self.flops_per_token / self.peak_flops if self.peak_flops else None
-                row = {"loss": gradient.loss, "grad_norm": gradient.norm, "lr": lr, "step_s": step_s}
-                log.write("step", step=at.step, tokens=at.tokens, **row, tokens_per_s=speed, mfu=mfu)
-                left = (time.monotonic() - start) / (at.step - first) * (steps - at.step)
-                console.show(
-                    f"step {at.step}/{steps} | loss {gradient.loss:.4f} | lr {lr:.2e} | "
-                    f"{quantity(speed, ' tokens')}/s | "
-                    f"MFU {f'{100 * mfu:.1f} %' if mfu else 'unknown'} | ETA {duration(left)}",
-                    final=at.step == steps,
-                )
-            self._guard(log, gradient)
+            record.step(at.step, at.tokens, gradient, lr=lr, step_s=time.monotonic() - began)
+            self._look_at_saver(record)
+            if complaint is not None:
+                samples = self._numbers(at.sample - self.config.batch_tokens // self.context)
+                record.event("skip", at.step, reason=complaint, samples=samples, skipped=at.guard.skipped)
+            if at.guard.exhausted:
+                self._go_back(record, f"{complaint}, {at.guard.bad} times in a row")
 
     def _stop(self) -> bool:
-        return self.world.sum(self.interrupt.wanted())[0] > 0
+        return self.world.count(self.interrupt.wanted())[0] > 0
 
-    def _guard(self, log: MetricsLog, gradient: Gradient) -> None:
-        """Record an update that was left out, and give up after too many in a row."""
-        if gradient.finite:
-            self._nonfinite = 0
-            return
-        self._nonfinite += 1
-        step = self.progress.step
-        if self.world.main:
-            log.write("event", event="skip", step=step, reason="loss or gradient is not finite")
-        if self._nonfinite >= NONFINITE_PATIENCE:
-            raise TrainError(
-                f"step {step}: loss or gradient was not finite {self._nonfinite} times in a row; "
-                f"continue from {self.run}/latest with a lower --optim.lr or --train.dtype bfloat16"
+    def _numbers(self, first: int) -> skip.Range:
+        """Return the numbers of the first and the last of the samples consumed after `first` others."""
+        before = self.state.batches.skip
+        return skip.number(first, before), skip.number(self.state.sample - 1, before)
+
+    def _go_back(self, record: Record, complaint: str) -> None:
+        """Take up a checkpoint from before the trouble, and step over the samples around it.
+
+        Raises:
+            TrainError: there is none, or the run went back too often.
+        """
+        at, guard = self.state, self.state.guard
+        self.saver.wait()
+        step, sample = guard.since
+        found = None
+        if guard.rollbacks < self.guard.rollbacks:
+            # One from a while before the trouble, if there is one: what led to it may have come before it.
+            found = self._find(guard.good) or self._find(step)
+        if found is None:
+            tried = (
+                f"after {guard.rollbacks} rollbacks"
+                if guard.rollbacks
+                else "with no checkpoint to go back to"
             )
+            raise TrainError(
+                f"step {at.step}: {complaint}, {tried}; continue from {self.run}/latest with a lower --optim.lr "
+                "or --train.dtype bfloat16"
+            )
+        before = self.guard.patience * self.config.batch_tokens // self.context
+        samples = self._numbers(max(sample - before, found.state["sample"]))
+        ranges = skip.joined([*at.batches.skip, samples])
+        left, skipped, rollbacks = at.step, guard.skipped, guard.rollbacks + 1
+        self._take_up(found)
+        at.batches.skip, guard.skipped, guard.rollbacks = ranges, skipped, rollbacks
+        record.event("rollback", at.step, reason=complaint, left=left, samples=samples)
+        record.say(
+            f"step {left}: {complaint}; back to step {at.step}, and over samples {samples[0]} to {samples[1]}"
+        )
 
-    def _evaluate(self, log: MetricsLog) -> None:
+    def _evaluate(self, record: Record) -> None:
         """Measure, and note whether it is the best so far."""
-        at = self.progress
+        at = self.state
         self.model.eval()
-        loss = evaluate(self.evaluations, step=at.step, tokens=at.tokens, log=log, world=self.world)
-        if not self.world.main:
+        loss = evaluate(self.evaluations, step=at.step, tokens=at.tokens, record=record, world=self.world)
+        if not at.step or loss is None or (at.best is not None and loss >= at.best["loss"]):
             return
-        if at.step and loss is not None and (at.best is None or loss < at.best["loss"]):
+        self.saver.wait()
+        if self.saver.saved == at.step:  # else there is nothing to point at
             at.best = {"step": at.step, "loss": loss}
-            checkpoint.point(self.run / "best", self.run / "checkpoints" / f"step_{at.step:08d}")
-        checkpoint.prune(self.run, self.config.keep)
+            checkpoint.point(self.run / "best", checkpoint.folder_of(self.run, at.step))
 
     def _save_is_due(self, evaluating: bool) -> bool:
-        step, config = self.progress.step, self.config
-        every, seconds = config.save_every_steps, config.save_every_s
+        step, config = self.state.step, self.config
+        every = (config.save_every_steps, config.keep_every_steps)
+        seconds = config.save_every_s
         return step > 0 and (
             evaluating
-            or (every is not None and step % every == 0)
+            or any(number is not None and step % number == 0 for number in every)
             or (seconds is not None and time.monotonic() - self._saved_time > seconds)
         )
 
-    def _save(self) -> None:
-        at = self.progress
-        if self._saved_at == at.step:
+    def _save(self, record: Record) -> None:
+        """Begin to save, unless this step is saved already."""
+        at = self.state
+        if not self.world.main:
             return
-        if self.world.main:
-            state = {
-                "version": 1,
-                "step": at.step,
-                "tokens": at.tokens,
-                "sample": at.tokens // self.context,
-                "skip": [],
-                "best": at.best,
-                "micro_batch": self.updater.micro_batch,
-                "processes": self.world.size,
-                "scaler": self.updater.scaler.state_dict(),
-                "random": random_state(self.world.device),
-                **self.identity,
-            }
-            checkpoint.save(
-                self.run,
-                state,
-                model=self.model.state_dict(),
-                optimizer=optimizer_state(self.optimizer, self.model),
-                write_more=self.write_more,
+        self.saver.wait()
+        self._look_at_saver(record)
+        if self.saver.saved == at.step:
+            return
+        record.log.sync()  # what a checkpoint takes for granted must not be lost in a power cut
+        self.saver.start(
+            {**at.facts(), "micro_batch": self.updater.micro_batch},
+            model=at.model_tensors(),
+            optimizer=at.optimizer_tensors(),
+            good=at.guard.good,
+        )
+        self._saved_time = time.monotonic()
+
+    def _save_at_last(self, record: Record) -> None:
+        """Save, and see to it that it is done.
+
+        Raises:
+            TrainError: the checkpoint cannot be written.
+        """
+        if not self.world.main:
+            return
+        self._save(record)
+        self.saver.wait()
+        failure = self._look_at_saver(record)
+        if self.saver.saved != self.state.step:
+            raise TrainError(
+                f"{failure}; the last whole one is that of step {self.saver.saved}. Mend the disk and run the "
+                "same command again to continue from there"
             )
-            checkpoint.prune(self.run, self.config.keep)
-        self._saved_at, self._saved_time = at.step, time.monotonic()
+        self.saver.prune(self.state.guard.good)
 
-    def _say(self, text: str) -> None:
-        if self.world.main:
-            print(text, flush=True)
-
-
-def _first_difference(name: str, saved: Any, wanted: Any) -> tuple[str, Any, Any]:
-    if isinstance(saved, Mapping) and isinstance(wanted, Mapping):
-        key = next(key for key in {**saved, **wanted} if saved.get(key) != wanted.get(key))
-        return f"{name}.{key}", saved.get(key), wanted.get(key)
-    return name, saved, wanted
+    def _look_at_saver(self, record: Record) -> str | None:
+        """Put a save that failed on record, and leave as much time for the last one as the slowest took."""
+        self.interrupt.reserve_s = self.saver.seconds
+        failure = self.saver.failure()
+        if failure is None:
+            return None
+        step, reason = failure
+        record.event("save_failed", step, reason=reason)
+        text = f"the checkpoint of step {step} could not be saved ({reason})"
+        record.say(f"warning: {text}; training goes on and tries again when the next is due")
+        return text

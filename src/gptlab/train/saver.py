@@ -10,8 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gptlab.errors import TrainError
-
 from . import checkpoint
 
 
@@ -65,8 +63,6 @@ class Saver:
         self.wait()
         began = time.monotonic()
         parts = {"model": self._copy("model", model), "optimizer": self._copy("optimizer", optimizer)}
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
         # A daemon, since a second SIGINT must not wait for it; half a checkpoint does not count anyway.
         self._thread = threading.Thread(target=self._save, args=(state, parts, good, began), daemon=True)
         self._thread.start()
@@ -81,20 +77,6 @@ class Saver:
         """Return the step and the reason of a save that failed, once."""
         failure, self._failure = self._failure, None
         return failure
-
-    def finish(self, step: int) -> None:
-        """Wait until the last checkpoint is whole.
-
-        Raises:
-            TrainError: it could not be written.
-        """
-        self.wait()
-        if self.saved != step:
-            _, reason = self._failure or (step, "unknown reason")
-            raise TrainError(
-                f"the checkpoint of step {step} could not be written ({reason}); the last whole one is that of "
-                f"step {self.saved}. Mend the disk and run the same command again to continue from there"
-            )
 
     def prune(self, good: int | None = None) -> None:
         """Delete the checkpoints that are not to be kept."""
@@ -111,6 +93,8 @@ class Saver:
                 )
                 self._buffers[f"{part}/{name}"] = buffer
             copies[name] = buffer.copy_(tensor.detach(), non_blocking=True)
+        if any(tensor.is_cuda for tensor in tensors.values()):
+            torch.cuda.synchronize()
         return copies
 
     def _save(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gptlab.errors import TrainError
+from gptlab.memory import ran_out
 from gptlab.model.gpt import GPT
 from gptlab.model.loss import next_token_loss
 
@@ -168,7 +169,9 @@ class Updater:
                 with autocast(self._dtype, self._world.device):
                     nats = self.objective(ids, targets)
                 self.scaler.scale(nats * weight).backward()
-            except torch.OutOfMemoryError as error:
+            except (RuntimeError, MemoryError) as error:
+                if not ran_out(error):
+                    raise
                 raise self._out_of_memory() from error
         return nats.detach()
 

@@ -1,0 +1,51 @@
+"""Running out of memory, and going on with half as much at once."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+Part = TypeVar("Part")
+Result = TypeVar("Result")
+
+CPU_WORDS = "DefaultCPUAllocator: can't allocate memory"
+
+
+def ran_out(error: BaseException) -> bool:
+    """Say whether an error is the device's memory at its end: CUDA has a class for it, the CPU only words."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or CPU_WORDS in str(error)
+
+
+def in_parts(
+    work: Callable[[Sequence[Part]], Result], parts: Sequence[Part]
+) -> Iterator[tuple[Sequence[Part], Result]]:
+    """Do a work on all parts at once, or in halves of halves where memory runs out.
+
+    Yields:
+        The parts that were done together, in order, and what the work made of them.
+
+    Raises:
+        Exception: that of the work, where even one part is too much.
+    """
+    waiting = [parts]
+    while waiting:
+        now = waiting.pop()
+        try:
+            result = work(now)
+        except (RuntimeError, MemoryError) as error:
+            if len(now) < 2 or not ran_out(error):
+                raise
+        else:
+            yield now, result
+            continue
+        # Outside of the handler, where the error no longer holds what did not fit.
+        _release()
+        half = len(now) // 2
+        waiting += [now[half:], now[:half]]
+
+
+def _release() -> None:
+    import torch
+
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
