@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from gptlab import recipe
-from gptlab.data.batches import DataConfig
 from gptlab.data.manifest import Manifest, TokenizerRecord
+from gptlab.data.mixture import DataConfig, Part
 from gptlab.errors import ConfigError
 from gptlab.eval.tasks import EvalConfig
 from gptlab.model.gpt import SIZES, ModelConfig
@@ -41,7 +41,7 @@ EVERYTHING = RunConfig(
         qk_norm=True,
         logit_soft_cap=30.0,
     ),
-    data=DataConfig(path="a folder/of data"),
+    data=DataConfig(train=(Part(path="a folder/of data", weight=0.25), Part(path="another"))),
     mirror=MirrorConfig(to=("tensorboard",), project="a thesis"),
     train=TrainConfig(
         steps=7,
@@ -290,7 +290,9 @@ def test_files_that_are_no_recipes():
 def test_the_config_with_everything_has_no_default(section):
     for item in dataclasses.fields(recipe.SECTIONS[section]):
         choices = typing.get_args(typing.get_type_hints(recipe.SECTIONS[section])[item.name])
-        if len(choices) != 1:  # [optim] name has one choice, which is its default
+        one_choice = len(choices) == 1  # [optim] name: it is its default
+        other_form = (section, item.name) == ("data", "path")
+        if not one_choice and not other_form:
             assert getattr(getattr(EVERYTHING, section), item.name) != item.default, f"{section}.{item.name}"
 
 
@@ -360,9 +362,10 @@ def test_differences():
     assert recipe.differences(EVERYTHING, EVERYTHING) == {}
     changed = dataclasses.replace(EVERYTHING, data=DataConfig(path="p"), optim=AdamWConfig(lr=1.0))
     found = recipe.differences(EVERYTHING, changed)
-    assert found["data.path"] == ("a folder/of data", "p")
+    assert found["data.path"] == ("data", "p")
     assert found["optim.lr"] == (1e-05, 1.0)
-    assert set(found) == {"data.path", "optim.lr", "optim.betas", "optim.eps", "optim.weight_decay"}
+    optim = {"optim.lr", "optim.betas", "optim.eps", "optim.weight_decay"}
+    assert set(found) == {"data.path", "data.train"} | optim
 
 
 def test_differences_see_every_key():
@@ -370,7 +373,10 @@ def test_differences_see_every_key():
     everything = {
         f"{name}.{item.name}" for name, kind in recipe.SECTIONS.items() for item in dataclasses.fields(kind)
     }
-    assert set(found) == everything - {"optim.name"}
+    assert set(found) == everything - {
+        "optim.name",
+        "data.path",
+    }  # a constant, and the other form of data.train
 
 
 @pytest.mark.parametrize("section", recipe.SECTIONS)
@@ -439,4 +445,51 @@ def test_every_key_is_a_flag():
     for section, kind in every.items():
         (keys,) = typing.get_args(kind) or (kind,)
         known = {item.name for item in dataclasses.fields(recipe.SECTIONS[section])}
+        known -= {"train"} if section == "data" else set()  # tables take a file
         assert set(keys.__annotations__) == known | ({"size"} if section == "model" else set())
+
+
+MIXTURE = """
+[[data.train]]
+path = "a"
+weight = 3
+[[data.train]]
+path = "b"
+"""
+
+
+def test_a_mixture_is_a_list_of_tables():
+    assert load(MIXTURE).data.parts == (Part(path="a", weight=3.0), Part(path="b", weight=1.0))
+    assert load('[data]\npath = "c"\n').data.parts == (Part(path="c"),)
+
+
+def test_the_later_form_of_the_data_counts():
+    one = '[data]\npath = "c"\n'
+    assert load(one, MIXTURE).data.parts == load(MIXTURE).data.parts
+    assert load(MIXTURE, one).data.parts == (Part(path="c"),)
+    assert load(MIXTURE, data={"path": "d"}).data.parts == (Part(path="d"),)
+    assert "two forms of one thing" in complaint(one + MIXTURE)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("weight = 3", "weight = 0", "data.train[0]: weight = 0.0: must be above 0"),
+        ("weight = 3", "weight = -1", "data.train[0]: weight = -1.0: must be above 0"),
+        ("weight = 3", 'weight = "3"', "data.train[0].weight = '3': must be float"),
+        (
+            "weight = 3",
+            "wieght = 3",
+            "data.train[0].wieght: there is no such key; did you mean data.train[0].weight?",
+        ),
+        ('path = "b"', "weight = 1", "data.train[1].path: is missing"),
+        ('"b"', '"a"', "data: train: names a twice"),
+    ],
+)
+def test_what_is_wrong_with_a_table_is_said_with_its_place(old, new, message):
+    assert message in complaint(MIXTURE.replace(old, new))
+
+
+def test_the_vocabulary_of_a_mixture_is_that_of_its_first_set(tiny_data):
+    text = MIXTURE.replace('"a"', f'"{tiny_data}"')
+    assert load(text).model.vocab_size == 257

@@ -11,7 +11,7 @@ import textwrap
 import tomllib
 import types
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import (
     Annotated,
@@ -25,8 +25,8 @@ from typing import (
     get_type_hints,
 )
 
-from gptlab.data.batches import DataConfig
-from gptlab.data.manifest import Manifest
+from gptlab.data.manifest import MANIFEST, Manifest
+from gptlab.data.mixture import DataConfig
 from gptlab.errors import ConfigError
 from gptlab.eval.tasks import EvalConfig
 from gptlab.model.gpt import SIZES, ModelConfig
@@ -82,6 +82,9 @@ SECTIONS: dict[str, type[Any]] = {
 }  # type: ignore[misc]
 
 
+FORMS = ("path", "train")  # of [data]: one set or several; the later recipe's form counts
+
+
 def load(files: Sequence[Path], flags: Mapping[str, Any] | None = None) -> RunConfig:
     """Merge recipes and flags, left to right, and check the result.
 
@@ -93,12 +96,12 @@ def load(files: Sequence[Path], flags: Mapping[str, Any] | None = None) -> RunCo
     merged: Raw = {}
     for raw in (*map(read, files), _sized(dict(flags or {}))):
         merged = merge(merged, raw)
-    path = merged.get("data", {}).get("path", DataConfig.path)
-    named = isinstance(path, str) and (Path(path) / "manifest.json").is_file()
-    if named and "vocab_size" not in merged.get("model", {}):
-        vocab_size = Manifest.load(Path(path)).tokenizer.vocab_size
-        merged = merge({"model": {"vocab_size": vocab_size}}, merged)
-    return check(merged)
+    config = check(merged)
+    path = Path(config.data.parts[0].path)
+    if "vocab_size" not in merged.get("model", {}) and (path / MANIFEST).is_file():
+        vocab_size = Manifest.load(path).tokenizer.vocab_size
+        config = check(merge({"model": {"vocab_size": vocab_size}}, merged))
+    return config
 
 
 def read(file: Path) -> Raw:
@@ -131,13 +134,22 @@ def _sized(raw: Raw) -> Raw:
 
 
 def merge(below: Raw, above: Raw) -> Raw:
-    """Lay one raw recipe over another, section by section; a section whose `name` changes is replaced."""
+    """Lay one raw recipe over another, section by section; a section whose `name` changes is replaced.
+
+    Raises:
+        ConfigError: a recipe has two forms of one thing.
+    """
     merged = dict(below)
     for section, values in above.items():
         old = merged.get(section, {})
         kind = SECTIONS.get(section)
         default = getattr(kind, "name", None)
         replaced = "name" in values and values["name"] != old.get("name", default)
+        for form, other in (FORMS, FORMS[::-1]) if section == "data" and isinstance(values, dict) else ():
+            if form in values and other in values:
+                raise ConfigError(f"data.{form} and data.{other}: are two forms of one thing; leave one out")
+            if form in values:
+                old = {key: value for key, value in old.items() if key != other}
         merged[section] = dict(values) if replaced else {**old, **values}
     return merged
 
@@ -169,20 +181,42 @@ def _read_none(section: str, values: Any) -> Any:
 
 
 def _complaint(problem: Raw, raw: Raw) -> str:
-    path = [str(part) for part in problem["loc"]]
-    key = ".".join(path)
+    path: list[Any] = list(problem["loc"])
+    key = _key(path)
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        known = [*SECTIONS] if len(path) == 1 else [f.name for f in fields(SECTIONS[path[0]])]
+        known = [*SECTIONS] if len(path) == 1 else [f.name for f in fields(_tables(path))]
         near = difflib.get_close_matches(path[-1], known, 1, 0.5)
-        remedy = f"did you mean {'.'.join([*path[:-1], *near])}?" if near else f"known are {', '.join(known)}"
+        remedy = f"did you mean {_key([*path[:-1], *near])}?" if near else f"known are {', '.join(known)}"
         return f"{key}: there is no such key; {remedy}"
     if problem["type"] == "value_error":
         return f"{key}: {problem['ctx']['error']}".removeprefix(": ")
+    if problem["type"] == "missing" and len(path) == 4:
+        return f"{key}: is missing; each of these tables needs one"
     if len(path) < 2:
         return f"{key} = {problem['input']!r}: must be a section, with keys of its own"
     section, name = path[:2]
+    if len(path) == 4:
+        value = raw[section][name][path[2]][path[3]]
+        return f"{key} = {value!r}: must be {type_name(get_type_hints(_tables(path))[path[3]])}"
     hint = get_type_hints(SECTIONS[section])[name]
     return f"{section}.{name} = {raw[section][name]!r}: must be {type_name(hint)}"
+
+
+def _key(path: Sequence[str | int]) -> str:
+    """Write where a value stands as `data.train[1].weight`."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
+
+
+def _tables(path: Sequence[str | int]) -> Any:
+    """Return the dataclass that a key belongs to: its section, or the tables within it."""
+    kind = SECTIONS[str(path[0])]
+    return _table(get_type_hints(kind)[str(path[1])]) if len(path) == 4 else kind
+
+
+def _table(hint: Any) -> Any:
+    """Return the dataclass of a key that is a list of tables; None for any other."""
+    part = get_args(hint)[0] if get_origin(hint) is tuple else None
+    return part if is_dataclass(part) else None
 
 
 def to_toml(config: RunConfig, sections: Collection[str] = ()) -> str:
@@ -198,11 +232,25 @@ def to_toml(config: RunConfig, sections: Collection[str] = ()) -> str:
             continue
         values = getattr(config, section.name)
         lines.append(f"[{section.name}]")
+        hints = get_type_hints(type(values))
+        tables = [
+            item.name for item in fields(values) if _table(hints[item.name]) and getattr(values, item.name)
+        ]
         for item in fields(values):
             value = getattr(values, item.name)
-            if value is not None or item.default is not None:
+            other_form = section.name == "data" and tables
+            if (
+                not other_form
+                and not _table(hints[item.name])
+                and (value is not None or item.default is not None)
+            ):
                 lines.append(f"{item.name} = {_toml(value)}")
         lines.append("")
+        for name in tables:
+            for table in getattr(values, name):
+                lines.append(f"[[{section.name}.{name}]]")
+                lines += [f"{item.name} = {_toml(getattr(table, item.name))}" for item in fields(table)]
+                lines.append("")
     return "\n".join(lines)
 
 
@@ -258,6 +306,8 @@ def type_name(hint: Any) -> str:
         return " or ".join(f'"{choice}"' for choice in get_args(hint))
     if get_origin(hint) is tuple:
         parts = [part for part in get_args(hint) if part is not Ellipsis]
+        if (table := _table(hint)) is not None:
+            return f"list of tables with {', '.join(item.name for item in fields(table))}"
         return f"list of {type_name(parts[0])}" + (
             "" if Ellipsis in get_args(hint) else f", {len(parts)} of them"
         )
@@ -282,6 +332,7 @@ def flags_type() -> Any:
                 Annotated[hint, tyro.conf.arg(help=text, help_behavior_hint=f"(default: {default})")]
             ]
             for key, hint, default, text in entries(kind)
+            if _table(hint) is None  # too much for a flag: it takes a file
         }
         if name == "model":
             size = Annotated[

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from gptlab.data.batches import (
-    DataConfig,
     TrainBatches,
     Windows,
     mix,
@@ -278,7 +277,3 @@ def test_processes_share_the_validation_windows_out(folder: Path, processes: int
         for ids, targets in validation_batches(windows, 2, rank=rank, processes=processes):
             rows += torch.cat([ids, targets[:, -1:]], dim=1).tolist()
     assert rows == slow_windows(folder, "val", 4)
-
-
-def test_data_lies_in_data_unless_told():
-    assert DataConfig().path == "data"

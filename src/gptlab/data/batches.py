@@ -8,7 +8,6 @@ first one does.
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -28,14 +27,6 @@ ROUNDS = 8  # four look random on large sets; with a handful of windows a few mo
 OPEN_SHARDS = 128  # mapped at a time: each holds a file descriptor, and a process may have but 1,024
 
 Numbers = npt.NDArray[np.uint64]
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """What to train and validate on."""
-
-    path: str = "data"
-    """A folder that `gptlab data prepare`, `fetch` or `adopt` made."""
 
 
 class Windows:
@@ -130,7 +121,10 @@ class TrainBatches:
 
     def samples(self, first: int, count: int) -> Numbers:
         """Return the numbers of the windows that global samples first .. first + count - 1 are."""
-        index = np.arange(first, first + count, dtype=np.uint64)
+        return self.windows_of(np.arange(first, first + count, dtype=np.uint64))
+
+    def windows_of(self, index: Numbers) -> Numbers:
+        """Return the numbers of the windows that samples are."""
         size = np.uint64(len(self.windows))
         return permute(index % size, len(self.windows), self.seed, index // size)
 

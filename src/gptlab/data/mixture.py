@@ -1,0 +1,191 @@
+"""Mixtures: several prepared folders drawn from by weight, in an order that is a pure function.
+
+Samples come in blocks of BLOCK, of which every set has the same whole number in every block, by its weight, at
+places that a permutation chooses. So any process or resumed run finds any sample from its block alone.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from gptlab.data.batches import Numbers, TrainBatches, Windows, permute
+from gptlab.data.manifest import Manifest
+from gptlab.data.tokenizer import Tokenizer
+from gptlab.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BLOCK = 4096  # so a set's share is its weight to within an eight-thousandth
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One set of a mixture."""
+
+    path: str
+    """A folder that `gptlab data prepare`, `fetch` or `adopt` made."""
+    weight: float = 1.0
+    """How much of it is drawn, as against the other sets' weights."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weight < math.inf:
+            raise ValueError(
+                f"weight = {self.weight}: must be above 0, and finite; leave the set out for none"
+            )
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What to train and validate on: one prepared folder, or a mixture of several."""
+
+    path: str = "data"
+    """A folder that `gptlab data prepare`, `fetch` or `adopt` made; with [[data.train]] it is not read."""
+    train: tuple[Part, ...] = ()
+    """Tables [[data.train]] of a mixture, each with a path and a weight, in the place of path."""
+
+    def __post_init__(self) -> None:
+        paths = [str(Path(part.path)) for part in self.parts]
+        for path in paths:
+            if paths.count(path) > 1:
+                raise ValueError(f"train: names {path} twice; name it once, with the sum of its weights")
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The sets, one or several."""
+        return self.train or (Part(path=self.path),)
+
+
+@dataclass(frozen=True)
+class Set:
+    """A prepared folder as a run reads it."""
+
+    path: str
+    share: float
+    """Which part of the samples is from it."""
+    train: Windows
+    val: Windows
+
+
+class Order(Protocol):
+    """The samples of a run, each by its number: its set and the number of its window."""
+
+    def batch(self, first: int, count: int) -> "tuple[Tensor, Tensor]":
+        """Read global samples first .. first + count - 1 as (ids_BT, targets_BT)."""
+        ...
+
+
+class Sets:
+    """The sets of a run, and the order in which they are drawn from.
+
+    Args:
+        config: the recipe's [data].
+        context: how many tokens a model sees at once.
+        seed: another seed, another order.
+
+    Raises:
+        DataError: a folder cannot be used, or the sets were made with different tokenizers.
+    """
+
+    def __init__(self, config: DataConfig, context: int, seed: int) -> None:
+        manifests = [Manifest.load(part.path) for part in config.parts]
+        first = manifests[0].tokenizer
+        for part, manifest in zip(config.parts, manifests, strict=True):
+            if manifest.tokenizer.hash != first.hash:
+                raise DataError(
+                    f"{part.path}: its tokenizer is {manifest.tokenizer}, that of {config.parts[0].path} is "
+                    f"{first}; prepare one of them again with the other's"
+                )
+        self.tokenizer: Tokenizer = manifests[0].load_tokenizer(config.parts[0].path)
+        samples = share_block([part.weight for part in config.parts])
+        self.sets = [
+            Set(
+                part.path,
+                count / BLOCK,
+                Windows(part.path, "train", context),
+                Windows(part.path, "val", context),
+            )
+            for part, count in zip(config.parts, samples, strict=True)
+        ]
+        windows = [one.train for one in self.sets]
+        self.order: Order = (
+            TrainBatches(windows[0], seed) if len(windows) == 1 else Mixture(windows, samples, seed)
+        )
+        names = [manifest.fingerprint for manifest in manifests]
+        shares = [f"{name} {count}/{BLOCK}" for name, count in zip(names, samples, strict=True)]
+        self.fingerprint = (
+            names[0] if len(names) == 1 else hashlib.sha256("\n".join(shares).encode()).hexdigest()
+        )
+
+    def epochs(self, samples: int) -> dict[str, float]:
+        """Return how often each set has been seen, on the whole, after so many samples."""
+        return {one.path: samples * one.share / len(one.train) for one in self.sets}
+
+
+class Mixture:
+    """Windows of several sets, by global sample index.
+
+    Args:
+        windows: of each set.
+        samples: how many of each set are in a block; together BLOCK.
+        seed: another seed, another order.
+    """
+
+    def __init__(self, windows: Sequence[Windows], samples: Sequence[int], seed: int) -> None:
+        # Another order in each set, or sets of one size would go through their windows in step.
+        self._draws = [TrainBatches(each, seed + number) for number, each in enumerate(windows)]
+        self._samples = np.array(samples, np.uint64)
+        self._ends = np.cumsum(self._samples)
+        self._seed = -1 - seed
+        self._block = lru_cache(4)(self._make_block)
+
+    def samples(self, first: int, count: int) -> tuple[Numbers, Numbers]:
+        """Return, for global samples first .. first + count - 1, the set and which of its samples each is."""
+        blocks = range(first // BLOCK, (first + count - 1) // BLOCK + 1)
+        parts = [self._block(block) for block in blocks]
+        inside = slice(first - blocks.start * BLOCK, first - blocks.start * BLOCK + count)
+        which, numbers = (np.concatenate(sides)[inside] for sides in zip(*parts, strict=True))
+        return which, numbers
+
+    def _make_block(self, block: int) -> tuple[Numbers, Numbers]:
+        index = np.arange(BLOCK, dtype=np.uint64)
+        places = permute(index, BLOCK, self._seed, np.full_like(index, block))
+        which = np.searchsorted(self._ends, places, side="right").astype(np.uint64)
+        # The samples of a set come in their order, so that none is seen twice before all were seen once.
+        numbers = np.empty_like(which)
+        for number, samples in enumerate(self._samples):
+            numbers[which == number] = np.uint64(block) * samples + index[: int(samples)]
+        return which, numbers
+
+    def batch(self, first: int, count: int) -> "tuple[Tensor, Tensor]":
+        """Read global samples first .. first + count - 1 as (ids_BT, targets_BT)."""
+        import torch
+
+        which, numbers = self.samples(first, count)
+        context = self._draws[0].windows.context
+        ids, targets = torch.empty(2, count, context, dtype=torch.int64)
+        for number, draw in enumerate(self._draws):
+            rows = np.flatnonzero(which == number)
+            if rows.size:
+                ids[rows], targets[rows] = draw.windows.batch(draw.windows_of(numbers[rows]))
+        return ids, targets
+
+
+def share_block(weights: Sequence[float]) -> list[int]:
+    """Share a block's samples out by weight, by largest remainder, at least one to each set."""
+    total = math.fsum(weights)
+    exact = [max(BLOCK * weight / total, 1.0) for weight in weights]
+    samples = [int(each) for each in exact]
+    by_remainder = sorted(range(len(weights)), key=lambda number: samples[number] - exact[number])
+    missing = BLOCK - sum(samples)
+    for number in by_remainder[: max(missing, 0)]:
+        samples[number] += 1
+    # What the smallest sets were given beyond their weight, the largest can spare.
+    samples[samples.index(max(samples))] += min(missing, 0)
+    return samples
