@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from gptlab.eval.score import log_likelihoods, mean_loss
+from gptlab.eval.score import log_likelihoods
+from gptlab.eval.validation import mean_loss
 from gptlab.memory import in_parts, ran_out
 from gptlab.model.gpt import GPT, ModelConfig
 from gptlab.sample import generate

@@ -14,6 +14,7 @@ from gptlab.model.gpt import SIZES, ModelConfig
 from gptlab.recipe import RunConfig
 from gptlab.sample import SampleConfig
 from gptlab.train.config import TrainConfig
+from gptlab.train.guard import GuardConfig
 from gptlab.train.mirrors import MirrorConfig
 from gptlab.train.optim import AdamWConfig
 from gptlab.train.schedule import ScheduleConfig
@@ -42,6 +43,7 @@ EVERYTHING = RunConfig(
         logit_soft_cap=30.0,
     ),
     data=DataConfig(train=(Part(path="a folder/of data", weight=0.25), Part(path="another"))),
+    guard=GuardConfig(patience=3, spike=None, rollbacks=1),
     mirror=MirrorConfig(to=("tensorboard",), project="a thesis"),
     train=TrainConfig(
         steps=7,
@@ -58,6 +60,7 @@ EVERYTHING = RunConfig(
         save_every_steps=3,
         save_every_s=1.5,
         keep=9,
+        keep_every_steps=5,
     ),
     optim=AdamWConfig(lr=1e-05, betas=(0.8, 0.999), eps=1e-6, weight_decay=0.0),
     schedule=ScheduleConfig(

@@ -3,16 +3,19 @@
 Every process does its share, and all leave an evaluation together when one of them is asked to stop.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gptlab.data.batches import Windows, validation_batches
-from gptlab.data.tokenizer import Tokenizer
+from gptlab.data.batches import validation_batches
+from gptlab.data.mixture import Sets
 from gptlab.errors import GptlabError
 from gptlab.eval import tasks
-from gptlab.eval.score import Loss, Row, Stop, mean_loss, summarise
+from gptlab.eval.accuracy import Row, summarise
+from gptlab.eval.score import Stop, good_batch_tokens
+from gptlab.eval.validation import Loss, mean_loss
 from gptlab.model.gpt import GPT
 from gptlab.recipe import RunConfig
 from gptlab.sample import sample_text
@@ -27,44 +30,47 @@ def evaluations(
     config: RunConfig,
     model: GPT,
     logits: InFormat,
-    tokenizer: Tokenizer,
-    held_out: Windows,
+    sets: Sets,
     world: World,
     interrupt: Interrupt,
 ) -> list[Evaluation]:
     """Build the evaluations of a recipe; nothing is measured yet."""
+    tokenizer = sets.tokenizer
 
     def validate() -> Rows | None:
-        def share(stop: Stop) -> Loss:
-            return mean_loss(
-                logits,
-                validation_batches(
-                    held_out,
-                    max(1, tasks.BATCH_TOKENS // config.model.context),
-                    config.eval.val_tokens,
-                    rank=world.rank,
-                    processes=world.size,
-                ),
-                device=world.device,
-                token_bytes=tokenizer.token_bytes,
-                stop=stop,
-                quiet=not world.main,
-            )
+        def share(stop: Stop) -> list[Loss]:
+            return [
+                mean_loss(
+                    logits,
+                    validation_batches(
+                        one.val,
+                        max(1, good_batch_tokens(world.device) // config.model.context),
+                        _share(config.eval.val_tokens, one.share),
+                        rank=world.rank,
+                        processes=world.size,
+                    ),
+                    device=world.device,
+                    token_bytes=tokenizer.token_bytes,
+                    stop=stop,
+                    quiet=not world.main,
+                )
+                for one in sets.sets
+            ]
 
-        loss = together(share, world, interrupt)
-        if loss is None:
+        losses = together(share, world, interrupt)
+        if losses is None:
             return None
-        nats, tokens, text_bytes = world.sum(loss.nats, loss.tokens, loss.text_bytes or 0)
-        total = Loss(nats, int(tokens), int(text_bytes))
-        return [{"loss": total.per_token, "bits_per_byte": total.bits_per_byte}]
+        totals: list[Loss] = []
+        for loss in losses:
+            nats, tokens, text_bytes = world.sum(loss.nats, loss.tokens, loss.text_bytes or 0)
+            totals.append(Loss(nats, int(tokens), int(text_bytes)))
+        return [_validation_row(sets, totals)]
 
     def score(task: tasks.Task) -> Rows | None:
-        part = replace(task, items=task.items[world.rank :: world.size])
-
         def share(stop: Stop) -> tuple[list[Row], int]:
-            if not part.items:
+            if not task.items:
                 return [], 0
-            result = part.evaluate(logits, device=world.device, stop=stop, quiet=not world.main)
+            result = task.evaluate(logits, device=world.device, stop=stop, quiet=not world.main)
             return result.rows, result.accuracy.truncated
 
         scored = together(share, world, interrupt)
@@ -95,19 +101,41 @@ def evaluations(
             name,
             tokenizer=tokenizer,
             context=config.model.context,
-            data=Path(config.data.path),
+            data=Path(sets.sets[0].path),
             file=Path(file) if file is not None else None,
             protocol=config.eval.protocol,
             limit=config.eval.limit,
         )
         for name in config.eval.tasks
     ]
+    # Every process has its share of the items, which are made once and asked many times.
+    built = [replace(task, items=list(task.items[world.rank :: world.size])) for task in built]
     found = [Evaluation("val", "val", _if_it_can_be(validate))]
     found += [Evaluation("eval", task.name, _if_it_can_be(lambda task=task: score(task))) for task in built]
     if config.sample.prompts:
         rows = len(config.sample.prompts)
         found.append(Evaluation("sample", "sample", _if_it_can_be(write), rows))
     return found
+
+
+def _share(tokens: int | None, share: float) -> int | None:
+    return None if tokens is None else max(1, round(tokens * share))
+
+
+def _validation_row(sets: Sets, losses: list[Loss]) -> dict[str, Any]:
+    """Weigh the losses of the sets as they are drawn; of several, tell each."""
+    if len(losses) == 1:
+        return {"loss": losses[0].per_token, "bits_per_byte": losses[0].bits_per_byte}
+    shares = [one.share for one in sets.sets]
+    nats = sum(share * loss.per_token for share, loss in zip(shares, losses, strict=True))
+    text_bytes = sum(
+        share * (loss.text_bytes or 0) / loss.tokens for share, loss in zip(shares, losses, strict=True)
+    )
+    return {
+        "loss": nats,
+        "bits_per_byte": nats / math.log(2) / text_bytes if text_bytes else None,
+        "sets": {one.path: loss.per_token for one, loss in zip(sets.sets, losses, strict=True)},
+    }
 
 
 def _if_it_can_be(measure: Callable[[], Rows | None]) -> Callable[[], Rows | None]:

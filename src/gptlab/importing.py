@@ -66,7 +66,7 @@ def import_model(
             "imported": {"kind": kind, "from": str(source)},
         }
         progress = {"step": 0, "tokens": 0, "best": None}
-        checkpoint.save(aside, progress | identity, model=state, optimizer={}, write_more=reader.save)
+        checkpoint.save(aside, progress | identity, model=state, optimizer={}, files=reader.files)
     parameters = measure(config).parameters
     compared = f", logits as transformers' to {difference:.1e}" if difference is not None else ""
     print(f"{out}: {quantity(parameters)} parameters of {kind}, tokenizer {reader.name}{compared}")

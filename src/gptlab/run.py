@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from gptlab import __version__, recipe, saved
-from gptlab.data.batches import TrainBatches, Windows
 from gptlab.data.manifest import Manifest
+from gptlab.data.mixture import Sets
 from gptlab.errors import ConfigError
 from gptlab.evaluations import evaluations
 from gptlab.model.gpt import GPT
@@ -46,6 +46,9 @@ from gptlab.train.metrics import MetricsLog
 from gptlab.train.optim import build_optimizer
 from gptlab.train.schedule import rate
 
+MANY_EPOCHS = (
+    4  # Muennighoff et al. 2023, https://arxiv.org/abs/2305.16264: up to four are nearly as good as new text
+)
 PINNED = ("model.", "train.seed")  # what a run cannot change half-way and stay the same run
 
 
@@ -74,7 +77,8 @@ def train(
     changed = _compare(own, config, out)
     interrupt = Interrupt(max_hours)
     with join_world(config.train.device) as world, interrupt.listening():
-        trainer = build(config, out, world, interrupt)
+        sets = Sets(config.data, config.model.context, config.train.seed)
+        trainer = build(config, sets, out, world, interrupt)
         resumed = trainer.resume()  # before anything is written: the checkpoint may be another model's
         if not resumed and config.train.init_from is not None:
             _start_from(config.train.init_from, trainer.model, config)
@@ -87,11 +91,18 @@ def train(
             if resumed or changed is not None:
                 log.write("event", event="resume", step=at.step, changed=changed or {}, processes=world.size)
             if world.main:
-                _announce(config, trainer, resumed=resumed, changed=changed or {})
+                _announce(config, trainer, sets, resumed=resumed, changed=changed or {})
             status = trainer.fit(log)
         if world.main:
             _say_goodbye(status, out, trainer)
-        return {"status": status, "run": str(out), "step": at.step, "tokens": at.tokens, "best": at.best}
+        return {
+            "status": status,
+            "run": str(out),
+            "step": at.step,
+            "tokens": at.tokens,
+            "best": at.best,
+            "epochs": sets.epochs(at.sample),
+        }
 
 
 @contextmanager
@@ -118,24 +129,19 @@ class _Silent(MetricsLog):
         pass
 
 
-def build(config: RunConfig, out: Path, world: World, interrupt: Interrupt) -> Trainer:
+def build(config: RunConfig, sets: Sets, out: Path, world: World, interrupt: Interrupt) -> Trainer:
     """Put a run's parts together; nothing is written."""
-    folder = Path(config.data.path)
-    manifest = Manifest.load(folder)
-    tokenizer = manifest.load_tokenizer(folder)
+    tokenizer = sets.tokenizer
     if config.model.vocab_size < tokenizer.vocab_size:
         raise ConfigError(
-            f"model.vocab_size = {config.model.vocab_size}: the tokenizer of {folder} has {tokenizer.vocab_size}; "
-            "leave the key out to take the tokenizer's"
+            f"model.vocab_size = {config.model.vocab_size}: the tokenizer of {sets.sets[0].path} has "
+            f"{tokenizer.vocab_size}; leave the key out to take the tokenizer's"
         )
     if config.train.batch_tokens // config.model.context < world.size:
         raise ConfigError(
             f"train.batch_tokens = {config.train.batch_tokens}: holds fewer sequences of {config.model.context} "
             f"tokens than there are processes ({world.size}); use fewer processes or larger batches"
         )
-    windows = Windows(folder, "train", config.model.context)
-    held_out = Windows(folder, "val", config.model.context)
-
     deterministic = config.train.deterministic
     set_deterministic(deterministic if deterministic is not None else world.device.type == "cpu")
     dtype = choose_dtype(config.train.dtype, world.device)
@@ -147,7 +153,7 @@ def build(config: RunConfig, out: Path, world: World, interrupt: Interrupt) -> T
     return Trainer(
         model=model,
         optimizer=build_optimizer(model, config.optim),
-        batches=TrainBatches(windows, config.train.seed),
+        batches=sets.order,
         rate=lambda step: config.optim.lr * rate(config.schedule, step, config.train.steps),
         config=config.train,
         guard=config.guard,
@@ -159,12 +165,10 @@ def build(config: RunConfig, out: Path, world: World, interrupt: Interrupt) -> T
             "model": asdict(config.model),
             "tokenizer": {"name": tokenizer.name, "hash": tokenizer.hash},
             "seed": config.train.seed,
-            "data": manifest.fingerprint,
+            "data": sets.fingerprint,
         },
         files=tokenizer.files,
-        evaluations=evaluations(
-            config, model, InFormat(model, dtype, world.device), tokenizer, held_out, world, interrupt
-        ),
+        evaluations=evaluations(config, model, InFormat(model, dtype, world.device), sets, world, interrupt),
         evaluate_every=config.eval.every_steps,
         flops_per_token=measure(config.model).flops_per_token,
         peak_flops=peak * world.size if peak is not None else None,
@@ -177,7 +181,8 @@ def _start_from(folder: str, model: GPT, config: RunConfig) -> None:
     network, tokenizer = saved.load(folder, "cpu")
     if not isinstance(network, GPT):
         raise ConfigError(f"train.init_from = {folder}: is none of gptlab's architectures")
-    Manifest.load(Path(config.data.path)).check_reader(config.data.path, tokenizer)
+    data = config.data.parts[0].path
+    Manifest.load(data).check_reader(data, tokenizer)
     theirs, ours = asdict(network.config), asdict(config.model)
     for key in ours:
         if theirs[key] != ours[key]:
@@ -242,7 +247,9 @@ def _git_commit() -> str | None:
         return None
 
 
-def _announce(config: RunConfig, trainer: Trainer, *, resumed: bool, changed: Mapping[str, Any]) -> None:
+def _announce(
+    config: RunConfig, trainer: Trainer, sets: Sets, *, resumed: bool, changed: Mapping[str, Any]
+) -> None:
     size: Size = measure(config.model)
     shape, world = config.model, trainer.world
     print(
@@ -256,6 +263,13 @@ def _announce(config: RunConfig, trainer: Trainer, *, resumed: bool, changed: Ma
         f"{shape.context}, {trainer.updater.micro_batch} at once on {world.size} process(es), {trainer.dtype}, "
         f"{world.device.type}{', compiling takes some minutes at first' if config.train.compile else ''}"
     )
+    epochs = sets.epochs(config.train.steps * n_sequence)
+    for one in sets.sets:
+        tokens = quantity(len(one.train) * shape.context)
+        share = f"{100 * one.share:.4g} % of it " if len(sets.sets) > 1 else ""
+        print(f"data: {share}from {one.path}, {epochs[one.path]:.3g} epochs of {tokens} tokens")
+        if epochs[one.path] > MANY_EPOCHS:
+            print(f"warning: over {MANY_EPOCHS} epochs of {one.path}: more of them teach less and less")
     for key, (before, after) in changed.items():
         print(f"changed since the run began: {key} was {before}, is {after}")
     if resumed:

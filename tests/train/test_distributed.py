@@ -59,9 +59,11 @@ def test_evaluations_are_those_of_one_process(runs, processes):
     assert [row["bits_per_byte"] for row in got] == pytest.approx(
         [row["bits_per_byte"] for row in expected], rel=1e-5
     )
-    assert [(row["n"], row["acc"]) for row in rows(runs[processes], "eval")] == [
-        (row["n"], row["acc"]) for row in rows(runs[1], "eval")
-    ]
+    # Not the accuracy: some items have an ending twice, and rounding decides between the two.
+    scored = rows(runs[processes], "eval")
+    assert [row["n"] for row in scored] == [7, 7, 7]
+    margins = [row["margin"] for row in rows(runs[1], "eval")]
+    assert [row["margin"] for row in scored] == pytest.approx(margins, rel=1e-3)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from gptlab import recipe, run
+from gptlab.data.mixture import Sets
 from gptlab.errors import CheckpointError, ConfigError, TrainError
 from gptlab.train import checkpoint, step
 from gptlab.train.device import World
@@ -86,7 +87,8 @@ def test_the_last_checkpoints_and_the_best_are_kept(train, tmp_path):
 
 def build(tiny_recipe, out, flags=None):
     config = recipe.load([tiny_recipe], flags or {})
-    return run.build(config, out, World(0, 1, torch.device("cpu")), Interrupt())
+    sets = Sets(config.data, config.model.context, config.train.seed)
+    return run.build(config, sets, out, World(0, 1, torch.device("cpu")), Interrupt())
 
 
 class TooLarge(torch.nn.Module):

@@ -1,5 +1,7 @@
 """The skip list: an order without the samples in it, for any way of asking."""
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from hypothesis import given
@@ -26,7 +28,7 @@ def test_joined_ranges_hold_the_same_numbers_and_are_apart(pairs):
     ranges = [(first, first + more) for first, more in pairs]
     result = joined(ranges)
     assert {n for a, b in result for n in range(a, b + 1)} == {n for a, b in ranges for n in range(a, b + 1)}
-    assert all(later[0] > earlier[1] + 1 for earlier, later in zip(result, result[1:], strict=False))
+    assert all(later[0] > earlier[1] + 1 for earlier, later in pairwise(result))
 
 
 class Counting:

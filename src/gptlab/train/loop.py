@@ -121,6 +121,7 @@ class Trainer:
 
     def _take_up(self, found: Checkpoint) -> None:
         self.state.take_up(found)
+        self.updater.ahead.forget()
         self.saver.saved = self.state.step
 
     def fit(self, log: MetricsLog) -> Literal["finished", "interrupted"]:
@@ -139,7 +140,7 @@ class Trainer:
             peak_flops=self.peak_flops,
         )
         self.updater.fit_micro_batch(record.say)
-        with self.saver:
+        with self.saver, self.updater.ahead:
             return self._fit(record)
 
     def _fit(self, record: Record) -> Literal["finished", "interrupted"]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import count
 from typing import Protocol
 
 import torch
@@ -16,9 +16,11 @@ from gptlab.memory import ran_out
 from gptlab.model.gpt import GPT
 from gptlab.model.loss import next_token_loss
 
+from .ahead import ReadAhead, Request
 from .config import TrainConfig
 from .device import DTypeName, World, autocast
 
+AHEAD = 2  # micro-batches that are read while one is computed
 CPU_MICRO_TOKENS = 8192  # more fills no core better, and there is no out-of-memory error to learn from
 
 
@@ -98,9 +100,12 @@ class Updater:
                 self.objective, broadcast_buffers=False, gradient_as_bucket_view=True
             )
         n_sequence = config.batch_tokens // context
+        self._n_sequence, self._first = n_sequence, 0
         self._share = range(
             n_sequence * world.rank // world.size, n_sequence * (world.rank + 1) // world.size
         )
+        self.ahead = ReadAhead(self._read, self._following, AHEAD)
+        """Who reads the samples; a context, as it has a thread."""
         self.micro_batch = self._first_micro_batch()
 
     def gradient(self, first: int, stop: Callable[[], bool]) -> Gradient | None:
@@ -114,16 +119,18 @@ class Updater:
             None after a wish to stop: the batch is given up, and will be taken again from its start.
         """
         self._model.train()
+        self._first = first
         n_token = self._config.batch_tokens
         nats = torch.zeros((), device=self._world.device)
-        micro_batches = self._micro_batches(first)
-        for _ in range(self._rounds):
+        # DDP averages over processes; the shares may be unequal, so the sum is what must come out.
+        weight = self._world.size / n_token
+        for first_sample, size, counts in self._rounds():
             if stop():
                 self.discard()
                 return None
-            # DDP averages over processes; the shares may be unequal, so the sum is what must come out.
-            for ids, targets, last in islice(micro_batches, 1):
-                nats += self._backward(ids, targets, self._world.size / n_token, synchronise=last)
+            ids, targets = map(self._to_device, self.ahead.ask(first_sample, size))
+            last = first_sample + size == first + self._share.stop
+            nats += self._backward(ids, targets, counts * weight, synchronise=last) * counts
         self.scaler.unscale_(self._optimizer)
         bound = self._config.grad_clip if self._config.grad_clip is not None else math.inf
         norm = nn.utils.clip_grad_norm_(self._model.parameters(), bound).item()
@@ -144,22 +151,39 @@ class Updater:
         """Forget the gradient."""
         self._optimizer.zero_grad(set_to_none=True)
 
-    @property
-    def _rounds(self) -> int:
-        """Micro-batches of the largest share: all processes vote that often, also those with one less."""
-        largest = math.ceil(self._config.batch_tokens // self._context / self._world.size)
-        return math.ceil(largest / self.micro_batch)
+    def _rounds(self) -> Iterator[tuple[int, int, bool]]:
+        """Yield the first sample and the size of each micro-batch, and whether it counts.
 
-    def _micro_batches(self, first: int) -> Iterator[tuple[Tensor, Tensor, bool]]:
+        DDP wants all processes to do the same number of passes, in step. One whose smaller share fills fewer of
+        them begins with a sample that does not count.
+        """
+        largest = math.ceil(self._n_sequence / self._world.size)
+        slices = list(self._slices())
+        for _ in range(math.ceil(largest / self.micro_batch) - len(slices)):
+            yield self._first + self._share.start, 1, False
+        for start, size in slices:
+            yield self._first + start, size, True
+
+    def _slices(self) -> Iterator[Request]:
+        """Cut this process's share of a batch into micro-batches."""
         for start in range(self._share.start, self._share.stop, self.micro_batch):
-            count = min(self.micro_batch, self._share.stop - start)
-            ids, targets = self._batches.batch(first + start, count)
-            yield self._to_device(ids), self._to_device(targets), start + count == self._share.stop
+            yield start, min(self.micro_batch, self._share.stop - start)
+
+    def _following(self, request: Request) -> Iterator[Request]:
+        """Foretell the samples that are wanted after those of a request of the step under way."""
+        for first in count(self._first, self._n_sequence):
+            for start, size in self._slices():
+                if first + start > request[0]:
+                    yield first + start, size
+
+    def _read(self, first: int, size: int) -> tuple[Tensor, Tensor]:
+        ids, targets = self._batches.batch(first, size)
+        if self._world.device.type == "cuda":
+            return ids.pin_memory(), targets.pin_memory()
+        return ids, targets
 
     def _to_device(self, tensor: Tensor) -> Tensor:
-        if self._world.device.type == "cuda":
-            return tensor.pin_memory().to(self._world.device, non_blocking=True)
-        return tensor
+        return tensor.to(self._world.device, non_blocking=True)
 
     def _backward(self, ids: Tensor, targets: Tensor, weight: float, *, synchronise: bool) -> Tensor:
         objective: nn.Module = self.objective
@@ -185,19 +209,19 @@ class Updater:
     def fit_micro_batch(self, say: Callable[[str], None]) -> None:
         """Halve an automatic micro-batch until a forward and a backward pass fit into memory."""
         while self._config.micro_batch == "auto":
-            count = min(self.micro_batch, len(self._share))
+            size = min(self.micro_batch, len(self._share))
             try:
-                ids, targets = map(self._to_device, self._batches.batch(self._share.start, count))
+                ids, targets = map(self._to_device, self._read(self._share.start, size))
                 self._backward(ids, targets, 1.0, synchronise=False)
                 break
             except TrainError:
-                if count == 1:
+                if size == 1:
                     raise
             finally:
                 self.discard()
-            self.micro_batch = count // 2
+            self.micro_batch = size // 2
             torch.cuda.empty_cache()
-            say(f"out of memory with {count} sequences at once: micro_batch is now {self.micro_batch}")
+            say(f"out of memory with {size} sequences at once: micro_batch is now {self.micro_batch}")
         self.micro_batch = self._world.smallest(self.micro_batch)
 
     def _out_of_memory(self) -> TrainError:

@@ -26,7 +26,7 @@ def pieces(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
     text += b" " * (-len(text) % ALIGN_BYTES)
     yield len(text).to_bytes(8, "little") + text
     for _, tensor in ordered:
-        yield tensor.reshape(-1).view(torch.uint8).numpy().data
+        yield tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 DTYPES = {
