@@ -172,6 +172,8 @@ def test_help_of_train_has_every_key(gptlab):
     out = gptlab("train", "--help").out
     for section, kind in recipe.SECTIONS.items():
         for name, *_ in recipe.entries(kind):
+            if (section, name) == ("data", "train"):  # tables take a file
+                continue
             assert f"--{section}.{name.replace('_', '-')} " in out
 
 

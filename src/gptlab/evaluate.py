@@ -184,11 +184,7 @@ def _loss(model: Model, request: Request) -> dict[str, Any]:
     if data is None:
         raise TaskError("task loss: is taken on a prepared folder; name it with --data DIR")
     held_out = Windows(data, "val", model.context)
-    if held_out.manifest.tokenizer.hash != model.tokenizer.hash:
-        raise TaskError(
-            f"{data}: was prepared with the tokenizer {held_out.manifest.tokenizer.name}, and the model reads "
-            f"{model.tokenizer.name}; prepare the text again with the model's own"
-        )
+    held_out.manifest.check_reader(data, model.tokenizer)
     rows = max(1, good_batch_tokens(model.device) // model.context)
     batches = validation_batches(held_out, rows, request.limit)
     loss = mean_loss(model.logits, batches, device=model.device, token_bytes=model.tokenizer.token_bytes)
