@@ -3,8 +3,9 @@
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ class Request:
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise ConfigError(f"--limit {self.limit}: must be at least 1; leave it out for all there is")
+        if not self.names:
+            raise ConfigError("--task: names none; write --task hellaswag")
         if self.samples is not None and self.task == "loss":
             raise ConfigError("--samples: the task loss has no items; leave it out")
         if self.samples is not None and len(self.own) != 1:
@@ -99,6 +102,8 @@ def evaluate(models: Sequence[Path], request: Request) -> dict[str, Any]:
         raise ConfigError("two models: --samples and the task loss are for one at a time")
     answers = [[*_ask(path, request, keep=len(models) == 2)] for path in models]
     results = [facts for answer in answers for facts, _ in answer]
+    if "hellaswag" in request.own:
+        _print_published(request)
     if len(results) == 1:
         return results[0]
     facts: dict[str, Any] = {"results": results}
@@ -114,11 +119,9 @@ Answer = tuple[dict[str, Any], dict[str, Any]]  # what is written, and what a co
 
 
 def _ask(path: Path, request: Request, *, keep: bool) -> Iterator[Answer]:
-    device = choose_device(request.device)
-    network, tokenizer = load(path, request.device)
-    model = Model(path, network, InFormat(network, request.dtype, device), tokenizer, network.context, device)
+    model = _open(path, request.device, request.dtype)
     common = {"model": str(path), "dtype": request.dtype}
-    with torch.inference_mode(), packed(network) if request.dtype == "float32" else nullcontext():
+    with _fast(model.network, request.dtype):
         for name in request.own:
             if name == "loss":
                 yield common | _loss(model, request), {}
@@ -140,6 +143,16 @@ def _ask(path: Path, request: Request, *, keep: bool) -> Iterator[Answer]:
                 yield common | line, {"task": line["task"], "items": items}
 
 
+def _open(path: Path, device: DeviceName, dtype: DTypeName) -> Model:
+    where = choose_device(device)
+    network, tokenizer = load(path, device)
+    return Model(path, network, InFormat(network, dtype, where), tokenizer, network.context, where)
+
+
+def _fast(network: torch.nn.Module, dtype: DTypeName) -> AbstractContextManager[Any]:
+    return packed(network) if dtype == "float32" else nullcontext()
+
+
 def _score(name: str, model: Model, request: Request) -> tuple[dict[str, Any], Accuracy]:
     task = tasks.build(
         name,
@@ -155,24 +168,29 @@ def _score(name: str, model: Model, request: Request) -> tuple[dict[str, Any], A
     result = task.evaluate(model.logits, device=model.device)
     if request.samples is not None:
         with request.samples.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row) + "\n" for row in result.rows)
+            file.writelines(json.dumps(row) + "\n" for row in result.samples())
     score = result.accuracy
     print(
         f"{model.path}: {name}, protocol {task.protocol}, {task.shots} shots, {score.n} items, {request.dtype}"
     )
     print(f"  acc      {_percent(score.acc, score.stderr)}")
     print(f"  acc_norm {_percent(score.acc_norm, score.stderr_norm)}")
-    error = f" +- {score.stderr_margin:.2f}" if score.stderr_margin is not None else ""
-    print(f"  margin   {score.margin:6.2f} nats{error}, of the right choice above the likeliest wrong one")
+    error = f" +- {score.stderr_margin:.4f}" if score.stderr_margin is not None else ""
+    print(
+        f"  margin  {score.margin:+.4f}{error} nats for a unit of length, the right choice above the wrong ones"
+    )
     if score.truncated:
         print(
             f"  {score.truncated} items were longer than the context of {model.context} and lost their beginning"
         )
-    for line in published.beside(task.protocol, task.shots) if name == "hellaswag" else ():
+    return result.metrics(), score
+
+
+def _print_published(request: Request) -> None:
+    for line in published.beside(request.protocol, request.shots or 0):
         scores = {"acc": line.acc, "acc_norm": line.acc_norm}
         said = ", ".join(f"{key} {100 * value:.2f} %" for key, value in scores.items() if value)
-        print(f"  published, on all {VALIDATION_ITEMS:,} items: {line.model} {said} ({line.source})")
-    return result.metrics(), score
+        print(f"published, on all {VALIDATION_ITEMS:,} items: {line.model} {said} ({line.source})")
 
 
 def _percent(fraction: float, error: float | None) -> str:
@@ -266,28 +284,33 @@ def lm_eval(words: Sequence[str]) -> dict[str, Any]:
     Raises:
         TaskError: lm-evaluation-harness is not installed, or a model argument is not known.
     """
-    harness = _harness()
-
-    def opened(
-        path: str | None = None, dtype: DTypeName = "float32", device: str = "auto", **unknown: Any
-    ) -> Any:
-        if path is None or unknown:
-            what = f"{min(unknown)} is not known" if unknown else "path is missing"
-            raise TaskError(
-                f"--model_args: {what}; write path=MODEL[,dtype=float32|bfloat16|float16][,device=cpu|cuda]"
-            )
-        kind: Any = device.partition(":")[0]
-        where = choose_device(kind)
-        network, tokenizer = load(path, kind)
-        model = Model(Path(path), network, InFormat(network, dtype, where), tokenizer, network.context, where)
-        return _asked_by_harness(model)
-
-    harness.HarnessModel.open = opened
+    harness, stack = _harness(), ExitStack()
+    harness.HarnessModel.open = partial(_from_arguments, stack)
     from lm_eval.__main__ import cli_evaluate
 
     before, sys.argv = sys.argv, ["lm-eval", *words]
     try:
-        cli_evaluate()
+        with stack:
+            cli_evaluate()
     finally:
         sys.argv = before
     return {}
+
+
+def _from_arguments(
+    stack: ExitStack,
+    path: str | None = None,
+    dtype: DTypeName = "float32",
+    device: str = "auto",
+    **unknown: Any,
+) -> Any:
+    """Make what the harness asks out of `--model_args`; the stack stays open as long as it does."""
+    if path is None or unknown:
+        what = f"{min(unknown)} is not known" if unknown else "path is missing"
+        raise TaskError(
+            f"--model_args: {what}; write path=MODEL[,dtype=float32|bfloat16|float16][,device=cpu|cuda]"
+        )
+    kind: Any = device.partition(":")[0]
+    model = _open(Path(path), kind, dtype)
+    stack.enter_context(_fast(model.network, dtype))
+    return _asked_by_harness(model)

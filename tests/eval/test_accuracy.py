@@ -1,4 +1,5 @@
 import math
+import random
 import tracemalloc
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,7 +10,7 @@ from causal_models import Fixed
 from torch import nn
 
 from gptlab.errors import TaskError
-from gptlab.eval.accuracy import margin_of, multiple_choice, summarise
+from gptlab.eval.accuracy import multiple_choice, summarise
 from gptlab.eval.item import Item, Lazy
 from gptlab.eval.score import log_likelihoods
 
@@ -29,7 +30,7 @@ def test_three_items_scored_by_hand():
         ]
     )
     eighth, quarter = pytest.approx(math.log(1 / 8)), pytest.approx(math.log(1 / 4))
-    assert result.rows == [
+    assert [{key: value for key, value in row.items() if key != "margin"} for row in result.rows] == [
         {"i": 0, "label": 1, "log_likelihoods": [eighth, quarter], "pred": 1, "pred_norm": 0},
         {"i": 1, "label": 0, "log_likelihoods": [eighth, quarter], "pred": 1, "pred_norm": 0},
         {"i": 2, "label": 0, "log_likelihoods": [quarter, eighth], "pred": 0, "pred_norm": 1},
@@ -90,13 +91,26 @@ def test_progress_is_shown_unless_quiet(monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_margin_is_the_right_choice_above_the_likeliest_wrong_one():
+def test_margin_is_the_right_choice_above_the_wrong_ones_for_its_length():
     pairs = (([2], [0, 0, 0]), ([2], [1]), ([2], [0, 1]))  # 1/8, 1/4, 1/8
-    result = choose([Item(pairs=pairs, label=label, lengths=(1, 1, 1)) for label in (0, 1, 1)])
-    margins = [math.log(1 / 2), math.log(2), math.log(2)]
-    assert [margin_of(row) for row in result.rows] == pytest.approx(margins)
-    assert result.margin == pytest.approx(np.mean(margins))
-    assert result.stderr_margin == pytest.approx(np.std(margins, ddof=1) / math.sqrt(3))
+    result = choose([Item(pairs=pairs, label=label, lengths=(3, 1, 2)) for label in (0, 1, 1)])
+    means = [math.log(1 / 2), math.log(1 / 4), math.log(1 / 8) / 2]
+    first, others = means[0] - (means[1] + means[2]) / 2, means[1] - (means[0] + means[2]) / 2
+    assert [row["margin"] for row in result.rows] == pytest.approx([first, others, others])
+    assert result.margin == pytest.approx(np.mean([first, others, others]))
+    assert result.stderr_margin == pytest.approx(np.std([first, others, others], ddof=1) / math.sqrt(3))
+
+
+def test_the_margin_of_a_model_blind_to_the_question_is_zero():
+    chance = random.Random(0)
+    items: list[Item] = []
+    for number in range(400):
+        endings = [[chance.choice([0, 0, 1]) for _ in range(chance.randint(1, 9))] for _ in range(4)]
+        pairs = tuple(([2], ending) for ending in endings)
+        items.append(Item(pairs=pairs, label=number % 4, lengths=tuple(map(len, endings))))
+    score = choose(items)
+    assert score.stderr_margin is not None
+    assert abs(score.margin) < 3 * score.stderr_margin
 
 
 def test_items_are_scored_in_windows_and_the_result_is_one(monkeypatch):

@@ -74,10 +74,11 @@ def test_every_task_is_built_and_scored_alike(name, tokenizer, folder, file):
     ]
     assert (metrics["task"], metrics["shots"], metrics["n"]) == (name, 0, len(task.items))
     assert json.loads(json.dumps(metrics)) == metrics
-    assert [row["i"] for row in result.rows] == list(range(len(task.items)))
-    assert metrics["acc"] == sum(row["pred"] == row["label"] for row in result.rows) / len(result.rows)
-    assert json.loads(json.dumps(result.rows[0])) == result.rows[0]
-    assert list(result.rows[0]) == ["i", "label", "log_likelihoods", "pred", "pred_norm"]
+    rows = result.samples()
+    assert [row["i"] for row in rows] == list(range(len(task.items)))
+    assert metrics["acc"] == sum(row["pred"] == row["label"] for row in rows) / len(rows)
+    assert json.loads(json.dumps(rows[0])) == rows[0]
+    assert list(rows[0]) == ["i", "label", "log_likelihoods", "pred", "pred_norm"]
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -17,13 +17,17 @@ WINDOW_TOKENS = 1 << 19
 
 
 class Row(TypedDict):
-    """One item's outcome, as a line of the samples file holds it."""
+    """One item's outcome."""
 
     i: int
     label: int
     log_likelihoods: list[float]
     pred: int
+    """The choice of the highest log-likelihood."""
     pred_norm: int
+    """The choice of the highest log-likelihood for its length."""
+    margin: float
+    """How far the right choice's log-likelihood, for its length, is above the mean of the wrong ones'."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,11 @@ class Accuracy:
     acc_norm: float
     """By log-likelihood divided by the ending's length."""
     margin: float
-    """Mean log-likelihood of the right choice above the likeliest wrong one, in nats; it moves before `acc`."""
+    """By how many nats for a unit of length the right choice is likelier than the wrong ones are on average.
+
+    It moves before accuracy does, and is zero for a model that cannot tell them apart, good or bad at language;
+    above the likeliest wrong choice it would follow the loss alone.
+    """
     stderr: float | None
     """Standard error of `acc`; None for a single item, which has none."""
     stderr_norm: float | None
@@ -113,12 +121,15 @@ def _row(i: int, item: Item, sums: list[float]) -> Row:
     means = [
         total / length if length else -math.inf for total, length in zip(sums, item.lengths, strict=True)
     ]
+    wrong = [value for choice, value in enumerate(means) if choice != item.label and math.isfinite(value)]
+    right = means[item.label]
     return {
         "i": i,
         "label": item.label,
         "log_likelihoods": sums,
         "pred": sums.index(max(sums)),
         "pred_norm": means.index(max(means)),
+        "margin": right - sum(wrong) / len(wrong) if wrong and math.isfinite(right) else 0.0,
     }
 
 
@@ -132,7 +143,7 @@ def summarise(rows: list[Row], truncated: int) -> Accuracy:
         raise TaskError("no item to score: a task needs at least one")
     acc, stderr = mean([row["pred"] == row["label"] for row in rows])
     acc_norm, stderr_norm = mean([row["pred_norm"] == row["label"] for row in rows])
-    margin, stderr_margin = mean([margin_of(row) for row in rows])
+    margin, stderr_margin = mean([row["margin"] for row in rows])
     return Accuracy(
         acc=acc,
         acc_norm=acc_norm,
@@ -146,13 +157,7 @@ def summarise(rows: list[Row], truncated: int) -> Accuracy:
     )
 
 
-def margin_of(row: Row) -> float:
-    """Return how far the right choice is above the likeliest wrong one, in nats; below it is negative."""
-    right = row["log_likelihoods"][row["label"]]
-    return right - max(total for choice, total in enumerate(row["log_likelihoods"]) if choice != row["label"])
-
-
-def mean(values: Sequence[float | bool]) -> tuple[float, float | None]:
+def mean(values: Sequence[float | int]) -> tuple[float, float | None]:
     """Return the mean and its standard error (None of a single value), as lm-evaluation-harness does."""
     n = len(values)
     average = math.fsum(values) / n

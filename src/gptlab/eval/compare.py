@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from gptlab.errors import TaskError
-from gptlab.eval.accuracy import Accuracy, margin_of, mean
+from gptlab.eval.accuracy import Accuracy, mean
 
 LIKELY = 0.05  # a p-value below this is called a difference
 CRITICAL = 1.96  # standard errors on each side that hold 95 % of a normal distribution
@@ -38,7 +38,8 @@ class Difference:
     def sentence(self, first: str, second: str) -> str:
         """Say in words whether they differ."""
         net = self.gained - self.lost
-        more = f"on {abs(net):,} items {'more' if net > 0 else 'fewer'} than" if net else "as often as"
+        items = "item" if abs(net) == 1 else "items"
+        more = f"on {abs(net):,} {items} {'more' if net > 0 else 'fewer'} than" if net else "as often as"
         said = f"by {self.metric} {second} is right {more} {first}, of {self.n:,} items"
         if self.stderr is None:
             return f"{said}; a single one says nothing"
@@ -52,7 +53,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Shift:
-    """How much further the second model prefers the right choice, in nats."""
+    """How much further the second model prefers the right choice, in nats for a unit of length."""
 
     difference: float
     stderr: float | None
@@ -64,10 +65,10 @@ class Shift:
 
     def sentence(self, first: str, second: str) -> str:
         """Say in words what the margins do."""
-        error = f" +- {self.stderr:.3f}" if self.stderr is not None else ""
+        error = f" +- {self.stderr:.4f}" if self.stderr is not None else ""
         clear = self.stderr is not None and abs(self.difference) > CRITICAL * self.stderr
         return (
-            f"the margin of the right choice in {second} is {self.difference:+.3f}{error} nats from {first}'s: "
+            f"the margin of the right choice in {second} is {self.difference:+.4f}{error} nats from {first}'s: "
             + ("they differ" if clear else "no difference is shown")
         )
 
@@ -111,7 +112,7 @@ def compare(first: Accuracy, second: Accuracy) -> dict[str, Difference | Shift]:
         raise TaskError("the two models were asked different items; give both the same file and --limit")
     acc = [[row["pred"] == row["label"] for row in score.rows] for score in scores]
     acc_norm = [[row["pred_norm"] == row["label"] for row in score.rows] for score in scores]
-    margins = [[margin_of(row) for row in score.rows] for score in scores]
+    margins = [[row["margin"] for row in score.rows] for score in scores]
     return {
         "acc": difference("acc", *acc),
         "acc_norm": difference("acc_norm", *acc_norm),

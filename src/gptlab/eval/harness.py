@@ -7,30 +7,33 @@ Source: lm-evaluation-harness 0.4.13, docs/model_guide.md; models/huggingface.py
 
 import io
 import logging
+import random
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from functools import cache, partialmethod
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import tqdm
-from lm_eval import simple_evaluate
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
+from lm_eval.evaluator import evaluate as harness_evaluate
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import TaskError
+from gptlab.eval import fewshot, task_data
 from gptlab.eval.item import Pair
 from gptlab.eval.score import Logits, Score, log_likelihoods
 from gptlab.progress import Progress
 
 VERSION = version("lm-eval")
-NEW_TOKENS = 256  # what lm-evaluation-harness writes where a task does not say
+NEW_TOKENS = 256  # what lm-evaluation-harness writes where a task does not say how much
 # Of a perplexity, whose error has no formula there; it would take 100,000 and minutes.
 BOOTSTRAP = 1000
 
@@ -59,8 +62,9 @@ class HarnessModel(TemplateLM):
         cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
     ) -> Any:
         """Load the model that `--model_args` names; sizes of batches are ours to choose."""
-        more = {key: value for key, value in (additional_config or {}).items() if key == "device" and value}
-        return cls.open(**more, **arg_dict)
+        # The command's own --device is CUDA whether there is any or not, unless it is told.
+        device = "cpu" if (additional_config or {}).get("device") == "cpu" else "auto"
+        return cls.open(**{"device": device, **arg_dict})
 
     @property
     def eot_token_id(self) -> int:
@@ -125,7 +129,8 @@ class HarnessModel(TemplateLM):
         with Progress("writing", len(requests), " texts") as progress:
             for request in requests:
                 context, options = request.args
-                texts.append(self._continue(context, normalize_gen_kwargs(options, NEW_TOKENS)))
+                most = min(NEW_TOKENS, self._context // 2)  # of a model too small for that many
+                texts.append(self._continue(context, normalize_gen_kwargs(options, most)))
                 self.cache_hook.add_partial("generate_until", request.args, texts[-1])
                 progress.advance()
         return texts
@@ -147,7 +152,7 @@ class HarnessModel(TemplateLM):
         for id_ in self._write(
             prompt[-room:],
             max_tokens=tokens,
-            temperature=options["temperature"],
+            temperature=options.get("temperature", 1.0 if options.get("do_sample") else 0.0),
             top_k=options.get("top_k"),
             top_p=options.get("top_p"),
         ):
@@ -184,58 +189,64 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def evaluate(
-    model: HarnessModel,
+    model: TemplateLM,
     names: Sequence[str],
     *,
     shots: int | None,
     limit: int | None,
     data: Path | None,
     keep: bool = False,
-) -> list[dict[str, Any]]:
-    """Put tasks of lm-evaluation-harness to a model, and return a line for each.
+) -> Iterator[dict[str, Any]]:
+    """Put tasks of lm-evaluation-harness to a model, and yield a line for each as it is done.
 
     Args:
         model: what is asked.
         names: tasks, groups or tags.
         shots: solved examples in front of each item; None is as many as the task says.
         limit: items of each task, from its start; None is all.
-        data: a folder with a file for each task, which then needs no network; see `eval/task_data.py`.
+        data: a folder with a file for each task, which then needs no network; see `task_data`.
         keep: whether a line has, under "items", what each item scored.
 
     Raises:
         TaskError: a task that is not known, has no data, or that the harness cannot run.
     """
-    from gptlab.eval import task_data
-
     check_names(names)
     manager = _task_manager()
-    with ExitStack() as stack:
-        specs = list(names)
-        if data is not None:
-            specs = stack.enter_context(
-                task_data.redirected({name: manager.task_index[name] for name in names}, data, shots or 0)
-            )
-        stack.enter_context(_quiet())
-        try:
-            run: Any = simple_evaluate
-            found = run(
-                model=model,
-                tasks=specs,
-                num_fewshot=shots,
-                limit=limit,
-                task_manager=manager,
-                bootstrap_iters=BOOTSTRAP,
-                log_samples=keep,
-            )
-        except (TaskError, KeyboardInterrupt):
-            raise
-        except Exception as error:  # it passes on whatever its parts raise
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise TaskError(
-                f"task {', '.join(names)}: lm-evaluation-harness cannot run it ({type(error).__name__}: "
-                f"{reason[:300]}); without a network give its files with --task-data DIR"
-            ) from error
-    return [_line(found, name, keep) | {"truncated": model.truncated} for name in found["n-samples"]]
+    specs = nullcontext(list(names))
+    if data is not None:
+        specs = task_data.redirected({name: manager.task_index[name] for name in names}, data, shots or 0)
+    with specs as described:
+        for name, spec in zip(names, described, strict=True):
+            before = getattr(model, "truncated", 0)
+            found = _run(model, name, spec, shots, limit, keep)
+            truncated = getattr(model, "truncated", 0) - before
+            for task in found["n-samples"]:
+                yield _line(found, task, keep) | {"truncated": truncated}
+
+
+def _run(
+    model: TemplateLM, name: str, spec: str, shots: int | None, limit: int | None, keep: bool
+) -> Mapping[str, Any]:
+    """Load and run what a name stands for, with the seeds and the rule for shots of the harness's own command."""
+    try:
+        with _quiet():
+            random.seed(0)
+            np.random.seed(1234)
+            loaded = _task_manager().load([spec])
+            for task in loaded["tasks"].values():
+                own = task.get_config("num_fewshot")
+                task.set_config("num_fewshot", own or 0 if shots is None or own == 0 else shots)
+                task.set_fewshot_seed(fewshot.SEED)
+            run: Any = harness_evaluate
+            return run(model, loaded, limit=limit, bootstrap_iters=BOOTSTRAP, log_samples=keep)
+    except TaskError:
+        raise
+    except Exception as error:  # it passes on whatever its parts raise
+        reason = " ".join(str(error).split()) or "no reason given"
+        raise TaskError(
+            f"task {name}: lm-evaluation-harness cannot run it ({type(error).__name__}: {reason[:300]}); "
+            "without a network give its files with --task-data DIR"
+        ) from error
 
 
 def _line(found: Mapping[str, Any], name: str, keep: bool) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -11,7 +11,7 @@ from gptlab.data.manifest import Manifest
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import TaskError
 from gptlab.eval import continuation, fewshot, hellaswag
-from gptlab.eval.accuracy import Accuracy, Row, multiple_choice
+from gptlab.eval.accuracy import Accuracy, multiple_choice
 from gptlab.eval.hellaswag import PROTOCOLS, ProtocolName
 from gptlab.eval.item import Item, Lazy
 from gptlab.eval.score import Logits, Stop
@@ -26,10 +26,9 @@ class Result:
     shots: int
     accuracy: Accuracy
 
-    @property
-    def rows(self) -> list[Row]:
-        """The outcome item by item: the lines of a samples file."""
-        return self.accuracy.rows
+    def samples(self) -> list[dict[str, Any]]:
+        """Return the outcome item by item, as the lines of a samples file have it."""
+        return [{key: value for key, value in row.items() if key != "margin"} for row in self.accuracy.rows]
 
     def metrics(self) -> dict[str, str | int | float | None]:
         """Return what a line of metrics.jsonl says of it."""

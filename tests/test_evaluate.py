@@ -1,0 +1,172 @@
+"""`gptlab eval` and `gptlab lm-eval` on a run and on its export."""
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from gptlab import cli, evaluate
+from gptlab.errors import ConfigError, TaskError
+from gptlab.evaluate import Request
+from gptlab.publish.huggingface import export
+from gptlab.saved import load
+
+pytestmark = pytest.mark.usefixtures("torch_settings")
+
+ITEM = {"activity_label": "Baking", "ctx_a": "A cook opens the oven.", "ctx_b": "she", "ctx": "A cook. she"}
+PIQA = {"goal": "open a door", "sol1": "turn the handle", "sol2": "sing", "label": 0}
+
+
+@pytest.fixture(scope="module")
+def run(tiny_recipe, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("evaluate") / "run"
+    assert cli.main(["train", str(tiny_recipe), "--train.steps", "2", "--eval.tasks", "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def exported(run) -> Path:
+    export(*load(run), run.parent / "hf", verify=False)
+    return run.parent / "hf"
+
+
+@pytest.fixture(scope="module")
+def hellaswag(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("hellaswag") / "items.jsonl"
+    lines = [
+        ITEM | {"ctx_a": "A cook " + "x" * i, "endings": ["a", "bb", "ccc", "d" * (4 + i)], "label": i % 4}
+        for i in range(9)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.fixture
+def piqa(tmp_path) -> Path:
+    (tmp_path / "data").mkdir()
+    lines = [PIQA | {"goal": "open " + "a door " * (1 + i), "label": i % 2} for i in range(6)]
+    (tmp_path / "data" / "piqa.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return tmp_path / "data"
+
+
+def test_published_lines_stand_beside_their_own_protocol_only(run, hellaswag, capsys):
+    evaluate.evaluate([run], Request(task="hellaswag", data=hellaswag))
+    said = capsys.readouterr().out
+    assert "GPT-2 124M acc 28.59 %, acc_norm 29.55 %" in said
+    assert "31.14" not in said
+    evaluate.evaluate([run], Request(task="hellaswag", data=hellaswag, protocol="harness"))
+    said = capsys.readouterr().out
+    assert "acc_norm 31.14 %" in said
+    assert "29.55" not in said
+    assert "GPT-3" not in said
+
+
+def test_shots_and_where_they_come_from(run, hellaswag, capsys):
+    options = {"task": "hellaswag", "protocol": "harness", "data": hellaswag, "fewshot_data": hellaswag}
+    facts = evaluate.evaluate([run], Request(**options, shots=2))
+    assert (facts["shots"], facts["n"], facts["truncated"]) == (2, 9, 9)
+    said = capsys.readouterr().out
+    assert "2 shots, 9 items" in said
+    assert "9 items were longer than the context of 32 and lost their beginning" in said
+    assert "published" not in said
+    with pytest.raises(TaskError, match="--shots 9: needs at least 10 examples to draw from"):
+        evaluate.evaluate([run], Request(**options, shots=9))
+    with pytest.raises(
+        TaskError, match=r"llm\.c and build-nanogpt, whose protocol completion is, put none there"
+    ):
+        evaluate.evaluate([run], Request(task="hellaswag", data=hellaswag, shots=10))
+
+
+def test_a_run_and_its_export_do_not_differ(run, exported, hellaswag, capsys):
+    facts = evaluate.evaluate([run, exported], Request(task="hellaswag", data=hellaswag))
+    first, second = facts["results"]
+    assert (first["model"], second["model"]) == (str(run), str(exported))
+    assert (first["acc"], first["acc_norm"]) == (second["acc"], second["acc_norm"])
+    assert first["margin"] == pytest.approx(second["margin"], abs=1e-5)
+    found = facts["comparison"]["hellaswag"]
+    assert (found["acc"]["gained"], found["acc"]["lost"], found["acc"]["p"]) == (0, 0, 1.0)
+    assert found["margin"]["difference"] == pytest.approx(0, abs=1e-5)
+    said = capsys.readouterr().out
+    assert "no difference is shown" in said
+    assert said.count("published, on all 10,042 items: GPT-2 124M") == 1
+
+
+def test_tasks_of_the_harness_from_local_files(run, exported, piqa, capsys):
+    pytest.importorskip("lm_eval")
+    facts = evaluate.evaluate([run, exported], Request(task="piqa", task_data=piqa))
+    first, second = facts["results"]
+    assert (first["task"], first["protocol"], first["n"], first["shots"]) == ("piqa", "lm-eval", 6, 0)
+    assert {**first, "model": ""} == {**second, "model": ""}
+    assert facts["comparison"]["piqa"]["acc_norm"]["n"] == 6
+    answer = capsys.readouterr()
+    assert "piqa, protocol lm-eval 0.4." in answer.out
+    assert "it/s" not in answer.err  # none of its bars
+
+
+def test_the_harness_own_command_line_knows_our_models(run, piqa, tmp_path, capsys):
+    pytest.importorskip("lm_eval")
+    task = {
+        "task": "doors",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"validation": str(piqa / "piqa.jsonl")}},
+        "output_type": "multiple_choice",
+        "validation_split": "validation",
+        "doc_to_text": "{{goal}}",
+        "doc_to_target": "label",
+        "doc_to_choice": "{{[sol1, sol2]}}",
+        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+    }
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "doors.yaml").write_text(json.dumps(task))  # which is YAML, too
+    words = ["--model", "gptlab", "--model_args", f"path={run},dtype=float32", "--tasks", "doors"]
+    out = tmp_path / "out"
+    assert (
+        cli.main(["lm-eval", *words, "--include_path", str(tmp_path / "tasks"), "--output_path", str(out)])
+        == 0
+    )
+    (written,) = out.rglob("results_*.json")
+    result = json.loads(written.read_text())
+    assert result["n-samples"]["doors"]["effective"] == 6
+    assert "|doors" in capsys.readouterr().out
+    assert 0 <= result["results"]["doors"]["acc,none"] <= 1
+
+
+def test_model_arguments_that_cannot_be(capsys):
+    pytest.importorskip("lm_eval")
+    words = ["--model", "gptlab", "--model_args", "path=nowhere", "--tasks", "piqa"]
+    assert cli.main(["lm-eval", *words]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("gptlab lm-eval: nowhere: no such folder")
+    for arguments, problem in (({"pth": "x"}, "pth is not known"), ({}, "path is missing")):
+        with pytest.raises(TaskError, match=f"--model_args: {problem}; write path=MODEL"):
+            evaluate._from_arguments(ExitStack(), **arguments)
+
+
+def test_without_the_harness_its_extra_is_named(run, monkeypatch, capsys):
+    monkeypatch.setitem(__import__("sys").modules, "gptlab.eval.harness", None)
+    monkeypatch.delattr("gptlab.eval.harness", raising=False)
+    for words in (["eval", str(run), "--task", "arc_easy"], ["lm-eval", "ls"]):
+        assert cli.main(words) == 1
+        line = capsys.readouterr().err
+        assert 'pip install "gptlab[eval]"' in line
+        assert line.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("models", "options", "problem"),
+    [
+        ([], {"task": "hellaswag"}, "0 models: give one, or two to be compared"),
+        (["a", "b", "c"], {"task": "hellaswag"}, "3 models: give one"),
+        (["a", "b"], {"task": "loss"}, "two models: --samples and the task loss are for one at a time"),
+        (["a"], {"task": "hellaswag", "limit": 0}, "--limit 0: must be at least 1"),
+        (
+            ["a"],
+            {"task": "hellaswag,continuation", "samples": Path("x")},
+            "--samples: holds the items of one",
+        ),
+        (["a"], {"task": ","}, "--task: names none"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(models, options, problem):
+    with pytest.raises(ConfigError, match=problem):
+        evaluate.evaluate([Path(model) for model in models], Request(**options))
