@@ -70,8 +70,8 @@ def evaluations(
         def share(stop: Stop) -> tuple[list[Row], int]:
             if not task.items:
                 return [], 0
-            result = task.evaluate(logits, device=world.device, stop=stop, quiet=not world.main)
-            return result.rows, result.accuracy.truncated
+            score = task.evaluate(logits, device=world.device, stop=stop, quiet=not world.main).accuracy
+            return score.rows, score.truncated
 
         scored = together(share, world, interrupt)
         if scored is None:

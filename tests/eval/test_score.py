@@ -95,18 +95,18 @@ def test_a_shared_context_read_once_gives_what_reading_it_for_each_ending_gives(
 
 
 def test_a_shared_context_is_read_once():
-    read: list[int] = []
+    read: list[tuple[int, int]] = []
 
     class Counting(GPT):
-        def hidden_in_tree(self, ids_BT, positions_BT, visible_BTT):
-            read.append(ids_BT.numel())
-            return super().hidden_in_tree(ids_BT, positions_BT, visible_BTT)
+        def hidden_at(self, ids_BT, cells_N, *layout):
+            read.append((ids_BT.numel(), len(cells_N)))
+            return super().hidden_at(ids_BT, cells_N, *layout)
 
         def hidden(self, ids_BT, cache=None):
             raise AssertionError("read as plain texts")
 
     score(Counting(ModelConfig(**SHAPE)), [([1, 2, 3, 4, 5], [6, 7, n]) for n in range(4)])
-    assert read == [5 + 4 * 2]
+    assert read == [(5 + 4 * 2, 1 + 4 * 2)]
 
 
 def test_greedy_ending_is_recognised():

@@ -1,7 +1,7 @@
 """Log-likelihoods of endings, from whatever maps ids to logits: a GPT, or a Hugging Face model behind a lambda.
 
-One that also has `hidden` and `head`, as GPT has, is asked for logits only where a token is predicted, and one
-that has `hidden_in_tree` reads a context once for all its endings. Logits of any type are taken in float32;
+One that also has `hidden` and `head` is asked for logits only where a token is predicted, and one that has
+`hidden_at`, as GPT has, reads a context once for all its endings. Logits of any type are taken in float32;
 autocast, where it is wanted, is the caller's.
 Axes: B batch, T time, N predicted tokens, U places of prediction, V vocabulary.
 """
@@ -25,7 +25,7 @@ Logits = Callable[[Tensor], Tensor]  # ids_BT -> logits_BTV
 Stop = Callable[[], bool]
 
 # Tokens of a batch, padding counted. On a CPU more would fall out of its caches.
-BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
+BATCH_TOKENS = {"cpu": 512, "cuda": 16384}
 # Rows of float32 logits that exist at once: on a CPU so few that their memory is used again and not mapped anew.
 CHUNK_TOKENS = {"cpu": 128, "cuda": 2048}
 
@@ -89,7 +89,7 @@ def log_likelihoods(
     for number, (before, ending) in enumerate(pairs):
         if not before or not ending:
             raise ValueError(f"choice {number}: {len(before)} ids before {len(ending)}; both need one")
-    rows = tree.rows([tree.cut(pair, context) for pair in pairs], branching=hasattr(logits, "hidden_in_tree"))
+    rows = tree.rows([tree.cut(pair, context) for pair in pairs], branching=hasattr(logits, "hidden_at"))
     sums, misses = np.zeros(len(pairs)), np.zeros(len(pairs))
     for part in tree.batches(rows, batch_tokens or good_batch_tokens(device)):
         heed(stop)
@@ -114,18 +114,18 @@ def _score(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     """Return, for every token predicted in a few rows, its pair, its log-probability, and whether another has more."""
     batch = tree.batch(rows)
-    log_probs_N, greedy_N = predictions(
-        logits, _outputs(logits, batch, device), batch.cells_N.to(device), batch.targets_N.to(device)
-    )
+    ids_BT, targets_N = batch.ids_BT.to(device), batch.targets_N.to(device)
+    cells_U, places_N = batch.cells_N.to(device).unique_consecutive(return_inverse=True)
+    if not hasattr(logits, "hidden_at"):
+        outputs_UX = outputs(logits, ids_BT).flatten(0, 1)[cells_U]
+    else:
+        layout: tuple[Tensor, ...] = ()
+        if batch.branching:
+            positions_BT, parts_BT = batch.positions_BT.to(device), batch.parts_BT.to(device)
+            layout = positions_BT, tree.visible(positions_BT, parts_BT)
+        (outputs_UX,) = logits.hidden_at(ids_BT, cells_U, *layout)
+    log_probs_N, greedy_N = predictions(logits, outputs_UX, places_N, targets_N)
     return batch.pairs_N.numpy(), log_probs_N.double().cpu().numpy(), ~greedy_N.cpu().numpy()
-
-
-def _outputs(logits: Any, batch: tree.Batch, device: torch.device | str) -> Tensor:
-    ids_BT = batch.ids_BT.to(device)
-    if not batch.branching:
-        return outputs(logits, ids_BT)
-    positions_BT, parts_BT = batch.positions_BT.to(device), batch.parts_BT.to(device)
-    return logits.hidden_in_tree(ids_BT, positions_BT, tree.visible(positions_BT, parts_BT))
 
 
 def outputs(logits: Any, ids_BT: Int[Tensor, "B T"]) -> Tensor:
@@ -138,28 +138,30 @@ def _headed(logits: object) -> bool:
 
 
 def predictions(
-    logits: Any, outputs_BTX: Tensor, cells_N: Int[Tensor, " N"], targets_N: Int[Tensor, " N"]
+    logits: Any, outputs_UX: Tensor, places_N: Int[Tensor, " N"], targets_N: Int[Tensor, " N"]
 ) -> tuple[Float32[Tensor, " N"], Bool[Tensor, " N"]]:
-    """Return the log-probability of each target at its cell, and whether no token has more.
+    """Return the log-probability of each target at its place, and whether no token has more.
 
     Args:
         logits: the model.
-        outputs_BTX: what `outputs` returned.
-        cells_N: places in the flattened outputs; what stands together is computed once.
+        outputs_UX: what `outputs` returned, a row for each place.
+        places_N: the place of each target, in order; several may have one.
         targets_N: the tokens.
     """
-    cells_X = outputs_BTX.flatten(0, 1)
     log_probs: list[Tensor] = []
     greedy: list[Tensor] = []
-    chunk = CHUNK_TOKENS.get(cells_X.device.type, 1024)
-    for cells, targets in zip(cells_N.split(chunk), targets_N.split(chunk), strict=True):
-        places_U, place_N = cells.unique_consecutive(return_inverse=True)
-        picked = cells_X[places_U]
-        logits_UV: Tensor = (logits.head(picked[None])[0] if _headed(logits) else picked).float()
-        most_U = logits_UV.amax(-1)
-        of_targets_N = logits_UV[place_N, targets]
+    chunk = CHUNK_TOKENS.get(outputs_UX.device.type, 1024)
+    counts = torch.bincount(places_N // chunk).tolist()
+    for part_UX, targets, places in zip(
+        outputs_UX.split(chunk), targets_N.split(counts), places_N.split(counts), strict=True
+    ):
+        logits_UV: Tensor = (
+            logits.head(part_UX[None])[0].float() if _headed(logits) else part_UX.float().clone()
+        )
+        most_U, local = logits_UV.amax(-1), places % chunk
+        of_targets_N = logits_UV[local, targets]
         # As torch.logsumexp does, which takes six times as long on a CPU.
         log_sum_U = logits_UV.sub_(most_U[:, None]).exp_().sum(-1).log_().add_(most_U)
-        log_probs.append(of_targets_N - log_sum_U[place_N])
-        greedy.append(of_targets_N == most_U[place_N])
+        log_probs.append(of_targets_N - log_sum_U[local])
+        greedy.append(of_targets_N == most_U[local])
     return torch.cat(log_probs), torch.cat(greedy)

@@ -50,10 +50,6 @@ class Batch:
     pairs_N: Int[Tensor, " N"]
     """The pair that a prediction belongs to."""
 
-    def visible_BTT(self) -> Bool[Tensor, "B T T"]:
-        """Return true where the token of the second axis sees the one of the third."""
-        return visible(self.positions_BT, self.parts_BT)
-
 
 def cut(pair: Pair, context: int) -> Pair:
     """Drop the start of a pair that is too long for a model, so that it reads `context` tokens of it.

@@ -52,7 +52,8 @@ def _nats(logits: Logits, device: torch.device | str, rows: Sequence[tuple[Tenso
     ids_BT = torch.stack([ids for ids, _ in rows]).to(device)
     targets_N = torch.cat([targets for _, targets in rows]).to(device)
     places_N = torch.arange(len(targets_N), device=device)
-    log_probs_N, _ = predictions(logits, outputs(logits, ids_BT), places_N, targets_N)
+    outputs_NX = outputs(logits, ids_BT).flatten(0, 1)
+    log_probs_N, _ = predictions(logits, outputs_NX, places_N, targets_N)
     return -log_probs_N.double().sum().item()
 
 

@@ -56,10 +56,16 @@ class Block(nn.Module):
         self.mlp = MLPS[c.mlp](c.n_embd, c.hidden, bias=c.bias)
 
     def forward(
-        self, x_BTD: Float[Tensor, "B T D"], cache: LayerCache | None, layout: Layout | None = None
-    ) -> Float[Tensor, "B T D"]:
+        self,
+        x_BTD: Float[Tensor, "B T D"],
+        cache: LayerCache | None,
+        layout: Layout | None = None,
+        cells: Int[Tensor, " N"] | None = None,
+    ) -> Float[Tensor, "rows tokens D"]:
+        """Add to every token, or return those at some cells of the flattened rows only, as one row."""
         x_BTD = x_BTD + self.attention(self.norm1(x_BTD), cache, layout)
-        return x_BTD + self.mlp(self.norm2(x_BTD))
+        x = x_BTD if cells is None else x_BTD.flatten(0, 1)[None, cells]
+        return x + self.mlp(self.norm2(x))
 
 
 class PostNormBlock(Block):
@@ -71,10 +77,15 @@ class PostNormBlock(Block):
     final_norm = False
 
     def forward(
-        self, x_BTD: Float[Tensor, "B T D"], cache: LayerCache | None, layout: Layout | None = None
-    ) -> Float[Tensor, "B T D"]:
+        self,
+        x_BTD: Float[Tensor, "B T D"],
+        cache: LayerCache | None,
+        layout: Layout | None = None,
+        cells: Int[Tensor, " N"] | None = None,
+    ) -> Float[Tensor, "rows tokens D"]:
         x_BTD = self.norm1(x_BTD + self.attention(x_BTD, cache, layout))
-        return self.norm2(x_BTD + self.mlp(x_BTD))
+        x = x_BTD if cells is None else x_BTD.flatten(0, 1)[None, cells]
+        return self.norm2(x + self.mlp(x))
 
 
 NORM_ORDERS = {"pre": Block, "post": PostNormBlock}
@@ -213,33 +224,45 @@ class GPT(nn.Module):
                 f"{start + ids_BT.shape[1]} tokens are more than context = {self.config.context}; "
                 "give the model the last of them only"
             )
-        return self._through_blocks(ids_BT, start, cache, None)
+        return self._through_blocks(ids_BT, start, cache)
 
-    def hidden_in_tree(
+    def hidden_at(
         self,
         ids_BT: Int[Tensor, "B T"],
-        positions_BT: Int[Tensor, "B T"],
-        visible_BTT: Bool[Tensor, "B T T"],
-    ) -> Float[Tensor, "B T D"]:
-        """Return what the head reads where a row is a tree: texts that begin alike, and their beginning once.
+        cells_N: Int[Tensor, " N"],
+        positions_BT: Int[Tensor, "B T"] | None = None,
+        visible_BTT: Bool[Tensor, "B T T"] | None = None,
+    ) -> Float[Tensor, "1 N D"]:
+        """Return what the head reads at some tokens, of texts, or of rows in which several texts begin alike.
 
         Args:
-            ids_BT: the tokens, each somewhere behind those that it follows.
-            positions_BT: where each stands in its text, below the context.
+            ids_BT: the tokens.
+            cells_N: which of them, counted through the flattened rows; the last block works for these only.
+            positions_BT: where each token stands in its text, below the context; None is where it is in its row.
             visible_BTT: true where the token of the second axis sees the one of the third; each sees itself.
         """
-        return self._through_blocks(ids_BT, positions_BT, None, Layout(positions_BT, visible_BTT))
+        if positions_BT is None or visible_BTT is None:
+            return self._through_blocks(ids_BT, 0, None, None, cells_N)
+        layout = Layout(positions_BT, visible_BTT)
+        return self._through_blocks(ids_BT, positions_BT, None, layout, cells_N)
 
     def _through_blocks(
-        self, ids_BT: Tensor, start: Start, cache: Sequence[LayerCache] | None, layout: Layout | None
+        self,
+        ids_BT: Tensor,
+        start: Start,
+        cache: Sequence[LayerCache] | None,
+        layout: Layout | None = None,
+        cells: Tensor | None = None,
     ) -> Tensor:
-        x_BTD = self.position.embed(self.embed(ids_BT), start)
+        x = self.position.embed(self.embed(ids_BT), start)
+        last = len(self.blocks) - 1
         for layer, block in enumerate(self.blocks):
             # Chen et al. (2016), https://arxiv.org/abs/1604.06174: a block's activations are made twice
             # instead of kept.
             run = partial(checkpoint, block, use_reentrant=False) if self.recompute_blocks else block
-            x_BTD = run(x_BTD, cache[layer] if cache is not None else None, layout)
-        return self.norm(x_BTD)
+            own_cache = cache[layer] if cache is not None else None
+            x = run(x, own_cache, layout, cells if layer == last else None)
+        return self.norm(x)
 
     def head(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T V"]:
         """Turn hidden states into logits, in nats."""

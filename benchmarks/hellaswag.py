@@ -1,0 +1,196 @@
+"""HellaSwag in the harness's protocol: gptlab against lm-evaluation-harness's own `hf` model, interleaved.
+
+    python benchmarks/hellaswag.py --data hellaswag_val.jsonl --rounds 3 --json benchmarks/results/hellaswag.json
+    python benchmarks/hellaswag.py --data hellaswag_val.jsonl --rounds 3 --shots 10 --limit 96
+
+Both sides: the same float32 weights (GPT-2 124M's shape, drawn at random, or --model), exported for the harness;
+the same items, from texts to a score; and on each side the batch size that was fastest on --trial items. A
+round is a pass of each side, one after the other. What they say of every item is compared too. The solved
+examples of --shots are drawn from the data file itself.
+"""
+
+import argparse
+import io
+import json
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import redirect_stderr
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lm_eval.evaluator import evaluate as harness_evaluate
+from lm_eval.models.huggingface import HFLM
+
+from gptlab.data.tokenizer import load_tokenizer
+from gptlab.eval import fewshot, harness, task_data, tasks
+from gptlab.eval.packed import packed
+from gptlab.eval.score import good_batch_tokens
+from gptlab.model.gpt import SIZES, ModelConfig
+from gptlab.publish.huggingface import export
+from gptlab.sample import GeneratingGPT
+from gptlab.saved import load
+from gptlab.train.device import choose_device, describe
+
+Side = Callable[[int, int], np.ndarray]  # (items, batch size) -> log-likelihoods, a row an item
+
+
+def gptlab_side(network: Any, tokenizer: Any, data: Path, shots: int) -> Side:
+    """Build what `gptlab eval --protocol harness` does."""
+    device = choose_device("auto")
+
+    def score(items: int, batch_tokens: int) -> np.ndarray:
+        task = tasks.build(
+            "hellaswag",
+            tokenizer=tokenizer,
+            context=network.context,
+            file=data,
+            fewshot=data,
+            protocol="harness",
+            shots=shots,
+            limit=items,
+        )
+        with packed(network):
+            result = task.evaluate(network, device=device, batch_tokens=batch_tokens, quiet=True)
+        return np.array([row["log_likelihoods"] for row in result.samples()])
+
+    return score
+
+
+def harness_side(folder: Path, context: int, data: Path, shots: int) -> Side:
+    """Build what `lm_eval --model hf --tasks hellaswag` does, its tasks already indexed and loaded."""
+    device = choose_device("auto")
+    lm = HFLM(pretrained=str(folder), device=str(device), dtype="float32", batch_size=1, max_length=context)
+    manager = harness._task_manager()
+    place = folder.parent / "tasks"
+    (place / "hellaswag").mkdir(parents=True)
+    for split in ("validation", "train"):
+        shutil.copy(data, place / "hellaswag" / f"{split}.jsonl")
+
+    def score(items: int, batch_size: int) -> np.ndarray:
+        lm.batch_size_per_gpu = batch_size
+        entries = {"hellaswag": manager.task_index["hellaswag"]}
+        with task_data.redirected(entries, place, shots) as specs, harness._quiet():
+            loaded = manager.load(specs)
+            task = loaded["tasks"]["hellaswag"]
+            task.set_config("num_fewshot", shots)
+            task.set_fewshot_seed(fewshot.SEED)
+            began = time.perf_counter()
+            with redirect_stderr(io.StringIO()):  # its bars
+                found = harness_evaluate(lm, loaded, limit=items, bootstrap_iters=1)
+            score.seconds = time.perf_counter() - began  # without loading the task
+        samples = sorted(found["samples"]["hellaswag"], key=lambda sample: sample["doc_id"])
+        return np.array([[total for total, _ in sample["filtered_resps"]] for sample in samples])
+
+    return score
+
+
+def timed(side: Side, items: int, batch: int) -> tuple[float, np.ndarray]:
+    began = time.perf_counter()
+    scores = side(items, batch)
+    return getattr(side, "seconds", time.perf_counter() - began), scores
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="HellaSwag's JSONL")
+    parser.add_argument("--model", type=Path, help="a run or a checkpoint; none is random weights")
+    parser.add_argument("--shots", type=int, default=0)
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--trial", type=int, default=48, help="items that batch sizes are tried on")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+
+    if arguments.model is not None:
+        network, tokenizer = load(arguments.model)
+    else:
+        torch.manual_seed(0)
+        network = GeneratingGPT(ModelConfig(**SIZES["gpt2-124m"])).to(choose_device("auto")).eval()
+        tokenizer = load_tokenizer("gpt2")
+    items = sum(1 for line in arguments.data.open(encoding="utf-8") if line.strip())
+    items = min(items, arguments.limit or items)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "export"
+        export(network, tokenizer, folder, verify=False)
+        sides = {
+            "gptlab": gptlab_side(network, tokenizer, arguments.data, arguments.shots),
+            "lm-eval": harness_side(folder, network.context, arguments.data, arguments.shots),
+        }
+        usual = good_batch_tokens(choose_device("auto"))
+        choices = {"gptlab": [usual // 2, usual, 2 * usual], "lm-eval": [1, 2, 4, 8, 16]}
+        best: dict[str, int] = {}
+        trials: dict[str, dict[int, float]] = {}
+        for name, side in sides.items():
+            trials[name] = {
+                batch: timed(side, min(arguments.trial, items), batch)[0] for batch in choices[name]
+            }
+            best[name] = min(trials[name], key=lambda batch, name=name: trials[name][batch])
+            print(f"{name}: best of {choices[name]} is {best[name]}", flush=True)
+        seconds: dict[str, list[float]] = {name: [] for name in sides}
+        scores: dict[str, np.ndarray] = {}
+        for number in range(arguments.rounds):
+            for name, side in sides.items():
+                spent, scores[name] = timed(side, items, best[name])
+                seconds[name].append(spent)
+            print(
+                f"round {number + 1}: " + "  ".join(f"{name} {s[-1]:.1f} s" for name, s in seconds.items()),
+                flush=True,
+            )
+    task = tasks.build(
+        "hellaswag",
+        tokenizer=tokenizer,
+        context=network.context,
+        file=arguments.data,
+        protocol="harness",
+        limit=items,
+    )
+    lengths = np.array([item.lengths for item in task.items])
+    ours, theirs = scores["gptlab"], scores["lm-eval"]
+    ratios = [theirs / ours for ours, theirs in zip(seconds["gptlab"], seconds["lm-eval"], strict=True)]
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False
+    )
+    result = {
+        "what": "HellaSwag, harness protocol, float32, from texts to a score",
+        "model": str(arguments.model or "GPT-2 124M's shape, random weights"),
+        "items": items,
+        "shots": arguments.shots,
+        "commit": commit.stdout.strip(),
+        "lm_eval": version("lm-eval"),
+        "transformers": version("transformers"),
+        **describe(choose_device("auto")),
+        "batch": {"gptlab": f"{best['gptlab']} tokens", "lm-eval": f"{best['lm-eval']} texts"},
+        "trials": trials,
+        "seconds": seconds,
+        "speedup": {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)},
+        "max_difference": float(np.abs(ours - theirs).max()),
+        "predictions_that_differ": int((ours.argmax(1) != theirs.argmax(1)).sum()),
+        "normalised_predictions_that_differ": int(
+            ((ours / lengths).argmax(1) != (theirs / lengths).argmax(1)).sum()
+        ),
+    }
+    del result["host"]
+    shown = (
+        "batch",
+        "speedup",
+        "max_difference",
+        "predictions_that_differ",
+        "normalised_predictions_that_differ",
+    )
+    print(json.dumps({key: result[key] for key in shown}, indent=1))
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
