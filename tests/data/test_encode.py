@@ -42,7 +42,7 @@ def remote(tmp_path, monkeypatch):
         path.write_text(f"file {number} " * 100)
         inputs.append(Remote(f"file{number}", path.stat().st_size, str(path)))
     source = Source("remote", "r1", tuple(inputs))
-    monkeypatch.setattr(prepare_module, "find_source", lambda name, column: source)
+    monkeypatch.setattr(prepare_module, "find_source", lambda name, column, revision: source)
     return source
 
 
@@ -82,7 +82,7 @@ def test_what_is_done_is_not_fetched_again(remote, tmp_path, monkeypatch):
     third = Remote("broken", remote.inputs[3].bytes, "")
     broken = Source("remote", "r1", (*remote.inputs[:3], third, remote.inputs[4]))
     with monkeypatch.context() as patch:
-        patch.setattr(prepare_module, "find_source", lambda name, column: broken)
+        patch.setattr(prepare_module, "find_source", lambda name, column, revision: broken)
         with pytest.raises(DataError, match="file broken: cannot be had"):
             run(tmp_path / "out")
     assert OPENED == ["file0", "file1", "file2", "broken"]
@@ -100,7 +100,7 @@ def test_only_what_is_wanted_is_fetched(remote, tmp_path):
 
 def test_a_source_that_holds_more_than_was_thought_is_read_on(remote, tmp_path, monkeypatch):
     poor = Source("remote", "r1", tuple(Remote(part.key, 10**6, part.origin) for part in remote.inputs))
-    monkeypatch.setattr(prepare_module, "find_source", lambda name, column: poor)
+    monkeypatch.setattr(prepare_module, "find_source", lambda name, column, revision: poor)
     facts = run(tmp_path / "out", max_tokens=2500, val_tokens=100)
     assert facts["train"]["tokens"] + facts["val"]["tokens"] == 2500
     assert OPENED[:3] == ["file0", "file1", "file2"]

@@ -139,13 +139,28 @@ def test_the_real_thing_is_read(shared):
 @pytest.mark.parametrize("reader", ["jsonl", "parquet"])
 def test_the_text_column_can_be_named(reader: str, tmp_path: Path):
     path = tmp_path / f"a.{reader}"
+    others = ["other"] * len(KEPT)
     if reader == "jsonl":
-        path.write_bytes(jsonl(KEPT, "content"))
+        rows = ({"story": text, "title": "other"} for text in KEPT)
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     else:
-        pq.write_table(pa.table({"content": KEPT, "id": range(len(KEPT))}), path)
-    assert list(documents(path, "content")) == KEPT
-    with pytest.raises(DataError, match=r'"text".*the columns are (content, id|id, content).*--text-column'):
-        list(documents(path))
+        pq.write_table(pa.table({"story": KEPT, "title": others}), path)
+    assert list(documents(path, "story")) == KEPT
+    for wrong in (None, "sotry"):
+        with pytest.raises(DataError, match=r'"(text|sotry)".*the columns are story, title: .*--text-column'):
+            list(documents(path, wrong))
+
+
+@pytest.mark.parametrize("reader", ["jsonl", "jsonl.gz", "parquet"])
+@pytest.mark.parametrize("column", ["content", "story"])
+def test_the_text_column_is_found(reader: str, column: str, tmp_path: Path):
+    path = tmp_path / f"a.{reader}"
+    if reader == "parquet":
+        pq.write_table(pa.table({"id": range(len(KEPT)), column: KEPT}), path)
+    else:
+        rows = "".join(json.dumps({"id": 7, column: text}) + "\n" for text in KEPT).encode()
+        path.write_bytes(gzip.compress(rows) if reader.endswith("gz") else rows)
+    assert list(documents(path)) == KEPT
 
 
 def test_a_column_of_numbers_is_refused(tmp_path: Path):
@@ -226,9 +241,9 @@ def test_a_folder_without_text_is_refused(tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "complaint"),
     [
-        ("hf:HuggingFaceFW/fineweb", "the hub is not supported yet; download the files"),
-        ("python-doc", 'no such file or folder.*python-docs; did you mean "python-docs"'),
-        ("no/such/folder", "no such file or folder, nor one of the names python-docs$"),
+        ("hf:fineweb", r"must be hf:OWNER/NAME\[@REVISION\]\[:CONFIG_OR_PATH\]"),
+        ("python-doc", 'no such file or folder.*python-docs.*; did you mean "python-docs"'),
+        ("no/such/folder", "no such file or folder, nor one of the names python-docs, fineweb, "),
     ],
 )
 def test_an_unknown_source_says_what_there_is(name: str, complaint: str):
@@ -237,8 +252,8 @@ def test_an_unknown_source_says_what_there_is(name: str, complaint: str):
 
 
 def test_python_docs_is_a_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    assert [source["name"] for source in list_sources()] == ["python-docs"]
-    assert list_sources()[0]["description"]
+    assert {"python-docs", "fineweb", "fineweb-edu"} <= {source["name"] for source in list_sources()}
+    assert all(source["description"] for source in list_sources())
     [piece] = pieces("python-docs")
     assert piece.bytes > 1_000_000
     assert next(piece.documents()).startswith("assert\n")

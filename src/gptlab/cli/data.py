@@ -24,13 +24,14 @@ def prepare(
     """Turn documents into shards of tokens; run again to continue.
 
     Args:
-        source: a name of `gptlab data list`, or a file or folder of .txt, .jsonl or .parquet.
+        source: a name of `gptlab data list`, hf:OWNER/NAME[@REVISION][:CONFIG_OR_PATH], or a file or folder of .txt,
+            .jsonl or .parquet.
         out: the prepared folder.
         tokenizer: gpt2, bytes, or a file of `gptlab data tokenizer`.
         val_tokens: about how many tokens to hold out; None is a hundredth.
         max_tokens: stop after about that many; None is all.
         workers: processes; None is one for each core.
-        text_column: where the text is, in .jsonl and .parquet; None is `text`.
+        text_column: where the text is, in .jsonl and .parquet; None finds it.
         deduplicate: `exact` leaves out documents equal to an earlier one; max_tokens counts before that.
         engine: `processes` of this machine, or `ray`, a cluster that sees OUT as this machine does.
         part: I/N does one of N shares, for `gptlab data merge`; None is all.
@@ -202,7 +203,7 @@ def tokenizer(
         source: as for `gptlab data prepare`.
         out: the JSON file to write.
         vocab_size: entries, end-of-text and the 256 bytes among them.
-        text_column: where the text is, in .jsonl and .parquet; None is `text`.
+        text_column: where the text is, in .jsonl and .parquet; None finds it.
     """
     from gptlab.data.shards import aside
     from gptlab.data.sources import documents

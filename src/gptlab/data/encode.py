@@ -125,7 +125,7 @@ class _Inputs:
         wanted = (self._plan.max_tokens or float("inf")) * self._plan.encoder.bytes_per_token * MARGIN
         coming = [_Ahead(self._jobs_of, *self._inputs[0])] if self._inputs else []
         for number, (_, part) in enumerate(self._inputs, 1):
-            jobs = coming.pop().result()
+            jobs = self._await(coming.pop(), part)
             if number < len(self._inputs):
                 following = self._inputs[number]
                 # Nothing is fetched that will hardly be needed, until it is.
@@ -136,6 +136,14 @@ class _Inputs:
             self._open.append((part, {job.key for job in todo}))
             yield from todo
             self._let_go()
+
+    def _await(self, coming: "_Ahead", part: Input) -> list[Job]:
+        """Wait for an input, showing how far its download has come."""
+        with Progress("fetching", part.fetch_bytes, "B") as progress:
+            while not coming.done(0.5):
+                lying = sum(file.stat().st_size for file in self._folder.rglob("*.incomplete"))
+                progress.advance(max(lying - progress.done, 0))
+        return coming.result()
 
     def finish(self, job: Job) -> None:
         """Note that a job is done, and let go of the inputs that are done with it."""
@@ -201,11 +209,15 @@ class _Ahead:
         except Exception as error:
             self._error = error
 
-    def result(self) -> list[Job]:
-        """Wait for the jobs."""
+    def done(self, seconds: float) -> bool:
+        """Wait so long for the jobs, and say whether they are there."""
         if self._thread.ident is None:
             self._thread.start()
-        self._thread.join()
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def result(self) -> list[Job]:
+        """Return the jobs, or raise what kept them from being made."""
         if self._error is not None:
             raise self._error
         return self._jobs

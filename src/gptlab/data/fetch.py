@@ -6,8 +6,7 @@ manifest comes last. So what lies in OUT is whole, a kill costs part of a shard,
 
 import difflib
 import shutil
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -15,6 +14,7 @@ from typing import Any
 
 from gptlab.data.adopt import choose_splits
 from gptlab.data.disk import check_room
+from gptlab.data.hub import HubFile, download, list_files
 from gptlab.data.manifest import MANIFEST, REMEDIES, Manifest, Shard, TokenizerRecord
 from gptlab.data.shards import HEADER_BYTES, TOKEN
 from gptlab.data.tokenizer import Tokenizer, load_tokenizer
@@ -34,18 +34,6 @@ class Ready:
     """OWNER/NAME."""
     description: str
     """A line for `gptlab data list`."""
-
-
-@dataclass(frozen=True)
-class HubFile:
-    """A file of a repository."""
-
-    path: str
-    """Where it lies in the repository."""
-    bytes: int
-    """Its size."""
-    sha256: str | None
-    """Of its content; None where the hub knows none, as of small files of text."""
 
 
 def fetch(
@@ -72,7 +60,7 @@ def fetch(
     source, out, encoder = f"hf:{repository}:{pattern}", Path(out), load_tokenizer(tokenizer)
     there = _there(out, source, TokenizerRecord.of(encoder))
     # A folder is of one commit: what is brought later is of the first one's.
-    commit, listed = list_files(repository, there.revision if there else None)
+    commit, listed, _ = list_files(repository, there.revision if there else None)
     files = _by_name(source, [file for file in listed if fnmatchcase(file.path, pattern)])
     splits, validation = choose_splits(list(files))
     for path in sorted(out.glob("*.bin")):
@@ -188,62 +176,6 @@ def _checked(path: Path, file: HubFile, split: str, encoder: Tokenizer, progress
     if file.sha256 not in (None, shard.sha256):
         raise DataError(f"shard {path}: its sha256 is not the one the hub has; {remedy}")
     return shard
-
-
-def list_files(repository: str, revision: str | None) -> tuple[str, list[HubFile]]:
-    """List a data set's files, and the commit that they are of.
-
-    Raises:
-        DataError: the hub cannot be reached, or has no such data set or revision for us.
-    """
-    from huggingface_hub import HfApi
-
-    with _hub(repository):
-        info = HfApi().dataset_info(repository, revision=revision, files_metadata=True)
-    return info.sha or "", [
-        HubFile(file.rfilename, file.size or 0, file.lfs.sha256 if file.lfs else None)
-        for file in info.siblings or ()
-    ]
-
-
-def download(repository: str, commit: str, path: str, folder: Path) -> Path:
-    """Download a file into a folder, or the rest of it where a part is there.
-
-    Raises:
-        DataError: the hub cannot be reached, or has no such file for us.
-    """
-    from huggingface_hub import hf_hub_download
-
-    with _hub(repository):
-        return Path(hf_hub_download(repository, path, repo_type="dataset", revision=commit, local_dir=folder))
-
-
-@contextmanager
-def _hub(repository: str) -> Generator[None, None, None]:
-    from huggingface_hub import errors
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
-    shown = not are_progress_bars_disabled()
-    disable_progress_bars()
-    try:
-        yield
-    except errors.RepositoryNotFoundError as error:
-        raise DataError(
-            f"hf:{repository}: the hub has no such data set, or it is private or gated; check the name, accept "
-            "its terms on its page, or log in: set HF_TOKEN"
-        ) from error
-    except errors.HfHubHTTPError as error:
-        status = error.response.status_code
-        raise DataError(f"hf:{repository}: the hub answers with status {status}; try again later") from error
-    except (errors.HTTPError, OSError) as error:  # pyright: ignore[reportPrivateImportUsage]
-        if isinstance(error, OSError) and error.errno is not None:  # the disk's, not the hub's
-            raise
-        raise DataError(
-            f"hf:{repository}: the hub cannot be reached ({type(error).__name__}); what is there stays, run again"
-        ) from error
-    finally:
-        if shown:
-            enable_progress_bars()
 
 
 READY: dict[str, Ready] = {

@@ -9,7 +9,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, cast
 
 from gptlab.errors import DataError
 
-TEXT_COLUMN = "text"
+TEXT_COLUMNS = ("text", "content")
 JSONL_PIECE_BYTES = 8_000_000
 PARQUET_ROWS = 128  # read at a time, so that memory does not grow with the row group
 COMPRESSION = 3  # how many times smaller gzip and zstd make English text, about
@@ -78,7 +78,7 @@ class JsonlPiece(Piece):
     def cut(path: Path, column: str | None, stamp: str) -> Iterator[Piece]:
         """Cut a plain file into ranges; a compressed one is one range, as it is read from its beginning."""
         size = path.stat().st_size
-        column = column or TEXT_COLUMN
+        column = column or _first_column(path)
         if path.suffix != ".jsonl":
             yield JsonlPiece(str(path), stamp, size * COMPRESSION, column, 0, None)
             return
@@ -149,7 +149,7 @@ class ParquetPiece(Piece):
         """Cut a file into its row groups, by its footer alone."""
         with _parquet(path) as file:
             names = file.schema_arrow.names
-            column = column or TEXT_COLUMN
+            column = column or _text_column([f.name for f in file.schema_arrow if _holds_text(f.type)])
             if column not in names:
                 raise DataError(f'file {path}: has no column "{column}"; {_choose(names)}')
             kind = file.schema_arrow.field(column).type
@@ -184,7 +184,8 @@ def cut_file(path: Path, column: str | None, stamp: str | None = None) -> Iterat
 
     Args:
         path: the file; its name ends in one of FORMATS.
-        column: which column of .jsonl and .parquet holds the documents; None is TEXT_COLUMN.
+        column: which column of .jsonl and .parquet holds the documents; None is one of TEXT_COLUMNS, or the only
+            one that holds text.
         stamp: what to know the file by; None is its path, size and time.
 
     Raises:
@@ -202,6 +203,23 @@ def cut_file(path: Path, column: str | None, stamp: str | None = None) -> Iterat
 def file_format(path: Path) -> str:
     """Return the entry of FORMATS that a file's name ends in; nothing where there is none."""
     return next((suffix for suffix in FORMATS if path.name.endswith(suffix)), "")
+
+
+def _text_column(columns: Sequence[str]) -> str:
+    """Choose among columns that hold text: one of TEXT_COLUMNS, or the only one."""
+    likely = [name for name in TEXT_COLUMNS if name in columns]
+    return next(iter(likely or (columns if len(columns) == 1 else ())), TEXT_COLUMNS[0])
+
+
+def _first_column(path: Path) -> str:
+    """Choose the column of text of a .jsonl file by its first line; what is wrong with that is said in its turn."""
+    try:
+        with _OPENERS[path.suffix](str(path)) as file:
+            row = json.loads(file.readline())
+        columns = [name for name, value in row.items() if isinstance(value, str)]
+    except (OSError, EOFError, zlib.error, ValueError, AttributeError):
+        return TEXT_COLUMNS[0]
+    return _text_column(columns)
 
 
 def _choose(columns: "list[str] | dict[str, Any]") -> str:

@@ -21,7 +21,7 @@ from gptlab.data.engines import ENGINES, EngineName
 from gptlab.data.jobs import Job
 from gptlab.data.manifest import MANIFEST, SPLITS, Manifest
 from gptlab.data.parts import gather, write_record
-from gptlab.data.plan import Deduplicate, Plan
+from gptlab.data.plan import PARTIAL, Deduplicate, Plan
 from gptlab.data.shards import MAX_SHARD_TOKENS, TOKEN, read_shard
 from gptlab.data.sources import find_source
 from gptlab.data.tokenizer import MAX_VOCAB_SIZE, load_tokenizer
@@ -29,6 +29,7 @@ from gptlab.errors import DataError
 
 SHARD_TOKENS = 100_000_000
 LOCK = ".lock"
+REVISION = "revision"
 
 
 def prepare(
@@ -48,7 +49,7 @@ def prepare(
     """Encode a source's documents into the shards of a folder; run again, it continues.
 
     Args:
-        source: a name of SOURCES, a file or a folder.
+        source: a name of SOURCES, hf:OWNER/NAME[@REVISION][:CONFIG_OR_PATH], a file or a folder.
         out: the folder to make; while at work it needs room for every token twice.
         tokenizer: a name of TOKENIZERS or a file.
         val_tokens: about how many tokens of the whole source, by its estimated size, are for validation;
@@ -56,7 +57,7 @@ def prepare(
         max_tokens: stop after so many tokens, both splits together and any copies among them.
         shard_tokens: the longest a shard may become, but for a document that is longer.
         workers: how many processes encode; unless told, one a processor.
-        text_column: which column of .jsonl and .parquet files holds the documents; "text" unless told.
+        text_column: which column of .jsonl and .parquet files holds the documents; found unless told.
         deduplicate: "exact" leaves out each document that is equal to an earlier one.
         engine: a name of ENGINES: who does the work.
         part: "I/N" encodes that share of the source only, for `merge` to put together.
@@ -81,7 +82,7 @@ def prepare(
             "that shards hold; train a smaller one"
         )
     plan = Plan(
-        source=find_source(source, text_column),
+        source=find_source(source, text_column, _begun_with(Path(out), str(source))),
         out=Path(out),
         encoder=encoder,
         val_tokens=val_tokens,
@@ -103,6 +104,16 @@ def prepare(
         else:
             facts = (prepared or _build(plan, engine)).summary() | {"already_prepared": prepared is not None}
     return facts | {"out": str(out), "seconds": time.monotonic() - started}
+
+
+def _begun_with(out: Path, source: str) -> str | None:
+    """Return the revision of the source that a folder was begun with, so that no later one gets mixed in."""
+    if (out / MANIFEST).exists():
+        there = Manifest.load(out)
+        return there.revision if there.source == source else None
+    begun = out / PARTIAL / REVISION
+    name, _, revision = begun.read_text(encoding="utf-8").partition("\n") if begun.exists() else ("", "", "")
+    return revision if name == source else None
 
 
 def merge(out: str | Path, folders: Sequence[str | Path] = ()) -> dict[str, Any]:
@@ -217,6 +228,7 @@ def _begin(plan: Plan) -> None:
     if not plan.partial.exists() and any(plan.out.glob("*.bin")):
         raise DataError(f"{plan.out}: holds .bin files but no {MANIFEST}; move them or choose another folder")
     plan.partial.mkdir(parents=True, exist_ok=True)
+    (plan.partial / REVISION).write_text(f"{plan.source.name}\n{plan.source.revision}", encoding="utf-8")
 
 
 def _check_room(plan: Plan, share: Share, copies: int) -> None:

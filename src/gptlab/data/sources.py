@@ -10,13 +10,20 @@ import hashlib
 import platform
 import sysconfig
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from gptlab.data import python_docs
-from gptlab.data.files import FORMATS, Piece, cut_file, file_format
+from gptlab.data.files import COMPRESSION, FORMATS, Piece, cut_file, file_format
+from gptlab.data.hub import HubFile, download, list_files
+from gptlab.data.shards import file_sha256
 from gptlab.errors import DataError
+
+# Text in a byte of a file; of Parquet about what FineWeb's files hold (45 GB in 30), other columns included.
+TEXT_PER_BYTE = {".parquet": 1.5, ".gz": float(COMPRESSION), ".zst": float(COMPRESSION)}
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,11 @@ class Input:
             DataError: it cannot be had, or is not what it should be.
         """
         raise NotImplementedError
+
+    @property
+    def fetch_bytes(self) -> int:
+        """How many bytes `open` fetches."""
+        return 0
 
     def close(self, folder: Path) -> None:
         """Take away what `open` put into `folder`, if it did."""
@@ -91,32 +103,67 @@ class Source:
 
 
 @dataclass(frozen=True)
+class HubInput(Input):
+    """A file of a data set on the hub."""
+
+    repository: str
+    commit: str
+    file: HubFile
+    column: str | None
+
+    @staticmethod
+    def of(repository: str, commit: str, file: HubFile, column: str | None) -> "HubInput":
+        """Make an input of a file, whose text is guessed from its size."""
+        key = hashlib.sha256(f"{repository} {commit} {file.path} {column}".encode()).hexdigest()
+        text_bytes = int(file.bytes * TEXT_PER_BYTE.get(Path(file.path).suffix, 1.0))
+        return HubInput(key, text_bytes, repository, commit, file, column)
+
+    @property
+    def fetch_bytes(self) -> int:
+        return self.file.bytes
+
+    def open(self, folder: Path) -> Sequence[Piece]:
+        path = download(self.repository, self.commit, self.file.path, folder)
+        if self.file.sha256 not in (None, file_sha256(path)):
+            path.unlink()
+            raise DataError(
+                f"hf:{self.repository}: {self.file.path} arrived with another sha256 than the hub has; run again "
+                "to fetch it anew"
+            )
+        # Known by where it is from, not by where it was put.
+        return list(cut_file(path, self.column, f"hf:{self.repository}@{self.commit}/{self.file.path}"))
+
+    def close(self, folder: Path) -> None:
+        (folder / self.file.path).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
 class NamedSource:
     """A source that needs no path."""
 
     description: str
     """A line for `gptlab data list`."""
-    find: Callable[[str | None], Source]
-    """Looks it up, given the text column that was asked for."""
+    find: Callable[[str, str | None, str | None], Source]
+    """Looks it up, given its name, the text column that was asked for and the revision to keep to."""
 
 
-def find_source(source: str | Path, text_column: str | None = None) -> Source:
-    """Find a source by its name in SOURCES or by its path, and cut it into pieces.
+def find_source(source: str | Path, text_column: str | None = None, revision: str | None = None) -> Source:
+    """Find a source by its name in SOURCES, on the hub or by its path, and cut what is here into pieces.
 
     Args:
-        source: a name, a file or a folder.
-        text_column: which column of .jsonl and .parquet files holds the documents; "text" unless told.
+        source: a name, hf:OWNER/NAME[@REVISION][:WHAT], a file or a folder.
+        text_column: which column of .jsonl and .parquet files holds the documents; found unless told.
+        revision: the commit to keep to, of a source on the hub; None is its newest.
 
     Raises:
         DataError: there is no such source, it holds no file gptlab reads, or a file lacks the column.
     """
     name = str(source)
-    if name in SOURCES:
-        return SOURCES[name].find(text_column)
+    known = name if name in SOURCES else name.partition(":")[0]
+    if known in SOURCES:
+        return SOURCES[known].find(name, text_column, revision)
     if name.startswith("hf:"):
-        raise DataError(
-            f'source "{name}": the hub is not supported yet; download the files and pass their folder'
-        )
+        return _find_on_hub(name, name, text_column, revision)
     root = Path(source)
     if not root.exists():
         near = difflib.get_close_matches(name, SOURCES, 1)
@@ -138,6 +185,63 @@ def find_source(source: str | Path, text_column: str | None = None) -> Source:
 def documents(source: str | Path, text_column: str | None = None) -> Iterator[str]:
     """Read the documents of a source, as find_source finds it, in order."""
     return find_source(source, text_column).documents()
+
+
+def _find_on_hub(name: str, address: str, text_column: str | None, revision: str | None) -> Source:
+    """Find hf:OWNER/NAME[@REVISION][:WHAT], where WHAT is a configuration of its card, a path or a pattern."""
+    where, _, what = address.removeprefix("hf:").partition(":")
+    repository, _, asked = where.partition("@")
+    if not all(repository.partition("/")):
+        raise DataError(f'source "{name}": must be hf:OWNER/NAME[@REVISION][:CONFIG_OR_PATH]')
+    commit, files, configs = list_files(repository, revision or asked or None)
+    readable = {file.path: file for file in files if file_format(Path(file.path))}
+    patterns = _patterns(what, configs)
+    if patterns is None:
+        patterns = [what, f"{what.rstrip('/')}/*"] if what else ["*"]
+        if not what and any("train" in path.lower() for path in readable):
+            patterns = ["*[tT][rR][aA][iI][nN]*"]  # the other files are for validation, or about the data
+    chosen = sorted(path for path in readable if any(fnmatchcase(path, pattern) for pattern in patterns))
+    if not chosen:
+        names = ", ".join(str(config.get("config_name")) for config in configs)
+        raise DataError(
+            f'source "{name}": none of its {len(files)} files is {" or ".join(patterns)} and of a kind that gptlab '
+            f"reads, {', '.join(FORMATS)}" + (f"; its configurations are {names}" if names else "")
+        )
+    inputs = [HubInput.of(repository, commit, readable[path], text_column) for path in chosen]
+    return Source(name, commit, tuple(inputs))
+
+
+def _patterns(what: str, configs: Sequence[Mapping[str, Any]]) -> list[str] | None:
+    """Return the patterns of a configuration's training files: of the one named, else of the default one."""
+    if what:
+        found = [config for config in configs if config.get("config_name") == what]
+    else:
+        marked = [config for config in configs if config.get("default")]
+        named = [config for config in configs if config.get("config_name") == "default"]
+        found = marked or named or (list(configs) if len(configs) == 1 else [])
+    data_files = found[0].get("data_files") if found else None
+    if data_files is None:
+        return None
+    entries: list[Any] = data_files if isinstance(data_files, list) else [data_files]
+    splits = [entry for entry in entries if isinstance(entry, dict)]
+    train = [entry for entry in splits if entry.get("split") == "train"] or splits
+    paths = [path for entry in train for path in _listed(entry.get("path"))]
+    return paths + [entry for entry in entries if isinstance(entry, str)]
+
+
+def _listed(paths: Any) -> list[str]:
+    return [str(path) for path in paths] if isinstance(paths, list) else [str(paths)]
+
+
+def _named(address: str) -> Callable[[str, str | None, str | None], Source]:
+    """Make the finder of a data set on the hub, whose configuration can be another one: NAME:CONFIG."""
+
+    def find(name: str, text_column: str | None, revision: str | None) -> Source:
+        _, colon, config = name.partition(":")
+        where = address.rpartition(":")[0] if address.count(":") > 1 else address
+        return _find_on_hub(name, f"{where}:{config}" if colon else address, text_column, revision)
+
+    return find
 
 
 def list_sources() -> list[dict[str, str]]:
@@ -162,7 +266,7 @@ def _files(root: Path) -> list[Path]:
     return sorted(files, key=lambda path: path.parts)
 
 
-def _python_docs(text_column: str | None) -> Source:
+def _python_docs(name: str, text_column: str | None, revision: str | None) -> Source:
     if text_column is not None:
         raise DataError(f'source "python-docs": has no columns, so no "{text_column}"; drop --text-column')
     library = Path(sysconfig.get_path("stdlib"))
@@ -178,4 +282,28 @@ def _python_docs(text_column: str | None) -> Source:
 
 SOURCES: dict[str, NamedSource] = {
     "python-docs": NamedSource("the help topics and docstrings that every CPython carries", _python_docs),
+    "fineweb": NamedSource(
+        "FineWeb, English web text, 31 GB of 10 billion tokens; fineweb:sample-100BT, fineweb:default",
+        _named("hf:HuggingFaceFW/fineweb:sample-10BT"),
+    ),
+    "fineweb-edu": NamedSource(
+        "FineWeb-Edu, its educational part, 28 GB of 10 billion tokens; fineweb-edu:sample-100BT, :default",
+        _named("hf:HuggingFaceFW/fineweb-edu:sample-10BT"),
+    ),
+    "dclm": NamedSource(
+        "DCLM-Baseline, filtered web text, trillions of tokens: name a part, as dclm:global-shard_01_of_10, or "
+        "use --max-tokens",
+        _named("hf:mlfoundations/dclm-baseline-1.0"),
+    ),
+    "openwebtext": NamedSource(
+        "OpenWebText, 9 billion tokens of what GPT-2 is thought to have read",
+        _named("hf:Skylion007/openwebtext"),
+    ),
+    "tinystories": NamedSource(
+        "TinyStories, 0.5 billion tokens of stories for small children", _named("hf:roneneldan/TinyStories")
+    ),
+    "tinyshakespeare": NamedSource(
+        "a megabyte of Shakespeare, as char-rnn has it",
+        _named("hf:karpathy/tiny_shakespeare@refs/convert/parquet:default/train/*"),
+    ),
 }

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 COMMIT = "c" * 40
 
 
-class ShardHub(ThreadingHTTPServer):
+class FakeHub(ThreadingHTTPServer):
     """Serve the files of a folder as the large files of a data set.
 
     Args:
@@ -27,6 +27,10 @@ class ShardHub(ThreadingHTTPServer):
         self.repository, self.folder = repository, folder
         self.commit = COMMIT
         self.private = False
+        self.configs: list[dict[str, object]] = []
+        """What the data set's card says of its configurations."""
+        self.busy = 0
+        """How many requests are sent away with status 429 first."""
         self.corrupt: set[str] = set()
         """Files whose last token arrives wrong."""
         self.sent: Counter[str] = Counter()
@@ -47,7 +51,7 @@ class ShardHub(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: ShardHub
+    server: FakeHub
 
     def log_message(self, *_: object) -> None:
         pass
@@ -60,6 +64,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, *, body: bool) -> None:
         hub, path = self.server, unquote(urlsplit(self.path).path)
+        if hub.busy > 0:
+            hub.busy -= 1
+            self.send_response(429)
+            self.send_header("Retry-After", "0")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         allowed = not hub.private or self.headers.get("Authorization") == "Bearer good"
         found = re.fullmatch(rf"/datasets/{hub.repository}/resolve/([^/]+)/(.+)", path)
         listed = re.fullmatch(rf"/api/datasets/{hub.repository}(/revision/([^/]+))?", path)
@@ -85,7 +96,13 @@ class _Handler(BaseHTTPRequestHandler):
             }
             for name, path in zip(names, files, strict=True)
         ]
-        return {"id": hub.repository, "sha": commit, "siblings": siblings, "tags": []}
+        return {
+            "id": hub.repository,
+            "sha": commit,
+            "siblings": siblings,
+            "tags": [],
+            "cardData": {"configs": hub.configs},
+        }
 
     def _send(self, content: bytes, *, body: bool) -> None:
         self.send_response(200)
