@@ -176,8 +176,9 @@ def _score(name: str, model: Model, request: Request) -> tuple[dict[str, Any], A
     print(f"  acc      {_percent(score.acc, score.stderr)}")
     print(f"  acc_norm {_percent(score.acc_norm, score.stderr_norm)}")
     error = f" +- {score.stderr_margin:.4f}" if score.stderr_margin is not None else ""
+    unit = "character" if task.protocol == "harness" else "token"
     print(
-        f"  margin  {score.margin:+.4f}{error} nats for a unit of length, the right choice above the wrong ones"
+        f"  margin  {score.margin:+.4f}{error} nats a {unit}, the right choice above the mean of the wrong ones"
     )
     if score.truncated:
         print(

@@ -101,17 +101,12 @@ def theirs(network, tmp_path_factory) -> Any:
 
 
 @pytest.fixture(scope="module")
-def answers(ours, files, tmp_path_factory) -> Any:
+def answers(ours, files) -> Any:
     """What our model is found to be worth."""
     from gptlab.eval.harness import evaluate
 
-    cache = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("datasets.config.HF_DATASETS_CACHE", cache)
-        yield {
-            line["task"]: line
-            for line in evaluate(ours, list(TASKS), shots=0, limit=None, data=files, keep=True)
-        }
+    lines = evaluate(ours, list(TASKS), shots=0, limit=None, data=files, keep=True)
+    return {line["task"]: line for line in lines}
 
 
 def by_the_harness(lm: Any, names: list[str], files: Path, shots: int, limit: int | None = None) -> Any:

@@ -13,7 +13,7 @@ from gptlab.eval.score import Logits, Stop, log_likelihoods
 from gptlab.progress import Progress
 
 # Items are made and scored in windows of about so many tokens, so that memory does not grow with their number.
-WINDOW_TOKENS = 1 << 19
+WINDOW_TOKENS = 1 << 18
 
 
 class Row(TypedDict):

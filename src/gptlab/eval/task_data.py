@@ -44,7 +44,9 @@ def redirected(entries: Mapping[str, Any], folder: Path, shots: int) -> Generato
                     f"task {name}: stands for several tasks or for code; with --task-data name single tasks"
                 )
             path = Path(place) / f"{name}.yaml"
-            task = {"include": str(entry.yaml_path), "task": name, **_source(name, entry.cfg, folder, shots)}
+            source = _source(name, entry.cfg, folder, shots)
+            source["dataset_kwargs"]["cache_dir"] = place  # which would otherwise stay
+            task = {"include": str(entry.yaml_path), "task": name, **source}
             path.write_text(yaml.safe_dump(task), encoding="utf-8")
             described.append(str(path))
         yield described
