@@ -206,7 +206,8 @@ def _compare(own: Path, config: RunConfig, out: Path) -> dict[str, Any] | None:
             raise ConfigError(
                 f"{key} = {after}: the run in {out} was started with {before}; choose another --out for a new run"
             )
-    return {key: list(pair) for key, pair in changed.items()}
+    # As it will stand in the metrics, the tables of a mixture too.
+    return json.loads(json.dumps(changed, default=asdict))
 
 
 def _prepare_folder(out: Path, config: RunConfig, world: World) -> None:
