@@ -9,6 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import pytest
+
 COMMIT = "c" * 40
 
 
@@ -47,6 +49,18 @@ class FakeHub(ThreadingHTTPServer):
 
     def sha256(self, path: str) -> str:
         return hashlib.sha256((self.folder / path).read_bytes()).hexdigest()
+
+
+def connect(monkeypatch: pytest.MonkeyPatch, hub: FakeHub, cache: Path) -> None:
+    """Send the client of this process, and of those that it starts, to a hub that is here."""
+    for name, value in (
+        ("ENDPOINT", hub.url),
+        ("HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"),
+        ("HF_HUB_CACHE", str(cache)),
+        ("HF_HUB_OFFLINE", False),  # other tests see to it that nothing goes out
+    ):
+        monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
 
 
 class _Handler(BaseHTTPRequestHandler):

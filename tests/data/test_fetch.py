@@ -12,7 +12,7 @@ from typing import Any
 import llmc
 import numpy as np
 import pytest
-from fake_hub import COMMIT, FakeHub
+from fake_hub import COMMIT, FakeHub, connect
 from small_folder import END, make_folder
 
 from gptlab import cli
@@ -39,10 +39,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
         llmc.write(folder / name, draw.integers(0, END + 1, SHARD))
     (folder / "README.md").write_text("not a shard")
     with FakeHub("owner/tiny", folder) as server:
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
-        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+        connect(monkeypatch, server, tmp_path / "cache")
         yield server
         server.shutdown()
 

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fake_hub import COMMIT, FakeHub
+from fake_hub import COMMIT, FakeHub, connect
 
 from gptlab.data.manifest import MANIFEST, Manifest
 from gptlab.data.prepare import prepare
@@ -56,10 +56,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     (folder / "README.md").write_text("a card")
     with FakeHub("owner/web", folder) as server:
         server.configs = CONFIGS
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
-        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+        connect(monkeypatch, server, tmp_path / "cache")
         yield server
         server.shutdown()
 
