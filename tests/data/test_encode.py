@@ -6,8 +6,9 @@ import pytest
 
 from gptlab.data import prepare as prepare_module
 from gptlab.data.files import cut_file
+from gptlab.data.inputs import Here, Input, Source
+from gptlab.data.jobs import Job
 from gptlab.data.prepare import prepare
-from gptlab.data.sources import Here, Input, Source
 from gptlab.errors import DataError
 
 OPENED = []
@@ -42,7 +43,7 @@ def remote(tmp_path, monkeypatch):
         path.write_text(f"file {number} " * 100)
         inputs.append(Remote(f"file{number}", path.stat().st_size, str(path)))
     source = Source("remote", "r1", tuple(inputs))
-    monkeypatch.setattr(prepare_module, "find_source", lambda name, column, revision: source)
+    monkeypatch.setattr(prepare_module, "find_source", lambda *_: source)
     return source
 
 
@@ -82,7 +83,7 @@ def test_what_is_done_is_not_fetched_again(remote, tmp_path, monkeypatch):
     third = Remote("broken", remote.inputs[3].bytes, "")
     broken = Source("remote", "r1", (*remote.inputs[:3], third, remote.inputs[4]))
     with monkeypatch.context() as patch:
-        patch.setattr(prepare_module, "find_source", lambda name, column, revision: broken)
+        patch.setattr(prepare_module, "find_source", lambda *_: broken)
         with pytest.raises(DataError, match="file broken: cannot be had"):
             run(tmp_path / "out")
     assert OPENED == ["file0", "file1", "file2", "broken"]
@@ -93,14 +94,44 @@ def test_what_is_done_is_not_fetched_again(remote, tmp_path, monkeypatch):
 
 
 def test_only_what_is_wanted_is_fetched(remote, tmp_path):
+    run(tmp_path / "out", max_tokens=remote.inputs[0].bytes - 50)
+    assert OPENED == ["file0"]
+    OPENED.clear()
+    run(tmp_path / "more", max_tokens=1000)
+    assert OPENED == ["file0", "file1"]
+
+
+def test_nothing_is_fetched_where_an_earlier_run_got_far_enough(remote, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare_module, "deal", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(tmp_path / "out", max_tokens=1000)
+    OPENED.clear()
     run(tmp_path / "out", max_tokens=1000)
-    assert len(OPENED) <= 3
-    assert "file4" not in OPENED
+    assert not OPENED
+
+
+def test_the_next_input_is_fetched_while_this_one_is_encoded(remote, tmp_path, monkeypatch):
+    fetched = {part.key: threading.Event() for part in remote.inputs}
+    open_, encode = Remote.open, Job.encode
+
+    def opened(self, folder):
+        fetched[self.key].set()
+        return open_(self, folder)
+
+    def encoded(job, *args):
+        number = int(job.pieces[0].stamp[-1])
+        assert number == 4 or fetched[f"file{number + 1}"].wait(60)
+        encode(job, *args)
+
+    monkeypatch.setattr(Remote, "open", opened)
+    monkeypatch.setattr(Job, "encode", encoded)
+    run(tmp_path / "out")
 
 
 def test_a_source_that_holds_more_than_was_thought_is_read_on(remote, tmp_path, monkeypatch):
     poor = Source("remote", "r1", tuple(Remote(part.key, 10**6, part.origin) for part in remote.inputs))
-    monkeypatch.setattr(prepare_module, "find_source", lambda name, column, revision: poor)
+    monkeypatch.setattr(prepare_module, "find_source", lambda *_: poor)
     facts = run(tmp_path / "out", max_tokens=2500, val_tokens=100)
     assert facts["train"]["tokens"] + facts["val"]["tokens"] == 2500
     assert OPENED[:3] == ["file0", "file1", "file2"]

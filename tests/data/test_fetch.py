@@ -12,7 +12,7 @@ from typing import Any
 import llmc
 import numpy as np
 import pytest
-from fake_hub import COMMIT, FakeHub, connect
+from local_hub import COMMIT, LocalHub, local_hub
 from small_folder import END, make_folder
 
 from gptlab import cli
@@ -30,7 +30,7 @@ BYTES = 1024 + 2 * SHARD
 
 
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
     """A hub with four shards of a thousand byte tokens; the first validates."""
     folder = tmp_path / "hub"
     folder.mkdir()
@@ -38,10 +38,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     for name in FILES:
         llmc.write(folder / name, draw.integers(0, END + 1, SHARD))
     (folder / "README.md").write_text("not a shard")
-    with FakeHub("owner/tiny", folder) as server:
-        connect(monkeypatch, server, tmp_path / "cache")
+    with local_hub("owner/tiny", folder, monkeypatch) as server:
         yield server
-        server.shutdown()
 
 
 def names(folder: Path) -> list[str]:
@@ -52,7 +50,7 @@ def bring(out: Path, max_tokens: int | None = None) -> dict[str, Any]:
     return fetch(NAME, out, max_tokens=max_tokens, tokenizer="bytes")
 
 
-def test_shards_arrive_as_they_are_and_are_registered(hub: FakeHub, tmp_path: Path):
+def test_shards_arrive_as_they_are_and_are_registered(hub: LocalHub, tmp_path: Path):
     facts = bring(tmp_path / "out")
     assert facts["fetched"] == 4
     assert names(tmp_path / "out") == sorted([*FILES, MANIFEST])
@@ -67,14 +65,14 @@ def test_shards_arrive_as_they_are_and_are_registered(hub: FakeHub, tmp_path: Pa
 
 
 @pytest.mark.parametrize(("max_tokens", "shards"), [(1, 1), (1000, 1), (1001, 2), (3000, 3), (9999, 3)])
-def test_only_as_many_shards_come_as_are_wanted(max_tokens: int, shards: int, hub: FakeHub, tmp_path: Path):
+def test_only_as_many_shards_come_as_are_wanted(max_tokens: int, shards: int, hub: LocalHub, tmp_path: Path):
     facts = bring(tmp_path / "out", max_tokens)
     assert sorted(hub.sent) == sorted(FILES[: 1 + shards])
     assert facts["fetched"] == 1 + shards
     verify(tmp_path / "out")
 
 
-def test_more_come_later_and_of_the_same_commit(hub: FakeHub, tmp_path: Path):
+def test_more_come_later_and_of_the_same_commit(hub: LocalHub, tmp_path: Path):
     out = tmp_path / "out"
     bring(out, 1000)
     hub.commit = "d" * 40
@@ -89,14 +87,14 @@ def test_more_come_later_and_of_the_same_commit(hub: FakeHub, tmp_path: Path):
     assert Manifest.load(out).shards == Manifest.load(tmp_path / "at once").shards
 
 
-def test_a_dropped_connection_is_taken_up_again(hub: FakeHub, tmp_path: Path):
+def test_a_dropped_connection_is_taken_up_again(hub: LocalHub, tmp_path: Path):
     hub.cut = {FILES[2]: 700}
     bring(tmp_path / "out")
     assert not hub.cut
     verify(tmp_path / "out")
 
 
-def test_a_kill_costs_part_of_a_shard(hub: FakeHub, tmp_path: Path):
+def test_a_kill_costs_part_of_a_shard(hub: LocalHub, tmp_path: Path):
     out = tmp_path / "out"
     # The second shard stops in its middle and waits there for the kill.
     hub.blocked = {FILES[1]: threading.Event()}
@@ -122,7 +120,7 @@ def test_a_kill_costs_part_of_a_shard(hub: FakeHub, tmp_path: Path):
     verify(out)
 
 
-def test_what_a_longer_fetch_left_is_registered_by_a_shorter_one(hub: FakeHub, tmp_path: Path):
+def test_what_a_longer_fetch_left_is_registered_by_a_shorter_one(hub: LocalHub, tmp_path: Path):
     bring(tmp_path / "out")
     (tmp_path / "out" / MANIFEST).unlink()
     facts = bring(tmp_path / "out", 1)
@@ -130,11 +128,11 @@ def test_what_a_longer_fetch_left_is_registered_by_a_shorter_one(hub: FakeHub, t
     verify(tmp_path / "out")
 
 
-def test_what_arrives_wrong_is_not_kept(hub: FakeHub, tmp_path: Path):
+def test_what_arrives_wrong_is_not_kept(hub: LocalHub, tmp_path: Path):
     out = tmp_path / "out"
     hub.corrupt = {FILES[2]}
     with pytest.raises(
-        DataError, match=r"a_train_000002\.bin: its sha256 is not the one the hub has; delete it"
+        DataError, match=r"a_train_000002\.bin: its hash is not the one that the hub lists; run again to"
     ):
         bring(out)
     assert names(out) == [PARTIAL, FILES[1], FILES[0]]
@@ -159,7 +157,7 @@ def test_what_arrives_wrong_is_not_kept(hub: FakeHub, tmp_path: Path):
     ],
 )
 def test_a_file_that_is_no_shard_of_the_tokenizer_is_met_first(
-    content: bytes, complaint: str, hub: FakeHub, tmp_path: Path
+    content: bytes, complaint: str, hub: LocalHub, tmp_path: Path
 ):
     (hub.folder / FILES[0]).write_bytes(content)
     with pytest.raises(DataError, match=rf"shard .*a_val_000000\.bin: .*{complaint}"):
@@ -168,7 +166,9 @@ def test_a_file_that_is_no_shard_of_the_tokenizer_is_met_first(
     assert list(hub.sent) == FILES[:1]
 
 
-def test_a_shard_that_was_damaged_or_lost_is_brought_anew_as_its_error_promises(hub: FakeHub, tmp_path: Path):
+def test_a_shard_that_was_damaged_or_lost_is_brought_anew_as_its_error_promises(
+    hub: LocalHub, tmp_path: Path
+):
     out = tmp_path / "out"
     bring(out)
     path = out / FILES[2]
@@ -188,7 +188,7 @@ def test_a_shard_that_was_damaged_or_lost_is_brought_anew_as_its_error_promises(
 
 
 def test_a_full_disk_is_foreseen_and_met_on_the_way(
-    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
@@ -207,7 +207,7 @@ def test_a_full_disk_is_foreseen_and_met_on_the_way(
     assert hub.sent == dict.fromkeys(FILES, BYTES)
 
 
-def test_what_a_hub_may_answer_is_one_line(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_what_a_hub_may_answer_is_one_line(hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(DataError, match="hf:owner/other: the hub has no such data set, or it is private"):
         fetch("hf:owner/other", tmp_path / "out", tokenizer="bytes")
     hub.private = True
@@ -216,7 +216,9 @@ def test_what_a_hub_may_answer_is_one_line(hub: FakeHub, tmp_path: Path, monkeyp
     monkeypatch.setenv("HF_TOKEN", "good")
     assert bring(tmp_path / "out")["fetched"] == 4
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(DataError, match="hf:owner/tiny: the hub cannot be reached"):
+    with pytest.raises(
+        DataError, match=r"hf:owner/tiny@c{12}: the hub cannot be reached at http://127\.0\.0\.1:9"
+    ):
         bring(tmp_path / "out")
 
 
@@ -232,7 +234,7 @@ def test_names_and_patterns(monkeypatch: pytest.MonkeyPatch):
         find_ready("fineweb-edo")
 
 
-def test_shards_in_a_folder_of_the_repository_lie_flat(hub: FakeHub, tmp_path: Path):
+def test_shards_in_a_folder_of_the_repository_lie_flat(hub: LocalHub, tmp_path: Path):
     (hub.folder / "10B").mkdir()
     for name in FILES[:2]:
         llmc.write(hub.folder / "10B" / name, b"text")
@@ -269,7 +271,7 @@ def other_tokenizer(out: Path) -> None:
     ],
 )
 def test_a_folder_that_holds_something_else_is_left_alone(
-    make: Callable[[Path], object], complaint: str, hub: FakeHub, tmp_path: Path
+    make: Callable[[Path], object], complaint: str, hub: LocalHub, tmp_path: Path
 ):
     (tmp_path / "out").mkdir()
     make(tmp_path / "out")
@@ -285,9 +287,9 @@ def test_max_tokens_must_be_some(tmp_path: Path):
 
 
 def test_the_command(
-    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setitem(READY, "tiny", Ready("owner/tiny", "a small set"))
+    monkeypatch.setitem(READY, "tiny", Ready("owner/tiny", "8 kB", "a small set"))
     words = ["data", "fetch", "tiny", str(tmp_path / "out"), "--tokenizer", "bytes"]
     assert cli.main([*words, "--max-tokens", "1500"]) == 0
     said = f"{tmp_path / 'out'}: 3 shard(s) fetched, 2,000 tokens to train on in 2 shard(s), 1,000 to validate on"
@@ -295,4 +297,4 @@ def test_the_command(
     assert cli.main([*words, "--max-tokens", "1500"]) == 0
     assert "out: is all there, 2,000 tokens" in capsys.readouterr().out
     assert cli.main(["data", "list"]) == 0
-    assert "tiny             a small set" in capsys.readouterr().out
+    assert "tiny                 8 kB  a small set" in capsys.readouterr().out

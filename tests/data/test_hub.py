@@ -1,227 +1,221 @@
-"""Sources on the hub, through its real client, from a server that is here."""
-
-import gzip
-import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from fake_hub import COMMIT, FakeHub, connect
+from local_hub import COMMIT, LocalHub, git_blob, local_hub
 
-from gptlab.data.manifest import MANIFEST, Manifest
-from gptlab.data.prepare import prepare
-from gptlab.data.sources import SOURCES, Source, find_source
+from gptlab.data import hub as hub_module
+from gptlab.data.hub import HubFile, Repository, downloaded
 from gptlab.errors import DataError
 
-NAME = "hf:owner/web"
-CONFIGS = [
-    {"config_name": "default", "data_files": [{"split": "train", "path": "data/*/*"}]},
-    {"config_name": "sample-10BT", "data_files": [{"split": "train", "path": "sample/10BT/*"}]},
-    {
-        "config_name": "split",
-        "data_files": [
-            {"split": "train", "path": ["data/a/*", "lines/*"]},
-            {"split": "test", "path": "sample/10BT/*"},
-        ],
-    },
-    {"config_name": "plain", "data_files": "lines/*.gz"},
-]
-
-
-def texts(name: str, count: int) -> list[str]:
-    return [
-        f"{name} {number} says: it was a long day and nothing came of it. " * 5 for number in range(count)
-    ]
+LARGE, SMALL = "data/a b/large.parquet", "small.jsonl"
 
 
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
-    """A data set in FineWeb's layout: three Parquet files in three folders, and a file of lines."""
-    folder = tmp_path / "hub"
-    for path in ("data/a/000.parquet", "data/b/000.parquet", "sample/10BT/000.parquet"):
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        table = pa.table({"text": texts(path, 60), "id": range(60), "url": ["u"] * 60})
-        pq.write_table(table, folder / path, row_group_size=20)
-    (folder / "lines").mkdir()
-    lines = "".join(json.dumps({"text": text}) + "\n" for text in texts("lines", 50))
-    (folder / "lines" / "0.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
-    (folder / "README.md").write_text("a card")
-    with FakeHub("owner/web", folder) as server:
-        server.configs = CONFIGS
-        connect(monkeypatch, server, tmp_path / "cache")
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
+    """A hub with a large file and a small one, and some more that only fill pages."""
+    for name in (LARGE, SMALL, *(f"other/{number}.txt" for number in range(5))):
+        path = tmp_path / "hub" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode() * 1000)
+    with local_hub("owner/name", tmp_path / "hub", monkeypatch) as server:
         yield server
-        server.shutdown()
 
 
-def paths(source: Source) -> list[str]:
-    return [part.file.path for part in source.inputs]
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Waits that are noted instead of waited for."""
+    noted: list[float] = []
+    monkeypatch.setattr(time, "sleep", noted.append)
+    return noted
 
 
-@pytest.mark.parametrize(
-    ("what", "expected"),
-    [
-        ("", ["data/a/000.parquet", "data/b/000.parquet"]),
-        (":sample-10BT", ["sample/10BT/000.parquet"]),
-        (":split", ["data/a/000.parquet", "lines/0.jsonl.gz"]),
-        (":plain", ["lines/0.jsonl.gz"]),
-        (":data/b", ["data/b/000.parquet"]),
-        (":*.gz", ["lines/0.jsonl.gz"]),
-        (":sample/10BT/000.parquet", ["sample/10BT/000.parquet"]),
-    ],
-)
-def test_configurations_paths_and_patterns(hub: FakeHub, what: str, expected: list[str]):
-    source = find_source(NAME + what)
-    assert paths(source) == expected
-    assert (source.name, source.revision) == (NAME + what, COMMIT)
-    assert source.bytes > 0
+def bring(name: str, folder: Path) -> Path:
+    repository = Repository.find("owner/name")
+    return repository.download(file_of(name), folder)
 
 
-def test_without_a_card_what_is_for_training_is_taken(hub: FakeHub):
-    hub.configs = []
-    assert len(paths(find_source(NAME))) == 4
-    for name in ("train-0.txt", "validation-0.txt"):
-        (hub.folder / name).write_text("some text")
-    assert paths(find_source(NAME)) == ["train-0.txt"]
+def file_of(name: str) -> HubFile:
+    return next(file for file in Repository.find("owner/name").list_files() if file.path == name)
 
 
-def test_names_are_data_sets_and_their_configurations(hub: FakeHub, monkeypatch: pytest.MonkeyPatch):
-    asked = []
-
-    def list_files(repository: str, revision: str | None):
-        asked.append((repository, revision))
-        raise DataError("enough")
-
-    monkeypatch.setattr("gptlab.data.sources.list_files", list_files)
-    for name in SOURCES:
-        if name != "python-docs":
-            with pytest.raises(DataError, match="enough"):
-                find_source(name)
-    assert asked[:2] == [("HuggingFaceFW/fineweb", None), ("HuggingFaceFW/fineweb-edu", None)]
-    assert ("karpathy/tiny_shakespeare", "refs/convert/parquet") in asked
+def test_all_files_are_listed_page_by_page(hub: LocalHub):
+    repository = Repository.find("owner/name")
+    assert (repository.commit, repository.card) == (COMMIT, {})
+    files = {file.path: file for file in repository.list_files()}
+    assert list(files) == sorted([LARGE, SMALL, *(f"other/{number}.txt" for number in range(5))])
+    content = (hub.folder / SMALL).read_bytes()
+    assert files[SMALL] == HubFile(SMALL, len(content), git_blob(content), None)
+    assert files[LARGE].sha256 is not None
+    assert [file.path for file in repository.list_files("data")] == [LARGE]
+    assert [file.path for file in repository.list_files("data/a b")] == [LARGE]
+    assert repository.list_files("nowhere") == []
 
 
-def test_a_name_and_another_configuration(hub: FakeHub, monkeypatch: pytest.MonkeyPatch):
-    from gptlab.data import sources
-
-    monkeypatch.setitem(
-        SOURCES, "web", sources.NamedSource("the web", sources._named("hf:owner/web:sample-10BT"))
-    )
-    assert paths(find_source("web")) == ["sample/10BT/000.parquet"]
-    assert paths(find_source("web:default")) == ["data/a/000.parquet", "data/b/000.parquet"]
-
-
-def run(out: Path, name: str = NAME, **options):
-    return prepare(name, out, tokenizer="bytes", workers=1, **options)
+@pytest.mark.parametrize("name", [LARGE, SMALL])
+def test_a_file_arrives_as_it_is_and_once(name: str, hub: LocalHub, tmp_path: Path):
+    file = file_of(name)
+    assert downloaded(file, tmp_path / "to") == 0
+    path = bring(name, tmp_path / "to")
+    assert path == tmp_path / "to" / name
+    assert path.read_bytes() == (hub.folder / name).read_bytes()
+    assert bring(name, tmp_path / "to") == path
+    assert hub.sent[name] == file.bytes == downloaded(file, tmp_path / "to")
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+@pytest.mark.parametrize("name", [LARGE, SMALL])
+@pytest.mark.parametrize("after", [0, 1, 5000])
+def test_a_dropped_connection_is_taken_up_where_it_dropped(
+    after: int,
+    name: str,
+    hub: LocalHub,
+    tmp_path: Path,
+    waits: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)
+    hub.cut[name] = after
+    path = bring(name, tmp_path / "to")
+    assert path.read_bytes() == (hub.folder / name).read_bytes()
+    assert not hub.cut
+    assert hub.sent[name] - path.stat().st_size == after % 1000
+    assert waits
 
 
-def test_what_is_on_the_hub_is_prepared_like_what_is_here(hub: FakeHub, tmp_path: Path):
-    facts = run(tmp_path / "out")
-    assert facts["train"]["documents"] + facts["val"]["documents"] == 120
-    assert Manifest.load(tmp_path / "out").revision == COMMIT
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
-        [MANIFEST, "train_000000.bin", "val_000000.bin"]
-    )
-    here = prepare(hub.folder / "data", tmp_path / "here", tokenizer="bytes", val_tokens=300, workers=1)
-    there = run(tmp_path / "there", val_tokens=300)
-    assert here["train"]["documents"] + here["val"]["documents"] == 120
-    assert there["train"]["text_bytes"] + there["val"]["text_bytes"] == (
-        here["train"]["text_bytes"] + here["val"]["text_bytes"]
-    )
+def test_a_killed_download_leaves_nothing_behind_that_counts(hub: LocalHub, tmp_path: Path):
+    left = tmp_path / "to" / ".cache" / "huggingface" / "download" / "data" / "abc.incomplete"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"the half of something")
+    assert downloaded(file_of(LARGE), tmp_path / "to") == 21
+    bring(LARGE, tmp_path / "to")
+    assert not left.exists()
 
 
-def test_a_dropped_connection_and_a_busy_hub_change_nothing(hub: FakeHub, tmp_path: Path):
-    run(tmp_path / "whole")
-    hub.cut = {"data/a/000.parquet": 700}
-    hub.busy = 2
-    run(tmp_path / "out")
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+@pytest.mark.parametrize("kind", ["api", "resolve", "cdn"])
+def test_a_busy_hub_is_waited_for_as_it_says(kind: str, hub: LocalHub, tmp_path: Path, waits: list[float]):
+    file = file_of(LARGE)
+    hub.busy[kind] = [(429, "7"), (429, "7"), (503, "")] if kind != "cdn" else [(429, "7"), (429, "7")]
+    assert Repository.find("owner/name").download(file, tmp_path / "to").exists()
+    assert not hub.busy[kind]
+    assert [wait for wait in waits if wait in (7, 8)]
 
 
-def test_a_hub_that_stays_busy_is_named(hub: FakeHub, tmp_path: Path):
-    hub.busy = 1000
-    with pytest.raises(DataError, match="hf:owner/web: the hub answers with status 429; try again later"):
-        run(tmp_path / "out")
-
-
-def test_what_cannot_be_had_is_one_line(hub: FakeHub, tmp_path: Path):
-    for name, complaint in (
-        ("hf:owner/other", "the hub has no such data set, or it is private or gated; .* set HF_TOKEN"),
-        (
-            f"{NAME}:nothing",
-            r"none of its 5 files is nothing or nothing/\*.*its configurations are default, sample",
-        ),
-        ("hf:web", "must be hf:OWNER/NAME"),
+def test_a_hub_that_stays_busy_is_left(hub: LocalHub, waits: list[float]):
+    hub.busy["api"] = [(503, "")] * 99
+    with pytest.raises(
+        DataError, match="hf:owner/name: the hub answers with status 503; run again later, what"
     ):
-        with pytest.raises(DataError, match=complaint):
-            run(tmp_path / "out", name)
+        Repository.find("owner/name")
+    assert waits == list(hub_module.WAITS_S)
+    hub.busy["api"] = [(429, "100000")]
+    with pytest.raises(
+        DataError, match="hf:owner/name: the hub asks to wait for 1d03h; run again then, what"
+    ):
+        Repository.find("owner/name")
+    assert len(waits) == len(hub_module.WAITS_S)
+
+
+def test_an_outage_is_sat_out_by_a_download(
+    hub: LocalHub, tmp_path: Path, waits: list[float], monkeypatch: pytest.MonkeyPatch
+):
+    repository, file = Repository.find("owner/name"), file_of(LARGE)
+    with monkeypatch.context() as patch:
+        template = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
+        patch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        with pytest.raises(
+            DataError, match=r"hf:owner/name@c{12}:data/a b/large\.parquet: the hub cannot be"
+        ):
+            repository.download(file, tmp_path / "to")
+        assert [wait for wait in waits if wait in hub_module.WAITS_S[2:]] == list(hub_module.WAITS_S[2:])
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    del waits[:]
+    with pytest.raises(
+        DataError, match=r"hf:owner/name: the hub cannot be reached at http://127\.0\.0\.1:9 \("
+    ):
+        Repository.find("owner/name")
+    assert not waits
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+    assert repository.download(file, tmp_path / "to").exists()
+
+
+def test_offline_is_offline(hub: LocalHub, tmp_path: Path, waits: list[float]):
+    file = file_of(LARGE)
+    code = (
+        "from pathlib import Path; from gptlab.data.hub import *\n"
+        f"Repository('owner/name', '{COMMIT}', {{}}).download({file!r}, Path('to'))"
+    )
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert "DataError: hf:owner/name@cccccccccccc:data/a b/large.parquet: the hub cannot be" in done.stderr
+    assert not hub.sent
+
+
+def test_what_there_is_not_is_one_line(hub: LocalHub, tmp_path: Path):
+    with pytest.raises(
+        DataError, match="hf:owner/other: the hub has no such data set, or it is private or gated"
+    ):
+        Repository.find("owner/other")
+    with pytest.raises(DataError, match="hf:owner/name@v2: the hub has no such revision; name a branch"):
+        Repository.find("owner/name", "v2")
+    with pytest.raises(DataError, match="hf:a/b/c: is no name of a data set; write hf:OWNER/NAME"):
+        Repository.find("a/b/c")
+    file = file_of(LARGE)
+    (hub.folder / LARGE).unlink()
+    with pytest.raises(
+        DataError, match=r"hf:owner/name@c{12}:data/a b/large\.parquet: the hub has no such file"
+    ):
+        Repository.find("owner/name").download(file, tmp_path / "to")
+
+
+def test_a_token_opens_what_is_private(hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     hub.private = True
-    with pytest.raises(DataError, match=r"private or gated; .* set HF_TOKEN"):
-        run(tmp_path / "out")
+    with pytest.raises(
+        DataError, match=r"hf:owner/name: .* private or gated; check the name, .* set HF_TOKEN"
+    ):
+        Repository.find("owner/name")
+    hub.private, hub.gated = False, True
+    with pytest.raises(
+        DataError, match=r"is gated; accept its terms at http.*/datasets/owner/name, .* HF_TOKEN"
+    ):
+        Repository.find("owner/name")
+    monkeypatch.setenv("HF_TOKEN", "good")
+    # The server would not have the token sent to the other host, from where large files come.
+    assert bring(LARGE, tmp_path / "to").exists()
+    hub.gated = False
+    hub.busy["api"] = [(403, "")]
+    with pytest.raises(
+        DataError, match="hf:owner/name: the hub refuses with status 403; set HF_TOKEN to a token"
+    ):
+        Repository.find("owner/name")
 
 
-def test_a_file_that_arrives_wrong_is_not_read(hub: FakeHub, tmp_path: Path):
-    hub.corrupt = {"data/b/000.parquet"}
-    with pytest.raises(DataError, match=r"data/b/000\.parquet arrived with another sha256 than the hub has"):
-        run(tmp_path / "out")
-    hub.corrupt = set()
-    run(tmp_path / "out")
-    run(tmp_path / "whole")
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+@pytest.mark.parametrize("name", [LARGE, SMALL])
+def test_what_arrives_is_held_against_the_listing(name: str, hub: LocalHub, tmp_path: Path):
+    hub.corrupt = {name}
+    with pytest.raises(DataError, match=rf"{name}: its hash is not the one that the hub lists; run again to"):
+        bring(name, tmp_path / "to")
+    hub.corrupt, hub.short = set(), {name}
+    with pytest.raises(DataError, match=rf"{name}: [\d,]+ bytes arrived, the hub lists [\d,]+; run again"):
+        bring(name, tmp_path / "to")
+    assert not (tmp_path / "to" / name).exists()
+    hub.short = set()
+    assert bring(name, tmp_path / "to").read_bytes() == (hub.folder / name).read_bytes()
 
 
-def test_a_wrong_column_answers_with_those_there_are(hub: FakeHub, tmp_path: Path):
-    with pytest.raises(DataError, match='has no column "txet"; the columns are text, id, url'):
-        run(tmp_path / "out", text_column="txet")
+def test_a_full_disk_is_not_taken_for_the_hub(
+    hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: list[float]
+):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", "to")
 
-
-def test_what_was_begun_stays_of_its_commit(hub: FakeHub, tmp_path: Path):
-    hub.corrupt = {"data/b/000.parquet"}
-    with pytest.raises(DataError, match="another sha256"):
-        run(tmp_path / "out")
-    hub.corrupt = set()
-    hub.commit = "d" * 40
-    run(tmp_path / "out")
-    assert Manifest.load(tmp_path / "out").revision == COMMIT
-    assert run(tmp_path / "out")["already_prepared"] is True
-    run(tmp_path / "later")
-    assert Manifest.load(tmp_path / "later").revision == "d" * 40
-
-
-def test_a_kill_in_mid_download_costs_no_file_that_was_done(hub: FakeHub, tmp_path: Path):
-    run(tmp_path / "whole")
-    hub.sent.clear()
-    out = tmp_path / "out"
-    environment = {
-        **os.environ,
-        "HF_ENDPOINT": hub.url,
-        "HF_HOME": str(tmp_path / "home"),
-        "PYTHONPATH": str(Path(sys.modules["gptlab"].__file__ or "").parents[1]),
-    }
-    command = [sys.executable, "-m", "gptlab", "data", "prepare", NAME, str(out), "--tokenizer", "bytes"]
-    release = SimpleNamespace(wait=lambda: time.sleep(60))
-    hub.blocked = {"data/b/000.parquet": release}  # type: ignore[dict-item]
-    process = subprocess.Popen([*command, "--workers", "1"], env=environment, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while not (hub.sent["data/b/000.parquet"] and list(out.glob(".partial/*.npy"))):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    hub.blocked = {}
-    first = hub.sent["data/a/000.parquet"]
-    subprocess.run([*command, "--workers", "2"], env=environment, check=True)
-    assert hub.sent["data/a/000.parquet"] == first
-    assert contents(out) == contents(tmp_path / "whole")
+    repository, file = Repository.find("owner/name"), file_of(LARGE)
+    monkeypatch.setattr("huggingface_hub.file_download.http_get", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        repository.download(file, tmp_path / "to")
+    assert not waits

@@ -24,8 +24,8 @@ def prepare(
     """Turn documents into shards of tokens; run again to continue.
 
     Args:
-        source: a name of `gptlab data list`, hf:OWNER/NAME[@REVISION][:CONFIG_OR_PATH], or a file or folder of .txt,
-            .jsonl or .parquet.
+        source: a name of `gptlab data list`, a file or folder of .txt, .jsonl or .parquet, or a data set on the
+            Hugging Face hub, as hf:OWNER/NAME[@REVISION][:CONFIGURATION_OR_PATH].
         out: the prepared folder.
         tokenizer: gpt2, bytes, or a file of `gptlab data tokenizer`.
         val_tokens: about how many tokens to hold out; None is a hundredth.
@@ -167,7 +167,7 @@ def contamination(
         task: whose items to look for.
         data: HellaSwag's JSONL; None downloads it.
         items: instead of a task, .txt, .jsonl or .parquet whose documents to look for.
-        text_column: where the text of these is, in .jsonl and .parquet; None is `text`.
+        text_column: where the text of these is, in .jsonl and .parquet; None finds it.
         n: words of an n-gram; 13 is GPT-3's.
         workers: processes; None is one for each core.
     """
@@ -186,11 +186,14 @@ def list_sources() -> dict[str, Any]:
     from gptlab.data.fetch import READY
 
     sources = known.list_sources()
-    ready = [{"name": name, "description": found.description} for name, found in READY.items()]
+    ready = [
+        {"name": name, "size": found.size, "description": found.description} for name, found in READY.items()
+    ]
     for command, listed in (("prepare", sources), ("fetch", ready)):
         print(f"for gptlab data {command}:")
         for entry in listed:
-            print(f"  {entry['name']:<16} {entry['description']}")
+            print(f"  {entry['name']:<16} {entry['size']:>8}  {entry['description']}")
+    print("for both: hf:OWNER/NAME and so on, any data set on the Hugging Face hub, of text or of shards")
     return {"sources": sources, "ready": ready}
 
 

@@ -5,24 +5,23 @@ whose jobs are all done is never fetched again.
 """
 
 import json
-import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
+from gptlab.data.ahead import Ahead
 from gptlab.data.disk import check_room
 from gptlab.data.files import Piece
+from gptlab.data.inputs import Here, Input
 from gptlab.data.jobs import Job, cut_jobs
 from gptlab.data.plan import Plan
 from gptlab.data.shards import TOKEN, aside
-from gptlab.data.sources import Here, Input
 from gptlab.errors import DataError
-from gptlab.progress import Progress, quantity
+from gptlab.progress import Progress, duration, quantity
 
 DOWNLOADS = "downloads"
-MARGIN = 1.2  # how much further than wanted to fetch, as a source's tokens are estimated
+CERTAIN = 0.8  # of the wanted text; what begins further on may not be needed, as tokens are estimated
 
 Engine = Callable[[Iterable[Job], Plan], Generator[Job, None, None]]
 
@@ -71,27 +70,33 @@ def encode(plan: Plan, engine: Engine, share: Share = WHOLE) -> list[Job]:
         DataError: an input cannot be had, a piece cannot be read, or the disk is full.
     """
     inputs = _Inputs(plan, share)
-    ready = tokens = documents = 0
+
+    def show(done: float = 0) -> None:
+        counts = {"documents": quantity(inputs.documents), "tokens": quantity(inputs.tokens)}
+        progress.advance(done, **counts, **inputs.fetching())
+
     with (
         Progress("tokenizing", inputs.total(), "B") as progress,
-        closing(engine(inputs.undone(), plan)) as running,
+        closing(engine(inputs.undone(show), plan)) as running,
     ):
-        # What an earlier run left may be enough, hence the look before the first job.
-        for job in chain([None], running):
-            while ready < len(inputs.jobs) and inputs.jobs[ready].done(plan.partial):
-                table = inputs.jobs[ready].documents(plan.partial)
-                tokens, documents, ready = (
-                    tokens + int(table["tokens"].sum()),
-                    documents + table.size,
-                    ready + 1,
-                )
-                if plan.max_tokens is not None and tokens >= plan.max_tokens:
-                    return inputs.jobs[:ready]
-            if job is not None:
-                inputs.finish(job)
-                progress.advance(job.bytes, documents=quantity(documents), tokens=quantity(tokens))
-                check_room(plan.out, TOKEN.itemsize * (tokens + job.bytes / plan.encoder.bytes_per_token))
-    return inputs.jobs
+        for job in running:
+            inputs.finish(job)
+            show(job.bytes)
+            if inputs.enough():
+                break
+            tokens = inputs.tokens + job.bytes / plan.encoder.bytes_per_token
+            check_room(plan.out, TOKEN.itemsize * tokens)
+    inputs.settle()
+    return inputs.jobs[: inputs.ready] if inputs.enough() else inputs.jobs
+
+
+@dataclass(frozen=True)
+class _Coming:
+    """An input that is or will be opened by a thread."""
+
+    offset: int
+    part: Input
+    jobs: Ahead[list[Job]]
 
 
 class _Inputs:
@@ -99,10 +104,15 @@ class _Inputs:
 
     def __init__(self, plan: Plan, share: Share) -> None:
         self.jobs: list[Job] = []
+        self.ready = 0
+        """How many of the jobs are done, up to the first that is not."""
+        self.tokens = self.documents = 0
+        """What these hold."""
         self._plan = plan
-        self._folder = plan.partial / DOWNLOADS
+        self._folder = plan.partial / DOWNLOADS / f"{share.number}-of-{share.of}"
         self._range = share.range(plan.source.bytes)
         self._open: list[tuple[Input, set[str]]] = []
+        self._coming: _Coming | None = None
         self._inputs: list[tuple[int, Input]] = []
         offset = 0
         for part in plan.source.inputs:
@@ -120,30 +130,60 @@ class _Inputs:
             total = min(total, self._plan.max_tokens * self._plan.encoder.bytes_per_token)
         return total
 
-    def undone(self) -> Iterator[Job]:
-        """Yield the jobs that are to be done, fetching the next input ahead."""
-        wanted = (self._plan.max_tokens or float("inf")) * self._plan.encoder.bytes_per_token * MARGIN
-        coming = [_Ahead(self._jobs_of, *self._inputs[0])] if self._inputs else []
-        for number, (_, part) in enumerate(self._inputs, 1):
-            jobs = self._await(coming.pop(), part)
-            if number < len(self._inputs):
-                following = self._inputs[number]
-                # Nothing is fetched that will hardly be needed, until it is.
-                at_once = following[0] - self._range.start < wanted
-                coming.append(_Ahead(self._jobs_of, *following, begin=at_once))
+    def enough(self) -> bool:
+        """Count what is done by now, and say whether it is as much as is wanted."""
+        most = self._plan.max_tokens or float("inf")
+        while self.tokens < most and self.ready < len(self.jobs):
+            job = self.jobs[self.ready]
+            if not job.done(self._plan.partial):
+                break
+            table = job.documents(self._plan.partial)
+            self.tokens += int(table["tokens"].sum())
+            self.documents += table.size
+            self.ready += 1
+        return self.tokens >= most
+
+    def undone(self, meanwhile: Callable[[], None]) -> Iterator[Job]:
+        """Yield the jobs that are to be done, fetching the next input ahead; `meanwhile` is called in waiting."""
+        surely = (self._plan.max_tokens or float("inf")) * self._plan.encoder.bytes_per_token * CERTAIN
+        inputs = iter(self._inputs)
+        coming = self._next(inputs)
+        # What an earlier run left may be enough, hence the look before each input.
+        while coming is not None and not self.enough():
+            jobs = coming.jobs.result(meanwhile)
             self.jobs += jobs
             todo = [job for job in jobs if not job.done(self._plan.partial)]
-            self._open.append((part, {job.key for job in todo}))
+            self._open.append((coming.part, {job.key for job in todo}))
+            coming = self._next(inputs)
+            if coming is not None and not self.enough() and coming.offset - self._range.start < surely:
+                coming.jobs.begin()
             yield from todo
             self._let_go()
 
-    def _await(self, coming: "_Ahead", part: Input) -> list[Job]:
-        """Wait for an input, showing how far its download has come."""
-        with Progress("fetching", part.fetch_bytes, "B") as progress:
-            while not coming.done(0.5):
-                lying = sum(file.stat().st_size for file in self._folder.rglob("*.incomplete"))
-                progress.advance(max(lying - progress.done, 0))
-        return coming.result()
+    def _next(self, inputs: Iterator[tuple[int, Input]]) -> _Coming | None:
+        offset, part = next(inputs, (0, None))
+        if part is None:
+            self._coming = None
+        else:
+            self._coming = _Coming(offset, part, Ahead(lambda: self._jobs_of(offset, part)))
+        return self._coming
+
+    def fetching(self) -> dict[str, str]:
+        """Say how far the download is that is under way."""
+        coming = self._coming
+        seconds = coming.jobs.seconds if coming else None
+        if coming is None or seconds is None:
+            return {}
+        done, size = coming.part.fetched(self._folder), coming.part.download
+        if not 0 < done < size:
+            return {}
+        left = duration(seconds * (size - done) / done)
+        return {"fetching": f"{quantity(done, 'B')} of {quantity(size, 'B')}, ETA {left}"}
+
+    def settle(self) -> None:
+        """Wait until no thread is at work any more."""
+        if self._coming is not None:
+            self._coming.jobs.settle()
 
     def finish(self, job: Job) -> None:
         """Note that a job is done, and let go of the inputs that are done with it."""
@@ -188,36 +228,3 @@ class _Inputs:
             return [Job(key, (), size) for key, size in json.loads(self._record(part).read_bytes())]
         except FileNotFoundError:
             return None
-
-
-class _Ahead:
-    """A list of jobs that a thread is making; one that nobody waits for any more ends with the process."""
-
-    def __init__(
-        self, make: Callable[[int, Input], list[Job]], offset: int, part: Input, *, begin: bool = True
-    ) -> None:
-        self._jobs: list[Job] = []
-        self._error: Exception | None = None
-        self._make, self._offset, self._part = make, offset, part
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        if begin:
-            self._thread.start()
-
-    def _work(self) -> None:
-        try:
-            self._jobs = self._make(self._offset, self._part)
-        except Exception as error:
-            self._error = error
-
-    def done(self, seconds: float) -> bool:
-        """Wait so long for the jobs, and say whether they are there."""
-        if self._thread.ident is None:
-            self._thread.start()
-        self._thread.join(seconds)
-        return not self._thread.is_alive()
-
-    def result(self) -> list[Job]:
-        """Return the jobs, or raise what kept them from being made."""
-        if self._error is not None:
-            raise self._error
-        return self._jobs

@@ -14,7 +14,7 @@ from typing import Any
 
 from gptlab.data.adopt import choose_splits
 from gptlab.data.disk import check_room
-from gptlab.data.hub import HubFile, download, list_files
+from gptlab.data.hub import HubFile, Repository
 from gptlab.data.manifest import MANIFEST, REMEDIES, Manifest, Shard, TokenizerRecord
 from gptlab.data.shards import HEADER_BYTES, TOKEN
 from gptlab.data.tokenizer import Tokenizer, load_tokenizer
@@ -32,6 +32,8 @@ class Ready:
 
     repository: str
     """OWNER/NAME."""
+    size: str
+    """How much there is to fetch, about."""
     description: str
     """A line for `gptlab data list`."""
 
@@ -60,8 +62,8 @@ def fetch(
     source, out, encoder = f"hf:{repository}:{pattern}", Path(out), load_tokenizer(tokenizer)
     there = _there(out, source, TokenizerRecord.of(encoder))
     # A folder is of one commit: what is brought later is of the first one's.
-    commit, listed, _ = list_files(repository, there.revision if there else None)
-    files = _by_name(source, [file for file in listed if fnmatchcase(file.path, pattern)])
+    found = Repository.find(repository, there.revision if there else None)
+    files = _by_name(source, [file for file in found.list_files() if fnmatchcase(file.path, pattern)])
     splits, validation = choose_splits(list(files))
     for path in sorted(out.glob("*.bin")):
         if path.name not in files:
@@ -81,7 +83,7 @@ def fetch(
                 place = path = out / name
                 if name not in lying:
                     check_room(out, files[name].bytes)
-                    path = download(repository, commit, files[name].path, out / PARTIAL)
+                    path = found.download(files[name], out / PARTIAL)
                     fetched += 1
                 try:
                     shards[name] = _checked(path, files[name], splits[name], encoder, progress)
@@ -97,7 +99,7 @@ def fetch(
     manifest = Manifest(
         tokenizer=TokenizerRecord.of(encoder),
         source=source,
-        revision=commit,
+        revision=found.commit,
         settings={},
         validation=validation,
         shards=tuple(sorted(shards.values(), key=lambda shard: (shard.split, shard.file))),
@@ -180,12 +182,13 @@ def _checked(path: Path, file: HubFile, split: str, encoder: Tokenizer, progress
 
 READY: dict[str, Ready] = {
     "fineweb": Ready(
-        "kjj0/fineweb10B-gpt2", "FineWeb's sample of 10 billion tokens, as modded-nanogpt has it"
+        "kjj0/fineweb10B-gpt2", "20 GB", "FineWeb's sample of 10 billion tokens, as modded-nanogpt has it"
     ),
-    "fineweb-100b": Ready("kjj0/fineweb100B-gpt2", "FineWeb's sample of 100 billion tokens"),
+    "fineweb-100b": Ready("kjj0/fineweb100B-gpt2", "200 GB", "FineWeb's sample of 100 billion tokens"),
     "fineweb-edu": Ready(
         "karpathy/fineweb-edu-100B-gpt2-token-shards",
+        "200 GB",
         "FineWeb-Edu's sample of 100 billion tokens, as llm.c has it",
     ),
-    "fineweb-edu-10b": Ready("kjj0/finewebedu10B-gpt2", "FineWeb-Edu's sample of 10 billion tokens"),
+    "fineweb-edu-10b": Ready("kjj0/finewebedu10B-gpt2", "20 GB", "FineWeb-Edu's sample of 10 billion tokens"),
 }

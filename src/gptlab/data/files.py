@@ -1,26 +1,29 @@
 """Files of documents, and the pieces they are cut into, which independent processes can read.
 
-.txt                    the whole file is one document
-.jsonl[.gz|.zst]        a document a line, in a column of text
-.parquet                a document a row, in a column of text
+.txt                              the whole file is one document
+.jsonl[.gz|.zst], .json.gz        a document a line, in a column of text
+.parquet                          a document a row, in a column of text
+
+The column is told, or else found: "text", "content", or the only one that holds text.
 """
 
 import gzip
 import io
 import json
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
 from gptlab.errors import DataError
 
-TEXT_COLUMNS = ("text", "content")
+TEXT_COLUMNS = ("text", "content")  # tried in this order where none is named
 JSONL_PIECE_BYTES = 8_000_000
 PARQUET_ROWS = 128  # read at a time, so that memory does not grow with the row group
-COMPRESSION = 3  # how many times smaller gzip and zstd make English text, about
+EXPANSION = {".gz": 3.0, ".zst": 3.0, ".parquet": 1.7}
+"""About how many bytes of text a byte of a file holds: DCLM's and C4's shards, FineWeb's and OpenWebText's."""
 
 
 @dataclass(frozen=True)
@@ -78,15 +81,35 @@ class JsonlPiece(Piece):
     def cut(path: Path, column: str | None, stamp: str) -> Iterator[Piece]:
         """Cut a plain file into ranges; a compressed one is one range, as it is read from its beginning."""
         size = path.stat().st_size
-        column = column or _first_column(path)
+        column = JsonlPiece._find_column(path, column)
         if path.suffix != ".jsonl":
-            yield JsonlPiece(str(path), stamp, size * COMPRESSION, column, 0, None)
+            yield JsonlPiece(str(path), stamp, text_bytes(path.name, size), column, 0, None)
             return
         for start in range(0, size, JSONL_PIECE_BYTES):
             stop = min(start + JSONL_PIECE_BYTES, size)
             yield JsonlPiece(str(path), stamp, stop - start, column, start, stop)
 
+    @staticmethod
+    def _find_column(path: Path, named: str | None) -> str:
+        """Find the column of text in the first line that is not empty, or the named one."""
+        whole = JsonlPiece(str(path), "", 0, named or TEXT_COLUMNS[0], 0, None)
+        for line, number in whole._lines():
+            if named is not None:
+                whole._text(line, number)
+                break
+            columns = whole._columns(line, number)
+            texts = [name for name, value in columns.items() if isinstance(value, str)]
+            return _only(texts, list(columns), whole._place(number))
+        return whole.column
+
     def documents(self) -> Iterator[str]:
+        for line, number in self._lines():
+            text = self._text(line, number)
+            if text:
+                yield text
+
+    def _lines(self) -> Iterator[tuple[bytes, int]]:
+        """Read the lines that hold something, each with its number within the range."""
         try:
             with _OPENERS[Path(self.path).suffix](self.path) as file:
                 position = self._seek(file)
@@ -95,9 +118,8 @@ class JsonlPiece(Piece):
                     if not line:
                         return
                     position += len(line)
-                    text = self._text(line, number)
-                    if text:
-                        yield text
+                    if line.strip():
+                        yield line, number
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"file {self.path}: cannot be read ({error}); fetch it again") from error
 
@@ -109,18 +131,19 @@ class JsonlPiece(Piece):
         return self.start - 1 + len(file.readline())
 
     def _text(self, line: bytes, number: int) -> str:
-        if not line.strip():
-            return ""
+        columns = self._columns(line, number)
+        if not isinstance(columns.get(self.column), str):
+            raise DataError(f'{self._place(number)}: has no text in "{self.column}"; {_choose(columns)}')
+        return _without_surrogates(columns[self.column])
+
+    def _columns(self, line: bytes, number: int) -> dict[str, Any]:
         try:
             row = json.loads(line)
         except ValueError as error:
             raise DataError(f"{self._place(number)}: is not JSON ({error}); mend or drop the line") from error
         if not isinstance(row, dict):
             raise DataError(f'{self._place(number)}: is not an object such as {{"{self.column}": "..."}}')
-        columns = cast(dict[str, Any], row)
-        if not isinstance(columns.get(self.column), str):
-            raise DataError(f'{self._place(number)}: has no text in "{self.column}"; {_choose(columns)}')
-        return _without_surrogates(columns[self.column])
+        return cast(dict[str, Any], row)
 
     def _place(self, number: int) -> str:
         # Lines are counted within the range; only an error pays for counting those before it.
@@ -149,7 +172,9 @@ class ParquetPiece(Piece):
         """Cut a file into its row groups, by its footer alone."""
         with _parquet(path) as file:
             names = file.schema_arrow.names
-            column = column or _text_column([f.name for f in file.schema_arrow if _holds_text(f.type)])
+            if column is None:
+                texts = [field.name for field in file.schema_arrow if _holds_text(field.type)]
+                column = _only(texts, names, f"file {path}")
             if column not in names:
                 raise DataError(f'file {path}: has no column "{column}"; {_choose(names)}')
             kind = file.schema_arrow.field(column).type
@@ -184,8 +209,7 @@ def cut_file(path: Path, column: str | None, stamp: str | None = None) -> Iterat
 
     Args:
         path: the file; its name ends in one of FORMATS.
-        column: which column of .jsonl and .parquet holds the documents; None is one of TEXT_COLUMNS, or the only
-            one that holds text.
+        column: which column of .jsonl and .parquet holds the documents; None finds it.
         stamp: what to know the file by; None is its path, size and time.
 
     Raises:
@@ -205,21 +229,20 @@ def file_format(path: Path) -> str:
     return next((suffix for suffix in FORMATS if path.name.endswith(suffix)), "")
 
 
-def _text_column(columns: Sequence[str]) -> str:
-    """Choose among columns that hold text: one of TEXT_COLUMNS, or the only one."""
-    likely = [name for name in TEXT_COLUMNS if name in columns]
-    return next(iter(likely or (columns if len(columns) == 1 else ())), TEXT_COLUMNS[0])
+def text_bytes(name: str, size: int) -> int:
+    """Estimate how many bytes of text a file of this name and size holds."""
+    return int(size * EXPANSION.get(PurePosixPath(name).suffix, 1))
 
 
-def _first_column(path: Path) -> str:
-    """Choose the column of text of a .jsonl file by its first line; what is wrong with that is said in its turn."""
-    try:
-        with _OPENERS[path.suffix](str(path)) as file:
-            row = json.loads(file.readline())
-        columns = [name for name, value in row.items() if isinstance(value, str)]
-    except (OSError, EOFError, zlib.error, ValueError, AttributeError):
-        return TEXT_COLUMNS[0]
-    return _text_column(columns)
+def _only(texts: list[str], columns: list[str], place: str) -> str:
+    """Return the column that must be meant; `texts` are those that hold text."""
+    meant = next((name for name in TEXT_COLUMNS if name in texts), None)
+    if meant is None and len(texts) != 1:
+        several = "several columns of text" if texts else "no column of text"
+        raise DataError(
+            f"{place}: has {several}, none of them {' or '.join(TEXT_COLUMNS)}; {_choose(columns)}"
+        )
+    return meant or texts[0]
 
 
 def _choose(columns: "list[str] | dict[str, Any]") -> str:
@@ -276,5 +299,6 @@ FORMATS: dict[str, Callable[[Path, str | None, str], Iterator[Piece]]] = {
     ".jsonl": JsonlPiece.cut,
     ".jsonl.gz": JsonlPiece.cut,
     ".jsonl.zst": JsonlPiece.cut,
+    ".json.gz": JsonlPiece.cut,  # C4's
     ".parquet": ParquetPiece.cut,
 }

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from gptlab.data.encode import Share
+from gptlab.data.inputs import Input, Source
 from gptlab.data.jobs import Job
 from gptlab.data.manifest import TokenizerRecord
 from gptlab.data.plan import PARTIAL, Plan
 from gptlab.data.shards import aside
-from gptlab.data.sources import Input, Source
 from gptlab.data.tokenizer import TOKENIZERS, load_tokenizer
 from gptlab.errors import DataError
 

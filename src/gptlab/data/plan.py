@@ -1,16 +1,20 @@
 """What a preparation was asked for, everything looked up."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from gptlab.data.manifest import Manifest, Shard, TokenizerRecord
-from gptlab.data.sources import Source
+from gptlab.data.inputs import Source
+from gptlab.data.manifest import MANIFEST, Manifest, Shard, TokenizerRecord
+from gptlab.data.remote import PREFIX
+from gptlab.data.shards import aside
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import DataError
 
 PARTIAL = ".partial"
+BEGUN = "source.json"  # in PARTIAL: of which source and revision it is
 VAL_FRACTION = 0.01
 MAX_VAL_TOKENS = 10_485_760  # what llm.c validates on
 
@@ -84,3 +88,21 @@ class Plan:
             *((name, there.settings.get(name), value) for name, value in wanted.settings.items()),
         ]
         return [f"{name} was {was}, is now {now}" for name, was, now in compared if was != now]
+
+
+def note_revision(plan: Plan) -> None:
+    """Write down which revision of its source a preparation has begun with."""
+    with aside(plan.partial / BEGUN) as file:
+        file.write(json.dumps([plan.source.name, plan.source.revision]).encode())
+
+
+def revision_begun(out: Path, source: str) -> str | None:
+    """Return the revision of a source that an earlier run prepared or began with, if it can be had again."""
+    if (out / MANIFEST).exists():
+        there = Manifest.load(out)
+        name, revision = there.source, there.revision
+    elif (out / PARTIAL / BEGUN).exists():
+        name, revision = json.loads((out / PARTIAL / BEGUN).read_bytes())
+    else:
+        return None
+    return revision if name == source and revision.startswith(PREFIX) else None

@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any
@@ -18,10 +19,11 @@ from gptlab.data.deal import deal
 from gptlab.data.disk import check_room
 from gptlab.data.encode import WHOLE, Share, encode
 from gptlab.data.engines import ENGINES, EngineName
+from gptlab.data.inputs import Source
 from gptlab.data.jobs import Job
 from gptlab.data.manifest import MANIFEST, SPLITS, Manifest
 from gptlab.data.parts import gather, write_record
-from gptlab.data.plan import PARTIAL, Deduplicate, Plan
+from gptlab.data.plan import Deduplicate, Plan, note_revision, revision_begun
 from gptlab.data.shards import MAX_SHARD_TOKENS, TOKEN, read_shard
 from gptlab.data.sources import find_source
 from gptlab.data.tokenizer import MAX_VOCAB_SIZE, load_tokenizer
@@ -29,7 +31,6 @@ from gptlab.errors import DataError
 
 SHARD_TOKENS = 100_000_000
 LOCK = ".lock"
-REVISION = "revision"
 
 
 def prepare(
@@ -49,15 +50,16 @@ def prepare(
     """Encode a source's documents into the shards of a folder; run again, it continues.
 
     Args:
-        source: a name of SOURCES, hf:OWNER/NAME[@REVISION][:CONFIG_OR_PATH], a file or a folder.
-        out: the folder to make; while at work it needs room for every token twice.
+        source: a name of SOURCES, hf:OWNER/NAME[@REVISION][:CONFIGURATION_OR_PATH], a file or a folder.
+        out: the folder to make; while at work it needs room for every token twice, and for two files of a source
+            on the hub, of which it holds no more at a time.
         tokenizer: a name of TOKENIZERS or a file.
         val_tokens: about how many tokens of the whole source, by its estimated size, are for validation;
             unless told, one in a hundred, at most MAX_VAL_TOKENS. Exact where there is but one document.
         max_tokens: stop after so many tokens, both splits together and any copies among them.
         shard_tokens: the longest a shard may become, but for a document that is longer.
         workers: how many processes encode; unless told, one a processor.
-        text_column: which column of .jsonl and .parquet files holds the documents; found unless told.
+        text_column: which column of .jsonl and .parquet files holds the documents; unless told it is found.
         deduplicate: "exact" leaves out each document that is equal to an earlier one.
         engine: a name of ENGINES: who does the work.
         part: "I/N" encodes that share of the source only, for `merge` to put together.
@@ -81,8 +83,11 @@ def prepare(
             f"tokenizer {tokenizer}: its vocabulary of {encoder.vocab_size:,} is over the {MAX_VOCAB_SIZE:,} "
             "that shards hold; train a smaller one"
         )
+    begun = revision_begun(Path(out), str(source))
+    # Of what is finished the revision is enough, which needs no network.
+    finished = Source(str(source), begun, ()) if begun and (Path(out) / MANIFEST).exists() else None
     plan = Plan(
-        source=find_source(source, text_column, _begun_with(Path(out), str(source))),
+        source=finished or find_source(source, text_column, begun),
         out=Path(out),
         encoder=encoder,
         val_tokens=val_tokens,
@@ -99,21 +104,13 @@ def prepare(
         )
     with _exclusive(plan.out, shared=share != WHOLE):
         prepared = _prepared(plan)
+        if prepared is None and finished:
+            plan = replace(plan, source=find_source(source, text_column, begun))
         if prepared is None and share != WHOLE:
             facts = _encode_part(plan, engine, share)
         else:
             facts = (prepared or _build(plan, engine)).summary() | {"already_prepared": prepared is not None}
     return facts | {"out": str(out), "seconds": time.monotonic() - started}
-
-
-def _begun_with(out: Path, source: str) -> str | None:
-    """Return the revision of the source that a folder was begun with, so that no later one gets mixed in."""
-    if (out / MANIFEST).exists():
-        there = Manifest.load(out)
-        return there.revision if there.source == source else None
-    begun = out / PARTIAL / REVISION
-    name, _, revision = begun.read_text(encoding="utf-8").partition("\n") if begun.exists() else ("", "", "")
-    return revision if name == source else None
 
 
 def merge(out: str | Path, folders: Sequence[str | Path] = ()) -> dict[str, Any]:
@@ -202,6 +199,7 @@ def _prepared(plan: Plan) -> Manifest | None:
     except DataError:
         # What the errors about shards promise: to prepare again is to rebuild.
         plan.partial.mkdir(exist_ok=True)
+        note_revision(plan)
         (plan.out / MANIFEST).unlink()
         return None
     shutil.rmtree(plan.partial, ignore_errors=True)
@@ -228,14 +226,16 @@ def _begin(plan: Plan) -> None:
     if not plan.partial.exists() and any(plan.out.glob("*.bin")):
         raise DataError(f"{plan.out}: holds .bin files but no {MANIFEST}; move them or choose another folder")
     plan.partial.mkdir(parents=True, exist_ok=True)
-    (plan.partial / REVISION).write_text(f"{plan.source.name}\n{plan.source.revision}", encoding="utf-8")
+    note_revision(plan)
 
 
 def _check_room(plan: Plan, share: Share, copies: int) -> None:
     tokens = len(share.range(plan.source.bytes)) / plan.encoder.bytes_per_token
     tokens = min(tokens, plan.max_tokens or tokens)
     done = sum(path.stat().st_size for path in plan.partial.iterdir() if path.is_file())
-    check_room(plan.out, copies * TOKEN.itemsize * tokens - done)
+    # One input is encoded while the next one comes.
+    fetched = 2 * max((part.download for part in plan.source.inputs), default=0)
+    check_room(plan.out, copies * TOKEN.itemsize * tokens - done + fetched)
 
 
 def _finish(plan: Plan, jobs: Sequence[Job]) -> Manifest:
