@@ -9,14 +9,14 @@ demo: install
 	$(BIN)/gptlab demo
 
 test: install-dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope -m "not long"
 
 check: install-dev
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest --numprocesses 2 -m "not slow"
+	$(BIN)/python -m pytest --numprocesses 2 -m "not slow and not long"
 
 docs: install
 	$(BIN)/python docs/generate.py
