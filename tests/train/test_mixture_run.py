@@ -9,7 +9,6 @@ import subprocess
 import sys
 
 import pytest
-from conftest import english
 
 from gptlab import recipe, run
 from gptlab.data.prepare import prepare
@@ -21,10 +20,12 @@ from gptlab.train.metrics import read_rows
 def mixture(tiny_recipe, tiny_data, tmp_path_factory):
     """A recipe of the tiny set and another, three to one."""
     folder = tmp_path_factory.mktemp("mixture")
-    lines = (json.dumps({"text": english(seed, 6)[::-1]}) + "\n" for seed in range(900, 940))
-    (folder / "backwards.jsonl").write_text("".join(lines))
-    prepare(folder / "backwards.jsonl", folder / "backwards", tokenizer="bytes", val_tokens=2000, workers=1)
-    parts = ((tiny_data, 3), (folder / "backwards", 1))
+    lines = (
+        json.dumps({"text": f"{seed} words, then {seed + 1} words. " * 8}) + "\n" for seed in range(900, 940)
+    )
+    (folder / "numbers.jsonl").write_text("".join(lines))
+    prepare(folder / "numbers.jsonl", folder / "numbers", tokenizer="bytes", val_tokens=2000, workers=1)
+    parts = ((tiny_data, 3), (folder / "numbers", 1))
     overlay = folder / "mixture.toml"
     overlay.write_text(
         "".join(f'[[data.train]]\npath = "{path}"\nweight = {weight}\n' for path, weight in parts)

@@ -50,7 +50,7 @@ def ray(jobs: Iterable[Job], plan: Plan) -> Generator[Job, None, None]:
                 for job in islice(waiting, 1):
                     running[task.remote(job, encoder, folder)] = job
     except RayTaskError as error:
-        raise error.as_instanceof_cause() from None
+        raise error.cause from None  # without the traceback of elsewhere that Ray puts into its words
     except RayError as error:
         line = " ".join(str(error).split())
         raise DataError(f"engine ray: {line}; run again to continue, what is done stays") from error
