@@ -62,14 +62,7 @@ def export(
     architecture = format_of(model.config)
     if verify:
         _require_transformers()
-    ids, rows = tokenizer.vocab_size, model.config.vocab_size
-    if ids > rows:
-        raise ExportError(
-            f"tokenizer {tokenizer.name} has {ids:,} ids and the model {rows:,}; "
-            "export the model with the tokenizer that it was trained with"
-        )
-    if ids < rows:
-        model = _cut_vocabulary(model, ids)
+    model = fit_vocabulary(model, tokenizer)
     out = out.resolve()
     try:
         _refuse_folder_in_use(out)
@@ -87,6 +80,21 @@ def export(
 def _why_own(config: ModelConfig) -> str:
     nearest, needs = next(iter(native_misfits(config).items()))
     return f"no class of transformers holds this model; the nearest, {nearest}, needs {', '.join(needs)}"
+
+
+def fit_vocabulary(model: GPT, tokenizer: Tokenizer) -> GPT:
+    """Leave out the rows of the vocabulary that the tokenizer has no use for.
+
+    Raises:
+        ExportError: it has ids for which there is no row.
+    """
+    ids, rows = tokenizer.vocab_size, model.config.vocab_size
+    if ids > rows:
+        raise ExportError(
+            f"tokenizer {tokenizer.name} has {ids:,} ids and the model {rows:,}; "
+            "export the model with the tokenizer that it was trained with"
+        )
+    return _cut_vocabulary(model, ids) if ids < rows else model
 
 
 def _cut_vocabulary(model: GPT, rows: int) -> GPT:

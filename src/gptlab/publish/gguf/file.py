@@ -1,0 +1,141 @@
+"""Models to GGUF files."""
+
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+import torch
+from torch import Tensor
+
+from gptlab.data.shards import aside
+from gptlab.data.tokenizer import Tokenizer
+from gptlab.errors import ExportError
+from gptlab.model.gpt import GPT, ModelConfig
+from gptlab.publish.huggingface import HuggingFaceModel
+from gptlab.publish.huggingface.folder import fit_vocabulary
+from gptlab.publish.huggingface.formats.format import STILL
+
+from .architectures import architecture_of, tensors_of
+from .vocabulary import vocabulary_keys
+
+GGUFDType = Literal["float32", "float16", "bfloat16"]
+
+# Our name of a format, gguf's of a tensor in it, and of a file whose matrices are.
+DTYPES: dict[str, tuple[torch.dtype, str, str]] = {
+    "float32": (torch.float32, "F32", "ALL_F32"),
+    "float16": (torch.float16, "F16", "MOSTLY_F16"),
+    "bfloat16": (torch.bfloat16, "BF16", "MOSTLY_BF16"),
+}
+POSITIONS = "transformer.wpe.weight"  # added to the embeddings, for which llama.cpp wants float32
+MISSING = 'this needs the package gguf: pip install "gptlab[gguf]"'
+
+ExportedGGUF = TypedDict(
+    "ExportedGGUF", {"class": str, "architecture": str, "file": str, "dtype": str, "bytes": int}
+)
+
+
+def export_gguf(
+    model: GPT | HuggingFaceModel,
+    tokenizer: Tokenizer,
+    out: Path,
+    *,
+    name: str,
+    dtype: GGUFDType = "float32",
+) -> ExportedGGUF:
+    """Write a model and its tokenizer as one GGUF file.
+
+    Args:
+        model: with weights in float32.
+        tokenizer: the one it was trained with.
+        out: the file, or a folder for NAME-DTYPE.gguf.
+        name: of the model.
+        dtype: number format of the matrices; norms, biases and positions stay float32.
+
+    Raises:
+        ExportError: llama.cpp does not run such a model or tokenizer, the file cannot be written, or the package
+            gguf is not installed.
+    """
+    if isinstance(model, HuggingFaceModel):
+        raise ExportError("to gguf: the model is none of gptlab's; use llama.cpp's convert_hf_to_gguf.py")
+    class_name, architecture = architecture_of(model.config)
+    vocabulary = vocabulary_keys(tokenizer)
+    model = fit_vocabulary(model, tokenizer)
+    try:
+        gguf: Any = import_module("gguf")
+    except ImportError as error:
+        raise ExportError(f"to gguf: {MISSING}") from error
+    file = out if out.suffix == ".gguf" else out / f"{name}-{dtype}.gguf"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.is_dir():
+            raise ExportError(f"{file}: is a folder; choose another name")
+        with aside(file) as written:
+            writer = gguf.GGUFWriter(written.name, architecture.name)
+            _write_keys(writer, gguf, model.config, dict(architecture.keys(model.config)), name, dtype)
+            _write_vocabulary(writer, vocabulary)
+            _write_tensors(writer, gguf, model.state_dict(), model.config, dtype)
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+            writer.close()
+    except OSError as error:
+        raise ExportError(f"{file}: cannot be written ({error.strerror}); choose another place") from error
+    return {
+        "class": class_name,
+        "architecture": architecture.name,
+        "file": str(file),
+        "dtype": dtype,
+        "bytes": file.stat().st_size,
+    }
+
+
+def _write_keys(writer: Any, gguf: Any, c: ModelConfig, own: dict[str, Any], name: str, dtype: str) -> None:
+    writer.add_name(name)
+    writer.add_file_type(gguf.LlamaFileType[DTYPES[dtype][2]])
+    writer.add_vocab_size(c.vocab_size)
+    writer.add_context_length(c.context)
+    writer.add_embedding_length(c.n_embd)
+    writer.add_block_count(c.n_layer)
+    writer.add_feed_forward_length(c.hidden)
+    writer.add_head_count(c.n_head)
+    if c.norm == "layernorm":
+        writer.add_layer_norm_eps(c.norm_eps)
+    else:
+        writer.add_layer_norm_rms_eps(c.norm_eps)
+    if c.position == "learned" or writer.arch == "gpt2":
+        return  # a table of positions, and a key/value head for every query head
+    writer.add_head_count_kv(c.kv_heads)
+    writer.add_rope_dimension_count(c.head_dim)
+    writer.add_rope_freq_base(c.rope_theta)
+    if c.position == "none":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(STILL)
+    for key, value in own.items():
+        (writer.add_array if isinstance(value, list) else writer.add_float32)(key, value)
+
+
+def _write_vocabulary(writer: Any, keys: Mapping[str, Any]) -> None:
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(keys["tokens"])
+    writer.add_token_types(keys["token_type"])
+    writer.add_token_merges(keys["merges"])
+    writer.add_bos_token_id(keys["bos_token_id"])
+    writer.add_eos_token_id(keys["eos_token_id"])
+    writer.add_add_bos_token(False)
+
+
+def _write_tensors(writer: Any, gguf: Any, state: Mapping[str, Tensor], c: ModelConfig, dtype: str) -> None:
+    architecture = next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == writer.arch)
+    names = gguf.get_tensor_name_map(architecture, c.n_layer)
+    torch_dtype, kind, _ = DTYPES[dtype]
+    for theirs, tensor in tensors_of(state, c):
+        name = names.get_name(theirs, try_suffixes=(".weight", ".bias"))
+        assert name is not None, theirs
+        full = tensor.ndim == 1 or theirs == POSITIONS or torch_dtype == torch.float32
+        values = tensor.detach().to("cpu", torch.float32 if full else torch_dtype).contiguous()
+        # numpy has no bfloat16; the file takes its bytes as they are.
+        array = values.view(torch.uint8 if values.dtype == torch.bfloat16 else values.dtype).numpy()
+        raw = gguf.GGMLQuantizationType["F32" if full else kind]
+        writer.add_tensor(name, array, raw_dtype=raw)
