@@ -118,7 +118,9 @@ def _squared_relu(c: ModelConfig) -> dict[str, Any]:
     """
     one, zero = math.log(math.e - 1), -200.0
     values = {"alpha_p": one, "alpha_n": zero, "beta": 0.0, "eps": -1e-6}
-    return {f"xielu.{name}": value if name == "eps" else [value] * c.n_layer for name, value in values.items()}
+    return {
+        f"xielu.{name}": value if name == "eps" else [value] * c.n_layer for name, value in values.items()
+    }
 
 
 _GELU = {"mlp": ["gelu"]}
@@ -132,5 +134,5 @@ ARCHITECTURES: dict[str, Architecture] = {
     "SmolLM3ForCausalLM": Architecture("llama", change=_neighbours),
     "ArceeForCausalLM": Architecture("arcee", {"mlp": ["relu2"], "bias": [False]}, _neighbours),
     "Qwen3ForCausalLM": Architecture("qwen3"),
-    "ApertusForCausalLM": Architecture("apertus", {"mlp": ["relu2"]}, keys=_squared_relu),
+    "ApertusForCausalLM": Architecture("apertus", {"mlp": ["relu2"]}, needs_head=True, keys=_squared_relu),
 }
