@@ -9,22 +9,18 @@ import json
 import math
 import re
 import shlex
-import tomllib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import gptlab
-from gptlab.errors import ConfigError
 from gptlab.eval import continuation, hellaswag, published
 from gptlab.page import (
     DASH,
     Chart,
     Curve,
-    Floats,
     amount,
     draw,
     figure,
@@ -36,15 +32,22 @@ from gptlab.page import (
     write,
 )
 from gptlab.progress import Progress
-from gptlab.train.metrics import IDENTITY, Row, read_rows
+from gptlab.record import (
+    SMOOTH_FRACTION,
+    Run,
+    as_number,
+    columns,
+    loss_chart,
+    read_runs,
+    smooth,
+    training_hours,
+)
+from gptlab.train.metrics import Row
 
-Metrics = dict[str, list[Row]]
 Group = tuple[str, str, int, int]
 
 ACCURACIES = {"acc": "stderr", "acc_norm": "stderr_norm"}
 CHANCE = {"hellaswag": 1 / hellaswag.CHOICES, "continuation": 1 / continuation.CHOICES}
-SMOOTH_FRACTION = 0.04
-FRAME_PERCENTILES = (0.1, 93)  # of the training loss: the steep start would flatten all that follows
 PARAMETERS_APART = 1.02
 SAMPLES = 6
 FOOTNOTE = (
@@ -52,73 +55,6 @@ FOOTNOTE = (
     "with one standard error: models whose scores are less than three of them apart may be equally good. "
     "Hours are those of the training steps that count, without evaluations and without what a kill undid."
 )
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run folder as read, its recipe with keys like `model.norm`."""
-
-    name: str
-    folder: Path
-    config: Row
-    environment: Row
-    metrics: Metrics
-
-
-def read_metrics(run: Path) -> Metrics:
-    """Read a run's rows by kind, in the order of their steps, each step once, `tokens` added where it lacks.
-
-    Raises:
-        ConfigError: the folder holds no metrics of a run.
-    """
-    path = run / "metrics.jsonl"
-    if not path.is_file():
-        raise ConfigError(f'run {run}: holds no metrics.jsonl; give a folder that "gptlab train --out" wrote')
-    rows = read_rows(path)
-    kept = [row for row in rows if row["kind"] in IDENTITY]
-    if not kept:
-        raise ConfigError(f"run {run}: metrics.jsonl holds no step of a run; give a run that has begun")
-    ordered = sorted(kept, key=lambda row: row["step"])
-    tokens = {row["step"]: row.get("tokens") for row in ordered if row["kind"] == "step"}
-    for row in ordered:
-        row.setdefault("tokens", tokens.get(row["step"], None if row["step"] else 0))
-    events = [row for row in rows if row["kind"] == "event"]
-    return {kind: [row for row in ordered if row["kind"] == kind] for kind in IDENTITY} | {"event": events}
-
-
-def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """Read run folders, each named for its folder, or by its path where two would share a name.
-
-    Raises:
-        ConfigError: no folder is given, one is no run folder, or a file in it is damaged.
-    """
-    if not folders:
-        raise ConfigError("report: there is no run to report; name one run folder at least")
-    names = [folder.resolve().name for folder in folders]
-    return [
-        _read_run(folder, name if names.count(name) == 1 else str(folder))
-        for folder, name in zip(folders, names, strict=True)
-    ]
-
-
-def _read_run(folder: Path, name: str) -> Run:
-    config, environment = folder / "config.toml", folder / "environment.json"
-    metrics = read_metrics(folder)
-    try:
-        recipe = tomllib.loads(config.read_text("utf-8")) if config.is_file() else {}
-        machine = json.loads(environment.read_text("utf-8")) if environment.is_file() else {}
-    except ValueError as error:
-        raise ConfigError(
-            f"run {folder}: its config.toml or environment.json is damaged ({error}); mend or remove it"
-        ) from error
-    return Run(name, folder, _flat(recipe), machine, metrics)
-
-
-def _flat(table: Row, above: str = "") -> Row:
-    flat: Row = {}
-    for key, value in table.items():
-        flat |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {above + key: value}
-    return flat
 
 
 def facts(run: Run, first: Run) -> Row:
@@ -130,7 +66,7 @@ def facts(run: Run, first: Run) -> Row:
     """
     steps, environment = run.metrics["step"], run.environment
     last: Row = steps[-1] if steps else {"step": 0, "tokens": 0}
-    validated = [row for row in run.metrics["val"] if math.isfinite(_number(row.get("loss")))]
+    validated = [row for row in run.metrics["val"] if math.isfinite(as_number(row.get("loss")))]
     best: Row = min(validated, key=lambda row: row["loss"], default={})
     machine, processes = environment.get("device"), environment.get("processes", 1)
     scores = {_group(row): row for row in run.metrics["eval"]}
@@ -145,7 +81,7 @@ def facts(run: Run, first: Run) -> Row:
         "best_step": best.get("step"),
         "bits_per_byte": best.get("bits_per_byte"),
         "scores": [scores[group] for group in _groups(scores.values())],
-        "hours": _hours(steps),
+        "hours": training_hours(steps),
         "machine": f"{processes} x {machine}" if machine and processes > 1 else machine,
         "gptlab": environment.get("gptlab"),
         "differences": {
@@ -155,16 +91,6 @@ def facts(run: Run, first: Run) -> Row:
         },
         "events": run.metrics["event"],
     }
-
-
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else math.nan
-
-
-def _hours(steps: Sequence[Row]) -> float | None:
-    # Not the sum of step_s: a row may stand for several steps.
-    tokens, rate = _columns(steps, "tokens", "tokens_per_s")
-    return float((np.diff(tokens, prepend=0.0) / rate).sum() / 3600) if len(rate) and rate.all() else None
 
 
 def _group(row: Row) -> Group:
@@ -197,42 +123,6 @@ def notes(runs: Sequence[Run], reached: Sequence[Row]) -> list[str]:
     ]
 
 
-def _columns(rows: Iterable[Row], *names: str) -> list[Floats]:
-    """Return columns of numbers from the rows that have the first two of them."""
-    cells = [[_number(row.get(name)) for name in names] for row in rows]
-    known = [row for row in cells if math.isfinite(row[0]) and math.isfinite(row[1])]
-    return list(np.array(known, dtype=np.float64).reshape(-1, len(names)).T)
-
-
-def _smooth(y: Floats) -> Floats:
-    """Average over a centred window, which narrows at the steep start and is cut short at the flat end."""
-    index = np.arange(len(y))
-    half = np.minimum(index, int(len(y) * SMOOTH_FRACTION / 2))
-    end = np.minimum(index + half + 1, len(y))
-    sums = np.concatenate([[0.0], np.cumsum(y)])
-    return (sums[end] - sums[index - half]) / (end - index + half)
-
-
-def loss_chart(runs: Sequence[Run]) -> Chart:
-    """Chart training and validation loss against tokens, framed where runs can be told apart."""
-    curves: list[Curve] = []
-    bounds: list[Floats] = []
-    for number, run in enumerate(runs):
-        x, y = _columns(run.metrics["step"], "tokens", "loss")
-        val_x, val_y = _columns(run.metrics["val"], "tokens", "loss")
-        best = f"best validation {val_y.min():.4f}" if len(val_y) else "not validated yet"
-        curves += [Curve(number, x, y, "faint"), Curve(number, x, _smooth(y), label=f"{run.name}: {best}")]
-        curves += [Curve(number, val_x, val_y, "points")]
-        bounds += [np.percentile(y, FRAME_PERCENTILES)] if len(y) else []
-    caption = (
-        "Loss against training tokens. Points: validation. Lines: training, averaged over "
-        f"{SMOOTH_FRACTION:.0%} of the steps, each step faint behind. "
-        "The beginning and any spike lie above the frame."
-    )
-    frame = (min(low for low, _ in bounds), max(high for _, high in bounds)) if bounds else (None, None)
-    return Chart("loss", "loss, nats a token", caption, curves, low=frame[0], high=frame[1])
-
-
 def score_charts(runs: Sequence[Run]) -> list[Chart]:
     """Chart accuracy against tokens, one chart for each task, protocol, shots and number of items."""
     charts: list[Chart] = []
@@ -240,7 +130,7 @@ def score_charts(runs: Sequence[Run]) -> list[Chart]:
         curves: list[Curve] = []
         for number, run in enumerate(runs):
             rows = [row for row in run.metrics["eval"] if _group(row) == group]
-            x, y, error = _columns(rows, "tokens", "acc_norm", "stderr_norm")
+            x, y, error = columns(rows, "tokens", "acc_norm", "stderr_norm")
             if len(y):
                 label = f"{run.name}: {_score(rows[-1], 'acc_norm')}"
                 curves.append(Curve(number, x, 100 * y, "line and points", label, 100 * error))
@@ -277,15 +167,15 @@ def rate_charts(runs: Sequence[Run]) -> list[Chart]:
     rates: list[Curve] = []
     speeds: list[Curve] = []
     for number, run in enumerate(runs):
-        x, y = _columns(run.metrics["step"], "tokens", "lr")
+        x, y = columns(run.metrics["step"], "tokens", "lr")
         if len(y):
             rates.append(Curve(number, x, y, label=f"{run.name}: peak {y.max():.2g}"))
-        x, y = _columns(run.metrics["step"], "tokens", "tokens_per_s")
+        x, y = columns(run.metrics["step"], "tokens", "tokens_per_s")
         if len(y):
-            _, mfu = _columns(run.metrics["step"], "tokens", "mfu")
+            _, mfu = columns(run.metrics["step"], "tokens", "mfu")
             share = f", {np.median(mfu):.0%} of peak" if len(mfu) else ""
             label = f"{run.name}: median {amount(float(np.median(y)))}{share}"
-            speeds += [Curve(number, x, y, "faint"), Curve(number, x, _smooth(y), label=label)]
+            speeds += [Curve(number, x, y, "faint"), Curve(number, x, smooth(y), label=label)]
     caption = (
         f"Throughput of training, averaged over {SMOOTH_FRACTION:.0%} of the steps, each step faint behind."
     )
@@ -370,7 +260,7 @@ def _cell(value: Any, form: Callable[[Any], str] = str) -> str:
 
 
 def _score(row: Row, name: str) -> str:
-    value, error = _number(row.get(name)), _number(row.get(ACCURACIES[name]))
+    value, error = as_number(row.get(name)), as_number(row.get(ACCURACIES[name]))
     return f"{100 * value:.2f}" + (f" \N{PLUS-MINUS SIGN} {100 * error:.2f}" if math.isfinite(error) else "")
 
 

@@ -1,0 +1,138 @@
+"""What a run folder says of itself, for whoever tells others: reports, model cards.
+
+It is read from the files alone, so without torch: `metrics.jsonl`, and where they exist `config.toml` and
+`environment.json`.
+"""
+
+import json
+import math
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gptlab.errors import ConfigError
+from gptlab.page import Chart, Curve, Floats
+from gptlab.train.metrics import IDENTITY, Row, read_rows
+
+Metrics = dict[str, list[Row]]
+
+SMOOTH_FRACTION = 0.04
+FRAME_PERCENTILES = (0.1, 93)  # of the training loss: the steep start would flatten all that follows
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder as read, its recipe with keys like `model.norm`."""
+
+    name: str
+    folder: Path
+    config: Row
+    environment: Row
+    metrics: Metrics
+
+
+def read_metrics(run: Path) -> Metrics:
+    """Read a run's rows by kind, in the order of their steps, each step once, `tokens` added where it lacks.
+
+    Raises:
+        ConfigError: the folder holds no metrics of a run.
+    """
+    path = run / "metrics.jsonl"
+    if not path.is_file():
+        raise ConfigError(f'run {run}: holds no metrics.jsonl; give a folder that "gptlab train --out" wrote')
+    rows = read_rows(path)
+    kept = [row for row in rows if row["kind"] in IDENTITY]
+    if not kept:
+        raise ConfigError(f"run {run}: metrics.jsonl holds no step of a run; give a run that has begun")
+    ordered = sorted(kept, key=lambda row: row["step"])
+    tokens = {row["step"]: row.get("tokens") for row in ordered if row["kind"] == "step"}
+    for row in ordered:
+        row.setdefault("tokens", tokens.get(row["step"], None if row["step"] else 0))
+    events = [row for row in rows if row["kind"] == "event"]
+    return {kind: [row for row in ordered if row["kind"] == kind] for kind in IDENTITY} | {"event": events}
+
+
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """Read run folders, each named for its folder, or by its path where two would share a name.
+
+    Raises:
+        ConfigError: no folder is given, one is no run folder, or a file in it is damaged.
+    """
+    if not folders:
+        raise ConfigError("report: there is no run to report; name one run folder at least")
+    names = [folder.resolve().name for folder in folders]
+    return [
+        _read_run(folder, name if names.count(name) == 1 else str(folder))
+        for folder, name in zip(folders, names, strict=True)
+    ]
+
+
+def _read_run(folder: Path, name: str) -> Run:
+    config, environment = folder / "config.toml", folder / "environment.json"
+    metrics = read_metrics(folder)
+    try:
+        recipe = tomllib.loads(config.read_text("utf-8")) if config.is_file() else {}
+        machine = json.loads(environment.read_text("utf-8")) if environment.is_file() else {}
+    except ValueError as error:
+        raise ConfigError(
+            f"run {folder}: its config.toml or environment.json is damaged ({error}); mend or remove it"
+        ) from error
+    return Run(name, folder, _flat(recipe), machine, metrics)
+
+
+def _flat(table: Row, above: str = "") -> Row:
+    flat: Row = {}
+    for key, value in table.items():
+        flat |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {above + key: value}
+    return flat
+
+
+def as_number(value: object) -> float:
+    """Return a number as it is, and NaN for anything else."""
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def training_hours(steps: Sequence[Row]) -> float | None:
+    """Return the hours of these steps alone, without evaluations; None where their speed is not known."""
+    # Not the sum of step_s: a row may stand for several steps.
+    tokens, rate = columns(steps, "tokens", "tokens_per_s")
+    return float((np.diff(tokens, prepend=0.0) / rate).sum() / 3600) if len(rate) and rate.all() else None
+
+
+def columns(rows: Iterable[Row], *names: str) -> list[Floats]:
+    """Return columns of numbers from the rows that have the first two of them."""
+    cells = [[as_number(row.get(name)) for name in names] for row in rows]
+    known = [row for row in cells if math.isfinite(row[0]) and math.isfinite(row[1])]
+    return list(np.array(known, dtype=np.float64).reshape(-1, len(names)).T)
+
+
+def smooth(y: Floats) -> Floats:
+    """Average over a centred window, which narrows at the steep start and is cut short at the flat end."""
+    index = np.arange(len(y))
+    half = np.minimum(index, int(len(y) * SMOOTH_FRACTION / 2))
+    end = np.minimum(index + half + 1, len(y))
+    sums = np.concatenate([[0.0], np.cumsum(y)])
+    return (sums[end] - sums[index - half]) / (end - index + half)
+
+
+def loss_chart(runs: Sequence[Run]) -> Chart:
+    """Chart training and validation loss against tokens, framed where runs can be told apart."""
+    curves: list[Curve] = []
+    bounds: list[Floats] = []
+    for number, run in enumerate(runs):
+        x, y = columns(run.metrics["step"], "tokens", "loss")
+        val_x, val_y = columns(run.metrics["val"], "tokens", "loss")
+        best = f"best validation {val_y.min():.4f}" if len(val_y) else "not validated yet"
+        curves += [Curve(number, x, y, "faint"), Curve(number, x, smooth(y), label=f"{run.name}: {best}")]
+        curves += [Curve(number, val_x, val_y, "points")]
+        bounds += [np.percentile(y, FRAME_PERCENTILES)] if len(y) else []
+    caption = (
+        "Loss against training tokens. Points: validation. Lines: training, averaged over "
+        f"{SMOOTH_FRACTION:.0%} of the steps, each step faint behind. "
+        "The beginning and any spike lie above the frame."
+    )
+    frame = (min(low for low, _ in bounds), max(high for _, high in bounds)) if bounds else (None, None)
+    return Chart("loss", "loss, nats a token", caption, curves, low=frame[0], high=frame[1])
