@@ -14,8 +14,8 @@ import pytest
 
 from gptlab.errors import ConfigError
 from gptlab.eval.published import beside
-from gptlab.record import loss_chart, read_metrics, read_runs
 from gptlab.report import facts, notes, rate_charts, report, score_charts
+from gptlab.run_folder import loss_chart, read_metrics, read_runs
 
 BATCH = 4096
 SAMPLE = "<script>alert('x')</script> & \"quotes\"\n\nnext <b>paragraph"

@@ -23,6 +23,7 @@ from gptlab.model.size import measure
 from gptlab.publish.huggingface import export
 from gptlab.recipe import Raw, check, merge, to_toml
 from gptlab.run import train
+from gptlab.run_folder import loss_chart, read_runs
 from gptlab.sample import sample_text
 from gptlab.saved import load
 
@@ -129,10 +130,8 @@ def unigram_bits_per_byte(data: Path) -> float:
 
 
 def _write_page(out: Path, data: Path, models: list[dict[str, Any]]) -> None:
-    runs = report.read_runs([Path(model["run"]) for model in models])
-    pictures = {
-        chart.name: page.draw(chart) for chart in (report.loss_chart(runs), *report.score_charts(runs))
-    }
+    runs = read_runs([Path(model["run"]) for model in models])
+    pictures = {chart.name: page.draw(chart) for chart in (loss_chart(runs), *report.score_charts(runs))}
     summary = Manifest.load(data).summary()
     rows = [
         [

@@ -32,7 +32,7 @@ from gptlab.page import (
     write,
 )
 from gptlab.progress import Progress
-from gptlab.record import (
+from gptlab.run_folder import (
     SMOOTH_FRACTION,
     Run,
     as_number,

@@ -4,6 +4,8 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
+from gptlab.errors import ConfigError
+
 LM_EVAL_HELP = """usage: gptlab lm-eval [-h] ARGS ...
 
 Hand arguments to lm-evaluation-harness's own command line, which then knows the model `gptlab`.
@@ -136,27 +138,64 @@ def sample(
     return {"prompt": prompt, "texts": texts}
 
 
-def export(model: Path, out: Path, /, *, verify: bool = True) -> dict[str, Any]:
-    """Write a model as a Hugging Face folder.
+def export(
+    model: Path,
+    out: Path,
+    /,
+    *,
+    to: Literal["huggingface", "gguf"] = "huggingface",
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+    verify: bool = True,
+) -> dict[str, Any]:
+    """Write a model for others: as a Hugging Face folder, or as a GGUF file for llama.cpp.
 
     Args:
         model: a run, a checkpoint, or a Hugging Face folder.
-        out: the folder to write.
-        verify: load it in transformers and compare its logits and greedy text with the model's.
+        out: the folder to write, or the .gguf file.
+        to: what to write.
+        dtype: number format of a GGUF file's matrices.
+        verify: load it in transformers, or in llama.cpp where llama-cpp-python is installed, and compare its logits
+            with the model's.
     """
+    if to == "gguf":
+        return _export_gguf(model, out, dtype, verify)
+    if dtype != "float32":
+        raise ConfigError(
+            f"--dtype {dtype}: is for --to gguf; a Hugging Face folder holds float32, and whoever loads it chooses"
+        )
     from gptlab.publish.huggingface import export
     from gptlab.saved import load
 
     network, tokenizer = load(model, "cpu")
     facts = export(network, tokenizer, out, verify=verify)
-    difference = facts["max_diff"]
-    print(
-        f"{out}: {facts['class']}, "
-        + ("not compared" if difference is None else f"logits differ by at most {difference:.1e}")
-    )
+    print(f"{out}: {facts['class']}, {_compared(facts['max_diff'])}")
     if facts["remote_code"] is not None:
         print(f"  {facts['remote_code']}; loading it takes trust_remote_code=True")
     return {**facts}
+
+
+def _export_gguf(
+    model: Path, out: Path, dtype: Literal["float32", "float16", "bfloat16"], verify: bool
+) -> dict[str, Any]:
+    from gptlab.progress import quantity
+    from gptlab.publish.gguf import export_gguf
+    from gptlab.run_folder import run_of
+    from gptlab.saved import load
+
+    network, tokenizer = load(model, "cpu")
+    name = (run_of(model) or model.resolve()).name
+    facts = export_gguf(network, tokenizer, out, name=name, dtype=dtype, verify=verify)
+    print(
+        f"{facts['file']}: {facts['architecture']} of llama.cpp, {dtype}, {quantity(facts['bytes'], 'B')}, "
+        + _compared(facts["max_diff"])
+    )
+    if verify and facts["max_diff"] is None:
+        print("  llama-cpp-python is not installed, so llama.cpp has not loaded it")
+    return {**facts}
+
+
+def _compared(difference: float | None) -> str:
+    return "not compared" if difference is None else f"logits differ by at most {difference:.1e}"
 
 
 def import_model(

@@ -1,6 +1,7 @@
 """Models to GGUF files."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -17,22 +18,43 @@ from gptlab.publish.huggingface.folder import fit_vocabulary
 from gptlab.publish.huggingface.formats.format import STILL
 
 from .architectures import architecture_of, tensors_of
+from .compare import compare
 from .vocabulary import vocabulary_keys
 
 GGUFDType = Literal["float32", "float16", "bfloat16"]
 
-# Our name of a format, gguf's of a tensor in it, and of a file whose matrices are.
-DTYPES: dict[str, tuple[torch.dtype, str, str]] = {
-    "float32": (torch.float32, "F32", "ALL_F32"),
-    "float16": (torch.float16, "F16", "MOSTLY_F16"),
-    "bfloat16": (torch.bfloat16, "BF16", "MOSTLY_BF16"),
-}
+
+@dataclass(frozen=True)
+class Numbers:
+    """A number format of matrices."""
+
+    torch: torch.dtype
+    tensor: str
+    """gguf's name of it."""
+    file: str
+    """gguf's name of a file whose matrices have it."""
+    tolerance: float
+    """How far llama.cpp's logits may lie off, in their standard deviations.
+
+    Ten times and more what was seen (2e-4, 2e-3, 1e-2), and far less than any mistake makes. In float32 that is
+    GELU, which ggml looks up in a table of float16.
+    """
+
+
 POSITIONS = "transformer.wpe.weight"  # added to the embeddings, for which llama.cpp wants float32
 MISSING = 'this needs the package gguf: pip install "gptlab[gguf]"'
 
-ExportedGGUF = TypedDict(
-    "ExportedGGUF", {"class": str, "architecture": str, "file": str, "dtype": str, "bytes": int}
-)
+
+class ExportedGGUF(TypedDict):
+    """What an export did."""
+
+    architecture: str
+    """llama.cpp's."""
+    file: str
+    dtype: str
+    bytes: int
+    max_diff: float | None
+    """The largest difference of a logit between llama.cpp and the model, in nats; None is not compared."""
 
 
 def export_gguf(
@@ -42,6 +64,7 @@ def export_gguf(
     *,
     name: str,
     dtype: GGUFDType = "float32",
+    verify: bool = True,
 ) -> ExportedGGUF:
     """Write a model and its tokenizer as one GGUF file.
 
@@ -51,14 +74,16 @@ def export_gguf(
         out: the file, or a folder for NAME-DTYPE.gguf.
         name: of the model.
         dtype: number format of the matrices; norms, biases and positions stay float32.
+        verify: whether llama.cpp loads the file, where llama-cpp-python is installed, and its ids and logits are
+            compared, before the file gets its name.
 
     Raises:
-        ExportError: llama.cpp does not run such a model or tokenizer, the file cannot be written, or the package
-            gguf is not installed.
+        ExportError: llama.cpp does not run such a model or tokenizer, or computes something else, the file cannot
+            be written, or the package gguf is not installed.
     """
     if isinstance(model, HuggingFaceModel):
         raise ExportError("to gguf: the model is none of gptlab's; use llama.cpp's convert_hf_to_gguf.py")
-    class_name, architecture = architecture_of(model.config)
+    _, architecture = architecture_of(model.config)
     vocabulary = vocabulary_keys(tokenizer)
     model = fit_vocabulary(model, tokenizer)
     try:
@@ -79,20 +104,24 @@ def export_gguf(
             writer.write_kv_data_to_file()
             writer.write_tensors_to_file()
             writer.close()
+            tolerance = DTYPES[dtype].tolerance
+            max_diff = compare(model, tokenizer, Path(written.name), tolerance) if verify else None
     except OSError as error:
         raise ExportError(f"{file}: cannot be written ({error.strerror}); choose another place") from error
     return {
-        "class": class_name,
         "architecture": architecture.name,
         "file": str(file),
         "dtype": dtype,
         "bytes": file.stat().st_size,
+        "max_diff": max_diff,
     }
 
 
-def _write_keys(writer: Any, gguf: Any, c: ModelConfig, own: dict[str, Any], name: str, dtype: str) -> None:
+def _write_keys(
+    writer: Any, gguf: Any, c: ModelConfig, own: dict[str, Any], name: str, dtype: GGUFDType
+) -> None:
     writer.add_name(name)
-    writer.add_file_type(gguf.LlamaFileType[DTYPES[dtype][2]])
+    writer.add_file_type(gguf.LlamaFileType[DTYPES[dtype].file])
     writer.add_vocab_size(c.vocab_size)
     writer.add_context_length(c.context)
     writer.add_embedding_length(c.n_embd)
@@ -126,16 +155,24 @@ def _write_vocabulary(writer: Any, keys: Mapping[str, Any]) -> None:
     writer.add_add_bos_token(False)
 
 
-def _write_tensors(writer: Any, gguf: Any, state: Mapping[str, Tensor], c: ModelConfig, dtype: str) -> None:
+def _write_tensors(
+    writer: Any, gguf: Any, state: Mapping[str, Tensor], c: ModelConfig, dtype: GGUFDType
+) -> None:
     architecture = next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == writer.arch)
     names = gguf.get_tensor_name_map(architecture, c.n_layer)
-    torch_dtype, kind, _ = DTYPES[dtype]
+    numbers = DTYPES[dtype]
     for theirs, tensor in tensors_of(state, c):
         name = names.get_name(theirs, try_suffixes=(".weight", ".bias"))
         assert name is not None, theirs
-        full = tensor.ndim == 1 or theirs == POSITIONS or torch_dtype == torch.float32
-        values = tensor.detach().to("cpu", torch.float32 if full else torch_dtype).contiguous()
+        held = DTYPES["float32"] if tensor.ndim == 1 or theirs == POSITIONS else numbers
+        values = tensor.detach().to("cpu", held.torch).contiguous()
         # numpy has no bfloat16; the file takes its bytes as they are.
         array = values.view(torch.uint8 if values.dtype == torch.bfloat16 else values.dtype).numpy()
-        raw = gguf.GGMLQuantizationType["F32" if full else kind]
-        writer.add_tensor(name, array, raw_dtype=raw)
+        writer.add_tensor(name, array, raw_dtype=gguf.GGMLQuantizationType[held.tensor])
+
+
+DTYPES: dict[GGUFDType, Numbers] = {
+    "float32": Numbers(torch.float32, "F32", "ALL_F32", 0.005),
+    "float16": Numbers(torch.float16, "F16", "MOSTLY_F16", 0.03),
+    "bfloat16": Numbers(torch.bfloat16, "BF16", "MOSTLY_BF16", 0.15),
+}

@@ -40,7 +40,7 @@ def compare(model: GPT, tokenizer: Tokenizer, folder: Path) -> float:
     device = model.embed.weight.device
     text_ids = _compare_ids(tokenizer, folder)[None, : model.config.context].to(device)
     theirs = load_causal_lm(folder, our_own=True).to(device)
-    samples = (_any_ids(model), text_ids)
+    samples = (any_ids(model), text_ids)
     difference = max(_compare_logits(model, theirs, ids) for ids in samples)
     for ids in samples:
         _compare_greedy(model, theirs, ids)
@@ -57,10 +57,11 @@ def compare_logits(model: GPT, folder: Path) -> float | None:
     """
     if "auto_map" in json.loads((folder / CONFIG).read_text(encoding="utf-8")):
         return None
-    return _compare_logits(model, load_causal_lm(folder).to(model.embed.weight.device), _any_ids(model))
+    return _compare_logits(model, load_causal_lm(folder).to(model.embed.weight.device), any_ids(model))
 
 
-def _any_ids(model: GPT) -> Tensor:
+def any_ids(model: GPT) -> Tensor:
+    """Draw a row of ids as long as the context, the same every time."""
     generator, shape = torch.Generator().manual_seed(0), (1, model.config.context)
     return torch.randint(model.config.vocab_size, shape, generator=generator).to(model.embed.weight.device)
 

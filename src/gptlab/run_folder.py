@@ -34,6 +34,14 @@ class Run:
     metrics: Metrics
 
 
+def run_of(model: Path) -> Path | None:
+    """Return the run folder that a model is, or whose checkpoint it is; None where it comes from elsewhere."""
+    model = model.resolve()
+    return next(
+        (folder for folder in (model, model.parent.parent) if (folder / "checkpoints").is_dir()), None
+    )
+
+
 def read_metrics(run: Path) -> Metrics:
     """Read a run's rows by kind, in the order of their steps, each step once, `tokens` added where it lacks.
 

@@ -1,9 +1,7 @@
-"""GGUF against llama.cpp: it loads the file, cuts text alike, and computes our logits."""
+"""GGUF files in llama.cpp: it cuts text alike, and computes our logits."""
 
-import ctypes
-import json
-import re
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,11 +10,15 @@ import numpy as np
 import pytest
 import torch
 
+from gptlab import cli
+from gptlab.data.manifest import Manifest
 from gptlab.data.tokenizer import PROBES, BPEFile, Bytes, Tokenizer, load_tokenizer, train_tokenizer
 from gptlab.errors import ExportError
 from gptlab.model.gpt import ModelConfig
-from gptlab.publish.gguf import ARCHITECTURES, export_gguf
+from gptlab.publish.gguf import ARCHITECTURES, DTYPES, export_gguf
+from gptlab.publish.gguf.compare import open_gguf
 from gptlab.sample import GeneratingGPT, generate
+from gptlab.saved import load
 
 llama_cpp: Any = pytest.importorskip("llama_cpp")
 
@@ -46,10 +48,6 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-SILENT = llama_cpp.llama_log_callback(lambda *_: None)  # kept, as the library goes on calling it
-llama_cpp.llama_log_set(SILENT, ctypes.c_void_p(0))
-
-
 @pytest.fixture(scope="module")
 def bpe() -> Tokenizer:
     text = (
@@ -69,19 +67,7 @@ def make(tokenizer: Tokenizer, **switches: Any) -> GeneratingGPT:
 
 
 def opened(file: Path) -> Any:
-    return llama_cpp.Llama(
-        str(file),
-        n_ctx=64,
-        n_threads=1,
-        n_threads_batch=1,
-        n_gpu_layers=0,
-        # Without these the cache is float16, and logits differ by 2e-3 for that alone.
-        type_k=llama_cpp.GGML_TYPE_F32,
-        type_v=llama_cpp.GGML_TYPE_F32,
-        flash_attn=False,
-        logits_all=True,
-        verbose=False,
-    )
+    return open_gguf(file, 64)
 
 
 def logits(llm: Any, ids: list[int]) -> torch.Tensor:
@@ -164,37 +150,47 @@ def test_rows_that_pad_the_vocabulary_are_left_out(tmp_path: Path) -> None:
     assert opened(tmp_path / "m.gguf").n_vocab() == 257
 
 
-@pytest.mark.parametrize(
-    ("switches", "complaint"),
-    [
-        ({"mlp": "gelu_erf"}, "gpt2 needs mlp = gelu (not gelu_erf)"),
-        (LLAMA | {"mlp": "relu2"}, "arcee needs bias = False (not True)"),
-        ({"norm_order": "post"}, "llama.cpp runs no OPTForCausalLM"),
-        (LLAMA | {"bias": False, "logit_soft_cap": 30.0}, "llama.cpp runs no VaultGemmaForCausalLM"),
-        (LLAMA | {"position": "learned"}, "llama.cpp runs no GPTLabForCausalLM"),
-    ],
-)
-def test_what_llama_cpp_does_not_run_is_refused(
-    switches: dict[str, Any], complaint: str, tmp_path: Path
+def test_a_run_by_its_command_on_text_it_has_not_seen(
+    train: Callable[..., dict[str, Any]], tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(ExportError, match=re.escape(complaint)):
-        export_gguf(make(Bytes(), **switches), Bytes(), tmp_path / "m.gguf", name="m")
+    run, file = tmp_path / "run", tmp_path / "out" / "run.gguf"
+    train(run)
+    assert cli.main(["export", str(run), str(file), "--to", "gguf"]) == 0
+    told = capsys.readouterr().out
+    assert f"{file}: gpt2 of llama.cpp, float32" in told
+    assert "logits differ by at most" in told
+    model, _ = load(run, "cpu")
+    manifest = Manifest.load(tiny_data)
+    ids = manifest.read_shard(tiny_data, manifest.split("val")[0])
+    llm = open_gguf(file, 32)
+    assert llm.metadata["general.name"] == "run"
+    for start in range(0, 640, 32):
+        part = ids[start : start + 32].astype(int).tolist()
+        here, there = (perplexity(scores, part) for scores in (ours(model, part), logits(llm, part)))
+        assert there == pytest.approx(here, rel=1e-4)
+        assert 2 < here < 257  # it has learned something
+        assert (
+            greedy(llm, part[:8], 24)
+            == generate(model, part[:8], max_tokens=24, temperature=0)[0, 8:].tolist()
+        )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_file_that_computes_something_else_does_not_appear(
+    dtype: Any, bpe: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without = replace(ARCHITECTURES["LlamaForCausalLM"], change=lambda tensors, _config: tensors)
+    monkeypatch.setitem(ARCHITECTURES, "LlamaForCausalLM", without)
+    with pytest.raises(ExportError, match=r"llama.cpp's logits are up to .* nothing was written"):
+        export_gguf(make(bpe, **MODELS["llama"]), bpe, tmp_path / "m.gguf", name="m", dtype=dtype)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_tokenizer_with_other_rules_is_refused(bpe: Tokenizer, tmp_path: Path) -> None:
-    content = json.loads(bpe.files["tokenizer.json"])
-    content["pre_tokenizer"]["use_regex"] = False
-    other = BPEFile(json.dumps(content))
-    with pytest.raises(ExportError, match="another rule for words than GPT-2's"):
-        export_gguf(make(other), other, tmp_path / "m.gguf", name="m")
-
-
-def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("mine")
-    with pytest.raises(ExportError, match="cannot be written"):
-        export_gguf(make(Bytes()), Bytes(), tmp_path / "file" / "m.gguf", name="m")
-    (tmp_path / "m.gguf").mkdir()
-    with pytest.raises(ExportError, match="is a folder"):
-        export_gguf(make(Bytes()), Bytes(), tmp_path / "m.gguf", name="m")
-    assert (tmp_path / "file").read_text() == "mine"
+def test_a_file_that_llama_cpp_does_not_load(
+    bpe: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = replace(ARCHITECTURES["LlamaForCausalLM"], name="qwen3")  # with tensors that are not there
+    monkeypatch.setitem(ARCHITECTURES, "LlamaForCausalLM", other)
+    with pytest.raises(ExportError, match=r"llama.cpp does not load the file .* update llama-cpp-python"):
+        export_gguf(make(bpe, **MODELS["llama"]), bpe, tmp_path / "m.gguf", name="m")
+    assert not list(tmp_path.iterdir())
