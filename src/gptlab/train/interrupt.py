@@ -70,19 +70,20 @@ def together(work: Callable[[Callable[[], bool]], T], world: World, interrupt: I
         interrupt: who may want to stop.
 
     Returns:
-        What `work` returned, or None in every process where one was asked to stop.
+        What `work` returned, or None in every process where one was asked to stop, even if another failed.
 
     Raises:
         TrainError: the work failed in another process; where it failed, its own error.
     """
-    stopped = False
+    stopped = over = False
 
     def vote(*, done: bool = False, failed: bool = False) -> int:
-        nonlocal stopped
+        nonlocal stopped, over
         wishes, finished, failures = world.count(interrupt.wanted(), done, failed)
-        if failures and not failed:
-            raise TrainError("another process could not do its share")
         stopped = wishes > 0 and finished < world.size
+        over = stopped or failures > 0  # all know it now, and nobody votes again
+        if failures and not failed and not stopped:
+            raise TrainError("another process could not do its share")
         return finished
 
     def stop() -> bool:
@@ -92,9 +93,10 @@ def together(work: Callable[[Callable[[], bool]], T], world: World, interrupt: I
     try:
         result = work(stop)
     except Exception:
+        if not over:
+            vote(done=True, failed=True)
         if stopped:
             return None
-        vote(done=True, failed=True)
         raise
     while not stopped:
         if vote(done=True) == world.size:
