@@ -4,6 +4,7 @@ import json
 import os
 import random
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +111,8 @@ def tiny_recipe(tiny_data: Path) -> Path:
     return recipe
 
 
-@pytest.fixture
-def torch_settings() -> Iterator[None]:
-    """Put back what a run sets for its whole process."""
+@contextmanager
+def _torch_settings() -> Iterator[None]:
     import torch
 
     deterministic = torch.are_deterministic_algorithms_enabled()
@@ -123,6 +123,24 @@ def torch_settings() -> Iterator[None]:
     torch.use_deterministic_algorithms(deterministic)
     torch.utils.deterministic.fill_uninitialized_memory = fill
     torch.set_float32_matmul_precision(precision)
+
+
+@pytest.fixture
+def torch_settings() -> Iterator[None]:
+    """Put back what a run sets for its whole process."""
+    with _torch_settings():
+        yield
+
+
+@pytest.fixture(scope="session")
+def finished_run(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the tiny recipe, called `run`; tests read it only, or copy it."""
+    from gptlab import run
+
+    out = tmp_path_factory.mktemp("finished") / "run"
+    with _torch_settings():
+        run.train([tiny_recipe], out, {})
+    return out
 
 
 @pytest.fixture

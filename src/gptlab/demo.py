@@ -20,7 +20,7 @@ from gptlab.data.tokenizer import train_tokenizer
 from gptlab.errors import ConfigError, TrainError
 from gptlab.evaluate import Request, evaluate
 from gptlab.model.size import measure
-from gptlab.publish.huggingface import export
+from gptlab.publishing import export_folder
 from gptlab.recipe import Raw, check, merge, to_toml
 from gptlab.run import train
 from gptlab.run_folder import loss_chart, read_runs
@@ -93,7 +93,7 @@ def _model(name: str, out: Path, data: Path, unigram: float) -> dict[str, Any]:
     texts = sample_text(
         network, tokenizer, PROMPT, max_tokens=60, temperature=0.7, top_k=50, seed=1, samples=2
     )
-    exported = export(network.cpu(), tokenizer, out / "export" / name)
+    exported = export_folder(run, out / "export" / name)
     return {
         "name": TITLES[name],
         "run": str(run),

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import gptlab
-from gptlab.eval import continuation, hellaswag, published
+from gptlab.eval import hellaswag, published
 from gptlab.page import (
     DASH,
     Chart,
@@ -33,12 +33,15 @@ from gptlab.page import (
 )
 from gptlab.progress import Progress
 from gptlab.run_folder import (
+    ACCURACIES,
+    CHANCE,
     SMOOTH_FRACTION,
     Run,
     as_number,
     columns,
     loss_chart,
     read_runs,
+    score,
     smooth,
     training_hours,
 )
@@ -46,8 +49,6 @@ from gptlab.train.metrics import Row
 
 Group = tuple[str, str, int, int]
 
-ACCURACIES = {"acc": "stderr", "acc_norm": "stderr_norm"}
-CHANCE = {"hellaswag": 1 / hellaswag.CHOICES, "continuation": 1 / continuation.CHOICES}
 PARAMETERS_APART = 1.02
 SAMPLES = 6
 FOOTNOTE = (
@@ -132,7 +133,7 @@ def score_charts(runs: Sequence[Run]) -> list[Chart]:
             rows = [row for row in run.metrics["eval"] if _group(row) == group]
             x, y, error = columns(rows, "tokens", "acc_norm", "stderr_norm")
             if len(y):
-                label = f"{run.name}: {_score(rows[-1], 'acc_norm')}"
+                label = f"{run.name}: {score(rows[-1], 'acc_norm')}"
                 curves.append(Curve(number, x, 100 * y, "line and points", label, 100 * error))
         references, note = _references(group)
         caption = (
@@ -245,7 +246,7 @@ def _runs_table(reached: Sequence[Row]) -> str:
             _cell(run["best_loss"], "{:.4f}".format),
             _cell(run["best_step"], "{:,}".format),
             _cell(run["bits_per_byte"], "{:.4f}".format),
-            *(_cell(part.get(group), lambda row, name=name: _score(row, name)) for group, name in columns),
+            *(_cell(part.get(group), lambda row, name=name: score(row, name)) for group, name in columns),
             _cell(run["hours"], "{:.2f}".format),
             _cell(run["machine"]),
             _cell(run["gptlab"]),
@@ -257,11 +258,6 @@ def _runs_table(reached: Sequence[Row]) -> str:
 
 def _cell(value: Any, form: Callable[[Any], str] = str) -> str:
     return DASH if value is None else form(value)
-
-
-def _score(row: Row, name: str) -> str:
-    value, error = as_number(row.get(name)), as_number(row.get(ACCURACIES[name]))
-    return f"{100 * value:.2f}" + (f" \N{PLUS-MINUS SIGN} {100 * error:.2f}" if math.isfinite(error) else "")
 
 
 def _differences_table(reached: Sequence[Row]) -> str:

@@ -14,11 +14,15 @@ from pathlib import Path
 import numpy as np
 
 from gptlab.errors import ConfigError
+from gptlab.eval import continuation, hellaswag
 from gptlab.page import Chart, Curve, Floats
 from gptlab.train.metrics import IDENTITY, Row, read_rows
 
 Metrics = dict[str, list[Row]]
 
+ACCURACIES = {"acc": "stderr", "acc_norm": "stderr_norm"}
+"""What an evaluation's row holds of a task, and where its standard error is."""
+CHANCE = {"hellaswag": 1 / hellaswag.CHOICES, "continuation": 1 / continuation.CHOICES}
 SMOOTH_FRACTION = 0.04
 FRAME_PERCENTILES = (0.1, 93)  # of the training loss: the steep start would flatten all that follows
 
@@ -101,6 +105,12 @@ def _flat(table: Row, above: str = "") -> Row:
 def as_number(value: object) -> float:
     """Return a number as it is, and NaN for anything else."""
     return float(value) if isinstance(value, int | float) else math.nan
+
+
+def score(row: Row, name: str) -> str:
+    """Write an accuracy of a row in per cent, with its standard error."""
+    value, error = as_number(row.get(name)), as_number(row.get(ACCURACIES[name]))
+    return f"{100 * value:.2f}" + (f" \N{PLUS-MINUS SIGN} {100 * error:.2f}" if math.isfinite(error) else "")
 
 
 def training_hours(steps: Sequence[Row]) -> float | None:

@@ -43,7 +43,7 @@ def load(
         raise CheckpointError(f"{path}: no such folder; give a run, a checkpoint or a Hugging Face folder")
     if (path / "config.json").is_file():
         return _load_hugging_face(path, where)
-    folder = _checkpoint_folder(path)
+    folder = checkpoint_folder(path)
     if folder is None:
         raise CheckpointError(
             f"{path}: holds neither checkpoints, nor {checkpoint.STATE}, nor a Hugging Face config.json"
@@ -73,7 +73,8 @@ def _load_hugging_face(
     return _network(config, state).to(where).eval(), folder_tokenizer(folder)
 
 
-def _checkpoint_folder(path: Path) -> Path | None:
+def checkpoint_folder(path: Path) -> Path | None:
+    """Return the checkpoint that is meant by a run, which is its best, or by itself; None for neither."""
     if (path / checkpoint.STATE).is_file():
         return path
     for pointer in ("best", "latest"):

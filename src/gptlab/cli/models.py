@@ -145,6 +145,7 @@ def export(
     *,
     to: Literal["huggingface", "gguf"] = "huggingface",
     dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+    licence: str | None = None,
     verify: bool = True,
 ) -> dict[str, Any]:
     """Write a model for others: as a Hugging Face folder, or as a GGUF file for llama.cpp.
@@ -154,6 +155,7 @@ def export(
         out: the folder to write, or the .gguf file.
         to: what to write.
         dtype: number format of a GGUF file's matrices.
+        licence: the hub's identifier of the model's licence (mit, apache-2.0 ...), for the card of a folder.
         verify: load it in transformers, or in llama.cpp where llama-cpp-python is installed, and compare its logits
             with the model's.
     """
@@ -163,11 +165,9 @@ def export(
         raise ConfigError(
             f"--dtype {dtype}: is for --to gguf; a Hugging Face folder holds float32, and whoever loads it chooses"
         )
-    from gptlab.publish.huggingface import export
-    from gptlab.saved import load
+    from gptlab.publishing import export_folder
 
-    network, tokenizer = load(model, "cpu")
-    facts = export(network, tokenizer, out, verify=verify)
+    facts = export_folder(model, out, verify=verify, licence=licence)
     print(f"{out}: {facts['class']}, {_compared(facts['max_diff'])}")
     if facts["remote_code"] is not None:
         print(f"  {facts['remote_code']}; loading it takes trust_remote_code=True")
@@ -178,13 +178,9 @@ def _export_gguf(
     model: Path, out: Path, dtype: Literal["float32", "float16", "bfloat16"], verify: bool
 ) -> dict[str, Any]:
     from gptlab.progress import quantity
-    from gptlab.publish.gguf import export_gguf
-    from gptlab.run_folder import run_of
-    from gptlab.saved import load
+    from gptlab.publishing import export_file
 
-    network, tokenizer = load(model, "cpu")
-    name = (run_of(model) or model.resolve()).name
-    facts = export_gguf(network, tokenizer, out, name=name, dtype=dtype, verify=verify)
+    facts = export_file(model, out, dtype=dtype, verify=verify)
     print(
         f"{facts['file']}: {facts['architecture']} of llama.cpp, {dtype}, {quantity(facts['bytes'], 'B')}, "
         + _compared(facts["max_diff"])

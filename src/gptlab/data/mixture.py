@@ -117,11 +117,7 @@ class Sets:
         self.order: Order = (
             TrainBatches(windows[0], seed) if len(windows) == 1 else Mixture(windows, samples, seed)
         )
-        names = [manifest.fingerprint for manifest in manifests]
-        shares = [f"{name} {count}/{BLOCK}" for name, count in zip(names, samples, strict=True)]
-        self.fingerprint = (
-            names[0] if len(names) == 1 else hashlib.sha256("\n".join(shares).encode()).hexdigest()
-        )
+        self.fingerprint = fingerprint([manifest.fingerprint for manifest in manifests], samples)
 
     def epochs(self, samples: int) -> dict[str, float]:
         """Return how often each set has been seen, on the whole, after so many samples."""
@@ -175,6 +171,19 @@ class Mixture:
             if rows.size:
                 ids[rows], targets[rows] = draw.windows.batch(draw.windows_of(numbers[rows]))
         return ids, targets
+
+
+def fingerprint(sets: Sequence[str], samples: Sequence[int]) -> str:
+    """Return the fingerprint of a mixture: a single set's own, or one of all and their shares.
+
+    Args:
+        sets: the fingerprint of each.
+        samples: how many of each set are in a block.
+    """
+    if len(sets) == 1:
+        return sets[0]
+    shares = [f"{name} {count}/{BLOCK}" for name, count in zip(sets, samples, strict=True)]
+    return hashlib.sha256("\n".join(shares).encode()).hexdigest()
 
 
 def share_block(weights: Sequence[float]) -> list[int]:

@@ -151,15 +151,14 @@ def test_rows_that_pad_the_vocabulary_are_left_out(tmp_path: Path) -> None:
 
 
 def test_a_run_by_its_command_on_text_it_has_not_seen(
-    train: Callable[..., dict[str, Any]], tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished_run: Path, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, file = tmp_path / "run", tmp_path / "out" / "run.gguf"
-    train(run)
-    assert cli.main(["export", str(run), str(file), "--to", "gguf"]) == 0
+    file = tmp_path / "out" / "run.gguf"
+    assert cli.main(["export", str(finished_run), str(file), "--to", "gguf"]) == 0
     told = capsys.readouterr().out
     assert f"{file}: gpt2 of llama.cpp, float32" in told
     assert "logits differ by at most" in told
-    model, _ = load(run, "cpu")
+    model, _ = load(finished_run, "cpu")
     manifest = Manifest.load(tiny_data)
     ids = manifest.read_shard(tiny_data, manifest.split("val")[0])
     llm = open_gguf(file, 32)

@@ -1,16 +1,20 @@
 """Hugging Face folders: ours written, and any of them read."""
 
 from .compare import compare_logits
-from .folder import export
+from .folder import Exported, export, fit_vocabulary
 from .foreign import HuggingFaceModel, folder_tokenizer, load_hugging_face
+from .formats import format_of
 from .ours import UnfitError, read_ours
 
 __all__ = [
+    "Exported",
     "HuggingFaceModel",
     "UnfitError",
     "compare_logits",
     "export",
+    "fit_vocabulary",
     "folder_tokenizer",
+    "format_of",
     "load_hugging_face",
     "read_ours",
 ]

@@ -9,17 +9,19 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from gptlab import __version__
+from gptlab.data.shards import file_sha256
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import ExportError
 from gptlab.model.gpt import GPT, ModelConfig
 from gptlab.publish.aside import folder_aside
+from gptlab.publish.card import CARD, CURVE
 
 from .compare import compare
 from .foreign import CONFIG, MISSING, TOKENIZER, WEIGHTS, HuggingFaceModel
@@ -27,7 +29,17 @@ from .formats import FORMATS, MARK, MODELING, OWN, format_of, native_misfits
 from .vocabulary import SPECIAL_TOKENS, TOKENIZER_CONFIG, write_tokenizer
 
 GENERATION_CONFIG = "generation_config.json"
-FILES = (CONFIG, GENERATION_CONFIG, WEIGHTS, TOKENIZER, TOKENIZER_CONFIG, SPECIAL_TOKENS, MODELING)
+FILES = (
+    CONFIG,
+    GENERATION_CONFIG,
+    WEIGHTS,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    SPECIAL_TOKENS,
+    MODELING,
+    CARD,
+    CURVE,
+)
 
 # What an export did: the class that loads it, why that is none of transformers' own (None where it is), the
 # largest difference of a logit between that class and the model in nats (None is not compared), and the names
@@ -38,7 +50,12 @@ Exported = TypedDict(
 
 
 def export(
-    model: GPT | HuggingFaceModel, tokenizer: Tokenizer, out: Path, *, verify: bool = True
+    model: GPT | HuggingFaceModel,
+    tokenizer: Tokenizer,
+    out: Path,
+    *,
+    verify: bool = True,
+    beside: Mapping[str, bytes] | None = None,
 ) -> Exported:
     """Write a folder for AutoModelForCausalLM and AutoTokenizer, in place of an earlier export.
 
@@ -52,6 +69,7 @@ def export(
         out: the folder.
         verify: whether transformers loads the folder, and its ids, logits and greedy text are compared, before
             it gets its name.
+        beside: the card, and what it shows.
 
     Raises:
         ExportError: the tokenizer is another model's, `out` is in use or cannot be written, transformers is not
@@ -67,7 +85,7 @@ def export(
     try:
         _refuse_folder_in_use(out)
         with folder_aside(out) as aside:
-            _write(model, tokenizer, architecture, aside)
+            _write(model, tokenizer, architecture, aside, beside or {})
             max_diff = compare(model, tokenizer, aside) if verify else None
             files = [name for name in FILES if (aside / name).exists()]
     except (OSError, SafetensorError) as error:
@@ -121,24 +139,35 @@ def _refuse_folder_in_use(out: Path) -> None:
     if not out.is_dir():
         raise ExportError(f"{out}: is a file; choose a folder")
     names = {file.name for file in out.iterdir()}
-    foreign = names - set(FILES) if _exported_by_us(out) else names
+    mark = read_mark(out)
+    foreign = names - set(FILES) if mark is not None else names
     if foreign:
         raise ExportError(
             f"{out}: holds {min(foreign)}, which no export wrote; choose another folder or empty this one"
         )
+    if CARD in names and file_sha256(out / CARD) != (mark or {}).get("card"):
+        raise ExportError(
+            f"{out}: its {CARD} was changed since it was written; keep it elsewhere, or choose another folder"
+        )
 
 
-def _exported_by_us(folder: Path) -> bool:
+def read_mark(folder: Path) -> Mapping[str, Any] | None:
+    """Return what an export of ours says of itself; None for another folder."""
     try:
-        return MARK in json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return False
+        return json.loads((folder / CONFIG).read_text(encoding="utf-8")).get(MARK)
+    except (FileNotFoundError, ValueError, AttributeError):
+        return None
 
 
-def _write(model: GPT, tokenizer: Tokenizer, architecture: str, folder: Path) -> None:
+def _write(
+    model: GPT, tokenizer: Tokenizer, architecture: str, folder: Path, beside: Mapping[str, bytes]
+) -> None:
+    for name, content in beside.items():
+        (folder / name).write_bytes(content)
     form, config, end = FORMATS[architecture], model.config, tokenizer.end_of_text
     keys = form.config(config)
     rope = keys.get("rope_parameters", {})
+    card = {"card": file_sha256(folder / CARD)} if CARD in beside else {}
     _write_json(
         folder / CONFIG,
         {
@@ -152,7 +181,7 @@ def _write(model: GPT, tokenizer: Tokenizer, architecture: str, folder: Path) ->
             # Some classes have another one by default, whose embedding they would not train.
             "pad_token_id": None,
             "torch_dtype": "float32",
-            MARK: {"version": __version__, "model": asdict(config)},
+            MARK: {"version": __version__, "model": asdict(config)} | card,
         },
     )
     # Without a length, a pipeline asks for more tokens than a small context with learned positions can hold.
