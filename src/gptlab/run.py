@@ -35,6 +35,7 @@ from gptlab.train.device import (
     describe,
     join_world,
     peak_flops,
+    restarts,
     seed_all,
     set_deterministic,
     set_matmul_precision,
@@ -42,7 +43,7 @@ from gptlab.train.device import (
 from gptlab.train.drive import probe
 from gptlab.train.interrupt import Interrupt
 from gptlab.train.loop import Trainer
-from gptlab.train.metrics import MetricsLog
+from gptlab.train.metrics import MetricsLog, read_rows
 from gptlab.train.optim import build_optimizer
 from gptlab.train.schedule import rate
 
@@ -82,6 +83,8 @@ def train(
         resumed = trainer.resume()  # before anything is written: the checkpoint may be another model's
         if not resumed and config.train.init_from is not None:
             _start_from(config.train.init_from, trainer.model, config)
+        if world.main and restarts():
+            interrupt.reason = interrupt.reason or _asked_to_stop(out)
         if world.main:
             _prepare_folder(out, config, world)
             _look_at_drive(out)
@@ -208,6 +211,13 @@ def _compare(own: Path, config: RunConfig, out: Path) -> dict[str, Any] | None:
             )
     # As it will stand in the metrics, the tables of a mixture too.
     return json.loads(json.dumps(changed, default=asdict))
+
+
+def _asked_to_stop(out: Path) -> str | None:
+    """Say why the run last stopped, if somebody wanted it to: no reason for the launcher to start it again."""
+    file = out / "metrics.jsonl"
+    last = read_rows(file)[-1:] if file.is_file() else []
+    return next((row["reason"] for row in last if row.get("event") == "signal"), None)
 
 
 def _prepare_folder(out: Path, config: RunConfig, world: World) -> None:

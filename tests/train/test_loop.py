@@ -135,6 +135,22 @@ def test_no_time_means_interrupted_and_then_continued(train, tmp_path):
     assert train(out)["status"] == "finished"
 
 
+def test_a_launcher_does_not_start_again_what_was_asked_to_stop(train, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    train(out, max_hours=0)
+    before = rows(out, "step")
+    with monkeypatch.context() as patch:
+        patch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+        assert train(out)["status"] == "interrupted"
+        assert train(out)["status"] == "interrupted"
+        assert rows(out, "step") == before
+    assert train(out)["status"] == "finished"
+    assert rows(out, "step")[-1]["step"] == 12
+    with monkeypatch.context() as patch:  # what died is started again, whatever it had been asked before
+        patch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+        assert train(out)["status"] == "finished"
+
+
 def test_a_damaged_newest_checkpoint_is_named_and_passed_over(train, tmp_path, capsys):
     out = tmp_path / "run"
     train(out, {"train": {"steps": 8}})

@@ -2,13 +2,10 @@
 
 import hashlib
 import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
 
 import pytest
+from real_runs import command, finish, launcher
 
 from gptlab import recipe, run
 from gptlab.data.prepare import prepare
@@ -100,16 +97,5 @@ def test_a_set_that_is_seen_too_often_is_named(mixture, tmp_path, torch_settings
 def test_several_processes_draw_what_one_draws(mixture, tmp_path, torch_settings):
     flags = {"optim": {"lr": 1e-3}}
     run.train(mixture, tmp_path / "one", flags)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "3", "--master-addr", "127.0.0.1"]
-    command = [*launcher, "--master-port", str(port), "-m", "gptlab", "train", *map(str, mixture)]
-    done = subprocess.run(
-        [sys.executable, *command, "--out", str(tmp_path / "three"), "--optim.lr", "1e-3"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    finish([*launcher(3), *command(mixture, tmp_path / "three", "--optim.lr", "1e-3")])
     assert losses(tmp_path / "three") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)

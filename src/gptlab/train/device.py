@@ -14,8 +14,10 @@ from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
-from gptlab.errors import ConfigError
+from gptlab.errors import ConfigError, TrainError
 
 T = TypeVar("T")
 DTypeName = Literal["auto", "float32", "tf32", "bfloat16", "float16"]
@@ -114,9 +116,18 @@ def choose_device(name: DeviceName) -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
+def restarts() -> int:
+    """Return how often the launcher has started this run's processes anew, after one of them died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
 @contextmanager
 def join_world(name: DeviceName) -> Generator[World]:
-    """Join the processes that torchrun started, or be alone."""
+    """Join the processes that torchrun started, or be alone.
+
+    Raises:
+        TrainError: another process has gone.
+    """
     device = choose_device(name)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -124,12 +135,26 @@ def join_world(name: DeviceName) -> Generator[World]:
     if size == 1:
         yield World(0, 1, device)
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=30))
+    timeout = timedelta(minutes=30)
     try:
+        store, rank, _ = next(rendezvous("env://", timeout=timeout))
+        if os.environ.get("GROUP_WORLD_SIZE") == "1":
+            # torchrun keeps this store over its restarts, and with it the addresses of the dead. Only the one
+            # launcher of a single machine counts its restarts alike for all processes.
+            store = PrefixStore(f"restart_{restarts()}", store)
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
         votes = dist.new_group(backend="gloo") if device.type == "cuda" else None
-        yield World(dist.get_rank(), size, device, votes)
+        yield World(rank, size, device, votes)
+    except RuntimeError as error:
+        if not (isinstance(error, dist.DistError) or "gloo" in str(error).lower()):
+            raise
+        # Not a traceback from each of those that live on, in which that of the one that died is hard to find.
+        reason = str(error).partition(". ")[0]
+        raise TrainError(f"another process has gone, its own words tell why ({reason})") from error
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def choose_dtype(name: DTypeName, device: torch.device) -> DTypeName:

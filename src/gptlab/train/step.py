@@ -1,6 +1,7 @@
 """One update of the weights: gradients over micro-batches, clipping, the optimizer."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -96,9 +97,11 @@ class Updater:
             # In place, so that the keys of a checkpoint have no prefix and evaluations use the plain model.
             self.objective.compile()
         if world.size > 1:
-            self.objective = DistributedDataParallel(
-                self.objective, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # the newer name is not known to torch 2.11
+                self.objective = DistributedDataParallel(
+                    self.objective, broadcast_buffers=False, gradient_as_bucket_view=True
+                )
         n_sequence = config.batch_tokens // context
         self._n_sequence, self._first = n_sequence, 0
         self._share = range(
