@@ -248,7 +248,7 @@ def command(name: str) -> str:
 def written_argument(parameter: inspect.Parameter) -> tuple[str, str]:
     """Return an argument as it is typed, and what its type adds to its meaning."""
     name = parameter.name
-    flag = f"--{name.replace('_', '-')}"
+    flag = f"--{name.rstrip('_').replace('_', '-')}"
     if name == "flags":
         return "--SECTION.KEY VALUE ...", " Written with hyphens: `--train.batch-tokens 4096`."
     if parameter.kind is parameter.VAR_POSITIONAL:
@@ -258,7 +258,9 @@ def written_argument(parameter: inspect.Parameter) -> tuple[str, str]:
     if parameter.annotation is bool:
         return f"{flag}, --no-{name}", ""
     chosen = recipe.type_name(parameter.annotation) if "Literal" in str(parameter.annotation) else ""
-    value = {"int": "N", "float": "X"}.get(recipe.type_name(parameter.annotation).split(" ")[0], name.upper())
+    value = {"int": "N", "float": "X"}.get(
+        recipe.type_name(parameter.annotation).split(" ")[0], name.rstrip("_").upper()
+    )
     return f"{flag} {value}", f" One of {chosen.replace(' or ', ', ')}." if chosen else ""
 
 

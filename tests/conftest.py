@@ -151,6 +151,6 @@ def train(tiny_recipe: Path, torch_settings: None) -> Callable[..., dict[str, An
     def run_tiny(
         out: Path, flags: Mapping[str, Any] | None = None, max_hours: float | None = None
     ) -> dict[str, Any]:
-        return run.train([tiny_recipe], out, flags or {}, max_hours)
+        return run.train([tiny_recipe], out, flags or {}, max_hours=max_hours)
 
     return run_tiny

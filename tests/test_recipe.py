@@ -43,10 +43,11 @@ EVERYTHING = RunConfig(
         logit_soft_cap=30.0,
     ),
     data=DataConfig(train=(Part(path="a folder/of data", weight=0.25), Part(path="another"))),
-    guard=GuardConfig(patience=3, spike=None, rollbacks=1),
+    guard=GuardConfig(patience=3, spike=None),
     mirror=MirrorConfig(to=("tensorboard",), project="a thesis"),
     train=TrainConfig(
         steps=7,
+        hours=0.5,
         batch_tokens=128,
         micro_batch=2,
         dtype="float16",
@@ -74,7 +75,7 @@ EVERYTHING = RunConfig(
         limit=5,
         hellaswag_file="f",
     ),
-    sample=SampleConfig(prompts=("Once",), max_tokens=3, temperature=0.0, top_k=1, seed=0),
+    sample=SampleConfig(prompts=("Once",), max_tokens=3, temperature=0.0, top_k=1),
 )
 
 
@@ -294,7 +295,7 @@ def test_the_config_with_everything_has_no_default(section):
     for item in dataclasses.fields(recipe.SECTIONS[section]):
         choices = typing.get_args(typing.get_type_hints(recipe.SECTIONS[section])[item.name])
         one_choice = len(choices) == 1  # [optim] name: it is its default
-        other_form = (section, item.name) == ("data", "path")
+        other_form = (section, item.name) in (("data", "path"), ("train", "anneal_from"))
         if not one_choice and not other_form:
             assert getattr(getattr(EVERYTHING, section), item.name) != item.default, f"{section}.{item.name}"
 
@@ -329,7 +330,7 @@ def test_none_in_a_recipe():
     assert load('[data]\npath = "none"\n').data.path == "none"
     assert load('[eval]\nhellaswag_file = "none"\n').eval.hellaswag_file == "none"
     assert load('[model]\nposition = "none"\n').model.position == "none"
-    assert "train.steps = 'none': must be int" in complaint('[train]\nsteps = "none"\n')
+    assert "train.seed = 'none': must be int" in complaint('[train]\nseed = "none"\n')
 
 
 @pytest.mark.parametrize(
@@ -379,7 +380,8 @@ def test_differences_see_every_key():
     assert set(found) == everything - {
         "optim.name",
         "data.path",
-    }  # a constant, and the other form of data.train
+        "train.anneal_from",
+    }  # a constant, and the other forms of data.train and train.init_from
 
 
 @pytest.mark.parametrize("section", recipe.SECTIONS)

@@ -70,7 +70,7 @@ class RunConfig:
                 f"{self.model.context}; {max(1, round(self.train.batch_tokens / self.model.context))} sequences "
                 f"would be {max(1, round(self.train.batch_tokens / self.model.context)) * self.model.context}"
             )
-        if self.schedule.warmup_steps > self.train.steps:
+        if self.train.steps is not None and self.schedule.warmup_steps > self.train.steps:
             raise ValueError(
                 f"schedule.warmup_steps = {self.schedule.warmup_steps} is longer than train.steps = "
                 f"{self.train.steps}; the peak would never be reached"

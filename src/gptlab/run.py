@@ -27,7 +27,7 @@ from gptlab.model.gpt import GPT
 from gptlab.model.size import Size, measure
 from gptlab.progress import quantity
 from gptlab.recipe import RunConfig
-from gptlab.train import disk, mirrors
+from gptlab.train import checkpoint, disk, mirrors, plausible
 from gptlab.train.device import (
     InFormat,
     World,
@@ -45,6 +45,7 @@ from gptlab.train.interrupt import Interrupt
 from gptlab.train.loop import Trainer
 from gptlab.train.metrics import MetricsLog, read_rows
 from gptlab.train.optim import build_optimizer
+from gptlab.train.plan import Budget
 from gptlab.train.schedule import rate
 
 MANY_EPOCHS = (
@@ -54,7 +55,12 @@ PINNED = ("model.", "train.seed")  # what a run cannot change half-way and stay 
 
 
 def train(
-    recipes: Sequence[Path], out: Path, flags: Mapping[str, Any], max_hours: float | None = None
+    recipes: Sequence[Path],
+    out: Path,
+    flags: Mapping[str, Any],
+    *,
+    max_hours: float | None = None,
+    replan: bool = False,
 ) -> dict[str, Any]:
     """Train what the recipes say, or continue it where `out` holds a checkpoint.
 
@@ -63,6 +69,7 @@ def train(
         out: the run folder.
         flags: one more raw recipe, laid over the others.
         max_hours: the time after which to save and stop.
+        replan: whether to measure anew how many steps fit into `train.hours`.
 
     Returns:
         The run's status ("finished" or "interrupted"), step, tokens and best validation loss.
@@ -75,14 +82,18 @@ def train(
         raise ConfigError(f"--out {out}: holds no run to continue; name a recipe to start one")
     config = recipe.load(list(recipes) or ([own] if own.is_file() else []), flags)
     config.mirror.check()
+    if replan and config.train.hours is None:
+        raise ConfigError("--replan: the run has a number of steps, not of hours; give --train.hours")
     changed = _compare(own, config, out)
     interrupt = Interrupt(max_hours)
     with join_world(config.train.device) as world, interrupt.listening():
         sets = Sets(config.data, config.model.context, config.train.seed)
-        trainer = build(config, sets, out, world, interrupt)
+        trainer = build(config, sets, out, world, interrupt, replan=replan)
         resumed = trainer.resume()  # before anything is written: the checkpoint may be another model's
         if not resumed and config.train.init_from is not None:
             _start_from(config.train.init_from, trainer.model, config)
+        if not resumed and config.train.anneal_from is not None:
+            trainer.branch(checkpoint.chosen(Path(config.train.anneal_from), print))
         if world.main and restarts():
             interrupt.reason = interrupt.reason or _asked_to_stop(out)
         if world.main:
@@ -132,7 +143,9 @@ class _Silent(MetricsLog):
         pass
 
 
-def build(config: RunConfig, sets: Sets, out: Path, world: World, interrupt: Interrupt) -> Trainer:
+def build(
+    config: RunConfig, sets: Sets, out: Path, world: World, interrupt: Interrupt, *, replan: bool = False
+) -> Trainer:
     """Put a run's parts together; nothing is written."""
     tokenizer = sets.tokenizer
     if config.model.vocab_size < tokenizer.vocab_size:
@@ -157,9 +170,15 @@ def build(config: RunConfig, sets: Sets, out: Path, world: World, interrupt: Int
         model=model,
         optimizer=build_optimizer(model, config.optim),
         batches=sets.order,
-        rate=lambda step: config.optim.lr * rate(config.schedule, step, config.train.steps),
+        rate=lambda step, progress: config.optim.lr * rate(config.schedule, step, progress),
         config=config.train,
         guard=config.guard,
+        budget=Budget(
+            config.train,
+            warmup_steps=config.schedule.warmup_steps,
+            evaluate_every=config.eval.every_steps,
+            again=replan,
+        ),
         dtype=dtype,
         context=config.model.context,
         world=world,
@@ -270,21 +289,51 @@ def _announce(
     )
     n_sequence = config.train.batch_tokens // shape.context
     print(
-        f"training: {config.train.steps} steps of {config.train.batch_tokens:,} tokens = {n_sequence} sequences of "
+        f"training: {_length(config)} of {config.train.batch_tokens:,} tokens = {n_sequence} sequences of "
         f"{shape.context}, {trainer.updater.micro_batch} at once on {world.size} process(es), {trainer.dtype}, "
         f"{world.device.type}{', compiling takes some minutes at first' if config.train.compile else ''}"
     )
-    epochs = sets.epochs(config.train.steps * n_sequence)
+    plan = trainer.budget.plan
+    epochs = sets.epochs(plan.steps * n_sequence) if plan is not None else {}
     for one in sets.sets:
         tokens = quantity(len(one.train) * shape.context)
         share = f"{100 * one.share:.4g} % of it " if len(sets.sets) > 1 else ""
-        print(f"data: {share}from {one.path}, {epochs[one.path]:.3g} epochs of {tokens} tokens")
-        if epochs[one.path] > MANY_EPOCHS:
+        often = f"{epochs[one.path]:.3g} epochs of " if epochs else ""
+        print(f"data: {share}from {one.path}, {often}{tokens} tokens")
+        if epochs.get(one.path, 0) > MANY_EPOCHS:
             print(f"warning: over {MANY_EPOCHS} epochs of {one.path}: more of them teach less and less")
+    if config.train.anneal_from is None:  # else the rate is what the run before had come down to
+        for complaint in plausible.warnings(
+            config.optim,
+            config.schedule,
+            dtype=trainer.dtype,
+            parameters=size.parameters,
+            bfloat16=choose_dtype("auto", world.device) == "bfloat16",
+        ):
+            print(f"warning: {complaint}")
     for key, (before, after) in changed.items():
         print(f"changed since the run began: {key} was {before}, is {after}")
     if resumed:
-        print(f"continuing after step {trainer.state.step} of {config.train.steps}", flush=True)
+        print(f"continuing after step {trainer.state.step} {_remaining(trainer)}", flush=True)
+    elif config.train.anneal_from is not None:
+        print(f"annealing {config.train.anneal_from} from step {trainer.state.step} on", flush=True)
+
+
+def _length(config: RunConfig) -> str:
+    steps, hours = config.train.steps, config.train.hours
+    if hours is None:
+        return f"{steps} steps"
+    return f"as many steps as fit into {hours:g} h{f', at most {steps}' if steps is not None else ''},"
+
+
+def _remaining(trainer: Trainer) -> str:
+    budget = trainer.budget
+    if budget.plan is None:
+        return "of a number still to be measured"
+    if budget.hours is None:
+        return f"of {budget.plan.steps}"
+    kept = "it will be measured anew" if budget.again else "the plan is kept; --replan measures it anew"
+    return f"of {budget.plan.steps}, with {budget.used_s / 3600:.2f} of {budget.hours:g} h used ({kept})"
 
 
 def _say_goodbye(status: str, out: Path, trainer: Trainer) -> None:

@@ -118,6 +118,10 @@ def _parse(name: str, words: list[str]) -> dict[str, Any]:
             shown = f"[{shown} ...]" if get_origin(kind) is tuple else shown
             as_named = tyro.conf.arg(metavar=shown, help_behavior_hint="")
             function.__annotations__[parameter.name] = Annotated[kind, as_named]
+        elif parameter.name.endswith("_") and get_origin(kind) is not Annotated:  # `from` is Python's word
+            function.__annotations__[parameter.name] = Annotated[
+                kind, tyro.conf.arg(name=parameter.name[:-1])
+            ]
     if "flags" in inspect.signature(function).parameters:
         from gptlab.recipe import flags_type
 

@@ -189,6 +189,18 @@ def newest(run: Path, complain: Callable[[str], None], at_most: int | None = Non
     return None
 
 
+def chosen(path: Path, complain: Callable[[str], None]) -> Checkpoint:
+    """Read the checkpoint that a path names: that folder, or the newest whole one of a run.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    found = load(path) if (path / STATE).is_file() else newest(path, complain)
+    if found is None:
+        raise CheckpointError(f"{path}: neither a checkpoint nor a run that has one")
+    return found
+
+
 def folders_of(run: Path) -> list[Path]:
     """List the complete checkpoint folders of a run, oldest first."""
     found = (run / "checkpoints").glob("step_*")

@@ -10,8 +10,10 @@ from .device import DeviceName, DTypeName
 class TrainConfig:
     """How long and in what portions to train."""
 
-    steps: int = 1000
-    """Updates of the weights."""
+    steps: int | None = None
+    """Updates of the weights; None is 1000, or with `hours` as many as fit into them. With `hours`, the most."""
+    hours: float | None = None
+    """Time for the run, over all its starts; the steps that fit are measured, and the decay ends with them."""
     batch_tokens: int = 524_288
     """Tokens of one update, over all processes; a multiple of the context."""
     micro_batch: int | Literal["auto"] = "auto"
@@ -22,6 +24,8 @@ class TrainConfig:
     """Where to train; auto is CUDA where there is some."""
     init_from: str | None = None
     """A model to start from: a run, a checkpoint or a Hugging Face folder. None draws the first weights."""
+    anneal_from: str | None = None
+    """A run or checkpoint of the same data to go on from, optimizer and all, where [schedule] begins anew."""
     seed: int = 1337
     """Decides the first weights and the order of the data."""
     compile: bool = False
@@ -42,10 +46,14 @@ class TrainConfig:
     """Steps between checkpoints that are written and kept for good; None keeps none of that kind."""
 
     def __post_init__(self) -> None:
-        positive = ("save_every_steps", "save_every_s", "keep", "keep_every_steps")
+        if self.steps is None and self.hours is None:
+            object.__setattr__(self, "steps", 1000)  # frozen
+        positive = ("hours", "save_every_steps", "save_every_s", "keep", "keep_every_steps")
         for name in ("steps", "batch_tokens", "micro_batch", *positive):
             value = getattr(self, name)
             if value not in (None, "auto") and not value > 0:
                 raise ValueError(f"{name} = {value}: must be above 0")
         if self.grad_clip is not None and not self.grad_clip > 0:
             raise ValueError(f"grad_clip = {self.grad_clip}: must be above 0; leave it out for no bound")
+        if self.init_from is not None and self.anneal_from is not None:
+            raise ValueError("init_from and anneal_from: are two ways to start; leave one out")

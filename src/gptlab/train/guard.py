@@ -14,6 +14,7 @@ from typing import Any
 
 from .step import Gradient
 
+ROLLBACKS = 3  # more would hide what is wrong
 WINDOW = 128  # losses that a new one is compared with
 SPIKE_NATS = 0.5  # nothing below it is a spike, however quiet the losses were
 DEVIATION = 1.4826  # standard deviations of a normal distribution in its median absolute deviation
@@ -21,22 +22,18 @@ DEVIATION = 1.4826  # standard deviations of a normal distribution in its median
 
 @dataclass(frozen=True, kw_only=True)
 class GuardConfig:
-    """When a run goes back to a checkpoint and steps over samples, and how often."""
+    """When a run goes back to a checkpoint and steps over samples."""
 
     patience: int = 20
     """Bad steps in a row after which the run goes back; as many samples before them are stepped over too."""
     spike: float | None = 10.0
     """A loss so many robust standard deviations above the last 128, and half a nat, is bad; None looks at none."""
-    rollbacks: int = 3
-    """How often a run goes back at most, before it ends with an error."""
 
     def __post_init__(self) -> None:
         if self.patience < 1:
             raise ValueError(f"patience = {self.patience}: must be at least 1")
         if self.spike is not None and not self.spike > 0:
             raise ValueError(f"spike = {self.spike}: must be above 0; write none to look for no spikes")
-        if self.rollbacks < 0:
-            raise ValueError(f"rollbacks = {self.rollbacks}: must be at least 0")
 
 
 @dataclass

@@ -19,10 +19,11 @@ from .checkpoint import Checkpoint
 from .config import TrainConfig
 from .device import DTypeName, World
 from .evaluation import Evaluation, evaluate
-from .guard import Guard, GuardConfig
+from .guard import ROLLBACKS, Guard, GuardConfig
 from .interrupt import Interrupt
 from .metrics import MetricsLog
 from .optim import set_rate
+from .plan import Budget
 from .record import Record
 from .saver import Saver
 from .state import State
@@ -37,9 +38,10 @@ class Trainer:
         model: on its device, with its first weights.
         optimizer: over the model's parameters.
         batches: the training sequences.
-        rate: learning rate of the update after a number of updates.
+        rate: learning rate of the update after a number of updates, with so much of the decay done, from 0 to 1.
         config: the recipe's [train].
         guard: the recipe's [guard].
+        budget: how long the run goes on.
         dtype: the number format that `config.dtype` stands for here.
         context: tokens of a sequence.
         world: the processes.
@@ -56,9 +58,10 @@ class Trainer:
     model: GPT
     optimizer: torch.optim.Optimizer
     batches: Batches
-    rate: Callable[[int], float]
+    rate: Callable[[int, float], float]
     config: TrainConfig
     guard: GuardConfig
+    budget: Budget
     dtype: DTypeName
     context: int
     world: World
@@ -87,6 +90,7 @@ class Trainer:
             self.optimizer,
             self.updater.scaler,
             Guard(self.guard),
+            self.budget,
             skipping,
             identity=self.identity,
             context=self.context,
@@ -108,6 +112,8 @@ class Trainer:
             return False
         self.state.check(found)
         self._take_up(found)
+        if "budget" in found.state:  # not in checkpoints of gptlab 0.1
+            self.budget.restore(found.state["budget"])
         if self.config.micro_batch == "auto" and found.state["processes"] == self.world.size:
             self.updater.micro_batch = found.state["micro_batch"]
         return True
@@ -119,10 +125,32 @@ class Trainer:
         step = self.world.from_main(None if found is None else found.state["step"])
         return found if main or step is None else checkpoint.load(checkpoint.folder_of(self.run, step))
 
-    def _take_up(self, found: Checkpoint) -> None:
+    def branch(self, found: Checkpoint) -> None:
+        """Go on from another run's checkpoint, with the schedule from its start.
+
+        Raises:
+            CheckpointError: it belongs to another model, tokenizer or data.
+        """
+        self.state.check(found)
         self.state.take_up(found)
+        self.state.best = None
+        self.budget.start(self.state.step)
+        if self.budget.over(self.state.step):
+            raise TrainError(
+                f"train.steps = {self.config.steps}: {found.folder} is at step {self.state.step} already; "
+                "steps count from the start of the run before"
+            )
+
+    def _take_up(self, found: Checkpoint) -> None:
+        """Go on from one of the run's own checkpoints; those past it do not count any more."""
+        at = self.state
+        at.take_up(found)
         self.updater.ahead.forget()
-        self.saver.saved = self.state.step
+        self.saver.saved = at.step
+        if at.best is not None and not checkpoint.folder_of(self.run, at.best["step"]).is_dir():
+            at.best = None  # a later one was better, and did not survive either
+        if self.world.main:
+            checkpoint.rewind(self.run, at.step, at.best["step"] if at.best is not None else None)
 
     def fit(self, log: MetricsLog) -> Literal["finished", "interrupted"]:
         """Train until the last step, or until somebody wants to stop; either way the work is saved.
@@ -133,7 +161,7 @@ class Trainer:
         record = Record(
             log,
             self.world,
-            steps=self.config.steps,
+            steps=self.budget.plan.steps if self.budget.plan is not None else None,
             step=self.state.step,
             batch_tokens=self.config.batch_tokens,
             flops_per_token=self.flops_per_token,
@@ -147,7 +175,7 @@ class Trainer:
         at = self.state
         stop = False
         while True:
-            done = at.step >= self.config.steps
+            done = self.budget.over(at.step)
             due = done or at.step % self.evaluate_every == 0
             if self._save_is_due(due):
                 self._save(record)
@@ -162,9 +190,11 @@ class Trainer:
                 return "interrupted"
             if done:
                 return "finished"
+            if self.budget.may_change(at.step, evaluated=due):
+                self._plan(record)
 
             began = time.monotonic()
-            lr = self.rate(at.step)
+            lr = self.rate(at.step, self.budget.progress(at.step))
             set_rate(self.optimizer, lr)
             gradient = self.updater.gradient(at.sample, self._stop)
             if gradient is None:
@@ -174,13 +204,28 @@ class Trainer:
             complaint = at.guard.judge(gradient, step=at.step, sample=at.sample)
             at.step += 1
             at.tokens += self.config.batch_tokens
-            record.step(at.step, at.tokens, gradient, lr=lr, step_s=time.monotonic() - began)
+            step_s = time.monotonic() - began
+            self.budget.note_step(step_s)
+            record.step(at.step, at.tokens, gradient, lr=lr, step_s=step_s)
             self._look_at_saver(record)
             if complaint is not None:
                 samples = self._numbers(at.sample - self.config.batch_tokens // self.context)
                 record.event("skip", at.step, reason=complaint, samples=samples, skipped=at.guard.skipped)
             if at.guard.exhausted:
                 self._go_back(record, f"{complaint}, {at.guard.bad} times in a row")
+
+    def _plan(self, record: Record) -> None:
+        """Keep to the time there is; the first process has the clock that counts.
+
+        Raises:
+            TrainError: there is too little of it.
+        """
+        step, budget = self.state.step, self.budget
+        plan = self.world.from_main(budget.forecast(step, save_s=self.saver.seconds))
+        if plan is None:
+            return
+        budget.follow(plan)
+        record.plan(step, plan.steps, budget.used_s)
 
     def _stop(self) -> bool:
         return self.world.count(self.interrupt.wanted())[0] > 0
@@ -200,7 +245,7 @@ class Trainer:
         self.saver.wait()
         step, sample = guard.since
         found = None
-        if guard.rollbacks < self.guard.rollbacks:
+        if guard.rollbacks < ROLLBACKS:
             # One from a while before the trouble, if there is one: what led to it may have come before it.
             found = self._find(guard.good) or self._find(step)
         if found is None:
@@ -228,7 +273,10 @@ class Trainer:
         """Measure, and note whether it is the best so far."""
         at = self.state
         self.model.eval()
+        began = time.monotonic()
         loss = evaluate(self.evaluations, step=at.step, tokens=at.tokens, record=record, world=self.world)
+        if at.step == 0 or at.step > record.first:  # else most of it is on record, and took no time now
+            self.budget.note_evaluation(time.monotonic() - began)
         if not at.step or loss is None or (at.best is not None and loss >= at.best["loss"]):
             return
         self.saver.wait()

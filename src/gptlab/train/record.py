@@ -16,7 +16,7 @@ class Record:
     Args:
         log: the run's metrics.
         world: the processes.
-        steps: the last step.
+        steps: the last step; None while it is not known.
         step: the step at which this process took the run up.
         batch_tokens: tokens of a step.
         flops_per_token: of a forward and a backward pass.
@@ -28,14 +28,16 @@ class Record:
         log: MetricsLog,
         world: World,
         *,
-        steps: int,
+        steps: int | None,
         step: int,
         batch_tokens: int,
         flops_per_token: float,
         peak_flops: float | None,
     ) -> None:
         self.log = log
-        self._main, self._steps, self._first, self._batch_tokens = world.main, steps, step, batch_tokens
+        self.first = step
+        """The step at which this process took the run up."""
+        self._main, self._steps, self._batch_tokens = world.main, steps, batch_tokens
         self._flops_per_token, self._peak_flops = flops_per_token, peak_flops
         self._console = StatusLine()
         self._began = time.monotonic()
@@ -49,12 +51,21 @@ class Record:
         row = {"loss": gradient.loss, "grad_norm": gradient.norm, "lr": lr, "step_s": step_s}
         self.log.write("step", step=step, tokens=tokens, **row, tokens_per_s=speed, mfu=mfu)
         passed = time.monotonic() - self._began
-        left = passed / max(1, step - self._first) * (self._steps - step)
+        steps = self._steps
+        eta = "unknown" if steps is None else duration(passed / max(1, step - self.first) * (steps - step))
         self._console.show(
-            f"step {step}/{self._steps} | loss {gradient.loss:.4f} | lr {lr:.2e} | "
+            f"step {step}/{steps or '?'} | loss {gradient.loss:.4f} | lr {lr:.2e} | "
             f"{quantity(speed, ' tokens')}/s | "
-            f"MFU {f'{100 * mfu:.1f} %' if mfu else 'unknown'} | ETA {duration(left)}",
-            final=step == self._steps,
+            f"MFU {f'{100 * mfu:.1f} %' if mfu else 'unknown'} | ETA {eta}",
+            final=step == steps,
+        )
+
+    def plan(self, step: int, steps: int, used_s: float) -> None:
+        """Note that the run is now to end with another step."""
+        self.event("plan", step, steps=steps, before=self._steps, used_s=used_s)
+        self._steps = steps
+        self.say(
+            f"step {step}: the time suffices for {steps:,} steps, {quantity(steps * self._batch_tokens)} tokens"
         )
 
     def event(self, event: str, step: int, **facts: Any) -> None:

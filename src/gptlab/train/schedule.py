@@ -60,11 +60,16 @@ class ScheduleConfig:
             raise ValueError("decay_fraction = 0: must be above 0; for no decay use the constant schedule")
 
 
-def rate(config: ScheduleConfig, step: int, steps: int) -> float:
-    """Return the learning rate of the update after `step` updates, as a fraction of the peak."""
+def rate(config: ScheduleConfig, step: int, progress: float) -> float:
+    """Return the learning rate of the update after `step` updates, as a fraction of the peak.
+
+    Args:
+        config: the recipe's [schedule].
+        step: updates done.
+        progress: how much of the way from the end of the warm-up to the last step is done, from 0 to 1.
+    """
     if step < config.warmup_steps:
         start = config.warmup_start_fraction
         return start + (1 - start) * (step + 1) / config.warmup_steps
-    progress = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
     shape = SCHEDULES[config.name](progress, config.decay_fraction)
     return config.final_fraction + (1 - config.final_fraction) * shape

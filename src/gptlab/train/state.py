@@ -10,11 +10,11 @@ from torch import Tensor
 from gptlab.errors import CheckpointError
 from gptlab.model.gpt import GPT
 
-from . import checkpoint
 from .checkpoint import Checkpoint
 from .device import World, random_state, restore_random_state
 from .guard import Guard
 from .optim import load_optimizer_state, optimizer_state
+from .plan import Budget
 from .skip import Skipping
 
 
@@ -27,6 +27,7 @@ class State:
         optimizer: over the model's parameters.
         scaler: of float16.
         guard: what is known of the losses.
+        budget: how long the run goes on.
         batches: the order of the data, with its skip list.
         identity: what a checkpoint says of the model, its tokenizer and its data; all must be the same.
         context: tokens of a sequence.
@@ -37,6 +38,7 @@ class State:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     guard: Guard
+    budget: Budget
     batches: Skipping
     identity: Mapping[str, Any]
     context: int
@@ -71,6 +73,7 @@ class State:
             "processes": self.world.size,
             "scaler": self.scaler.state_dict(),
             "guard": self.guard.state(),
+            "budget": self.budget.state(),
             "random": random_state(self.world.device),
             **self.identity,
         }
@@ -90,7 +93,7 @@ class State:
                 )
 
     def take_up(self, found: Checkpoint) -> None:
-        """Go on from a checkpoint; those past it do not count any more.
+        """Go on from a checkpoint, but for the time that was used up to it.
 
         Raises:
             CheckpointError: its weights are another model's.
@@ -109,11 +112,6 @@ class State:
             self.guard.restore(state["guard"])
         self.batches.skip = [(first, last) for first, last in state["skip"]]
         self.step, self.tokens, self.best = state["step"], state["tokens"], state["best"]
-        run = found.folder.parent.parent
-        if self.best is not None and not checkpoint.folder_of(run, self.best["step"]).is_dir():
-            self.best = None  # a later one was better, and did not survive either
-        if self.world.main:
-            checkpoint.rewind(run, self.step, self.best["step"] if self.best is not None else None)
 
 
 def _first_difference(name: str, saved: Any, wanted: Any) -> tuple[str, Any, Any]:

@@ -1,0 +1,76 @@
+"""Rescuing a run that ended before its learning rate came down.
+
+Source: Haegele et al. (2024), https://arxiv.org/abs/2405.18392: a decay alone, from any checkpoint of a run whose
+rate is still high, reaches what a schedule of that length would have reached.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gptlab import recipe
+from gptlab.errors import ConfigError
+from gptlab.train import checkpoint
+from gptlab.train.plan import Budget
+from gptlab.train.schedule import rate
+
+
+def annealed(
+    start: Path,
+    recipes: Sequence[Path],
+    flags: Mapping[str, Any],
+    *,
+    hours: float | None = None,
+    steps: int | None = None,
+) -> tuple[tuple[Path, ...], recipe.Raw]:
+    """Return the recipes and flags of a run that brings the learning rate of another down.
+
+    The rate falls in a straight line, from where the checkpoint has it to the same fraction that the other recipe
+    ends at.
+
+    Args:
+        start: a checkpoint, or a run, which stands for its newest.
+        recipes: laid over the other run's own.
+        flags: laid over them all.
+        hours: how long the decay takes.
+        steps: or how many steps it has.
+
+    Raises:
+        ConfigError: not one of `hours` and `steps` is given, or the rate has come down already.
+        CheckpointError: there is no such checkpoint.
+    """
+    if (hours is None) == (steps is None):
+        raise ConfigError(
+            f"--from {start}: say how long the decay takes, with --anneal-hours or --anneal-steps"
+        )
+    found = checkpoint.chosen(start, print)
+    own = found.folder.parent.parent / "config.toml"
+    if not own.is_file():
+        raise ConfigError(f"--from {start}: its run has no config.toml, which tells its learning rate")
+    config, step = recipe.load([own]), found.state["step"]
+    budget = Budget(
+        config.train, warmup_steps=config.schedule.warmup_steps, evaluate_every=config.eval.every_steps
+    )
+    if "budget" in found.state:
+        budget.restore(found.state["budget"])
+    lr = config.optim.lr * rate(config.schedule, step, budget.progress(step))
+    if lr == 0:
+        raise ConfigError(
+            f"--from {start}: its learning rate is zero at step {step}; choose an earlier checkpoint"
+        )
+    overlay: recipe.Raw = {
+        "train": {
+            "anneal_from": str(found.folder),
+            "init_from": None,
+            "hours": hours,
+            "steps": None if steps is None else step + steps,
+        },
+        "optim": {"lr": lr},
+        "schedule": {
+            "name": "wsd",
+            "warmup_steps": 0,
+            "decay_fraction": 1.0,
+            "final_fraction": config.schedule.final_fraction,
+        },
+    }
+    return (own, *recipes), recipe.merge(overlay, dict(flags))
