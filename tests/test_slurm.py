@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -113,6 +114,56 @@ def test_the_whole_cycle(tiny_recipe, tmp_path, monkeypatch):
         return hashlib.sha256(file.read_bytes()).hexdigest()
 
     assert weights("broken") == weights("whole")
+
+
+def test_a_run_that_fails_is_not_queued_again(tiny_recipe, tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    slurm = Slurm(tmp_path / "bin", JOB.processes)
+    monkeypatch.setenv("PATH", slurm.environment["PATH"])
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").touch()
+    file = tmp_path / "run.sbatch"
+    file.write_text(batch_file(file, [tiny_recipe], tmp_path / "run", {}, JOB, 75))
+    code, said = slurm.run(file)
+    assert code == 1
+    assert "holds files, but no run" in said
+    assert slurm.requeued == []
+
+
+@pytest.mark.parametrize("name", ["it's mine", "a;b", "$HOME", '"x"'])
+@pytest.mark.parametrize("gpus", [0, 2])
+def test_names_arrive_as_they_are(tmp_path, name, gpus):
+    """Where srun only prints what it is to start."""
+    (tmp_path / "srun").write_text('#!/bin/bash\nfor word; do echo "<$word>"; done\n')
+    (tmp_path / "srun").chmod(0o755)
+    (tmp_path / "scontrol").write_text("#!/bin/bash\necho 127.0.0.1\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    job = Job(hours=1, nodes=1, gpus=gpus, cpus=1, partition=None, account=None)
+    out = Path("runs") / name
+    text = batch_file(tmp_path / "x.sbatch", [Path(f"{name}.toml")], out, {}, job, 75)
+    (tmp_path / "x.sbatch").write_text(text)
+    done = subprocess.run(
+        ["bash", tmp_path / "x.sbatch"],
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "here"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"<train>\n<{name}.toml>\n<--out>\n<{out}>\n" in done.stdout
+    assert done.stderr == ""
+    asked = dict(
+        shlex.split(line.removeprefix("#SBATCH --"))[0].split("=", 1)
+        for line in text.splitlines()
+        if line.startswith("#SBATCH") and "=" in line
+    )
+    assert asked["job-name"] == name
+    assert asked["output"] == f"{out}.%j.log"
+
+
+@pytest.mark.parametrize(("hours", "time"), [(0.17, "0:10:00"), (1, "1:00:00"), (167.99, "167:59:00")])
+def test_the_time_is_rounded_down_to_minutes(hours, time):
+    job = Job(hours=hours, nodes=1, gpus=0, cpus=1, partition=None, account=None)
+    assert f"#SBATCH --time={time}" in job.directives(Path("run"))
 
 
 def test_what_is_asked_for():

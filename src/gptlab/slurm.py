@@ -95,7 +95,7 @@ class Job:
             if getattr(self, name) is not None:
                 options[name] = getattr(self, name)
         for name, value in options.items():
-            yield f"#SBATCH --{name}={value}"
+            yield f"#SBATCH --{name}={shlex.quote(str(value))}"  # as sbatch, too, reads quotes
         yield "#SBATCH --requeue"
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -85,6 +86,19 @@ def test_the_last_checkpoints_and_the_best_are_kept(train, tmp_path):
     assert kept == {"step_00000011", "step_00000012", (out / "best").read_text().strip()}
 
 
+def test_the_best_is_forgotten_with_its_checkpoint_and_not_before(train, tmp_path):
+    kept, lost = tmp_path / "kept", tmp_path / "lost"
+    train(kept, {"train": {"steps": 8}})
+    state = checkpoint.folder_of(kept, 8) / "state.json"
+    state.write_text(json.dumps({**json.loads(state.read_text()), "best": {"step": 4, "loss": 0.01}}))
+    shutil.copytree(kept, lost)
+    shutil.rmtree(checkpoint.folder_of(lost, 4))
+    for out, steps in ((kept, {4}), (lost, {8, 9})):
+        best = train(out, {"train": {"steps": 9}})["best"]["step"]
+        assert best in steps
+        assert checkpoint.pointed(out / "best") == checkpoint.folder_of(out, best)
+
+
 def build(tiny_recipe, out, flags=None):
     config = recipe.load([tiny_recipe], flags or {})
     sets = Sets(config.data, config.model.context, config.train.seed)
@@ -126,6 +140,13 @@ def test_updates_that_are_not_finite_are_skipped_then_refused(train, tmp_path, m
     with pytest.raises(TrainError, match="3 times in a row"):
         train(out, {"guard": {"patience": 3}})
     assert [row["step"] for row in rows(out, "event") if row["event"] == "skip"] == [1, 2, 3]
+
+
+def test_a_remarkable_rate_is_told_before_the_start(train, tmp_path, capsys):
+    train(tmp_path / "run", {"train": {"steps": 2}, "optim": {"lr": 0.1}})
+    told = capsys.readouterr().out
+    assert "warning: optim.lr = 0.1: models of 34.7k parameters are trained with" in told
+    assert told.index("warning: ") < told.index("step 0 | val")
 
 
 def test_no_time_means_interrupted_and_then_continued(train, tmp_path):

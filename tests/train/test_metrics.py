@@ -1,7 +1,10 @@
 """metrics.jsonl: append only, each step once for a reader, damage named."""
 
 import json
+import os
+from types import SimpleNamespace
 
+from gptlab.train import metrics
 from gptlab.train.metrics import MetricsLog, read_rows
 
 
@@ -23,6 +26,44 @@ def test_a_half_written_last_line_is_taken_away(tmp_path):
     with MetricsLog(path) as log:
         log.write("step", step=2)
     assert [row["step"] for row in read_rows(path)] == [1, 2]
+
+
+def test_what_a_power_cut_leaves_at_the_end_is_taken_away(tmp_path):
+    """Blocks that the file was already given, and no content yet."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"kind": "step", "step": 1}\n' + b"\0" * 4096)
+    assert [row["step"] for row in read_rows(path)] == [1]
+    with MetricsLog(path) as log:
+        log.write("step", step=2)
+    assert path.read_text() == '{"kind": "step", "step": 1}\n{"kind": "step", "step": 2}\n'
+
+
+def test_a_first_line_that_is_half_written_is_taken_away(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"kind": "st')
+    with MetricsLog(path):
+        assert path.read_bytes() == b""
+
+
+def test_rows_of_five_seconds_ago_are_on_the_disk(tmp_path, monkeypatch):
+    clock, forced, fsync = SimpleNamespace(now=0.0, monotonic=lambda: clock.now), [], os.fsync
+
+    def noted(descriptor):
+        forced.append(os.fstat(descriptor).st_size)
+        fsync(descriptor)
+
+    monkeypatch.setattr(metrics, "time", clock)
+    monkeypatch.setattr(os, "fsync", noted)
+    path = tmp_path / "metrics.jsonl"
+    with MetricsLog(path) as log:
+        sizes = {}
+        for second in range(60):
+            clock.now = float(second)
+            log.write("step", step=second)
+            sizes[second] = path.stat().st_size
+            assert max(forced, default=0) >= sizes.get(second - 6, 0)
+        assert len(forced) < 15
+    assert forced[-1] == path.stat().st_size
 
 
 def test_a_resume_takes_back_later_steps(tmp_path):

@@ -1,6 +1,7 @@
 """Saving: in the background, and with a fault in every one of its file operations."""
 
 import errno
+import json
 import os
 import threading
 from contextlib import suppress
@@ -10,7 +11,7 @@ import torch
 
 from gptlab.errors import TrainError
 from gptlab.train import checkpoint, disk
-from gptlab.train.metrics import read_rows
+from gptlab.train.metrics import MetricsLog, read_rows
 from gptlab.train.saver import Saver
 
 OPERATIONS = ("open", "write", "fsync", "mkdir", "rename", "replace", "unlink", "rmdir")
@@ -117,6 +118,25 @@ def test_a_last_checkpoint_that_cannot_be_written_is_an_error(train, tmp_path, m
     ):
         train(tmp_path / "run", {"eval": {"every_steps": 50}})
     monkeypatch.undo()
+
+
+def test_what_a_checkpoint_takes_for_granted_is_on_the_disk_before_it(train, tmp_path, monkeypatch):
+    """A power cut would else leave a run that goes on after steps which its metrics have lost."""
+    forced, sync, save_one = [0], MetricsLog.sync, checkpoint.save
+
+    def noted(log):
+        sync(log)
+        forced.append(log.path.stat().st_size)
+
+    def checked(run, state, **parts):
+        rows = (run / "metrics.jsonl").read_bytes()[: forced[-1]].decode().splitlines()
+        assert json.loads(rows[-1])["step"] >= state["step"]
+        return save_one(run, state, **parts)
+
+    monkeypatch.setattr(MetricsLog, "sync", noted)
+    monkeypatch.setattr(checkpoint, "save", checked)
+    train(tmp_path / "run", {"train": {"save_every_steps": 5}})
+    assert events(tmp_path / "run", "save_failed") == []
 
 
 def test_training_waits_for_the_copy_only(tmp_path, monkeypatch):

@@ -123,8 +123,8 @@ def pointed(pointer: Path) -> Path | None:
     """Return the folder that RUN/latest or RUN/best names, if there is one."""
     if not pointer.is_file():
         return None
-    folder = pointer.parent / "checkpoints" / pointer.read_text(encoding="utf-8").strip()
-    return folder if folder.is_dir() else None
+    name = pointer.read_bytes().decode(errors="replace").strip()
+    return next((folder for folder in folders_of(pointer.parent) if folder.name == name), None)
 
 
 def load(folder: Path) -> Checkpoint:

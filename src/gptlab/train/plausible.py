@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+from gptlab.progress import quantity
+
 from .optim import AdamWConfig
 from .schedule import ScheduleConfig
 
@@ -41,7 +43,7 @@ def warnings(
     if optim.name == "adamw" and not low <= optim.lr <= high:
         fate = "it may diverge" if optim.lr > high else "it will learn slowly"
         yield (
-            f"optim.lr = {optim.lr:g}: models of {parameters / 1e6:.3g}M parameters are trained with {low:g} to "
+            f"optim.lr = {optim.lr:g}: models of {quantity(parameters)} parameters are trained with {low:g} to "
             f"{high:g}; {fate}"
         )
     if schedule.name != "constant" and schedule.final_fraction > DECAY_FLOOR:
