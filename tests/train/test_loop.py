@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,10 +11,11 @@ import torch
 from gptlab import recipe, run
 from gptlab.data.mixture import Sets
 from gptlab.errors import CheckpointError, ConfigError, TrainError
-from gptlab.train import checkpoint, step
+from gptlab.train import checkpoint, loop, step
 from gptlab.train.device import World
 from gptlab.train.interrupt import Interrupt
 from gptlab.train.metrics import read_rows
+from gptlab.train.step import Updater
 
 
 def rows(out, kind):
@@ -77,6 +79,39 @@ def test_number_formats_train_alike(train, tmp_path, dtype):
         assert losses(tmp_path / dtype) == pytest.approx(losses(tmp_path / "float32"), abs=0.05)
     state = json.loads((tmp_path / dtype / "checkpoints" / "step_00000006" / "state.json").read_text())
     assert bool(state["scaler"]) == (dtype == "float16")
+
+
+@pytest.mark.parametrize("dtype", ["tf32", "bfloat16", "float16"])
+def test_every_number_format_continues_exactly(train, tmp_path, dtype):
+    """As a run does that was killed after its checkpoint of step 5; float32 is in test_resume.py."""
+    flags = {"train": {"dtype": dtype, "save_every_steps": 5, "keep": 9}}
+    train(tmp_path / "whole", flags)
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    for later in (8, 10, 12):
+        shutil.rmtree(checkpoint.folder_of(tmp_path / "cut", later))
+    train(tmp_path / "cut", flags)
+    for part in ("model", "optimizer"):
+        whole, cut = (
+            (checkpoint.folder_of(tmp_path / name, 12) / f"{part}.safetensors").read_bytes()
+            for name in ("whole", "cut")
+        )
+        assert cut == whole
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+
+
+def test_checkpoints_by_the_clock(train, tmp_path, monkeypatch):
+    """Every 15 minutes, from whatever checkpoint came last; here a step takes seven."""
+    clock, update = SimpleNamespace(now=0.0, monotonic=lambda: clock.now), Updater.update
+
+    def slow(self, gradient):
+        clock.now += 420
+        update(self, gradient)
+
+    monkeypatch.setattr(loop, "time", clock)
+    monkeypatch.setattr(Updater, "update", slow)
+    train(tmp_path / "run", {"train": {"keep": 20}, "eval": {"every_steps": 5}})
+    steps = [checkpoint.step_of(folder) for folder in checkpoint.folders_of(tmp_path / "run")]
+    assert steps == [3, 5, 8, 10, 12]
 
 
 def test_the_last_checkpoints_and_the_best_are_kept(train, tmp_path):

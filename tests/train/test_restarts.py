@@ -5,9 +5,9 @@ import signal
 import time
 
 import pytest
-from real_runs import command, finish, hashes, launcher, record, start
+from real_runs import command, finish, hashes, launcher, record, rows, start
 
-FLAGS = ("--train.steps", "120", "--train.save-every-steps", "7", "--eval.every-steps", "40")
+FLAGS = ("--train.steps", "200", "--train.save-every-steps", "7", "--eval.every-steps", "60")
 
 # Each process notes its number under that of the start and its rank.
 NOTED = ("bash", "-c", 'echo $BASHPID > "$0/$TORCHELASTIC_RESTART_COUNT.$RANK"; exec "$@"')
@@ -31,15 +31,29 @@ def wait_for_steps(out, count, begun):
     raise AssertionError("no steps within five minutes")
 
 
+@pytest.fixture
+def numbers(tmp_path):
+    """Where the processes note theirs."""
+    folder = tmp_path / "numbers"
+    folder.mkdir()
+    return folder
+
+
+def elastic(restarts, numbers, recipe, out):
+    return [*launcher(2, "--max-restarts", restarts), *NOTED, str(numbers), *command(recipe, out, *FLAGS)]
+
+
+def send(number, noted):
+    os.kill(int(noted.read_text()), number)
+
+
 @pytest.mark.slow
-def test_one_of_two_is_killed_and_then_the_one_that_writes(whole, tiny_recipe, tmp_path):
-    out, numbers = tmp_path / "run", tmp_path / "numbers"
-    numbers.mkdir()
-    words = [*launcher(2, "--max-restarts", 2), *NOTED, str(numbers), *command(tiny_recipe, out, *FLAGS)]
-    process = start(words)
+def test_one_of_two_is_killed_and_then_the_one_that_writes(whole, tiny_recipe, tmp_path, numbers):
+    out = tmp_path / "run"
+    process = start(elastic(2, numbers, tiny_recipe, out))
     for begun, rank in ((0, 1), (1, 0)):
         wait_for_steps(out, 16, begun + 1)
-        os.kill(int((numbers / f"{begun}.{rank}").read_text()), signal.SIGKILL)
+        send(signal.SIGKILL, numbers / f"{begun}.{rank}")
     _, said = process.communicate(timeout=600)
     assert process.returncode == 0, said
     assert {file.name[0] for file in numbers.iterdir()} == {"0", "1", "2"}
@@ -49,14 +63,26 @@ def test_one_of_two_is_killed_and_then_the_one_that_writes(whole, tiny_recipe, t
 
 
 @pytest.mark.slow
-def test_the_launcher_is_asked_to_stop(whole, tiny_recipe, tmp_path):
-    words = [*launcher(2, "--max-restarts", 2), *command(tiny_recipe, tmp_path / "run", *FLAGS)]
+def test_one_of_two_is_asked_to_stop_and_then_the_launcher(whole, tiny_recipe, tmp_path, numbers):
+    out = tmp_path / "run"
+    words = elastic(1, numbers, tiny_recipe, out)
     process = start(words)
-    wait_for_steps(tmp_path / "run", 16, 1)
+    wait_for_steps(out, 16, 1)
+    send(signal.SIGUSR1, numbers / "0.1")
+    _, said = process.communicate(timeout=600)
+    assert process.returncode != 0  # torchrun has no code of its own for this
+    assert "exitcode  : 75" in said
+    stopped = (out / "latest").read_text().strip()
+    assert "step_00000014" < stopped < "step_00000200"
+    signals = [row for row in rows(out, "event") if row["event"] == "signal"]
+    # The launcher starts all anew, and they stop again without another step.
+    assert [f"step_{row['step']:08d}" for row in signals] == [stopped] * 2
+
+    process = start(words)
+    wait_for_steps(out, 16, 3)
     process.terminate()
     process.communicate(timeout=600)
-    assert process.returncode != 0
-    assert "step_00000014" < (tmp_path / "run" / "latest").read_text().strip() < "step_00000120"
+    assert stopped < (out / "latest").read_text().strip() < "step_00000200"
     finish(words)
-    assert hashes(tmp_path / "run") == hashes(whole)
-    assert record(tmp_path / "run") == record(whole)
+    assert hashes(out) == hashes(whole)
+    assert record(out) == record(whole)
