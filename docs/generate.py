@@ -95,6 +95,18 @@ their standard deviation in float32, 0.03 of it in float16 and 0.15 in bfloat16.
 float32. Shorter formats are `llama-quantize`'s affair, which llama.cpp brings and which reads such a file.
 """
 
+PUBLISH = """\
+# Publishing
+
+`gptlab publish MODEL OWNER/NAME` exports to a temporary folder, compares, and pushes the folder in one commit with the
+hub's own client; log in with `hf auth login`, or set HF_TOKEN. The repository is private unless `--public` is said,
+and a public one is not pushed to without it. An export is the same bytes every time, so that a second call, after a
+dropped connection or a kill, sends only what the hub has not got, and a third nothing. What an earlier export had and
+this one has not is deleted; other files stay. A repository with a model that gptlab did not write is left alone.
+
+To publish words of your own, export first, change README.md, and publish the export: it keeps its card.
+"""
+
 IMPORT = """\
 # Import
 
@@ -158,7 +170,7 @@ def export_page() -> str:
     what = table(("class", "what it is", "what it needs", "in llama.cpp"), classes)
     which = table(("norm", "order", "position", "MLP", *SETTINGS), combinations())
     foot = f"Every other combination is exported as `{OWN}`, which stands for - above.\n"
-    return "\n".join((EXPORT_HEAD, what, "# Which class holds what\n", which, foot, GGUF, IMPORT))
+    return "\n".join((EXPORT_HEAD, what, "# Which class holds what\n", which, foot, GGUF, PUBLISH, IMPORT))
 
 
 def combinations() -> Iterable[tuple[str, ...]]:

@@ -54,12 +54,22 @@ def test_a_card_is_written_anew_unless_somebody_changed_it(
     assert told(tmp_path / "mine") == "my own words"
 
 
-def test_an_export_of_an_export_knows_only_the_weights(finished_run: Path, tmp_path: Path) -> None:
+def test_an_export_of_an_export_keeps_its_card(finished_run: Path, tmp_path: Path) -> None:
     assert cli.main(["export", str(finished_run), str(tmp_path / "one"), "--no-verify"]) == 0
     assert cli.main(["export", str(tmp_path / "one"), str(tmp_path / "two"), "--no-verify"]) == 0
+    assert told(tmp_path / "two") == told(tmp_path / "one").replace('pretrained("one"', 'pretrained("two"')
+    for name in ("model.safetensors", "loss.png"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_somebodys_folder_tells_only_of_its_weights(finished_run: Path, tmp_path: Path) -> None:
+    assert cli.main(["export", str(finished_run), str(tmp_path / "one"), "--no-verify"]) == 0
+    config = tmp_path / "one" / "config.json"
+    keys = json.loads(config.read_text())
+    del keys["gptlab"]
+    config.write_text(json.dumps(keys))
+    assert cli.main(["export", str(tmp_path / "one"), str(tmp_path / "two"), "--no-verify"]) == 0
     assert "from a folder of weights; how it was trained is unknown" in told(tmp_path / "two")
-    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two")]
-    assert weights[0] == weights[1]
 
 
 def test_a_folder_without_a_card_becomes_one_with(finished_run: Path, tmp_path: Path) -> None:

@@ -1,13 +1,17 @@
-"""`gptlab export`: a model for others, with a card that tells where it comes from."""
+"""`gptlab export` and `gptlab publish`: a model for others, with a card that tells where it comes from."""
 
 import json
+import tempfile
 from pathlib import Path
 
+from gptlab import __version__
+from gptlab.errors import ExportError
 from gptlab.model.gpt import GPT
-from gptlab.publish.card import Card, card_files, find_origin
+from gptlab.publish.card import CARD, CURVE, Card, card_files, find_origin
 from gptlab.publish.gguf import ExportedGGUF, GGUFDType, export_gguf
-from gptlab.publish.huggingface import Exported, export, fit_vocabulary, format_of
+from gptlab.publish.huggingface import FILES, Exported, export, fit_vocabulary, format_of, read_mark
 from gptlab.publish.huggingface.formats import OWN
+from gptlab.publish.push import Pushed, open_repository, push
 from gptlab.run_folder import run_of
 from gptlab.saved import checkpoint_folder, load
 from gptlab.train.checkpoint import STATE
@@ -32,7 +36,11 @@ def export_folder(
     network, tokenizer = load(checkpoint or model, "cpu")
     if not isinstance(network, GPT):
         return export(network, tokenizer, out)  # which tells why not
-    network = fit_vocabulary(network, tokenizer)
+    network, address = fit_vocabulary(network, tokenizer), address or out.resolve().name
+    if (beside := _kept_card(model, address)) is not None:
+        if licence is not None:
+            raise ExportError(f"--licence {licence}: the export in {model} has a card; write it there")
+        return export(network, tokenizer, out, verify=verify, beside=beside)
     state = json.loads((checkpoint / STATE).read_bytes()) if checkpoint is not None else {}
     class_name = format_of(network.config)
     card = Card(
@@ -41,10 +49,43 @@ def export_folder(
         tokenizer=tokenizer,
         class_name=class_name,
         remote_code=class_name == OWN,
-        address=address or out.resolve().name,
+        address=address,
         licence=licence,
     )
     return export(network, tokenizer, out, verify=verify, beside=card_files(card))
+
+
+def _kept_card(model: Path, address: str) -> dict[str, bytes] | None:
+    """Return the card that an export of ours has already, perhaps in somebody's own words."""
+    if read_mark(model) is None or not (model / CARD).is_file():
+        return None
+    files = {name: (model / name).read_bytes() for name in (CARD, CURVE) if (model / name).is_file()}
+    old, new = (f'from_pretrained("{each}"'.encode() for each in (model.resolve().name, address))
+    return files | {CARD: files[CARD].replace(old, new)}
+
+
+def publish(
+    model: Path, repository: str, *, public: bool = False, licence: str | None = None, verify: bool = True
+) -> tuple[Exported, Pushed]:
+    """Export a model and push it to the Hugging Face hub; called again, it sends what is missing.
+
+    Args:
+        model: MODEL of the command line.
+        repository: OWNER/NAME.
+        public: whether others may see it.
+        licence: the hub's identifier of the model's licence, for the card.
+        verify: whether transformers loads the export before it is pushed, and is compared.
+
+    Raises:
+        GptlabError: the model cannot be exported, nobody is logged in, or the hub refuses.
+    """
+    open_repository(repository, public=public)  # before the work of an export
+    with tempfile.TemporaryDirectory(prefix="gptlab-") as folder:
+        # An export is the same bytes every time, so what the hub has of it is known again.
+        out = Path(folder) / "export"
+        facts = export_folder(model, out, verify=verify, licence=licence, address=repository)
+        message = f"{facts['class']} from gptlab {__version__}"
+        return facts, push(out, repository, names=FILES, message=message, public=public)
 
 
 def export_file(model: Path, out: Path, *, dtype: GGUFDType = "float32", verify: bool = True) -> ExportedGGUF:

@@ -34,6 +34,7 @@ COMMANDS: dict[str, Callable[..., dict[str, Any]]] = {
     "lm-eval": models.lm_eval,
     "sample": models.sample,
     "export": models.export,
+    "publish": models.publish,
     "import": models.import_model,
     "report": runs.report,
     "check": runs.check,

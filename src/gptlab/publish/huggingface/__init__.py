@@ -1,12 +1,13 @@
 """Hugging Face folders: ours written, and any of them read."""
 
 from .compare import compare_logits
-from .folder import Exported, export, fit_vocabulary
+from .folder import FILES, Exported, export, fit_vocabulary, read_mark
 from .foreign import HuggingFaceModel, folder_tokenizer, load_hugging_face
 from .formats import format_of
 from .ours import UnfitError, read_ours
 
 __all__ = [
+    "FILES",
     "Exported",
     "HuggingFaceModel",
     "UnfitError",
@@ -16,5 +17,6 @@ __all__ = [
     "folder_tokenizer",
     "format_of",
     "load_hugging_face",
+    "read_mark",
     "read_ours",
 ]

@@ -1,4 +1,4 @@
-"""A local server that speaks the Hugging Face hub's endpoints for one data set, as far as its client asks.
+"""A local server that speaks the Hugging Face hub's endpoints for one repository, as far as its client reads.
 
 Large files are redirected to another host, as the hub does: it is the same server, called by another name.
 """
@@ -19,11 +19,11 @@ import pytest
 
 COMMIT = "c" * 40
 PAGE = 3  # files that a page of a listing holds
-LARGE = (".bin", ".parquet", ".gz", ".zst")
+LARGE = (".bin", ".parquet", ".gz", ".zst", ".safetensors", ".png")
 
 
 class LocalHub(ThreadingHTTPServer):
-    """Serve the files of a folder as those of a data set.
+    """Serve the files of a folder as those of a repository.
 
     Args:
         repository: OWNER/NAME.
@@ -31,9 +31,13 @@ class LocalHub(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    kind = "datasets"
+    """Of the repository, as the hub's addresses have it."""
 
-    def __init__(self, repository: str, folder: Path) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(
+        self, repository: str, folder: Path, handler: type[BaseHTTPRequestHandler] | None = None
+    ) -> None:
+        super().__init__(("127.0.0.1", 0), handler or Handler)
         self.repository, self.folder = repository, folder
         self.commit = COMMIT
         """What the main branch is at."""
@@ -65,6 +69,16 @@ class LocalHub(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
 
+    @property
+    def api(self) -> str:
+        """Where the address of what is asked about the repository begins."""
+        return f"/api/{self.kind}/{self.repository}"
+
+    @property
+    def data(self) -> str:
+        """Where the address of a file begins."""
+        return f"{'' if self.kind == 'models' else '/' + self.kind}/{self.repository}/resolve/"
+
     def files(self, commit: str) -> dict[str, Path]:
         folder = self.past.get(commit, self.folder)
         return {
@@ -76,25 +90,29 @@ class LocalHub(ThreadingHTTPServer):
 def local_hub(repository: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
     """Serve a folder, and send the client library of this process there, whose own files go beside it."""
     with LocalHub(repository, folder) as server:
-        for name, value in (
-            ("ENDPOINT", server.url),
-            ("HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"),
-            ("HF_HUB_CACHE", f"{folder}.cache"),
-            ("HF_TOKEN_PATH", f"{folder}.token"),  # not that of whoever runs the tests
-            ("HF_HUB_OFFLINE", False),  # other tests see to it that nothing goes out
-        ):
-            monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
-        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-        monkeypatch.delenv("HF_TOKEN", raising=False)
+        send_there(server, folder, monkeypatch)
         yield server
         server.shutdown()
+
+
+def send_there(server: LocalHub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (
+        ("ENDPOINT", server.url),
+        ("HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"),
+        ("HF_HUB_CACHE", f"{folder}.cache"),
+        ("HF_TOKEN_PATH", f"{folder}.token"),  # not that of whoever runs the tests
+        ("HF_HUB_OFFLINE", False),  # other tests see to it that nothing goes out
+    ):
+        monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
 
 
 def git_blob(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: LocalHub
 
@@ -109,7 +127,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, *, body: bool) -> None:
         hub, path = self.server, unquote(urlsplit(self.path).path)
-        api, data = f"/api/datasets/{hub.repository}", f"/datasets/{hub.repository}/resolve/"
+        api, data = hub.api, hub.data
         if path.startswith("/cdn/"):
             assert "Authorization" not in self.headers, "the token is not for other hosts"
             self._kind("cdn") or self._send_file(*path.removeprefix("/cdn/").split("/", 1), body=body)
@@ -118,9 +136,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self._kind(kind):
             return
         if not path.startswith((api, data)):
-            self._refuse(401 if "Authorization" not in self.headers else 404, "RepoNotFound")
+            self.refuse(401 if "Authorization" not in self.headers else 404, "RepoNotFound")
         elif (hub.private or hub.gated) and self.headers.get("Authorization") != "Bearer good":
-            self._refuse(403 if hub.gated else 401, "GatedRepo" if hub.gated else "RepoNotFound")
+            self.refuse(403 if hub.gated else 401, "GatedRepo" if hub.gated else "RepoNotFound")
         elif path.startswith(api):
             self._list(path.removeprefix(api))
         else:
@@ -131,15 +149,15 @@ class _Handler(BaseHTTPRequestHandler):
         waiting = self.server.busy.get(kind)
         if waiting:
             status, retry_after = waiting.pop(0)
-            self._refuse(status, "", {"Retry-After": retry_after} if retry_after else {})
+            self.refuse(status, "", {"Retry-After": retry_after} if retry_after else {})
             return True
         self.server.asked.append(kind)
         return False
 
-    def _refuse(self, status: int, code: str, headers: dict[str, str] | None = None) -> None:
-        self._send(b"", status, {**({"X-Error-Code": code} if code else {}), **(headers or {})}, body=False)
+    def refuse(self, status: int, code: str, headers: dict[str, str] | None = None) -> None:
+        self.send(b"", status, {**({"X-Error-Code": code} if code else {}), **(headers or {})}, body=False)
 
-    def _send(self, content: bytes, status: int, headers: dict[str, str], *, body: bool) -> None:
+    def send(self, content: bytes, status: int, headers: dict[str, str], *, body: bool) -> None:
         self.send_response(status)
         for name, value in {"Content-Length": str(len(content)), **headers}.items():
             self.send_header(name, value)
@@ -159,11 +177,12 @@ class _Handler(BaseHTTPRequestHandler):
         raw = re.fullmatch(r".*?/(?:tree|revision)/([^/?]+).*", self.path)
         commit = self._commit(unquote(raw[1]) if raw else None)
         if found is None or commit is None:
-            self._refuse(404, "RevisionNotFound")
+            self.refuse(404, "RevisionNotFound")
         elif not path.startswith("/tree/"):
             files = [{"rfilename": name} for name in hub.files(commit)]
             info = {"id": hub.repository, "sha": commit, "siblings": files, "tags": [], "cardData": hub.card}
-            self._send(json.dumps(info).encode(), 200, {"Content-Type": "application/json"}, body=True)
+            info["private"] = hub.private
+            self.send(json.dumps(info).encode(), 200, {"Content-Type": "application/json"}, body=True)
         else:
             self._tree(commit, found[2] or "")
 
@@ -184,14 +203,14 @@ class _Handler(BaseHTTPRequestHandler):
             if "/" in name:
                 entries.append({"type": "directory", "path": name.rsplit("/", 1)[0], "oid": "f" * 40})
         if folder and not entries:
-            self._refuse(404, "EntryNotFound")
+            self.refuse(404, "EntryNotFound")
             return
         begin = int(parse_qs(urlsplit(self.path).query).get("cursor", ["0"])[0])
         headers = {"Content-Type": "application/json"}
         if begin + PAGE < len(entries):
             path = urlsplit(self.path).path
             headers["Link"] = f'<{hub.url}{path}?recursive=true&cursor={begin + PAGE}>; rel="next"'
-        self._send(json.dumps(entries[begin : begin + PAGE]).encode(), 200, headers, body=True)
+        self.send(json.dumps(entries[begin : begin + PAGE]).encode(), 200, headers, body=True)
 
     def _resolve(self, place: str, *, body: bool) -> None:
         hub = self.server
@@ -201,7 +220,7 @@ class _Handler(BaseHTTPRequestHandler):
         commit = self._commit(revision)
         path = hub.files(commit).get(name) if commit else None
         if commit is None or path is None:
-            self._refuse(404, "EntryNotFound" if commit else "RevisionNotFound")
+            self.refuse(404, "EntryNotFound" if commit else "RevisionNotFound")
         elif not name.endswith(LARGE):
             self._send_file(commit, name, body=body)
         else:
@@ -211,7 +230,7 @@ class _Handler(BaseHTTPRequestHandler):
                 "X-Linked-Size": str(path.stat().st_size - 5 * (name in hub.short)),
                 "Location": f"http://localhost:{hub.server_address[1]}/cdn/{commit}/{quote(name)}",
             }
-            self._send(b"", 302, headers, body=False)
+            self.send(b"", 302, headers, body=False)
 
     def _send_file(self, commit: str, name: str, *, body: bool) -> None:
         hub = self.server

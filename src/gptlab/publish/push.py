@@ -1,0 +1,151 @@
+"""A folder to a model repository on the Hugging Face hub, in one commit.
+
+The client library asks the hub what it has, by the hashes of the files, and sends what is missing. So a second call
+goes on where one broke off, and a third has nothing to do.
+"""
+
+import sys
+import tempfile
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypedDict
+
+from gptlab.errors import ExportError
+from gptlab.publish.huggingface import read_mark
+from gptlab.publish.huggingface.foreign import CONFIG
+
+NO_TOKEN = (
+    "no token of the Hugging Face hub is here; make one that may write on the hub's page of your settings, and log "
+    "in with `hf auth login`, or set HF_TOKEN"
+)
+
+
+class Pushed(TypedDict):
+    """What the hub has now."""
+
+    repository: str
+    url: str
+    """Of the commit."""
+    private: bool
+    changed: bool
+    """Whether anything was missing there."""
+
+
+def open_repository(name: str, *, public: bool) -> None:
+    """Make a repository, or find that an existing one is for us.
+
+    Args:
+        name: OWNER/NAME.
+        public: whether others may see it.
+
+    Raises:
+        ExportError: nobody is logged in, the hub cannot be reached or refuses, the repository is public where that
+            was not asked for, or it holds a model that gptlab did not write.
+    """
+    from huggingface_hub import HfApi, get_token
+
+    if not all(name.partition("/")):
+        raise ExportError(f"{name}: is no name of a repository; write OWNER/NAME")
+    if get_token() is None:
+        raise ExportError(f"{name}: {NO_TOKEN}")
+    with _told(name):
+        api = HfApi()
+        api.create_repo(name, private=not public, exist_ok=True)
+        info = api.model_info(name)
+        if not info.private and not public:
+            raise ExportError(
+                f"{name}: is there and public; say --public to push to it, or choose another name"
+            )
+        if CONFIG in {file.rfilename for file in info.siblings or ()}:
+            with tempfile.TemporaryDirectory() as folder:
+                api.hf_hub_download(name, CONFIG, local_dir=folder)
+                if read_mark(Path(folder)) is None:
+                    raise ExportError(f"{name}: holds a model that gptlab did not write; choose another name")
+
+
+def push(folder: Path, name: str, *, names: Sequence[str], message: str, public: bool) -> Pushed:
+    """Send an export to an open repository.
+
+    Args:
+        folder: what to send.
+        name: OWNER/NAME.
+        names: of files that an export may have; of these, what the folder lacks is deleted on the hub.
+        message: of the commit.
+        public: whether others may see it, once it is complete.
+
+    Raises:
+        ExportError: the hub cannot be reached or refuses, or the connection broke off.
+    """
+    from huggingface_hub import HfApi
+
+    gone = [each for each in names if not (folder / each).exists()]
+    with _told(name):
+        api = HfApi()
+        before = api.model_info(name)
+        commit = api.upload_folder(
+            repo_id=name,
+            folder_path=folder,
+            allow_patterns=list(names),
+            delete_patterns=gone,
+            commit_message=message,
+        )
+        if public and before.private:
+            api.update_repo_settings(name, private=False)
+    changed = commit.oid != before.sha
+    return {"repository": name, "url": str(commit.commit_url), "private": not public, "changed": changed}
+
+
+@contextmanager
+def _told(name: str) -> Generator[None]:
+    """Put what the client library raises into a line without the token; show its bars in a terminal only."""
+    from huggingface_hub import constants, errors
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils.logging import get_verbosity, set_verbosity, set_verbosity_error
+
+    shown, verbosity = not are_progress_bars_disabled(), get_verbosity()
+    set_verbosity_error()  # what matters of its warnings is said here
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    try:
+        yield
+    except errors.HFValidationError:
+        raise ExportError(f"{name}: is no name of a repository; write OWNER/NAME") from None
+    except errors.HfHubHTTPError as error:
+        raise ExportError(f"{name}: {_answered(error)}") from None
+    except (errors.HTTPError, OSError, RuntimeError, ValueError) as error:  # pyright: ignore[reportPrivateImportUsage]
+        lost = (errors.HTTPError, ConnectionError, TimeoutError)  # pyright: ignore[reportPrivateImportUsage]
+        cause = error if isinstance(error, lost) else error.__cause__ or error
+        if isinstance(cause, errors.HfHubHTTPError):
+            raise ExportError(f"{name}: {_answered(cause)}") from None
+        if isinstance(cause, OSError) and cause.errno is not None and cause.filename is not None:
+            raise  # of this machine's disk
+        if isinstance(cause, lost):
+            what = f"the connection to {constants.ENDPOINT} failed ({type(cause).__name__})"
+        else:
+            what = f"the upload failed ({type(cause).__name__}: {_without_token(str(cause))})"
+        raise ExportError(
+            f"{name}: {what}; what has arrived stays there, run again to send the rest"
+        ) from None
+    finally:
+        set_verbosity(verbosity)
+        if shown:
+            enable_progress_bars()
+
+
+def _answered(error: Any) -> str:
+    status, said = error.response.status_code, _without_token(error.server_message or "")
+    because = f' ("{said}")' if said else ""
+    if status == 401:
+        return f"the hub does not take the token{because}; log in anew with `hf auth login`, or set HF_TOKEN"
+    if status == 403:
+        return f"the token may not write there{because}; make one that may, or choose an OWNER of your own"
+    return f"the hub answers with status {status}{because}; what has arrived stays there, run again later"
+
+
+def _without_token(text: str) -> str:
+    from huggingface_hub import get_token
+
+    token = get_token()
+    line = " ".join(text.split())
+    return line.replace(token, "...") if token else line
