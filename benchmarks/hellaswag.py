@@ -30,9 +30,9 @@ from lm_eval.models.huggingface import HFLM
 
 from gptlab.data.tokenizer import load_tokenizer
 from gptlab.eval import fewshot, harness, task_data, tasks
-from gptlab.eval.packed import packed
 from gptlab.eval.score import good_batch_tokens
 from gptlab.model.gpt import SIZES, ModelConfig
+from gptlab.model.packed import packed
 from gptlab.publish.huggingface import export
 from gptlab.sample import GeneratingGPT
 from gptlab.saved import load
@@ -43,7 +43,7 @@ Side = Callable[[int, int], np.ndarray]  # (items, batch size) -> log-likelihood
 
 def gptlab_side(network: Any, tokenizer: Any, data: Path, shots: int) -> Side:
     """Build what `gptlab eval --protocol harness` does."""
-    device = choose_device("auto")
+    device, network = choose_device("auto"), packed(network)
 
     def score(items: int, batch_tokens: int) -> np.ndarray:
         task = tasks.build(
@@ -56,8 +56,7 @@ def gptlab_side(network: Any, tokenizer: Any, data: Path, shots: int) -> Side:
             shots=shots,
             limit=items,
         )
-        with packed(network):
-            result = task.evaluate(network, device=device, batch_tokens=batch_tokens, quiet=True)
+        result = task.evaluate(network, device=device, batch_tokens=batch_tokens, quiet=True)
         return np.array([row["log_likelihoods"] for row in result.samples()])
 
     return score

@@ -344,6 +344,9 @@ def test_sample(gptlab, run, tmp_path):
     assert one.out == f"The old{text}\n"
     assert gptlab(*words).out == one.out
     assert gptlab(*words, "--samples", "2").out.count("The old") == 2
+    for dtype in ("float32", "bfloat16"):
+        assert gptlab(*words, "--dtype", dtype).out.startswith("The old")
+        assert json.loads((tmp_path / "facts.json").read_text())["dtype"] == dtype
 
 
 def test_check(gptlab, tmp_path):

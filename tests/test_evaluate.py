@@ -1,7 +1,6 @@
 """`gptlab eval` and `gptlab lm-eval` on a run and on its export."""
 
 import json
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -139,7 +138,7 @@ def test_model_arguments_that_cannot_be(capsys):
     assert capsys.readouterr().err.splitlines()[-1].startswith("gptlab lm-eval: nowhere: no such folder")
     for arguments, problem in (({"pth": "x"}, "pth is not known"), ({}, "path is missing")):
         with pytest.raises(TaskError, match=f"--model_args: {problem}; write path=MODEL"):
-            evaluate._from_arguments(ExitStack(), **arguments)
+            evaluate._from_arguments(**arguments)
 
 
 def test_without_the_harness_its_extra_is_named(run, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +12,11 @@ from torch import Tensor
 from gptlab.data.tokenizer import load_tokenizer
 from gptlab.errors import CheckpointError, ConfigError
 from gptlab.model.gpt import GPT, ModelConfig
+from gptlab.model.packed import packed
+from gptlab.publish.huggingface import export
 from gptlab.sample import (
+    PACKED_FROM,
     GeneratingGPT,
-    GPTReader,
     SampleConfig,
     generate,
     keep_likeliest,
@@ -61,7 +64,7 @@ class Toy:
         self.restarts: list[tuple[list[list[int]], int]] = []
         self.reads = 0
 
-    def reader(self) -> "Toy":
+    def reader(self, dtype: torch.dtype) -> "Toy":
         return self
 
     def restart(self, ids: Tensor, *, copies: int, room: int) -> Tensor:
@@ -97,11 +100,44 @@ def greedy_without_cache(model: GPT, prompt: Sequence[int], n_tokens: int) -> li
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("prompt_tokens", [1, 5, 16, 17, 40])
-def test_cached_equals_uncached_and_the_window_slides(variant: str, prompt_tokens: int) -> None:
+@pytest.mark.parametrize("new_tokens", [45, PACKED_FROM])
+def test_cached_equals_uncached_and_the_window_slides(
+    variant: str, prompt_tokens: int, new_tokens: int
+) -> None:
     model = a_gpt(**VARIANTS[variant])
     prompt = torch.randint(257, (prompt_tokens,), generator=torch.Generator().manual_seed(1)).tolist()
-    written = generate(model, prompt, max_tokens=45, temperature=0)
-    assert written.tolist() == [greedy_without_cache(model, prompt, 45)]
+    written = generate(model, prompt, max_tokens=new_tokens, temperature=0)
+    assert written.tolist() == [greedy_without_cache(model, prompt, new_tokens)]
+
+
+@pytest.mark.parametrize("variant", ["gpt2", "llama"])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_greedy_text_is_that_of_transformers(variant: str, rows: int, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    model = a_gpt(GeneratingGPT, context=128, **VARIANTS[variant])
+    export(model, load_tokenizer("bytes"), tmp_path / "export", verify=False)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "export")
+    prompts = torch.randint(257, (rows, 9), generator=torch.Generator().manual_seed(1))
+    options = {"do_sample": False, "max_new_tokens": PACKED_FROM, "eos_token_id": None}
+    expected = theirs.generate(prompts, attention_mask=torch.ones_like(prompts), **options)
+    assert torch.equal(generate(model, prompts, max_tokens=PACKED_FROM, temperature=0), expected)
+
+
+def test_few_tokens_are_not_worth_packing(monkeypatch: pytest.MonkeyPatch) -> None:
+    formats: list[torch.dtype] = []
+
+    def noted(model: GPT, dtype: torch.dtype) -> GPT:
+        formats.append(dtype)
+        return packed(model, dtype)
+
+    monkeypatch.setattr("gptlab.sample.packed", noted)
+    for tokens, dtype in (
+        (PACKED_FROM - 1, torch.float32),
+        (PACKED_FROM, torch.float32),
+        (1, torch.bfloat16),
+    ):
+        stream(a_gpt(), PROMPT, max_tokens=tokens, dtype=dtype)
+    assert formats == [torch.float32, torch.bfloat16]
 
 
 def test_rows_do_not_disturb_each_other() -> None:
@@ -224,13 +260,9 @@ def test_what_was_generated_can_be_trained_on() -> None:
 
 def test_bfloat16() -> None:
     model = a_gpt(position="rope", qk_norm=True)
-    reader = GPTReader(model, torch.bfloat16)
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        logits = reader.restart(torch.tensor([PROMPT]), copies=2, room=16)
-        logits = reader.read(logits.argmax(-1)[:, None])
-    assert logits.dtype == torch.bfloat16
-    exact = generate(model, PROMPT, max_tokens=8, temperature=0)
-    assert torch.equal(generate(model, PROMPT, max_tokens=8, temperature=0, dtype=torch.bfloat16), exact)
+    exact = generate(model, PROMPT, max_tokens=8, temperature=0, samples=2)
+    half = generate(model, PROMPT, max_tokens=8, temperature=0, samples=2, dtype=torch.bfloat16)
+    assert torch.equal(half, exact)
 
 
 @pytest.mark.gpu

@@ -3,9 +3,8 @@
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ from gptlab.errors import ConfigError, TaskError
 from gptlab.eval import compare, published, tasks
 from gptlab.eval.accuracy import Accuracy
 from gptlab.eval.hellaswag import VALIDATION_ITEMS
-from gptlab.eval.packed import packed
 from gptlab.eval.score import good_batch_tokens
 from gptlab.eval.validation import mean_loss
+from gptlab.model.packed import packed
 from gptlab.sample import stream
 from gptlab.saved import load
 from gptlab.train.device import DeviceName, DTypeName, InFormat, choose_device
@@ -121,36 +120,33 @@ Answer = tuple[dict[str, Any], dict[str, Any]]  # what is written, and what a co
 def _ask(path: Path, request: Request, *, keep: bool) -> Iterator[Answer]:
     model = _open(path, request.device, request.dtype)
     common = {"model": str(path), "dtype": request.dtype}
-    with _fast(model.network, request.dtype):
-        for name in request.own:
-            if name == "loss":
-                yield common | _loss(model, request), {}
-            else:
-                facts, accuracy = _score(name, model, request)
-                yield common | facts, {"task": name, "accuracy": accuracy}
-        if request.foreign:
-            lines = _harness().evaluate(
-                _asked_by_harness(model),
-                request.foreign,
-                shots=request.shots,
-                limit=request.limit,
-                data=request.task_data,
-                keep=keep,
-            )
-            for line in lines:
-                items = line.pop("items", {})
-                _print_line(line, request.dtype)
-                yield common | line, {"task": line["task"], "items": items}
+    for name in request.own:
+        if name == "loss":
+            yield common | _loss(model, request), {}
+        else:
+            facts, accuracy = _score(name, model, request)
+            yield common | facts, {"task": name, "accuracy": accuracy}
+    if request.foreign:
+        lines = _harness().evaluate(
+            _asked_by_harness(model),
+            request.foreign,
+            shots=request.shots,
+            limit=request.limit,
+            data=request.task_data,
+            keep=keep,
+        )
+        for line in lines:
+            items = line.pop("items", {})
+            _print_line(line, request.dtype)
+            yield common | line, {"task": line["task"], "items": items}
 
 
 def _open(path: Path, device: DeviceName, dtype: DTypeName) -> Model:
     where = choose_device(device)
     network, tokenizer = load(path, device)
+    if dtype == "float32":  # in bfloat16 it gains nothing with rows of this length
+        network = packed(network)
     return Model(path, network, InFormat(network, dtype, where), tokenizer, network.context, where)
-
-
-def _fast(network: torch.nn.Module, dtype: DTypeName) -> AbstractContextManager[Any]:
-    return packed(network) if dtype == "float32" else nullcontext()
 
 
 def _score(name: str, model: Model, request: Request) -> tuple[dict[str, Any], Accuracy]:
@@ -267,10 +263,11 @@ def _harness() -> Any:
 
 def _asked_by_harness(model: Model) -> Any:
     formats = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+    dtype = formats.get(model.logits.name, torch.float32)
+    writer = cache(partial(packed, model.network, dtype))  # made when a task first asks for text
 
     def write(ids: list[int], **options: Any) -> Iterator[int]:
-        dtype = formats.get(model.logits.name, torch.float32)
-        return (int(column) for column in stream(model.network, ids, dtype=dtype, seed=0, **options))
+        return (int(column) for column in stream(writer(), ids, dtype=dtype, seed=0, **options))
 
     return _harness().HarnessModel(
         model.logits, model.tokenizer, write, context=model.context, device=model.device
@@ -285,33 +282,26 @@ def lm_eval(words: Sequence[str]) -> dict[str, Any]:
     Raises:
         TaskError: lm-evaluation-harness is not installed, or a model argument is not known.
     """
-    harness, stack = _harness(), ExitStack()
-    harness.HarnessModel.open = partial(_from_arguments, stack)
+    harness = _harness()
+    harness.HarnessModel.open = _from_arguments
     from lm_eval.__main__ import cli_evaluate
 
     before, sys.argv = sys.argv, ["lm-eval", *words]
     try:
-        with stack:
-            cli_evaluate()
+        cli_evaluate()
     finally:
         sys.argv = before
     return {}
 
 
 def _from_arguments(
-    stack: ExitStack,
-    path: str | None = None,
-    dtype: DTypeName = "float32",
-    device: str = "auto",
-    **unknown: Any,
+    path: str | None = None, dtype: DTypeName = "float32", device: str = "auto", **unknown: Any
 ) -> Any:
-    """Make what the harness asks out of `--model_args`; the stack stays open as long as it does."""
+    """Make what the harness asks out of `--model_args`."""
     if path is None or unknown:
         what = f"{min(unknown)} is not known" if unknown else "path is missing"
         raise TaskError(
             f"--model_args: {what}; write path=MODEL[,dtype=float32|bfloat16|float16][,device=cpu|cuda]"
         )
     kind: Any = device.partition(":")[0]
-    model = _open(Path(path), kind, dtype)
-    stack.enter_context(_fast(model.network, dtype))
-    return _asked_by_harness(model)
+    return _asked_by_harness(_open(Path(path), kind, dtype))

@@ -18,6 +18,10 @@ from gptlab.errors import CheckpointError, ConfigError
 from gptlab.memory import in_parts
 from gptlab.model.attention import LayerCache
 from gptlab.model.gpt import GPT
+from gptlab.model.packed import packed
+
+# New tokens from which on packing pays in float32; it takes as long as about 20 of them save (124M parameters).
+PACKED_FROM = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +84,8 @@ class Reader(Protocol):
 class Readable(Protocol):
     """A model that is not ours and brings its own cache."""
 
-    def reader(self) -> Reader:
-        """Return a reader that has read nothing."""
+    def reader(self, dtype: torch.dtype) -> Reader:
+        """Return a reader that has read nothing, and multiplies in a number format."""
         ...
 
 
@@ -96,7 +100,10 @@ class GeneratingGPT(GPT):
     def generate(
         self, ids: Tensor | Sequence[int], **options: Unpack[SampleOptions]
     ) -> Int[Tensor, "rows time"]:
-        """Return the prompts with their continuations, a row a sample; see `gptlab.sample.stream`."""
+        """Return the prompts with their continuations, a row a sample; see `gptlab.sample.stream`.
+
+        Who writes many texts spares each the preparation of the weights: `model = packed(model, dtype)`.
+        """
         return generate(self, ids, **options)
 
 
@@ -106,17 +113,18 @@ class GPTReader:
     def __init__(self, model: GPT, dtype: torch.dtype) -> None:
         self.context, self.vocab_size = model.config.context, model.config.vocab_size
         self.device = model.embed.weight.device
-        self._model, self._dtype = model, dtype
+        self._model = model
+        self._attention_dtype = attention_dtype(self.device, dtype)
         self._cache: list[LayerCache] = []
 
     def restart(self, ids: Tensor, *, copies: int, room: int) -> Tensor:
         rows, length = ids.shape
-        once = self._model.new_cache(rows, room if copies == 1 else length, self._dtype)
+        once = self._model.new_cache(rows, room if copies == 1 else length, self._attention_dtype)
         logits = self._next_logits(ids, once)
         if copies == 1:
             self._cache = once
             return logits
-        self._cache = self._model.new_cache(rows * copies, room, self._dtype)
+        self._cache = self._model.new_cache(rows * copies, room, self._attention_dtype)
         for layer, copied in zip(once, self._cache, strict=True):
             keys, values = layer.keys_BGSK, layer.values_BGSK
             copied.append(keys.repeat_interleave(copies, 0), values.repeat_interleave(copies, 0))
@@ -127,7 +135,19 @@ class GPTReader:
 
     def _next_logits(self, ids: Tensor, cache: list[LayerCache]) -> Tensor:
         # The logits of a whole prompt would be larger than everything else together.
-        return self._model.head(self._model.hidden(ids, cache)[:, -1:])[:, 0]
+        with in_format(self.device, self._attention_dtype):
+            return self._model.head(self._model.hidden(ids, cache)[:, -1:])[:, 0]
+
+
+def attention_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """Return what attention computes in, and keeps its cache in, where matrices are multiplied in `dtype`."""
+    # On a CPU torch's attention of a single query takes several times as long in bfloat16 as in float32.
+    return dtype if device.type == "cuda" else torch.float32
+
+
+def in_format(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Return the context in which a model with float32 weights computes in a number format."""
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
 def kept_tokens(length: int, context: int) -> int:
@@ -161,7 +181,7 @@ def stream(
         seed: of the draws; None is another one every time.
         stop_id: the token that ends a row, which then repeats it; the iterator ends with the last row.
         samples: rows for each prompt, which stand together.
-        dtype: what matrices are multiplied in and the cache is kept in; the weights stay as they are.
+        dtype: what matrices are multiplied in, by copies of the weights; on a GPU the cache is in it, too.
 
     Raises:
         ConfigError: an option out of its range, or a prompt that is empty or has ids outside the vocabulary.
@@ -170,8 +190,8 @@ def stream(
     Source: Fan et al. (2018), https://arxiv.org/abs/1805.04833, sec. 5.1 for top-k; Holtzman et al. (2020),
     https://arxiv.org/abs/1904.09751, sec. 3.1 for top-p.
     """
-    reader = GPTReader(model, dtype) if isinstance(model, GPT) else model.reader()
     _check_options(max_tokens, temperature, top_k, top_p, samples)
+    reader = _reader(model, dtype, max_tokens)
     prompts = _check_prompts(ids, reader.vocab_size).to(reader.device)
     generator = torch.Generator(reader.device)
     if seed is None:
@@ -179,7 +199,13 @@ def stream(
     else:
         generator.manual_seed(seed)
     choose = partial(draw, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
-    return _columns(reader, prompts, choose, max_tokens, stop_id, samples, dtype)
+    return _columns(reader, prompts, choose, max_tokens, stop_id, samples)
+
+
+def _reader(model: GPT | Readable, dtype: torch.dtype, max_tokens: int) -> Reader:
+    pays = dtype != torch.float32 or max_tokens >= PACKED_FROM
+    ready = packed(model, dtype) if isinstance(model, nn.Module) and pays else model
+    return GPTReader(ready, dtype) if isinstance(ready, GPT) else ready.reader(dtype)
 
 
 def generate(
@@ -282,13 +308,10 @@ def _columns(
     max_tokens: int,
     stop_id: int | None,
     samples: int,
-    dtype: torch.dtype,
 ) -> Iterator[Int[Tensor, " rows"]]:
     context = reader.context
-    autocast = torch.autocast(reader.device.type, dtype, enabled=dtype != torch.float32)
     kept = kept_tokens(prompts.shape[1], context)
-    with autocast:
-        logits = reader.restart(prompts[:, -kept:], copies=samples, room=min(context, kept + max_tokens))
+    logits = reader.restart(prompts[:, -kept:], copies=samples, room=min(context, kept + max_tokens))
     if not bool(logits.isfinite().all()):
         raise CheckpointError(
             "the model's logits are not finite, as after a training that diverged; "
@@ -306,12 +329,11 @@ def _columns(
             return
         texts = torch.cat((texts, tokens[:, None]), 1)
         kept = kept_tokens(texts.shape[1], context)
-        with autocast:
-            if kept < texts.shape[1]:
-                texts = texts[:, -kept:]
-                logits = reader.restart(texts, copies=1, room=min(context, kept + left))
-            else:
-                logits = reader.read(tokens[:, None])
+        if kept < texts.shape[1]:
+            texts = texts[:, -kept:]
+            logits = reader.restart(texts, copies=1, room=min(context, kept + left))
+        else:
+            logits = reader.read(tokens[:, None])
 
 
 def _check_options(

@@ -1,9 +1,11 @@
+"""Packed weights: the same numbers as without, in the model's own tensors, wherever torch has the products."""
+
 import pytest
 import torch
 from torch import nn
 
 from gptlab.model.gpt import GPT, ModelConfig
-from gptlab.model.packed import PackedGPT, PackedLinear, packs
+from gptlab.model.packed import PackedLinear, packed
 
 SHAPE = {"n_layer": 2, "n_head": 4, "n_embd": 64, "context": 32, "vocab_size": 97}
 VARIANTS = [
@@ -22,47 +24,103 @@ def model(request):
     return model
 
 
-@pytest.fixture(autouse=True)
-def _only_where_it_can_be(model):
-    if not packs(model, torch.float32):
-        pytest.skip("this torch has no oneDNN to pack weights with")
+@pytest.fixture
+def ids():
+    return torch.randint(97, (3, 12), generator=torch.Generator().manual_seed(1))
 
 
-def read_in_two(model, ids, dtype):
-    cache = model.new_cache(len(ids), 20, dtype)
+@pytest.fixture
+def no_onednn(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+
+
+def read_in_parts(model, ids):
+    """Read with a cache: a prompt, one token, and the rest."""
+    cache = model.new_cache(len(ids), 20)
     parts = [model.head(model.hidden(part, cache)) for part in (ids[:, :7], ids[:, 7:8], ids[:, 8:])]
     return torch.cat(parts, 1)
 
 
+def products_of(model):
+    """The layers, each of which multiplies with a copy; a tied head is one of them."""
+    return [module for module in model.modules() if isinstance(module, nn.Linear)]
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="needs oneDNN")
 @torch.inference_mode()
-def test_it_is_the_same_model(model):
-    ids = torch.randint(97, (3, 12))
-    packed = PackedGPT(model, torch.float32)
-    expected = model(ids)
-    logits = read_in_two(packed, ids, torch.float32)
-    assert torch.allclose(logits, expected, atol=1e-4, rtol=1e-4)
-    assert torch.equal(logits.argmax(-1), expected.argmax(-1))
+def test_the_numbers_stay_the_same(model, ids):
+    twin, expected = packed(model), model(ids)
+    assert type(twin) is GPT
+    torch.testing.assert_close(twin(ids), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(read_in_parts(twin, ids), expected, atol=1e-4, rtol=1e-4)
+    assert torch.equal(twin(ids).argmax(-1), expected.argmax(-1))
 
 
 @torch.inference_mode()
-def test_half_as_many_bytes_are_near_it(model):
-    if not packs(model, torch.bfloat16):
-        pytest.skip("this processor has no bfloat16")
-    ids = torch.randint(97, (3, 12))
-    expected = model(ids)
-    logits = read_in_two(PackedGPT(model, torch.bfloat16), ids, torch.bfloat16)
-    assert logits.dtype == torch.bfloat16
-    assert (logits.float() - expected).abs().mean() < 0.05 * expected.std()
+def test_sixteen_bits_are_near_it(model, ids):
+    expected, twin = model(ids), packed(model, torch.bfloat16)
+    logits = read_in_parts(twin, ids)
+    assert logits.dtype == torch.float32
+    assert 0 < (logits - expected).abs().mean() < 0.05 * expected.std()
+    with torch.autocast("cpu", torch.bfloat16):
+        autocast = model(ids)
+    assert (logits - expected).norm() < 1.2 * (autocast - expected).norm()
 
 
-def test_the_model_stays_as_it_was(model):
+@torch.inference_mode()
+def test_without_onednn_only_the_cast_is_done_once(model, ids, no_onednn):
+    assert packed(model) is model
+    twin = packed(model, torch.bfloat16)
+    assert all(layer._weight.dtype == torch.bfloat16 for layer in products_of(twin))
+    assert 0 < (twin(ids) - model(ids)).norm() < 0.05 * model(ids).norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_product_is_one_with_a_copy(model, ids, dtype):
+    twin = packed(model, dtype)
+    layers = products_of(twin)
+    assert all(isinstance(layer, PackedLinear) for layer in layers)
+    assert len(layers) == len(products_of(model)) + (model.unembed is None)
+    expected = twin(ids).detach()
+    with torch.no_grad():
+        for layer in products_of(model):
+            layer.weight.zero_()  # which no copy sees
+        if model.unembed is not None:
+            assert torch.equal(twin(ids), expected)
+
+
+def test_the_tensors_are_the_models_own(model):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    PackedGPT(model, torch.float32)
-    assert not any(isinstance(module, PackedLinear) for module in model.modules())
+    random_state = torch.get_rng_state()
+    twin = packed(model, torch.bfloat16)
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert not any(isinstance(layer, PackedLinear) for layer in products_of(model))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    assert all(parameter.requires_grad for parameter in model.parameters())
+    storage = {tensor.data_ptr() for tensor in model.parameters()}
+    assert {tensor.data_ptr() for tensor in twin.parameters()} == storage
+    assert list(twin.blocks[0].attention._position) == [twin.position]
 
 
-def test_formats_that_cannot_be_packed_are_told(model):
-    assert not packs(model, torch.float64)
-    assert not packs(model.to("meta"), torch.float32)
+def test_what_is_packed_stays_so(model):
+    twin = packed(model, torch.bfloat16)
+    assert packed(twin, torch.bfloat16) is twin
+    again = packed(twin, torch.float16)
+    assert {layer.dtype for layer in products_of(again)} == {torch.float16}
+    assert packed(model.bfloat16()) is model
+
+
+def test_without_torchs_private_products_nothing_is_packed(model, monkeypatch):
+    monkeypatch.setattr(torch.ops, "mkldnn", object())
+    assert packed(model) is model
+
+
+def test_models_of_others():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        vocab_size=97, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4
+    )
+    model, ids = transformers.LlamaForCausalLM(config).eval(), torch.arange(20)[None]
+    twin = packed(model)
+    with torch.inference_mode():
+        torch.testing.assert_close(twin(ids).logits, model(ids).logits, atol=1e-5, rtol=1e-5)
+    assert isinstance(twin.lm_head, PackedLinear) == torch.backends.mkldnn.is_available()

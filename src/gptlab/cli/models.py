@@ -91,6 +91,7 @@ def sample(
     top_p: float | None = None,
     seed: int | None = None,
     samples: int = 1,
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto",
 ) -> dict[str, Any]:
     """Write text with a model.
 
@@ -103,11 +104,17 @@ def sample(
         top_p: draw from the likeliest tokens that together reach this probability; None is all.
         seed: of the draws; None is another one every time.
         samples: texts to write from the one prompt.
+        dtype: number format of the products; auto is a 16-bit one where the device has products of its own for
+            it, else float32, in which texts are the same everywhere.
     """
+    import torch
+
     from gptlab.sample import kept_tokens, prompt_ids, sample_text, stream_text
     from gptlab.saved import load
+    from gptlab.train.device import choose_device, choose_dtype
 
     network, tokenizer = load(model)
+    number_format = choose_dtype(dtype, choose_device("auto"))
     given = len(prompt_ids(tokenizer, prompt))
     read = kept_tokens(given, network.context)
     if read < given:
@@ -121,6 +128,7 @@ def sample(
         "top_k": top_k,
         "top_p": top_p,
         "seed": seed,
+        "dtype": getattr(torch, number_format),
     }
     if samples == 1:
         pieces = stream_text(network, tokenizer, prompt, **options)
@@ -135,7 +143,7 @@ def sample(
         texts = sample_text(network, tokenizer, prompt, samples=samples, **options)
         for number, text in enumerate(texts, 1):
             print(f"--- {number}\n{prompt}{text}")
-    return {"prompt": prompt, "texts": texts}
+    return {"prompt": prompt, "texts": texts, "dtype": number_format}
 
 
 def export(

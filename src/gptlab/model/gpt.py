@@ -266,7 +266,8 @@ class GPT(nn.Module):
 
     def head(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T V"]:
         """Turn hidden states into logits, in nats."""
-        return soft_cap(F.linear(x_BTD, self.head_weight_VD), self.config.logit_soft_cap)
+        logits_BTV = F.linear(x_BTD, self.embed.weight) if self.unembed is None else self.unembed(x_BTD)
+        return soft_cap(logits_BTV, self.config.logit_soft_cap)
 
     @property
     def head_weight_VD(self) -> Tensor:

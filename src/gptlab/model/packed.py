@@ -1,60 +1,82 @@
-"""A copy of a model for reading one token at a time on a CPU, with its weights packed.
+"""A copy of a model that multiplies faster, for those who only read with it.
 
-A step of generation multiplies every matrix by a handful of rows, so that its time is the time to read the
-weights from memory. oneDNN reads them faster in an order of its own, into which they are put once.
+Its matrices are cast once and not at every product, and on a CPU they lie in the order in which oneDNN's kernels
+read them. That is worth most where few rows are multiplied, as in writing one token after the other: the time
+is then that of reading the matrices. torch's own compiler packs them too when it freezes a model.
 Axes: O outputs, I inputs.
 """
 
 import copy
+from typing import TypeVar, cast
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .gpt import GPT, soft_cap
+from .gpt import GPT
+
+M = TypeVar("M", bound=nn.Module)
 
 
-class PackedLinear(nn.Module):
-    """A linear layer whose matrix lies as oneDNN's kernels read it; it cannot be trained."""
+class PackedLinear(nn.Linear):
+    """A linear layer that multiplies in a number format of its own, by a copy of its matrix.
 
-    def __init__(self, weight_OI: Float[Tensor, "O I"], bias_O: Float[Tensor, " O"] | None) -> None:
-        super().__init__()
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight_OI.detach().contiguous())
-        self._bias = bias_O.detach() if bias_O is not None else None
-
-    def forward(self, x: Float[Tensor, "*lead I"]) -> Float[Tensor, "*lead O"]:
-        return torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
-
-
-class PackedGPT:
-    """What generation needs of a GPT: `hidden`, `head` and `new_cache`, in one number format.
-
-    Args:
-        model: on a CPU; it stays as it is, and later changes to it are not seen.
-        dtype: of the copy's weights and products.
+    What goes in and comes out keeps the format that it has, and the parameters are those it was made of.
     """
 
-    def __init__(self, model: GPT, dtype: torch.dtype) -> None:
-        self.config = model.config
-        with torch.inference_mode():
-            self._model = copy.deepcopy(model).to(dtype).eval()
-            self._head = PackedLinear(self._model.head_weight_VD, None)
-            for module in list(self._model.modules()):
-                for name, child in module.named_children():
-                    if isinstance(child, nn.Linear):
-                        setattr(module, name, PackedLinear(child.weight, child.bias))
-        self.hidden = self._model.hidden
-        self.new_cache = self._model.new_cache
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None, dtype: torch.dtype) -> None:
+        outputs, inputs = weight_OI.shape
+        super().__init__(inputs, outputs, bias=bias_O is not None, device="meta")
+        self.weight, self.bias = cast(nn.Parameter, weight_OI), cast(nn.Parameter, bias_O)
+        self.dtype = dtype
+        self._weight = weight_OI.detach().to(dtype)
+        self._bias = bias_O.detach().to(dtype) if bias_O is not None else None
+        self._packs = _packs(weight_OI.device, dtype)
+        if self._packs:
+            self._weight = torch.ops.mkldnn._reorder_linear_weight(self._weight.contiguous())
 
-    def head(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T V"]:
-        """Turn hidden states into logits, in nats."""
-        return soft_cap(self._head(x_BTD), self.config.logit_soft_cap)
+    def forward(self, input: Float[Tensor, "*lead I"]) -> Float[Tensor, "*lead O"]:  # noqa: A002 (as nn.Linear calls it)
+        x = input.to(self.dtype)
+        if self._packs:
+            y = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
+        else:
+            y = F.linear(x, self._weight, self._bias)
+        return y.to(input.dtype)
 
 
-def packs(model: GPT, dtype: torch.dtype) -> bool:
-    """Say whether this torch can pack the model's weights."""
-    on_cpu = model.embed.weight.device.type == "cpu"
-    formats = {torch.float32: True, torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported}
-    known = on_cpu and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    supported = formats.get(dtype, False)
-    return bool(known and (supported() if callable(supported) else supported))
+def packed(model: M, dtype: torch.dtype = torch.float32) -> M:
+    """Return a copy of a float32 model that multiplies in a number format, or the model where none is faster.
+
+    The copy has the model's own parameters, and its matrices once more. It does not see later changes of the
+    matrices, and cannot be trained.
+    """
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and _gains(layer, dtype)]
+    if not layers:
+        return model
+    memo: dict[int, object] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    memo |= {id(layer): PackedLinear(layer.weight, layer.bias, dtype) for layer in layers}
+    twin = copy.deepcopy(model, memo)
+    if isinstance(twin, GPT) and twin.unembed is None:
+        # A tied head is a layer of its own here.
+        twin.unembed = PackedLinear(twin.head_weight_VD, None, dtype)
+    return twin
+
+
+def _gains(layer: nn.Linear, dtype: torch.dtype) -> bool:
+    if isinstance(layer, PackedLinear):
+        return layer.dtype != dtype
+    if type(layer) is not nn.Linear or layer.weight.dtype != torch.float32:
+        return False
+    return dtype != torch.float32 or _packs(layer.weight.device, dtype)
+
+
+def _packs(device: torch.device, dtype: torch.dtype) -> bool:
+    """Say whether this torch, on this processor, has products with packed matrices; they are not public."""
+    mkldnn = torch.ops.mkldnn
+    names = ("_reorder_linear_weight", "_linear_pointwise", "_is_mkldnn_bf16_supported")
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    if not all(hasattr(mkldnn, name) for name in names):
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and mkldnn._is_mkldnn_bf16_supported())

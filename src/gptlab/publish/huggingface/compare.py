@@ -103,7 +103,7 @@ def _compare_greedy(model: GPT, theirs: Any, ids: Tensor) -> None:
     count = min(GREEDY_TOKENS, context - prompt.shape[1])
     if count < 1:
         return
-    ours = generate(model, prompt, max_tokens=count, temperature=0)
+    ours = generate(model, prompt, max_tokens=count, temperature=0, dtype=torch.float32)
     with quiet_transformers():
         written = theirs.generate(
             prompt,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gptlab.data.tokenizer import Tokenizer, load_tokenizer
 from gptlab.errors import CheckpointError, DataError
-from gptlab.sample import SampleOptions, generate
+from gptlab.sample import SampleOptions, attention_dtype, generate, in_format
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 WEIGHTS_INDEX = "model.safetensors.index.json"  # of weights in several files
@@ -42,9 +42,9 @@ class HuggingFaceModel(nn.Module):
         """Return the logits of the token that follows each prefix."""
         return self.model(input_ids=ids, use_cache=False).logits
 
-    def reader(self) -> "CacheReader":
-        """Return a reader that has read nothing."""
-        return CacheReader(self)
+    def reader(self, dtype: torch.dtype) -> "CacheReader":
+        """Return a reader that has read nothing, and multiplies in a number format."""
+        return CacheReader(self, dtype)
 
     def generate(
         self, ids: Tensor | Sequence[int], **options: Unpack[SampleOptions]
@@ -56,10 +56,10 @@ class HuggingFaceModel(nn.Module):
 class CacheReader:
     """A model of transformers and the cache that it makes itself."""
 
-    def __init__(self, model: HuggingFaceModel) -> None:
+    def __init__(self, model: HuggingFaceModel, dtype: torch.dtype) -> None:
         self.context, self.vocab_size = model.context, model.vocab_size
         self.device: torch.device = model.model.device
-        self._model = model.model
+        self._model, self._attention_dtype = model.model, attention_dtype(self.device, dtype)
         self._cache: Any = None
         # Most classes can spare the head all positions but the last.
         keeps = "logits_to_keep" in inspect.signature(model.model.forward).parameters
@@ -73,7 +73,10 @@ class CacheReader:
         return logits.repeat_interleave(copies, 0)
 
     def read(self, ids: Tensor) -> Tensor:
-        output = self._model(input_ids=ids, past_key_values=self._cache, use_cache=True, **self._last_only)
+        with in_format(self.device, self._attention_dtype):
+            output = self._model(
+                input_ids=ids, past_key_values=self._cache, use_cache=True, **self._last_only
+            )
         self._cache = output.past_key_values
         return output.logits[:, -1]
 

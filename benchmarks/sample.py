@@ -1,0 +1,160 @@
+"""Greedy text with a key/value cache: gptlab against transformers' `generate` of the export, interleaved.
+
+    python benchmarks/sample.py --rounds 7 --json benchmarks/results/sample.json
+
+Both sides: the same weights (GPT-2 124M's shape, drawn at random, or --model), the same random prompts, exactly
+--tokens new tokens a row, in float32 and in bfloat16. Each side holds its weights ready in both formats, as after
+loading; how long gptlab takes to pack them is told. A round is a text of every side in every format, one after
+the other; each side counts with the format whose median is less. In float32 the tokens have to be the same.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from gptlab.data.tokenizer import load_tokenizer
+from gptlab.model.gpt import SIZES, ModelConfig
+from gptlab.model.packed import packed
+from gptlab.publish.huggingface import export
+from gptlab.publish.huggingface.foreign import quiet_transformers
+from gptlab.sample import GeneratingGPT
+from gptlab.saved import load
+from gptlab.train.device import choose_device, describe
+
+FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+Write = Callable[[Tensor, int], Tensor]  # (prompts, new tokens) -> both, a row a prompt
+
+
+def gptlab_side(network: GeneratingGPT, dtype: torch.dtype) -> Write:
+    """Build what `gptlab sample --temperature 0` does."""
+    ready = packed(network, dtype)
+    return lambda prompts, tokens: ready.generate(prompts, max_tokens=tokens, temperature=0, dtype=dtype)
+
+
+def transformers_side(folder: Path, dtype: torch.dtype) -> Write:
+    """Build what their users call."""
+    with quiet_transformers():
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval().to(choose_device("auto"))
+
+    def write(prompts: Tensor, tokens: int) -> Tensor:
+        return model.generate(
+            prompts,
+            attention_mask=torch.ones_like(prompts),
+            max_length=prompts.shape[1] + tokens,
+            do_sample=False,
+            eos_token_id=None,
+        )
+
+    return write
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", type=Path, help="a run or a checkpoint; none is random weights")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8], help="rows written at once")
+    parser.add_argument("--prompt-tokens", type=int, default=32)
+    parser.add_argument("--tokens", type=int, default=128, help="new tokens of each row")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+
+    device = choose_device("auto")
+    if arguments.model is not None:
+        network, tokenizer = load(arguments.model)
+    else:
+        torch.manual_seed(0)
+        network = GeneratingGPT(ModelConfig(**SIZES["gpt2-124m"])).to(device).eval()
+        tokenizer = load_tokenizer("gpt2")
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False
+    )
+    result = {
+        "what": "greedy text with a key/value cache",
+        "model": str(arguments.model or "GPT-2 124M's shape, random weights"),
+        "tokens": arguments.tokens,
+        "prompt_tokens": arguments.prompt_tokens,
+        "commit": commit.stdout.strip(),
+        "transformers": version("transformers"),
+        **describe(device),
+        "packing_s": {name: _seconds(packed, network, dtype)[0] for name, dtype in FORMATS.items()},
+        "batches": {},
+    }
+    del result["host"]
+    with tempfile.TemporaryDirectory() as place:
+        export(network, tokenizer, Path(place) / "export", verify=False)
+        sides = {
+            "gptlab": {name: gptlab_side(network, dtype) for name, dtype in FORMATS.items()},
+            "transformers": {
+                name: transformers_side(Path(place) / "export", dtype) for name, dtype in FORMATS.items()
+            },
+        }
+    for rows in arguments.batch:
+        prompts = torch.randint(network.config.vocab_size, (rows, arguments.prompt_tokens), device=device)
+        result["batches"][rows] = found = _race(sides, prompts, arguments.tokens, arguments.rounds)
+        shown = ("tokens_per_s", "best", "speedup", "float32_tokens_that_differ")
+        print(f"batch {rows}: " + json.dumps({key: found[key] for key in shown}, indent=1), flush=True)
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _race(sides: dict[str, dict[str, Write]], prompts: Tensor, tokens: int, rounds: int) -> dict[str, Any]:
+    seconds: dict[str, dict[str, list[float]]] = {side: {name: [] for name in FORMATS} for side in sides}
+    written: dict[tuple[str, str], Tensor] = {}
+    for _, _, write in _each(sides):
+        write(prompts, min(tokens, 8))  # what is set up at the first call
+    for number in range(rounds):
+        for side, name, write in _each(sides):
+            spent, written[side, name] = _seconds(write, prompts, tokens)
+            seconds[side][name].append(spent)
+        print(
+            f"round {number + 1}: "
+            + "  ".join(f"{side} {name} {seconds[side][name][-1]:.2f} s" for side, name, _ in _each(sides)),
+            flush=True,
+        )
+    medians = {side: {name: statistics.median(s) for name, s in of.items()} for side, of in seconds.items()}
+    best = {side: min(of, key=lambda name, of=of: of[name]) for side, of in medians.items()}
+    pairs = zip(*(seconds[side][best[side]] for side in ("gptlab", "transformers")), strict=True)
+    ratios = [theirs / ours for ours, theirs in pairs]
+    differ = written["gptlab", "float32"] != written["transformers", "float32"]
+    return {
+        "seconds": seconds,
+        "tokens_per_s": {
+            side: {name: round(len(prompts) * tokens / s, 1) for name, s in of.items()}
+            for side, of in medians.items()
+        },
+        "best": best,
+        "speedup": {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)},
+        "float32_tokens_that_differ": int(differ.sum()),
+    }
+
+
+def _each(sides: dict[str, dict[str, Write]]) -> Iterator[tuple[str, str, Write]]:
+    for name in FORMATS:
+        for side, writes in sides.items():
+            yield side, name, writes[name]
+
+
+def _seconds(function: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
+    began = time.perf_counter()
+    answer = function(*arguments)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - began, answer
+
+
+if __name__ == "__main__":
+    main()
