@@ -1,0 +1,148 @@
+"""What a save, the guard and the metrics cost the training loop: GPT-2 124M with its optimizer, 1.5 GB a checkpoint.
+
+    python benchmarks/save.py --rounds 5 --json benchmarks/results/save_cpu.json
+
+A round is so many steps without a save, then as many of which the first begins with one; what the second half takes
+longer is the cost of the save: the copy, for which the loop waits, and what the steps lose to the writing beside
+them. Guard and metrics are timed over a thousand rows and compared with a step.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from gptlab.model.gpt import GPT, SIZES, ModelConfig
+from gptlab.train.device import World, autocast, choose_device, describe
+from gptlab.train.guard import WINDOW, Guard, GuardConfig
+from gptlab.train.metrics import MetricsLog
+from gptlab.train.optim import AdamWConfig, build_optimizer, optimizer_state
+from gptlab.train.record import Record
+from gptlab.train.saver import Saver
+from gptlab.train.step import Gradient, Objective
+
+CONTEXT, ROWS = 1024, 1000
+
+
+def bookkeeping_s(folder: Path, device: torch.device) -> float:
+    """Return how long the guard and the metrics of a step take."""
+    guard = Guard(GuardConfig())
+    for step in range(WINDOW):
+        guard.judge(Gradient(3.0 + 0.01 * (step % 7), 1.0), step=step, sample=step)
+    with MetricsLog(folder / "metrics.jsonl") as log:
+        record = Record(
+            log,
+            World(0, 1, device),
+            steps=ROWS,
+            step=0,
+            batch_tokens=524_288,
+            flops_per_token=8.6e8,
+            peak_flops=None,
+        )
+        began = time.perf_counter()
+        for step in range(ROWS):
+            gradient = Gradient(3.0 + 0.01 * (step % 5), 1.0)
+            guard.judge(gradient, step=step, sample=step)
+            record.step(step, step, gradient, lr=1e-4, step_s=1.0)
+        return (time.perf_counter() - began) / ROWS
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--steps", type=int, default=3, help="of each half of a round; a save must fit into them"
+    )
+    parser.add_argument("--sequences", type=int, default=4)
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--folder", type=Path, help="where to save; None is a temporary folder")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+
+    device = choose_device(arguments.device)
+    torch.manual_seed(0)
+    rows = torch.randint(50257, (arguments.sequences, CONTEXT + 1), device=device)
+    ids, targets = rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+    model = GPT(ModelConfig(**SIZES["gpt2-124m"])).to(device)
+    objective, optimizer = Objective(model), build_optimizer(model, AdamWConfig())
+
+    def steps(number: int) -> float:
+        began = time.perf_counter()
+        for _ in range(number):
+            with autocast(arguments.dtype, device):
+                loss = objective(ids, targets) / targets.numel()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            loss.item()
+        return time.perf_counter() - began
+
+    steps(2)
+    figures: dict[str, list[float]] = {name: [] for name in ("plain_s", "saving_s", "copy_s", "cost_s")}
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        saver = Saver(Path(folder), keep=1, keep_every=None, files={})
+        with saver:
+            for number in range(arguments.rounds + 1):
+                plain = steps(arguments.steps)
+                os.sync()  # what the round before left to write is not this one's
+                began = time.perf_counter()
+                saver.start(
+                    {"step": number + 1},
+                    model=model.state_dict(),
+                    optimizer=optimizer_state(optimizer, model),
+                )
+                copied = time.perf_counter() - began
+                saving = copied + steps(arguments.steps)
+                saver.wait()
+                if failure := saver.failure():
+                    raise SystemExit(f"the save failed: {failure}")
+                for values, value in zip(
+                    figures.values(), (plain, saving, copied, saving - plain), strict=True
+                ):
+                    values.append(value)
+                print(
+                    f"round {number}: {plain:.2f} s, with a save {saving:.2f} s, of which copying {copied:.2f} s",
+                    flush=True,
+                )
+        written = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
+        bookkeeping = bookkeeping_s(Path(folder), device)
+    first = {name: values.pop(0) for name, values in figures.items()}  # which makes the buffers
+    step_s = statistics.median(figures["plain_s"]) / arguments.steps
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False
+    )
+    result = {
+        "what": "cost of a save of GPT-2 124M and AdamW's state; guard and metrics of a step",
+        "tokens": ids.numel(),
+        "dtype": arguments.dtype,
+        "commit": commit.stdout.strip(),
+        **describe(device),
+        "bytes": written,
+        "steps": arguments.steps,
+        "first": first,
+        "rounds": figures,
+        "median": {name: statistics.median(values) for name, values in figures.items()},
+        "cost_s": {"least": min(figures["cost_s"]), "most": max(figures["cost_s"])},
+        "slowest_save_s": saver.seconds,
+        "bookkeeping_s": bookkeeping,
+        "bookkeeping_of_a_step": bookkeeping / step_s,
+    }
+    del result["host"]
+    told = ("bytes", "first", "median", "cost_s", "slowest_save_s", "bookkeeping_s", "bookkeeping_of_a_step")
+    print(json.dumps({key: result[key] for key in told}, indent=1))
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
