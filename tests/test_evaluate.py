@@ -1,6 +1,8 @@
 """`gptlab eval` and `gptlab lm-eval` on a run and on its export."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,36 @@ def test_published_lines_stand_beside_their_own_protocol_only(run, hellaswag, ca
     assert "acc_norm 31.14 %" in said
     assert "29.55" not in said
     assert "GPT-3" not in said
+
+
+MEASURED = """
+import sys
+from pathlib import Path
+from gptlab.cli import main
+code = main(sys.argv[1:])
+[peak] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+print(peak.split()[1], file=sys.stderr)  # kB; getrusage would tell the parent's where that is larger
+sys.exit(code)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_does_not_grow_with_the_items(run, tmp_path):
+    peaks = []
+    for n in (300, 6000):
+        lines = [
+            ITEM | {"ctx_a": f"A cook {i} " + "opens the oven " * 20, "endings": list("abcd"), "label": i % 4}
+            for i in range(n)
+        ]
+        file = tmp_path / f"{n}.jsonl"
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        words = ["eval", str(run), "--task", "hellaswag", "--data", str(file)]
+        done = subprocess.run([sys.executable, "-c", MEASURED, *words], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert f"{n} items" in done.stdout
+        peaks.append(1024 * int(done.stderr.splitlines()[-1]))
+    kept = 4000  # bytes of an item: the numbers that it has come to
+    assert peaks[1] - peaks[0] < 5700 * kept
 
 
 def test_shots_and_where_they_come_from(run, hellaswag, capsys):

@@ -12,6 +12,13 @@ def test_pairs_that_stand_together_share_a_row():
     assert [row.pairs for row in tree.rows(PAIRS, branching=False)] == [[0], [1], [2], [3]]
 
 
+def test_a_row_of_many_endings_is_bounded_but_a_single_ending_is_not():
+    many = [([1, 2, 3], [4] * 100)] * 20 + [([1, 2, 3], [5] * 2000)] * 2
+    laid = tree.rows(many, branching=True)
+    assert [len(row.endings) for row in laid] == [5, 5, 5, 5, 1, 1]
+    assert [pair for row in laid for pair in row.pairs] == list(range(22))
+
+
 def test_a_batch_by_hand():
     batch = tree.batch(tree.rows(PAIRS, branching=True))
     assert batch.ids_BT.tolist() == [[1, 2, 3, 4, 5, 8], [2, 3, 0, 0, 0, 0]]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gptlab.eval.item import Pair
 
+ROW_TOKENS = 512  # of the endings of a row at most, but for a single one: attention takes memory by their square
 PADDING = -1
 CONTEXT = 0  # and an ending's number from 1 on
 
@@ -72,7 +73,8 @@ def rows(pairs: Sequence[Pair], *, branching: bool) -> list[Row]:
     """Lay pairs into rows; those that stand together and have one context share a row, if rows may branch."""
     laid: list[Row] = []
     for number, (context, ending) in enumerate(pairs):
-        if not branching or not laid or laid[-1].context != context:
+        shared = branching and laid and laid[-1].context == context
+        if not shared or len(context) + ROW_TOKENS < laid[-1].length + len(ending):
             laid.append(Row(context))
         laid[-1].endings.append(ending)
         laid[-1].pairs.append(number)
