@@ -16,7 +16,8 @@ from torch import Tensor
 
 from gptlab.eval.item import Pair
 
-ROW_TOKENS = 512  # of the endings of a row at most, but for a single one: attention takes memory by their square
+# Of the endings of a row, but for a single one: attention takes memory by the square of a row.
+ROW_TOKENS = 512
 PADDING = -1
 CONTEXT = 0  # and an ending's number from 1 on
 
