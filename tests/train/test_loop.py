@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -189,6 +190,50 @@ def test_no_time_means_interrupted_and_then_continued(train, tmp_path):
     assert train(out, max_hours=0)["status"] == "interrupted"
     assert any(row["event"] == "signal" for row in rows(out, "event"))
     assert train(out)["status"] == "finished"
+
+
+def test_a_signal_is_noticed_within_a_micro_step(train, tmp_path, monkeypatch):
+    backward, calls = Updater._backward, []
+
+    def counted(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == 8 + 3:  # the third of eight in the second step
+            signal.raise_signal(signal.SIGUSR1)
+        return backward(*arguments, **options)
+
+    monkeypatch.setattr(Updater, "_backward", counted)
+    assert train(tmp_path / "run", {"train": {"micro_batch": 1}})["status"] == "interrupted"
+    assert len(calls) == 8 + 3
+    assert checkpoint.pointed(tmp_path / "run" / "latest") == checkpoint.folder_of(tmp_path / "run", 1)
+    [event] = [row for row in rows(tmp_path / "run", "event") if row["event"] == "signal"]
+    assert (event["step"], event["reason"]) == (1, "SIGUSR1")
+
+
+def test_a_line_that_was_being_written_is_written_again(train, tmp_path):
+    flags = {"train": {"save_every_steps": 5, "keep": 9}}
+    train(tmp_path / "whole", flags)
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    for later in (8, 10, 12):
+        shutil.rmtree(checkpoint.folder_of(tmp_path / "cut", later))
+    metrics = tmp_path / "cut" / "metrics.jsonl"
+    text = metrics.read_text()
+    metrics.write_text(text[: text.index('"step": 8,') + 20])
+    train(tmp_path / "cut", flags)
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    assert rows(tmp_path / "cut", "val") == rows(tmp_path / "whole", "val")
+    written = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [row["step"] for row in written if row["kind"] == "step"] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+        7,
+        6,
+        7,
+        *range(8, 13),
+    ]
 
 
 def test_a_launcher_does_not_start_again_what_was_asked_to_stop(train, tmp_path, monkeypatch):
