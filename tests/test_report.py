@@ -246,6 +246,12 @@ def test_facts(tmp_path):
     assert (told["steps"], told["planned_steps"], told["tokens"]) == (40, 40, 40 * BATCH)
     assert (told["best_loss"], told["best_step"], told["bits_per_byte"]) == (2.5, 15, 2.5 / 3)
     assert told["hours"] == pytest.approx(40 * BATCH / 1e6 / 3600)
+    write_run(tmp_path / "annealed", [row for row in curve() if row["step"] > 20])
+    [annealed] = read_runs([tmp_path / "annealed"])
+    assert facts(annealed, first)["hours"] == pytest.approx(20 * BATCH / 1e6 / 3600)
+    write_run(tmp_path / "of hours", [*curve(), {"kind": "event", "event": "plan", "step": 23, "steps": 70}])
+    [of_hours] = read_runs([tmp_path / "of hours"])
+    assert facts(of_hours, first)["planned_steps"] == 70
     assert [(row["step"], row["acc_norm"]) for row in told["scores"]] == [(40, 0.6)]
     assert told["differences"] == {"model.position": ["learned", "rope"], "train.batch_tokens": [4096, 8192]}
     assert facts(first, first)["differences"] == {}

@@ -76,7 +76,7 @@ def facts(run: Run, first: Run) -> Row:
         "folder": str(run.folder),
         "parameters": environment.get("parameters"),
         "steps": last["step"],
-        "planned_steps": run.config.get("train.steps"),
+        "planned_steps": run.planned_steps,
         "tokens": last["tokens"],
         "best_loss": best.get("loss"),
         "best_step": best.get("step"),

@@ -37,6 +37,12 @@ class Run:
     environment: Row
     metrics: Metrics
 
+    @property
+    def planned_steps(self) -> int | None:
+        """The step at which the run ends: that of its newest plan, or of its recipe."""
+        plans = [row["steps"] for row in self.metrics["event"] if row.get("event") == "plan"]
+        return plans[-1] if plans else self.config.get("train.steps")
+
 
 def run_of(model: Path) -> Path | None:
     """Return the run folder that a model is, or whose checkpoint it is; None where it comes from elsewhere."""
@@ -117,7 +123,11 @@ def training_hours(steps: Sequence[Row]) -> float | None:
     """Return the hours of these steps alone, without evaluations; None where their speed is not known."""
     # Not the sum of step_s: a row may stand for several steps.
     tokens, rate = columns(steps, "tokens", "tokens_per_s")
-    return float((np.diff(tokens, prepend=0.0) / rate).sum() / 3600) if len(rate) and rate.all() else None
+    if not len(rate) or not rate.all():
+        return None
+    # A run that anneals another begins with that one's tokens.
+    before = max(0.0, 2 * tokens[0] - tokens[1]) if len(tokens) > 1 else 0.0
+    return float((np.diff(tokens, prepend=before) / rate).sum() / 3600)
 
 
 def columns(rows: Iterable[Row], *names: str) -> list[Floats]:

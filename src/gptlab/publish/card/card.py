@@ -198,7 +198,7 @@ def _training(at: Origin, *, pictured: bool) -> str:
 def _progress(at: Origin) -> Rows:
     said = at.run.environment if at.run is not None else {}
     config = at.run.config if at.run is not None else {}
-    planned = config.get("train.steps")
+    planned = at.run.planned_steps if at.run is not None else None
     yield "steps", f"{at.step:,}" + (f" of {planned:,}" if planned else "")
     yield "tokens", f"{at.state['tokens']:,}"
     for name, (key, form) in RECIPE.items():
