@@ -9,9 +9,20 @@ GptlabError            what the command line catches: one line, exit code 1, no 
 └── ExportError        a model that the asked format cannot hold
 """
 
+MAX_CHARACTERS = 1_500  # of a message; the longest of our own has about a third of that
+
 
 class GptlabError(Exception):
-    """Anything outside gptlab that it cannot work with; the message is for the person who can mend it."""
+    """Anything outside gptlab that it cannot work with; the message is for the person who can mend it.
+
+    What it quotes may come from a damaged file: it is printed on one line, and of a very long one both ends.
+    """
+
+    def __str__(self) -> str:
+        line = " ".join(part.strip() for part in super().__str__().splitlines())
+        if len(line) > MAX_CHARACTERS:
+            line = f"{line[: MAX_CHARACTERS // 2]} ... {line[-MAX_CHARACTERS // 2 :]}"
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 class ConfigError(GptlabError):

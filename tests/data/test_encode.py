@@ -101,6 +101,19 @@ def test_only_what_is_wanted_is_fetched(remote, tmp_path):
     assert OPENED == ["file0", "file1"]
 
 
+def test_what_is_damaged_of_an_earlier_run_is_made_anew(remote, tmp_path, monkeypatch):
+    run(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare_module, "deal", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(tmp_path / "out")
+    partial = tmp_path / "out" / ".partial"
+    for record in (partial / "source.json", *partial.glob("*.jobs.json")):
+        record.write_text('[["../x", 1]]')
+    run(tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
 def test_nothing_is_fetched_where_an_earlier_run_got_far_enough(remote, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(prepare_module, "deal", lambda *_: 1 / 0)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gptlab.data.files import Piece
-from gptlab.data.jobs import cut_jobs, document_hash, run_jobs
+from gptlab.data.jobs import cut_jobs, document_hash, recorded, run_jobs
 from gptlab.data.tokenizer import Tokenizer, load_tokenizer
 from gptlab.errors import DataError
 
@@ -125,3 +125,26 @@ def test_document_hashes_are_even():
     for fraction in (0.01, 0.1, 0.5):
         share = np.count_nonzero(hashes < np.uint64(fraction * 2**64)) / hashes.size
         assert abs(share - fraction) < 4 * np.sqrt(fraction * (1 - fraction) / hashes.size)
+
+
+def test_a_jobs_damaged_files_are_named(tokenizer: Tokenizer, tmp_path: Path):
+    [job] = cut_jobs(words("to be"), tokenizer, None)
+    job.encode(tokenizer, tmp_path)
+    [documents], [tokens] = tmp_path.glob("*.npy"), tmp_path.glob("*.tokens")
+    whole = documents.read_bytes()
+    for broken in (b"", whole[:20], whole[:-8], whole.replace(b"<u8", b"<f8"), whole[:-1] + b"\xff"):
+        documents.write_bytes(broken)
+        with pytest.raises(DataError, match=f"{documents.name}: it is damaged; delete it and its neighbour"):
+            job.documents(tmp_path)
+    documents.write_bytes(whole)
+    assert job.checked_tokens(tmp_path, tokenizer.vocab_size).size == 6
+    tokens.write_bytes(b"\xff\xff" + tokens.read_bytes()[2:])
+    with pytest.raises(DataError, match="token 65535 at position 0 is outside the vocabulary of 257"):
+        job.checked_tokens(tmp_path, tokenizer.vocab_size)
+
+
+@pytest.mark.parametrize("raw", [None, {}, [["a"]], [["a", "1"]], [["../a", 1]], [["", 1]], [[1, 1]]])
+def test_what_is_no_list_of_jobs_is_refused(raw: object):
+    assert [(job.key, job.bytes) for job in recorded([["ab12", 7]])] == [("ab12", 7)]
+    with pytest.raises(ValueError, match=r"."):
+        recorded(raw)

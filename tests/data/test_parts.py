@@ -118,10 +118,27 @@ def test_parts_that_do_not_belong_together_are_refused(source, tmp_path):
 def test_a_damaged_record_is_named(source, tmp_path):
     make(source, tmp_path, 1)
     [record] = (tmp_path / ".partial").glob("part-*.json")
-    for text in ("", "[]", "{}", '{"part": [4, 3]}'):
+    whole = json.loads(record.read_text())
+    settings = whole["settings"]
+    for change in (
+        {"part": [4, 3]},
+        {"part": [True, 3]},
+        {"jobs": [["../x", 1]]},
+        {"bytes": -1},
+        {"settings": {**settings, "shard_tokens": 0}},
+        {"settings": {**settings, "workers": 9}},
+        {"tokenizer": {**whole["tokenizer"], "name": "../x"}},
+    ):
+        record.write_text(json.dumps(whole | change))
+        with pytest.raises(DataError, match=r"part-00001-of-00003.json: is not a part's record"):
+            merge(tmp_path)
+    for text in ("", "[]", "{}", "[" * 100_000):
         record.write_text(text)
         with pytest.raises(DataError, match=r"part-00001-of-00003.json: is not a part's record"):
             merge(tmp_path)
+    record.write_text(json.dumps(whole | {"part": [2, 10**12]}))
+    with pytest.raises(DataError, match=r"part 1/1000000000000, 3/1000000000000, "):
+        merge(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "1", "0/3", "4/3", "a/b", "1/3/5", "-1/3"])

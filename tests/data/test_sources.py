@@ -238,6 +238,14 @@ def test_a_file_that_cannot_be_read_is_named(name: str, content: bytes, complain
         list(documents(path))
 
 
+def test_a_line_without_an_end_is_not_read_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("gptlab.data.files.LINE_BYTES", 1000)
+    for name, pack in (("a.jsonl", bytes), ("a.jsonl.gz", gzip.compress), ("a.jsonl.zst", zstd)):
+        (tmp_path / name).write_bytes(pack(jsonl(KEPT) + b" " * 5000))
+        with pytest.raises(DataError, match=rf"{name}, line \d+: is longer than 1,000 bytes; cut it"):
+            list(documents(tmp_path / name))
+
+
 def test_a_damaged_row_group_is_named(tmp_path: Path):
     path = parquet(tmp_path / "a.parquet", KEPT * 100)
     whole = bytearray(path.read_bytes())

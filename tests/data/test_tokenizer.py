@@ -1,4 +1,5 @@
 import hashlib
+import json
 import pickle
 import sys
 from pathlib import Path
@@ -171,6 +172,47 @@ def test_a_lossy_tokenizer_is_refused(spoil, trained_text: str):
     spoil(bpe)
     with pytest.raises(DataError, match="decoding does not give the text back"):
         BPEFile(bpe.to_str())
+
+
+def _without(letters: str, trained_text: str) -> str:
+    """Take the tokens of some letters out of a vocabulary, and number the others without gaps."""
+    raw = json.loads(trained_text)
+    kept = [token for token in raw["model"]["vocab"] if not set(token) & set(letters)]
+    raw["model"]["vocab"] = {token: id_ for id_, token in enumerate(kept)}
+    raw["model"]["merges"] = [pair for pair in raw["model"]["merges"] if "".join(pair) in kept]
+    raw["added_tokens"][0]["id"] = kept.index("<|endoftext|>")
+    return json.dumps(raw)
+
+
+def test_one_that_lacks_a_letter_is_refused(trained_text: str):
+    with pytest.raises(DataError, match="decoding does not give the text back"):
+        BPEFile(_without("q", trained_text))
+
+
+def test_one_that_lacks_bytes_which_hardly_any_text_has_is_not(trained_text: str):
+    # As SmolLM's lacks 0xF1 (U+00F1 in the alphabet), and BLOOM's 0x0B.
+    assert BPEFile(_without("\u00f1", trained_text)).vocab_size < BPEFile(trained_text).vocab_size
+
+
+def test_gpt2s_own_files_are_read(shared):
+    vocabulary, merges = shared("gpt2_bpe/vocab.json"), shared("gpt2_bpe/merges.txt")
+    bpe = tokenizers.Tokenizer(tokenizers.models.BPE.from_file(str(vocabulary), str(merges)))
+    bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = tokenizers.decoders.ByteLevel()
+    bpe.add_special_tokens(["<|endoftext|>"])
+    shared("tiktoken_cache")
+    assert BPEFile(bpe.to_str()).hash == load_tokenizer("gpt2").hash
+
+
+@pytest.mark.parametrize(
+    ("id_", "complaint"), [(4_000_000_000, "number them without gaps"), (0, "gives an id to two tokens")]
+)
+def test_ids_that_are_no_numbering_are_refused(id_: int, complaint: str, trained_text: str):
+    raw = json.loads(trained_text)
+    token = next(token for token, there in raw["model"]["vocab"].items() if there == 100)
+    raw["model"]["vocab"][token] = id_
+    with pytest.raises(DataError, match=complaint):
+        BPEFile(json.dumps(raw))
 
 
 @pytest.mark.parametrize(

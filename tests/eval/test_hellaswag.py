@@ -111,6 +111,7 @@ def test_bad_field_is_named(tmp_path, change, problem):
     ("content", "problem"),
     [
         ('{"ctx": \n', "line 1: not JSON"),
+        ("[" * 100_000 + "\n", r"line 1: not JSON \(nested too deeply\)"),
         ("[1, 2]\n", "line 1: not a JSON object"),
         ("", "holds no HellaSwag item"),
         ("\n \n", "holds no HellaSwag item"),

@@ -66,7 +66,7 @@ def _split_documents(
 ) -> None:
     with Progress("writing shards", sum(job.bytes for job in jobs), "B") as progress:
         for job, table in _tables(plan, jobs):
-            tokens = job.tokens(plan.partial)
+            tokens = job.checked_tokens(plan.partial, plan.encoder.vocab_size)
             ends = np.cumsum(table["tokens"])
             starts = ends - table["tokens"]
             held_out = table["hash"] < np.uint64(threshold)
@@ -81,7 +81,7 @@ def _split_documents(
 def _split_document(plan: Plan, jobs: Sequence[Job], train: ShardWriter, val: ShardWriter) -> str:
     """Cut a source's only document in two: the end of it validates."""
     [(job, table)] = _tables(plan, jobs)
-    document = job.tokens(plan.partial)[: int(table["tokens"][0])]
+    document = job.checked_tokens(plan.partial, plan.encoder.vocab_size)[: int(table["tokens"][0])]
     validation = plan.val_tokens or min(max(int(VAL_FRACTION * document.size), 1), MAX_VAL_TOKENS)
     if document.size - validation < 2:
         raise DataError(

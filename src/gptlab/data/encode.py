@@ -14,10 +14,11 @@ from gptlab.data.ahead import Ahead
 from gptlab.data.disk import check_room
 from gptlab.data.files import Piece
 from gptlab.data.inputs import Here, Input
-from gptlab.data.jobs import Job, cut_jobs
+from gptlab.data.jobs import Job, cut_jobs, recorded
 from gptlab.data.plan import Plan
 from gptlab.data.shards import TOKEN, aside
 from gptlab.errors import DataError
+from gptlab.parsing import parse_json
 from gptlab.progress import Progress, duration, quantity
 
 DOWNLOADS = "downloads"
@@ -225,6 +226,6 @@ class _Inputs:
 
     def _recorded(self, part: Input) -> list[Job] | None:
         try:
-            return [Job(key, (), size) for key, size in json.loads(self._record(part).read_bytes())]
-        except FileNotFoundError:
+            return recorded(parse_json(self._record(part).read_bytes()))
+        except (FileNotFoundError, ValueError):  # what is damaged is made anew
             return None

@@ -9,7 +9,6 @@ The column is told, or else found: "text", "content", or the only one that holds
 
 import gzip
 import io
-import json
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,9 +17,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
 from gptlab.errors import DataError
+from gptlab.parsing import parse_json
 
 TEXT_COLUMNS = ("text", "content")  # tried in this order where none is named
 JSONL_PIECE_BYTES = 8_000_000
+LINE_BYTES = 1 << 28  # more than any document has; a small file can be packed from a line of any length
 PARQUET_ROWS = 128  # read at a time, so that memory does not grow with the row group
 EXPANSION = {".gz": 3.0, ".zst": 3.0, ".parquet": 1.7}
 """About how many bytes of text a byte of a file holds: DCLM's and C4's shards, FineWeb's and OpenWebText's."""
@@ -114,9 +115,13 @@ class JsonlPiece(Piece):
             with _OPENERS[Path(self.path).suffix](self.path) as file:
                 position = self._seek(file)
                 for number in count(1):
-                    line = file.readline() if self.stop is None or position < self.stop else b""
+                    line = file.readline(LINE_BYTES) if self.stop is None or position < self.stop else b""
                     if not line:
                         return
+                    if len(line) == LINE_BYTES:
+                        raise DataError(
+                            f"{self._place(number)}: is longer than {LINE_BYTES:,} bytes; cut it into several documents"
+                        )
                     position += len(line)
                     if line.strip():
                         yield line, number
@@ -134,11 +139,11 @@ class JsonlPiece(Piece):
         columns = self._columns(line, number)
         if not isinstance(columns.get(self.column), str):
             raise DataError(f'{self._place(number)}: has no text in "{self.column}"; {_choose(columns)}')
-        return _without_surrogates(columns[self.column])
+        return columns[self.column]
 
     def _columns(self, line: bytes, number: int) -> dict[str, Any]:
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError as error:
             raise DataError(f"{self._place(number)}: is not JSON ({error}); mend or drop the line") from error
         if not isinstance(row, dict):
@@ -247,15 +252,6 @@ def _only(texts: list[str], columns: list[str], place: str) -> str:
 
 def _choose(columns: "list[str] | dict[str, Any]") -> str:
     return f"the columns are {', '.join(columns) or 'none'}: choose with --text-column"
-
-
-def _without_surrogates(text: str) -> str:
-    """Replace lone surrogates, which JSON can spell and UTF-8 cannot, by U+FFFD, as tiktoken does."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
 
 
 def _open_plain(path: str) -> BinaryIO:

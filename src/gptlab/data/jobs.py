@@ -23,13 +23,15 @@ import numpy as np
 import numpy.typing as npt
 
 from gptlab.data.files import Piece
-from gptlab.data.shards import TOKEN, aside
+from gptlab.data.shards import TOKEN, aside, check_range
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.data.workers import start_worker
 from gptlab.errors import DataError
+from gptlab.parsing import typed
 
 JOB_BYTES = 8_000_000  # a second or two of work, beside which two files cost nothing
 DOCUMENT = np.dtype([("hash", "<u8"), ("tokens", "<u8")])
+DAMAGED = "it is damaged; delete it and its neighbour of the same name, and run the preparation again"
 
 Documents = npt.NDArray[Any]  # of DOCUMENT
 
@@ -52,12 +54,34 @@ class Job:
         return self._documents_file(folder).exists()
 
     def documents(self, folder: Path) -> Documents:
-        """Read its documents' hashes and lengths."""
-        return np.load(self._documents_file(folder), allow_pickle=False)
+        """Read its documents' hashes and lengths.
+
+        Raises:
+            DataError: they are damaged, or are not those of its tokens.
+        """
+        path, held = self._documents_file(folder), self._tokens_file(folder).stat().st_size
+        try:
+            table: Documents = np.load(path, allow_pickle=False)
+            tokens = sum(table["tokens"].tolist())  # no numpy integer, which would wrap around
+        except Exception as error:  # numpy passes on whatever its parts raise
+            raise DataError(f"{path}: {DAMAGED}") from error
+        if table.dtype != DOCUMENT or TOKEN.itemsize * tokens != held:
+            raise DataError(f"{path}: {DAMAGED}")
+        return table
 
     def tokens(self, folder: Path) -> npt.NDArray[np.uint16]:
         """Map its tokens into memory; it must have some."""
         return np.memmap(self._tokens_file(folder), TOKEN, "r")
+
+    def checked_tokens(self, folder: Path, vocab_size: int) -> npt.NDArray[np.uint16]:
+        """Map its tokens into memory, each of them one of the vocabulary; it must have some.
+
+        Raises:
+            DataError: one is none.
+        """
+        tokens = self.tokens(folder)
+        check_range(tokens, vocab_size, self._tokens_file(folder), 0, DAMAGED)
+        return tokens
 
     def bring(self, folder: Path, to: Path, copy: Callable[[Path, Path], None]) -> None:
         """Copy its files from one folder to another, the one that says that it is done last."""
@@ -106,6 +130,18 @@ class Job:
 def document_hash(text: str) -> int:
     """Hash a document's text evenly to 64 bits: what decides about its split."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def recorded(raw: Any) -> list[Job]:
+    """Make jobs, without their pieces, of a record's list of keys and sizes.
+
+    Raises:
+        ValueError: it is no such list.
+    """
+    jobs = [Job(key, (), size) for key, size in typed(list[tuple[str, int]], raw)]
+    if not all(job.key.isalnum() for job in jobs):  # one with folders in it would lead out of this one
+        raise ValueError("a job has no key")
+    return jobs
 
 
 def cut_jobs(pieces: Sequence[Piece], encoder: Tokenizer, limit: int | None) -> list[Job]:

@@ -7,13 +7,14 @@ DIR/tokenizer.json                          only where the tokenizer came from a
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
 from gptlab.data.shards import REBUILD, Tokens, aside, read_shard
-from gptlab.data.tokenizer import MAX_VOCAB_SIZE, TOKENIZERS, Tokenizer, load_tokenizer
+from gptlab.data.tokenizer import FILE, MAX_VOCAB_SIZE, TOKENIZERS, Tokenizer, load_tokenizer
 from gptlab.errors import DataError
+from gptlab.parsing import names_neighbour, parse_json, typed
 
 MANIFEST = "manifest.json"
 SPLITS = ("train", "val")
@@ -31,6 +32,12 @@ class TokenizerRecord:
     """How many ids there are."""
     end_of_text: int
     """The id that starts each document."""
+
+    def __post_init__(self) -> None:
+        if self.name not in (*TOKENIZERS, FILE):
+            raise ValueError(f"tokenizer {self.name}")
+        if not 0 <= self.end_of_text < self.vocab_size:
+            raise ValueError(f"end_of_text {self.end_of_text:,} of a vocabulary of {self.vocab_size:,}")
 
     @staticmethod
     def of(tokenizer: Tokenizer) -> "TokenizerRecord":
@@ -65,6 +72,12 @@ class Shard:
     sha256: str
     """Of the whole file."""
 
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS or not names_neighbour(self.file):
+            raise ValueError(f"shard {self.file}, split {self.split}")
+        if min(self.tokens, self.documents, self.bytes, self.text_bytes) < 0:
+            raise ValueError(f"shard {self.file}: holds less than nothing")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
@@ -88,6 +101,14 @@ class Manifest:
     """A command of REMEDIES. What prepare wrote begins each shard with a document; in shards from elsewhere a
     document may go on from one shard to the next."""
 
+    def __post_init__(self) -> None:
+        if self.tokenizer.vocab_size > MAX_VOCAB_SIZE:
+            raise ValueError(f"vocab_size {self.tokenizer.vocab_size:,} is over {MAX_VOCAB_SIZE:,}")
+        if len({shard.file for shard in self.shards}) < len(self.shards):
+            raise ValueError("a shard is named twice")
+        if self.made_by not in REMEDIES:
+            raise ValueError(f"made_by {self.made_by}")
+
     @staticmethod
     def load(folder: str | Path) -> "Manifest":
         """Read a prepared folder's manifest.
@@ -97,14 +118,14 @@ class Manifest:
         """
         path = Path(folder) / MANIFEST
         try:
-            return _manifest(json.loads(path.read_text(encoding="utf-8")))
+            return typed(Manifest, parse_json(path.read_bytes()))
         except FileNotFoundError:
             raise DataError(
                 f'{folder}: has no {MANIFEST}, so it is not a finished data folder; run "gptlab data prepare"'
             ) from None
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-        except (ValueError, TypeError, KeyError) as error:
+        except ValueError as error:
             raise DataError(f'{path}: is not a manifest of "gptlab data prepare" ({error})') from error
 
     def save(self, folder: Path) -> None:
@@ -186,31 +207,6 @@ class Manifest:
             }
             for split in SPLITS
         }
-
-
-Record = TypeVar("Record", TokenizerRecord, Shard)
-
-
-def _manifest(raw: Any) -> Manifest:
-    if not isinstance(raw, dict):
-        raise TypeError("not a JSON object")
-    tokenizer = _typed(TokenizerRecord, raw.pop("tokenizer"))
-    shards = tuple(_typed(Shard, shard) for shard in raw.pop("shards"))
-    if tokenizer.vocab_size > MAX_VOCAB_SIZE:
-        raise ValueError(f"vocab_size {tokenizer.vocab_size:,} is over {MAX_VOCAB_SIZE:,}")
-    for shard in shards:
-        if shard.split not in SPLITS or Path(shard.file).name != shard.file:
-            raise ValueError(f"shard {shard.file}, split {shard.split}")
-    if raw.get("made_by", "prepare") not in REMEDIES:
-        raise ValueError(f"made_by {raw['made_by']}")
-    return Manifest(tokenizer=tokenizer, shards=shards, **raw)
-
-
-def _typed(kind: type[Record], raw: dict[str, Any]) -> Record:
-    for field in fields(kind):
-        if not isinstance(raw[field.name], cast(type, field.type)):
-            raise TypeError(f"{field.name}: {raw[field.name]!r}")
-    return kind(**raw)
 
 
 REMEDIES = {

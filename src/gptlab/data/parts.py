@@ -8,18 +8,63 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, cast
 
 from gptlab.data.encode import Share
 from gptlab.data.inputs import Input, Source
-from gptlab.data.jobs import Job
+from gptlab.data.jobs import Job, recorded
 from gptlab.data.manifest import TokenizerRecord
-from gptlab.data.plan import PARTIAL, Plan
-from gptlab.data.shards import aside
+from gptlab.data.plan import PARTIAL, Deduplicate, Plan
+from gptlab.data.shards import MAX_SHARD_TOKENS, aside
 from gptlab.data.tokenizer import TOKENIZERS, load_tokenizer
 from gptlab.errors import DataError
+from gptlab.parsing import parse_json, typed
+
+SAID_AT_ONCE = 8  # of the parts that are missing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the preparation was asked for, as in its manifest."""
+
+    val_tokens: int | None
+    max_tokens: int | None
+    shard_tokens: int
+    text_column: str | None
+    deduplicate: Deduplicate | None
+
+    def __post_init__(self) -> None:
+        counts = (self.val_tokens or 1, self.max_tokens or 1, self.shard_tokens)
+        if min(counts) < 1 or self.shard_tokens > MAX_SHARD_TOKENS:
+            raise ValueError(str(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What a part says that it did."""
+
+    source: str
+    revision: str
+    bytes: int
+    """About how many bytes of text the whole source holds."""
+    tokenizer: TokenizerRecord
+    settings: Settings
+    part: tuple[int, int]
+    """Which, of how many."""
+    jobs: tuple[tuple[str, int], ...]
+    """Their keys and bytes, in order."""
+
+    def __post_init__(self) -> None:
+        number, of = self.part
+        if not (1 <= number <= of and self.bytes > 0):
+            raise ValueError(f"part {number} of {of}, {self.bytes} bytes")
+
+    @property
+    def name(self) -> str:
+        """The part as it was named to prepare."""
+        return "/".join(map(str, self.part))
 
 
 def write_record(plan: Plan, share: Share, jobs: Sequence[Job]) -> None:
@@ -45,27 +90,28 @@ def gather(out: Path, folders: Sequence[Path]) -> tuple[Plan, list[Job]]:
     Raises:
         DataError: a part is missing, is incomplete, or is of another plan.
     """
-    found: dict[int, tuple[Path, dict[str, Any]]] = {}
+    found: dict[int, tuple[Path, Record]] = {}
     for folder in (out, *folders):
         for file in sorted((folder / PARTIAL).glob("part-*.json")):
             record = _read(file)
-            found[record["part"][0]] = folder / PARTIAL, record
+            found[record.part[0]] = folder / PARTIAL, record
     if not found:
         raise DataError(f'{out}: holds no part; make them with "gptlab data prepare SOURCE {out} --part I/N"')
     first = next(iter(found.values()))[1]
     for folder, record in found.values():
         for key in ("source", "revision", "tokenizer", "settings"):
-            if record[key] != first[key]:
+            here, there = getattr(record, key), getattr(first, key)
+            if here != there:
                 raise DataError(
-                    f"{folder}: part {_part(record)} has {key} {record[key]}, part {_part(first)} has "
-                    f"{first[key]}; make both of one source, with the same arguments"
+                    f"{folder}: part {record.name} has {key} {here}, part {first.name} has {there}; make both of one "
+                    "source, with the same arguments"
                 )
-        if record["part"][1] != first["part"][1]:
+        if record.part[1] != first.part[1]:
             raise DataError(
-                f"{folder}: part {_part(record)} does not go with part {_part(first)}; cut into one number of parts"
+                f"{folder}: part {record.name} does not go with part {first.name}; cut into one number of parts"
             )
-    of = first["part"][1]
-    missing = [f"{number}/{of}" for number in range(1, of + 1) if number not in found]
+    of = first.part[1]
+    missing = [f"{n}/{of}" for n in islice((n for n in range(1, of + 1) if n not in found), SAID_AT_ONCE)]
     if missing:
         raise DataError(
             f"{out}: part {', '.join(missing)} missing; make it with the same arguments and "
@@ -76,45 +122,35 @@ def gather(out: Path, folders: Sequence[Path]) -> tuple[Plan, list[Job]]:
     jobs: list[Job] = []
     for number in range(1, of + 1):
         folder, record = found[number]
-        for key, size in record["jobs"]:
-            job = Job(key, (), size)
+        for job in recorded(record.jobs):
             if not job.done(folder):
                 raise DataError(
-                    f"{folder}: part {_part(record)} lacks a file of job {key}; run it again, and merge again"
+                    f"{folder}: part {record.name} lacks a file of job {job.key}; run it again, and merge again"
                 )
             jobs.append(job)
             job.bring(folder, plan.partial, _bring)
     return plan, jobs
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path) -> Record:
     try:
-        record = cast(dict[str, Any], json.loads(file.read_bytes()))
-        number, of = record["part"]
-        if not (isinstance(number, int) and isinstance(of, int) and 1 <= number <= of):
-            raise ValueError(f"part {number} of {of}")
-        for key in ("source", "revision", "bytes", "tokenizer", "settings"):
-            record[key]
-        record["jobs"] = [(str(key), int(size)) for key, size in record["jobs"]]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        record = typed(Record, parse_json(file.read_bytes()))
+        recorded(record.jobs)
+    except (OSError, ValueError) as error:
         raise DataError(f"{file}: is not a part's record ({error}); make that part again") from error
     return record
 
 
-def _plan(out: Path, folder: Path, record: dict[str, Any]) -> Plan:
-    tokenizer = TokenizerRecord(**record["tokenizer"])
+def _plan(out: Path, folder: Path, record: Record) -> Plan:
+    tokenizer = record.tokenizer
     encoder = load_tokenizer(tokenizer.name if tokenizer.name in TOKENIZERS else folder / tokenizer.name)
     if encoder.hash != tokenizer.hash:
         raise DataError(
             f"{folder}: its tokenizer is {TokenizerRecord.of(encoder)}, the part was made with {tokenizer}; make it "
             "again"
         )
-    source = Source(record["source"], record["revision"], (Input("", record["bytes"]),))
-    return Plan(source=source, out=out, encoder=encoder, workers=1, **record["settings"])
-
-
-def _part(record: dict[str, Any]) -> str:
-    return "/".join(map(str, record["part"]))
+    source = Source(record.source, record.revision, (Input("", record.bytes),))
+    return Plan(source=source, out=out, encoder=encoder, workers=1, **asdict(record.settings))
 
 
 def _bring(file: Path, to: Path) -> None:

@@ -12,6 +12,7 @@ from gptlab.data.remote import PREFIX
 from gptlab.data.shards import aside
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import DataError
+from gptlab.parsing import parse_json, typed
 
 PARTIAL = ".partial"
 BEGUN = "source.json"  # in PARTIAL: of which source and revision it is
@@ -102,7 +103,10 @@ def revision_begun(out: Path, source: str) -> str | None:
         there = Manifest.load(out)
         name, revision = there.source, there.revision
     elif (out / PARTIAL / BEGUN).exists():
-        name, revision = json.loads((out / PARTIAL / BEGUN).read_bytes())
+        try:
+            name, revision = typed(tuple[str, str], parse_json((out / PARTIAL / BEGUN).read_bytes()))
+        except ValueError:  # what is damaged is begun anew
+            return None
     else:
         return None
     return revision if name == source and revision.startswith(PREFIX) else None

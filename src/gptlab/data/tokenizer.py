@@ -212,6 +212,13 @@ class BPEFile(Tokenizer):
         ids = self._tokenizer.get_vocab(with_added_tokens=True)
         if END_OF_TEXT not in ids:
             raise DataError(f"tokenizer {origin}: has no {END_OF_TEXT} token; add it as a special token")
+        if max(ids.values()) >= len(text):
+            raise DataError(
+                f"tokenizer {origin}: has id {max(ids.values()):,}, and is too short to name all ids below; number "
+                "them without gaps"
+            )
+        if len(set(ids.values())) < len(ids):
+            raise DataError(f"tokenizer {origin}: gives an id to two tokens; number them anew")
         added = self._tokenizer.get_added_tokens_decoder()
         vocabulary = [b""] * (max(ids.values()) + 1)
         for token, id_ in ids.items():
@@ -315,8 +322,10 @@ _ENGLISH = (
     "that. A small vocabulary knows only letters and the commonest words, so it needs two or three times as many "
     "tokens as a large one. In 1998, for example, few programs had more than some thousand words to choose from."
 )
-# Capitals, spaces, an accent apart from its letter, an emoji: what a lossy tokenizer folds away.
-_PROBE = f"A probe,  of\n\t e\u0301 \u2028\U0001f642 {END_OF_TEXT}."
+# Capitals, spaces, an accent apart from its letter, an emoji: what a lossy tokenizer folds away. All of ASCII, but
+# not all bytes: SmolLM's and BLOOM's lack some that hardly any text has.
+_ASCII = "".join(map(chr, range(32, 127)))
+_PROBE = f"A probe,  of\n\t e\u0301 \u2028\U0001f642 {END_OF_TEXT}. {_ASCII}"
 
 # What GPT-2's rule for words tells apart: contractions, runs of spaces, digits, marks, other scripts.
 PROBES = (

@@ -21,6 +21,7 @@ from urllib.request import urlopen
 from gptlab.data.shards import aside
 from gptlab.errors import TaskError
 from gptlab.eval.item import Item, Lazy
+from gptlab.parsing import parse_json
 from gptlab.progress import Progress
 
 URL = "https://raw.githubusercontent.com/rowanz/hellaswag/master/data/hellaswag_{split}.jsonl"
@@ -104,9 +105,10 @@ def _example(line: bytes, place: str) -> tuple[Example, int]:
     def refuse(problem: str) -> TaskError:
         return TaskError(f"{place}: {problem}; mend it after HellaSwag's own file, {URL.format(split='val')}")
 
+    text = line.decode()
     try:
-        raw: Any = json.loads(line.decode())
-    except json.JSONDecodeError as error:
+        raw: Any = parse_json(text)
+    except ValueError as error:
         raise refuse(f"not JSON ({error})") from error
     if not isinstance(raw, dict):
         raise refuse("not a JSON object")
