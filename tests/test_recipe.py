@@ -245,7 +245,11 @@ def test_all_mistakes_are_told_at_once():
     [
         ("[model]\nn_head = 5\n", "model: n_head = 5 does not divide n_embd = 768; 4 does"),
         ("[model]\nn_kv_head = 5\n", "model: n_kv_head = 5 does not divide n_head = 12; 4 does"),
-        ("[model]\nn_layer = 0\n", "model: n_layer = 0: must be at least 1"),
+        (
+            "[model]\nn_embd = 4611686018427387901\n",
+            "model: n_embd = 4611686018427387901: must lie between 1 and",
+        ),
+        ("[model]\nn_layer = 0\n", "model: n_layer = 0: must lie between 1 and 1,024"),
         (
             "[model]\nposition = 'rope'\nn_embd = 12\n",
             "model: position = rope needs a head dimension that is a multiple of 2",
@@ -285,6 +289,8 @@ def test_files_that_are_no_recipes():
         recipe.load([Path("nowhere.toml")])
     assert complaint("[model\nn_layer = 1\n").startswith("recipe 0.toml: not valid TOML: Expected ']'")
     assert "not valid TOML" in complaint("[model]\nn_layer = 1\nn_layer = 2\n")
+    assert "nested too deeply" in complaint(f"[data]\npath = {'[' * 9000}{']' * 9000}\n")
+    assert "not valid TOML" in complaint(f"[train]\nsteps = 0x{'f' * 9000}\n")
     Path("latin.toml").write_bytes(b"[data]\npath = '\xe9'\n")
     with pytest.raises(ConfigError, match=r"^recipe latin\.toml: not valid TOML"):
         recipe.load([Path("latin.toml")])

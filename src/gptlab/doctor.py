@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from gptlab.memory import total_bytes
 from gptlab.progress import Progress, quantity
 
 EXTRAS = {
@@ -169,10 +170,10 @@ def _renames(folder: Path) -> Found:
 
 
 def _memory(folder: Path) -> Found:
-    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+    total = total_bytes("cpu")
+    if total is None:
         yield "fair", "its size cannot be told on this system"
         return
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     yield "good" if total > 8e9 else "fair", f"{quantity(total, 'B')} in all, {os.cpu_count()} processors"
 
 

@@ -1,5 +1,6 @@
 """Running out of memory, and going on with half as much at once."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
@@ -7,6 +8,16 @@ Part = TypeVar("Part")
 Result = TypeVar("Result")
 
 CPU_WORDS = "DefaultCPUAllocator: can't allocate memory"
+
+
+def total_bytes(device: str) -> int | None:
+    """Return how much memory "cuda" or "cpu" has in all; None where the system does not tell."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.get_device_properties(device).total_memory
+    known = hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else None
 
 
 def ran_out(error: BaseException) -> bool:

@@ -8,7 +8,6 @@ import difflib
 import inspect
 import json
 import textwrap
-import tomllib
 import types
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
@@ -30,6 +29,7 @@ from gptlab.data.mixture import DataConfig
 from gptlab.errors import ConfigError
 from gptlab.eval.tasks import EvalConfig
 from gptlab.model.gpt import SIZES, ModelConfig
+from gptlab.parsing import parse_toml
 from gptlab.sample import SampleConfig
 from gptlab.train.config import TrainConfig
 from gptlab.train.guard import GuardConfig
@@ -107,12 +107,12 @@ def load(files: Sequence[Path], flags: Mapping[str, Any] | None = None) -> RunCo
 def read(file: Path) -> Raw:
     """Read one recipe as it stands."""
     try:
-        raw = tomllib.loads(file.read_text(encoding="utf-8"))
+        raw = parse_toml(file.read_bytes())
     except FileNotFoundError:
         raise ConfigError(
             f"recipe {file}: no such file; see the recipes/ folder for those there are"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ConfigError(f"recipe {file}: not valid TOML: {error}") from None
     for key, value in raw.items():
         if not isinstance(value, dict):
@@ -166,9 +166,16 @@ def check(raw: Raw) -> RunConfig:
         written = json.dumps({name: _read_none(name, values) for name, values in raw.items()}, default=str)
         return TypeAdapter(RunConfig).validate_json(written, strict=True, extra="forbid")
     except ValidationError as error:
+        if error.errors()[0]["type"] == "json_invalid":
+            raise ConfigError(f"recipe: cannot be read: {error.errors()[0]['msg']}") from None
         # A value that fits none of several types is one mistake, of which pydantic complains once a type.
         complaints = dict.fromkeys(_complaint(dict(problem), raw) for problem in error.errors())
         raise ConfigError("; ".join(complaints)) from None
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # of json: a number of thousands of digits, brackets too deep
+        raise ConfigError(f"recipe: cannot be read: {error}") from None
 
 
 def _read_none(section: str, values: Any) -> Any:

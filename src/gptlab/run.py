@@ -23,6 +23,7 @@ from gptlab.data.manifest import Manifest
 from gptlab.data.mixture import Sets
 from gptlab.errors import ConfigError
 from gptlab.evaluations import evaluations
+from gptlab.memory import total_bytes
 from gptlab.model.gpt import GPT
 from gptlab.model.size import Size, measure
 from gptlab.progress import quantity
@@ -51,6 +52,7 @@ from gptlab.train.schedule import rate
 MANY_EPOCHS = (
     4  # Muennighoff et al. 2023, https://arxiv.org/abs/2305.16264: up to four are nearly as good as new text
 )
+STATE_BYTES = 16  # of a parameter: itself, its gradient and AdamW's two means, in float32
 PINNED = ("model.", "train.seed")  # what a run cannot change half-way and stay the same run
 
 
@@ -158,6 +160,8 @@ def build(
             f"train.batch_tokens = {config.train.batch_tokens}: holds fewer sequences of {config.model.context} "
             f"tokens than there are processes ({world.size}); use fewer processes or larger batches"
         )
+    size = measure(config.model)
+    _check_memory(size, world)
     deterministic = config.train.deterministic
     set_deterministic(deterministic if deterministic is not None else world.device.type == "cpu")
     dtype = choose_dtype(config.train.dtype, world.device)
@@ -192,10 +196,20 @@ def build(
         files=tokenizer.files,
         evaluations=evaluations(config, model, InFormat(model, dtype, world.device), sets, world, interrupt),
         evaluate_every=config.eval.every_steps,
-        flops_per_token=measure(config.model).flops_per_token,
+        flops_per_token=size.flops_per_token,
         peak_flops=peak * world.size if peak is not None else None,
         interrupt=interrupt,
     )
+
+
+def _check_memory(size: Size, world: World) -> None:
+    """Refuse what cannot fit before the first byte of it is asked for, as a system may grant it and kill later."""
+    needed, there = STATE_BYTES * size.parameters + 4 * size.tables, total_bytes(world.device.type)
+    if there is not None and needed > there:
+        raise ConfigError(
+            f"model: {quantity(size.parameters)} parameters and tables take {quantity(needed, 'B')} to train, and "
+            f"this {world.device.type} has {quantity(there, 'B')}; choose a smaller width, vocabulary or context"
+        )
 
 
 def _start_from(folder: str, model: GPT, config: RunConfig) -> None:

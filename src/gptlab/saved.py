@@ -1,16 +1,16 @@
 """MODEL on the command line, `gptlab.load` in Python: a run, a checkpoint or a Hugging Face folder."""
 
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from gptlab.data.tokenizer import Tokenizer, load_tokenizer
+from gptlab.data.tokenizer import FILE, TOKENIZERS, Tokenizer, load_tokenizer
 from gptlab.errors import CheckpointError
 from gptlab.model.gpt import ModelConfig
+from gptlab.parsing import typed
+from gptlab.publish.checked import checked_state
 from gptlab.publish.huggingface import (
     HuggingFaceModel,
     UnfitError,
@@ -22,10 +22,10 @@ from gptlab.sample import GeneratingGPT
 from gptlab.train import checkpoint
 from gptlab.train.device import DeviceName, choose_device
 
+Model = GeneratingGPT | HuggingFaceModel
 
-def load(
-    model: str | Path, device: DeviceName = "auto"
-) -> tuple[GeneratingGPT | HuggingFaceModel, Tokenizer]:
+
+def load(model: str | Path, device: DeviceName = "auto") -> tuple[Model, Tokenizer]:
     """Load a model and its tokenizer, ready to read and write text.
 
         model, tokenizer = gptlab.load("runs/tiny")
@@ -42,7 +42,7 @@ def load(
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such folder; give a run, a checkpoint or a Hugging Face folder")
     if (path / "config.json").is_file():
-        return _load_hugging_face(path, where)
+        return _fitting(path, *_load_hugging_face(path, where))
     folder = checkpoint_folder(path)
     if folder is None:
         raise CheckpointError(
@@ -50,10 +50,23 @@ def load(
         )
     found = checkpoint.load(folder)
     try:
-        network = _network(_config(found), found.model())
-    except RuntimeError as error:
-        raise CheckpointError(f"{folder}: weights and state.json do not fit each other ({error})") from None
-    return network.to(where).eval(), read_tokenizer(found)
+        config = typed(ModelConfig, found.state.get("model"))
+        network = _network(config, checked_state(config, found.model()))
+    except ValueError as error:
+        raise CheckpointError(
+            f"{folder}: {checkpoint.STATE} and the weights do not fit each other, or are of a newer gptlab: {error}"
+        ) from None
+    return _fitting(path, network.to(where).eval(), read_tokenizer(found))
+
+
+def _fitting(path: Path, model: Model, tokenizer: Tokenizer) -> tuple[Model, Tokenizer]:
+    """Refuse a tokenizer with ids that the model has no row for."""
+    rows = model.vocab_size if isinstance(model, HuggingFaceModel) else model.config.vocab_size
+    if tokenizer.vocab_size > rows:
+        raise CheckpointError(
+            f"{path}: its tokenizer has {tokenizer.vocab_size:,} ids, its model {rows:,}; put the model's own there"
+        )
+    return model, tokenizer
 
 
 def _network(config: ModelConfig, state: Mapping[str, Tensor]) -> GeneratingGPT:
@@ -62,9 +75,7 @@ def _network(config: ModelConfig, state: Mapping[str, Tensor]) -> GeneratingGPT:
     return network
 
 
-def _load_hugging_face(
-    folder: Path, where: torch.device
-) -> tuple[GeneratingGPT | HuggingFaceModel, Tokenizer]:
+def _load_hugging_face(folder: Path, where: torch.device) -> tuple[Model, Tokenizer]:
     # What is one of our models runs as one, which spares transformers' detours and never runs a folder's code.
     try:
         config, state = read_ours(folder)
@@ -83,21 +94,14 @@ def checkpoint_folder(path: Path) -> Path | None:
     return None
 
 
-def _config(found: checkpoint.Checkpoint) -> ModelConfig:
-    raw: dict[str, Any] = found.state.get("model", {})
-    known = {item.name for item in fields(ModelConfig)}
-    if not raw or not raw.keys() <= known:
-        raise CheckpointError(
-            f"{found.folder}: its model has {sorted(raw.keys() - known)}, which this gptlab does not know; "
-            "it may come from a newer one"
-        )
-    return ModelConfig(**raw)
-
-
 def read_tokenizer(found: checkpoint.Checkpoint) -> Tokenizer:
     """Load the tokenizer that a checkpoint was trained with, and check that it is the same."""
-    record, file = found.state["tokenizer"], found.folder / "tokenizer.json"
-    tokenizer = load_tokenizer(file if file.is_file() else record["name"])
-    if tokenizer.hash != record["hash"]:
-        raise CheckpointError(f"{found.folder}: its tokenizer {record['name']} is not the one found here")
+    file = found.folder / FILE
+    match found.state.get("tokenizer"):
+        case {"name": str(name), "hash": expected} if name in TOKENIZERS or file.is_file():
+            tokenizer = load_tokenizer(file if file.is_file() else name)
+        case record:
+            raise CheckpointError(f"{found.folder}: its tokenizer, {record}, is neither known nor there")
+    if tokenizer.hash != expected:
+        raise CheckpointError(f"{found.folder}: its tokenizer {name} is not the one found here")
     return tokenizer

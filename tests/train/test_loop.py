@@ -267,6 +267,14 @@ def test_a_damaged_newest_checkpoint_is_named_and_passed_over(train, tmp_path, c
     checkpoint.load(out / "checkpoints" / "step_00000008")
 
 
+def test_a_model_that_cannot_fit_is_refused_before_it_is_made(train, tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"^model: 281G parameters and tables take 4\.5TB to train, and this cpu"
+    ):
+        train(tmp_path / "run", {"model": {"vocab_size": 2**24, "n_embd": 2**14}})
+    assert not (tmp_path / "run").exists()
+
+
 def test_all_checkpoints_damaged_is_an_error(train, tmp_path):
     out = tmp_path / "run"
     train(out, {"train": {"steps": 4}})

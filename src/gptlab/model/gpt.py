@@ -29,6 +29,10 @@ SIZES: dict[str, dict[str, int]] = {
     "gpt2-1558m": {"n_layer": 48, "n_head": 25, "n_embd": 1600, "context": 1024},
 }
 
+# Far beyond use (Wang et al. 2022, https://arxiv.org/abs/2203.00555, trained 1,000 layers), and near enough that a
+# model of such numbers is described in seconds.
+MOST_LAYERS, MOST = 2**10, 2**24
+
 
 class Block(nn.Module):
     """Attention and an MLP, each added to what it read; the norm comes before them, as in GPT-2.
@@ -137,9 +141,9 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name in ("n_layer", "n_head", "n_kv_head", "n_embd", "n_hidden", "context", "vocab_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} = {value}: must be at least 1")
+            value, most = getattr(self, name), MOST_LAYERS if name == "n_layer" else MOST
+            if value is not None and not 1 <= value <= most:
+                raise ValueError(f"{name} = {value}: must lie between 1 and {most:,}")
         if self.n_embd % self.n_head:
             raise ValueError(
                 f"n_head = {self.n_head} does not divide n_embd = {self.n_embd}; "

@@ -15,6 +15,8 @@ class Size:
     """All of them, a tied head once."""
     embedding: int
     """Those of the token embedding, of learned positions and of an untied head."""
+    tables: int
+    """Numbers that are no parameters, RoPE's sines and cosines."""
     flops_per_token: int
     """Floating-point operations of a forward and a backward pass, for a token of a full context."""
 
@@ -44,4 +46,5 @@ def measure(config: ModelConfig) -> Size:
     )
     matrices += model.head_weight_VD.numel()
     attention = 12 * config.n_layer * config.n_embd * config.context
-    return Size(parameters, embedding, 6 * matrices + attention)
+    tables = sum(buffer.numel() for buffer in model.buffers())
+    return Size(parameters, embedding, tables, 6 * matrices + attention)

@@ -1,42 +1,24 @@
 """A model's configuration and tensors from a file that somebody else may have written."""
 
-import json
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from gptlab.model.gpt import GPT, ModelConfig
 
-
-def checked_config(raw: Mapping[str, Any]) -> ModelConfig:
-    """Make a ModelConfig of what was read.
-
-    Raises:
-        ValueError: naming a key that is unknown or missing, has a wrong type, or contradicts another.
-    """
-    from pydantic import TypeAdapter, ValidationError
-
-    try:
-        written = json.dumps(dict(raw), default=str)
-        return TypeAdapter(ModelConfig).validate_json(written, strict=True, extra="forbid")
-    except ValidationError as error:
-        problem: dict[str, Any] = dict(error.errors()[0])
-        if problem["type"] == "value_error":
-            raise ValueError(str(problem["ctx"]["error"])) from None
-        key = ".".join(map(str, problem["loc"]))
-        raise ValueError(f"{key} = {problem['input']!r}: {problem['msg']}") from None
+TABLE_BYTES = 1 << 28  # of a context of a million tokens and heads of 32 channels, if the weights are few
 
 
 def checked_state(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the state dict if it is one of such a model.
 
     Raises:
-        ValueError: a tensor is missing, has no place there, or another shape.
+        ValueError: a tensor is missing, has no place there, or another shape; or the context is out of proportion.
     """
     with torch.device("meta"):
-        expected = GPT(config).state_dict()
+        model = GPT(config)
+    expected = model.state_dict()
     for name in sorted(expected.keys() ^ state.keys()):
         there = "is missing" if name in expected else "has no place in the model"
         raise ValueError(f"the tensor for {name} {there}")
@@ -44,4 +26,10 @@ def checked_state(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str,
         if tensor.shape != expected[name].shape:
             shape, right = tuple(tensor.shape), tuple(expected[name].shape)
             raise ValueError(f"the tensor for {name} is {shape}, and in such a model {right}")
+    # What no tensor tells is the length of RoPE's tables.
+    tables = sum(buffer.nbytes for buffer in model.buffers())
+    if tables > TABLE_BYTES + sum(tensor.nbytes for tensor in state.values()):
+        raise ValueError(
+            f"context = {config.context:,}: its tables of {tables:,} bytes are larger than the weights"
+        )
     return dict(state)

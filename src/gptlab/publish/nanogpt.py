@@ -18,8 +18,9 @@ from torch import Tensor
 
 from gptlab.errors import CheckpointError
 from gptlab.model.gpt import ModelConfig
+from gptlab.parsing import typed
 
-from .checked import checked_config, checked_state
+from .checked import checked_state
 
 RopePairs = Literal["halves", "neighbours"]
 
@@ -197,7 +198,8 @@ def _config(
             "the model is no GPT-2, and its tensors do not tell what it computes; name a recipe of its "
             "architecture, with --like RECIPE"
         )
-    return checked_config(
+    return typed(
+        ModelConfig,
         {
             **numbers,
             "n_head": n_head,
@@ -206,7 +208,7 @@ def _config(
             "bias": "blocks.0.attention.qkv.bias" in state,
             # nanoGPT computes the exact function since June 2023, build-nanogpt GPT-2's approximation.
             "mlp": "gelu_erf" if erf else "gelu",
-        }
+        },
     )
 
 

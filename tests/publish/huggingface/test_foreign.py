@@ -140,6 +140,8 @@ def test_missing_tensors_are_not_made_up(ours: Path) -> None:
     [
         ({"n_embd": 96}, "transformers cannot load it"),
         ({"model_type": "unheard-of"}, "transformers cannot load it .*unheard-of"),
+        ({"n_layer": 10**9}, "says 1,000,000,000 layers, and the weights are"),
+        ({"vocab_size": 10**9}, "describes 48,.* numbers, and the weights are"),
     ],
 )
 def test_a_config_of_another_model(change: dict[str, object], message: str, ours: Path) -> None:

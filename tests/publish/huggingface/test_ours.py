@@ -200,10 +200,12 @@ def test_a_class_that_is_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"n_layer": 10**9}, r"n_layer = 1000000000 \(there are tensors of 2\)"),
+        ({"n_layer": 100}, r"n_layer = 100 \(there are tensors of 2\)"),
         ({"n_embd": 96}, r"the tensor for embed.weight is \(257, 48\), and in such a model \(257, 96\)"),
         ({"n_head": 7}, "n_head = 7 does not divide"),
-        ({"context": 10**12}, r"the tensor for position.weight is \(40, 48\), and in such a model"),
+        ({"n_layer": 10**9}, "n_layer = 1000000000: must lie between 1 and 1,024"),
+        ({"position": "rope", "context": 10**7}, "no place for the tensor position.weight"),
+        ({"context": 10**7}, r"the tensor for position.weight is \(40, 48\), and in such a model"),
         ({"vocab_size": "many"}, "vocab_size = 'many': Input should be a valid integer"),
         ({"norm": "batchnorm"}, "norm = 'batchnorm': Input should be 'rmsnorm_no_gain', "),
     ],

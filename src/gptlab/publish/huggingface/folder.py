@@ -20,6 +20,7 @@ from gptlab.data.shards import file_sha256
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import ExportError
 from gptlab.model.gpt import GPT, ModelConfig
+from gptlab.parsing import parse_json
 from gptlab.publish.aside import folder_aside
 from gptlab.publish.card import CARD, CURVE
 
@@ -154,9 +155,10 @@ def _refuse_folder_in_use(out: Path) -> None:
 def read_mark(folder: Path) -> Mapping[str, Any] | None:
     """Return what an export of ours says of itself; None for another folder."""
     try:
-        return json.loads((folder / CONFIG).read_text(encoding="utf-8")).get(MARK)
-    except (FileNotFoundError, ValueError, AttributeError):
+        mark = parse_json((folder / CONFIG).read_bytes())[MARK]
+    except (FileNotFoundError, ValueError, LookupError, TypeError):
         return None
+    return mark if isinstance(mark, dict) else None
 
 
 def _write(

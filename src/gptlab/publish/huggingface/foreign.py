@@ -17,6 +17,8 @@ from gptlab.sample import SampleOptions, attention_dtype, generate, in_format
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 WEIGHTS_INDEX = "model.safetensors.index.json"  # of weights in several files
 MISSING = 'this needs Hugging Face\'s transformers: pip install "gptlab[hf]"'
+LAYER_BYTES = 256  # no layer has fewer
+NUMBERS_A_BYTE = 4  # 4-bit weights have two, and what is tied or a table adds to them
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -120,6 +122,8 @@ def load_causal_lm(folder: Path, *, our_own: bool = False) -> Any:
     except ImportError as error:
         raise CheckpointError(f"{folder}: {MISSING}") from error
     try:
+        if not our_own:
+            _check_size(folder)
         with quiet_transformers():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 str(folder),
@@ -140,6 +144,26 @@ def load_causal_lm(folder: Path, *, our_own: bool = False) -> Any:
             f"{folder}: {len(missing)} of the model's tensors are missing, such as {missing[0]}"
         )
     return model.eval()
+
+
+def _check_size(folder: Path) -> None:
+    """Refuse a config of a model that is much larger than its files, before memory is asked for it.
+
+    Raises:
+        ValueError: saying what the model would be.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    with quiet_transformers(), torch.device("meta"):
+        config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        layers = getattr(config, "num_hidden_layers", 1)
+        if layers * LAYER_BYTES > size:
+            raise ValueError(f"{CONFIG} says {layers:,} layers, and the weights are {size:,} bytes")
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    numbers = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
+    if numbers > NUMBERS_A_BYTE * size:
+        raise ValueError(f"{CONFIG} describes {numbers:,} numbers, and the weights are {size:,} bytes")
 
 
 @contextmanager

@@ -4,7 +4,6 @@ Nothing is taken on trust: the config and the tensors that we would write for wh
 were read.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,7 +16,8 @@ from torch import Tensor
 
 from gptlab.errors import CheckpointError
 from gptlab.model.gpt import ModelConfig
-from gptlab.publish.checked import checked_config, checked_state
+from gptlab.parsing import parse_json, typed
+from gptlab.publish.checked import checked_state
 
 from .foreign import CONFIG, MISSING, WEIGHTS, WEIGHTS_INDEX, quiet_transformers, require_safetensors
 from .formats import FORMATS, MARK, Format
@@ -63,7 +63,7 @@ def read_ours(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read as JSON ({error})") from None
     if not isinstance(content, dict):
@@ -80,7 +80,7 @@ def _candidates(
     have trained it further since, and then what the class can hold decides.
     """
     try:
-        marked = checked_config(raw[MARK]["model"])
+        marked = typed(ModelConfig, raw[MARK]["model"])
     except (KeyError, TypeError, ValueError):
         marked = None
     if marked is not None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gptlab.model.gpt import ModelConfig
-from gptlab.publish.checked import checked_config
+from gptlab.parsing import typed
 
 GELU_TANH, GELU_ERF = ("gelu_pytorch_tanh", "gelu_new", "gelu_fast"), ("gelu", "gelu_python")
 # What transformers calls the function of an MLP; the first name is written, all are read.
@@ -170,7 +170,7 @@ class Format:
             usual["rope_theta"] = float(rope["rope_theta"])
             if rope.get("factor", 1.0) >= STILL:
                 usual["position"] = "none"
-        return leave_out(checked_config(usual))
+        return leave_out(typed(ModelConfig, usual))
 
     def pieces(self, c: ModelConfig) -> Iterator[Piece]:
         """List the class's tensors and ours in them."""

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 
 from gptlab.model.gpt import GPT, ModelConfig
-from gptlab.publish.checked import checked_config
+from gptlab.parsing import typed
 
 from .format import Format, Piece, leave_out, same
 
@@ -37,7 +37,7 @@ class Own(Format):
     def guess(self, theirs: Mapping[str, Any]) -> ModelConfig:
         known = {item.name for item in fields(ModelConfig)}
         ours = {key: value for key, value in theirs.items() if key in known}
-        return leave_out(checked_config({**ours, "tie_embeddings": theirs["tie_word_embeddings"]}))
+        return leave_out(typed(ModelConfig, {**ours, "tie_embeddings": theirs["tie_word_embeddings"]}))
 
     def pieces(self, c: ModelConfig) -> Iterator[Piece]:
         with torch.device("meta"):
