@@ -194,6 +194,15 @@ def test_tokens_come_from_the_step(tmp_path):
         ("metrics.jsonl", b'{"kind": "val", "loss": 2.0}\n', "holds no step"),
         ("config.toml", b"[model\n", "damaged"),
         ("environment.json", b"{", "damaged"),
+        ("environment.json", b"[]", "damaged"),
+        ("environment.json", b'{"parameters": "many"}', "damaged (parameters = 'many')"),
+        ("environment.json", b'{"processes": 0}', "damaged (processes = 0)"),
+        (
+            "config.toml",
+            b"[train]\nsteps = 1979-05-27\n",
+            "damaged (train.steps = datetime.date(1979, 5, 27))",
+        ),
+        ("config.toml", b"a = " + b"[" * 100_000, "damaged"),
     ],
 )
 def test_a_folder_that_is_no_run_is_refused_on_one_line(tmp_path, file, content, says):
@@ -209,6 +218,12 @@ def test_a_folder_that_is_no_run_is_refused_on_one_line(tmp_path, file, content,
     assert ";" in message, "names no remedy"
     assert "\n" not in message
     assert not (tmp_path / "out").exists()
+
+
+def test_a_score_that_does_not_say_of_what_is_passed_over(tmp_path):
+    damaged = [{**eval_row(8), key: None} for key in ("task", "protocol", "shots", "n")]
+    run = write_run(tmp_path / "run", [*curve(), eval_row(4), *damaged])
+    assert [row["step"] for row in read_metrics(run)["eval"]] == [4]
 
 
 def test_no_run_and_a_missing_folder_are_refused(tmp_path):

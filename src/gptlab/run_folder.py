@@ -4,18 +4,18 @@ It is read from the files alone, so without torch: `metrics.jsonl`, and where th
 `environment.json`.
 """
 
-import json
 import math
-import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from gptlab.errors import ConfigError
 from gptlab.eval import continuation, hellaswag
 from gptlab.page import Chart, Curve, Floats
+from gptlab.parsing import parse_json, parse_toml
 from gptlab.train.metrics import IDENTITY, Row, read_rows
 
 Metrics = dict[str, list[Row]]
@@ -24,6 +24,7 @@ ACCURACIES = {"acc": "stderr", "acc_norm": "stderr_norm"}
 """What an evaluation's row holds of a task, and where its standard error is."""
 CHANCE = {"hellaswag": 1 / hellaswag.CHOICES, "continuation": 1 / continuation.CHOICES}
 SMOOTH_FRACTION = 0.04
+COUNTS = ("train.steps", "parameters", "processes")  # what has to be a number in what a run says of itself
 FRAME_PERCENTILES = (0.1, 93)  # of the training loss: the steep start would flatten all that follows
 
 
@@ -62,7 +63,7 @@ def read_metrics(run: Path) -> Metrics:
     if not path.is_file():
         raise ConfigError(f'run {run}: holds no metrics.jsonl; give a folder that "gptlab train --out" wrote')
     rows = read_rows(path)
-    kept = [row for row in rows if row["kind"] in IDENTITY]
+    kept = [row for row in rows if row["kind"] in IDENTITY and _complete(row)]
     if not kept:
         raise ConfigError(f"run {run}: metrics.jsonl holds no step of a run; give a run that has begun")
     ordered = sorted(kept, key=lambda row: row["step"])
@@ -71,6 +72,12 @@ def read_metrics(run: Path) -> Metrics:
         row.setdefault("tokens", tokens.get(row["step"], None if row["step"] else 0))
     events = [row for row in rows if row["kind"] == "event"]
     return {kind: [row for row in ordered if row["kind"] == kind] for kind in IDENTITY} | {"event": events}
+
+
+def _complete(row: Row) -> bool:
+    """Whether a row says what it is about, in words and numbers; another program's may not."""
+    kinds = {"task": str, "protocol": str, "shots": int, "n": int}
+    return row["kind"] != "eval" or all(isinstance(row.get(key), kind) for key, kind in kinds.items())
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
@@ -92,13 +99,23 @@ def _read_run(folder: Path, name: str) -> Run:
     config, environment = folder / "config.toml", folder / "environment.json"
     metrics = read_metrics(folder)
     try:
-        recipe = tomllib.loads(config.read_text("utf-8")) if config.is_file() else {}
-        machine = json.loads(environment.read_text("utf-8")) if environment.is_file() else {}
+        recipe = parse_toml(config.read_bytes()) if config.is_file() else {}
+        machine = parse_json(environment.read_bytes()) if environment.is_file() else {}
+        said = _checked(_flat(recipe)), _checked(machine)
     except ValueError as error:
         raise ConfigError(
             f"run {folder}: its config.toml or environment.json is damaged ({error}); mend or remove it"
         ) from error
-    return Run(name, folder, _flat(recipe), machine, metrics)
+    return Run(name, folder, *said, metrics)
+
+
+def _checked(said: Any) -> Row:
+    if not isinstance(said, dict):
+        raise ValueError("no object")
+    for key in COUNTS:
+        if key in said and not (type(said[key]) is int and said[key] > 0):
+            raise ValueError(f"{key} = {said[key]!r}")
+    return said
 
 
 def _flat(table: Row, above: str = "") -> Row:

@@ -129,7 +129,10 @@ def test_going_back_sets_aside_what_came_after(tmp_path):
     assert (tmp_path / "latest").read_text() == "step_00000001\n"
 
 
-@pytest.mark.parametrize("text", [b"", b"\n", b"step_00000009\n", b"..", b"\xff\0"])
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"\n", b"step_00000009\n", b"..", b"\xff\0", b"/", b"../checkpoints/step_00000001", b"x" * 5000],
+)
 def test_a_pointer_that_names_nothing_points_nowhere(tmp_path, text):
     save(tmp_path, 1)
     (tmp_path / "best").write_bytes(text)

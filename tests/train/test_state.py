@@ -1,144 +1,148 @@
-"""Where a run stands: what goes into a checkpoint comes out of it, and another run's is refused."""
+"""What state.json says, changed by chance or by hand: found out, or refused when it is taken up."""
 
 import json
-import random
 
-import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+import gptlab
 from gptlab.errors import CheckpointError
-from gptlab.model.gpt import GPT, ModelConfig
-from gptlab.train import checkpoint
-from gptlab.train.config import TrainConfig
-from gptlab.train.device import World
-from gptlab.train.guard import Guard, GuardConfig
-from gptlab.train.optim import AdamWConfig, build_optimizer
-from gptlab.train.plan import Budget
-from gptlab.train.skip import Skipping
-from gptlab.train.state import State
-from gptlab.train.step import Gradient
-
-IDENTITY = {
-    "model": {"n_layer": 1, "n_embd": 8},
-    "tokenizer": {"name": "bytes", "hash": "abc"},
-    "seed": 7,
-    "data": "d0",
-}
+from gptlab.train import checkpoint, disk
 
 
-def state(scaled=True, identity=IDENTITY, n_embd=8):
-    model = GPT(ModelConfig(n_layer=1, n_head=1, n_embd=n_embd, context=4, vocab_size=16))
-    return State(
-        model,
-        build_optimizer(model, AdamWConfig()),
-        torch.amp.GradScaler("cpu", enabled=scaled),
-        Guard(GuardConfig()),
-        Budget(TrainConfig(), warmup_steps=0, evaluate_every=4),
-        Skipping(None),
-        identity=identity,
-        context=4,
-        world=World(0, 1, torch.device("cpu")),
-    )
+def save(run, step=1, **state):
+    tensors = {"weight": torch.ones(2)}
+    return checkpoint.save(run, {"step": step, **state}, model=tensors, optimizer=tensors, files={})
 
 
-def update(at):
-    """Do what a step does, with something drawn from every random state."""
-    at.optimizer.zero_grad()
-    noise = random.random() + np.random.random() + torch.rand(()).item()
-    loss = at.model(torch.randint(16, (2, 4))).square().mean() * noise
-    at.scaler.scale(loss).backward()
-    at.scaler.step(at.optimizer)
-    at.scaler.update()
-    at.guard.judge(Gradient(loss.item(), 1.0), step=at.step, sample=at.sample)
-    at.step += 1
-    at.tokens += 8
+def rewrite(folder, change, *, mend=False):
+    """Change state.json; mended, it no longer says what its own hash was, as before there was one."""
+    path = folder / "state.json"
+    state = json.loads(path.read_text())
+    change(state)
+    if mend:
+        del state["sha256"]["state.json"]
+    path.write_text(json.dumps(state))
 
 
-def facts(at):
-    """Return all but the time that was used."""
-    return {key: value for key, value in at.facts().items() if key != "budget"}
-
-
-def save(at, run):
-    folder = checkpoint.save(
-        run, at.facts(), model=at.model_tensors(), optimizer=at.optimizer_tensors(), files={}
-    )
-    return checkpoint.load(folder)
-
-
-@pytest.fixture
-def begun():
-    with torch.random.fork_rng(devices=[]):
-        at = state()
-        at.batches.skip = [(3, 5), (9, 9)]
-        for _ in range(3):
-            update(at)
-        yield at
-
-
-def test_what_goes_on_from_a_checkpoint_is_what_would_have_been(begun, tmp_path):
-    found = save(begun, tmp_path)
-    for _ in range(3):
-        update(begun)
-    again = state()
-    again.guard.judge(Gradient(float("nan"), 1.0), step=0, sample=0)
-    update(again)  # whatever it was before
-    again.take_up(found)
-    assert again.batches.skip == [(3, 5), (9, 9)]
-    assert (again.step, again.tokens, again.sample) == (3, 24, 6)
-    for _ in range(3):
-        update(again)
-    assert json.dumps(facts(again)) == json.dumps(facts(begun))
-    for ours, theirs in (
-        (again.model_tensors(), begun.model_tensors()),
-        (again.optimizer_tensors(), begun.optimizer_tensors()),
+def test_a_state_that_changed_is_not_taken_for_what_was_saved(tmp_path):
+    folder = save(tmp_path, random=[1, 2, 3])
+    assert checkpoint.load(folder).state["random"] == [1, 2, 3]
+    rewrite(folder, lambda state: state["random"].__setitem__(1, 7))
+    with pytest.raises(
+        CheckpointError, match=r"state\.json: damaged \(ValueError: its own sha256 is another\)"
     ):
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+        checkpoint.load(folder)
 
 
-@pytest.mark.parametrize(("before", "after"), [(True, False), (False, True)])
-def test_the_number_format_may_change(tmp_path, before, after):
-    first = state(scaled=before)
-    update(first)
-    second = state(scaled=after)
-    second.take_up(save(first, tmp_path))
-    assert bool(second.facts()["scaler"]) == after
-
-
-def changed(**parts):
-    return {**IDENTITY, **parts}
+def test_a_state_from_before_it_was_hashed_is_taken(tmp_path):
+    folder = save(tmp_path)
+    rewrite(folder, lambda state: None, mend=True)
+    assert checkpoint.load(folder).state["step"] == 1
 
 
 @pytest.mark.parametrize(
-    ("identity", "words"),
+    ("change", "complaint"),
     [
-        (changed(seed=8), "its seed is 7, the recipe's is 8"),
-        (changed(data="d1"), "its data is d0, the recipe's is d1"),
-        (
-            changed(model={"n_layer": 1, "n_embd": 16}),
-            "its model.n_embd is 8, the recipe's is 16",
-        ),
-        (
-            changed(model={"n_layer": 1, "n_embd": 8, "new": 1}),
-            "its model.new is None, the recipe's is 1",
-        ),
-        (
-            changed(tokenizer={"name": "gpt2", "hash": "abc"}),
-            "its tokenizer.name is bytes, the recipe's is gpt2",
-        ),
-        (changed(more="x"), "its more is None, the recipe's is x"),
+        (lambda state: state.pop("sha256"), "damaged"),
+        (lambda state: state.update(sha256=[1]), "damaged"),
+        (lambda state: state.update(step=True), "damaged"),
+        (lambda state: state["sha256"].pop("model.safetensors"), "names not all files"),
+        (lambda state: state["sha256"].update({"../../latest": "0"}), "names not all files, or others"),
+        (lambda state: state["sha256"].update({"absent": "0"}), "absent is missing"),
     ],
 )
-def test_a_checkpoint_of_another_run_is_refused(begun, tmp_path, identity, words):
-    found = save(begun, tmp_path)
-    state().check(found)
-    with pytest.raises(CheckpointError, match=words) as caught:
-        state(identity=identity).check(found)
-    assert str(found.folder) in str(caught.value)
+def test_a_state_that_is_none_is_refused(change, complaint, tmp_path):
+    folder = save(tmp_path)
+
+    def changed(state):
+        del state["sha256"]["state.json"]
+        change(state)
+
+    rewrite(folder, changed)
+    with pytest.raises(CheckpointError, match=complaint) as caught:
+        checkpoint.load(folder)
+    assert "\n" not in str(caught.value)
 
 
-def test_weights_of_another_shape_are_refused(begun, tmp_path):
-    with pytest.raises(CheckpointError, match="not this model's weights"):
-        state(n_embd=16).take_up(save(begun, tmp_path))
+def test_a_checkpoint_under_another_ones_name_is_passed_over(tmp_path):
+    save(tmp_path, 1)
+    save(tmp_path, 2).rename(checkpoint.folder_of(tmp_path, 3))
+    told = []
+    assert checkpoint.newest(tmp_path, told.append).state["step"] == 1
+    assert "is of step 2" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "complaint"),
+    [
+        ("tokens", -64, "tokens -64"),
+        ("tokens", "many", "tokens = 'many'"),
+        ("skip", [[5, 2]], r"skip \[\(5, 2\)\]"),
+        ("best", {"step": 1}, "best"),
+        ("random", {}, "KeyError"),
+        ("guard", {"bad": 0}, "since"),
+        ("budget", {"hours": None}, "most"),
+        ("budget", 7, "budget|= 7"),
+        ("scaler", None, ""),
+        ("micro_batch", "many", ""),
+    ],
+)
+def test_a_run_does_not_go_on_from_a_state_that_no_run_leaves(key, value, complaint, train, tmp_path):
+    out = tmp_path / "run"
+    train(out, {"train": {"steps": 4}})
+    rewrite(out / "checkpoints" / "step_00000004", lambda state: state.update({key: value}), mend=True)
+    if not complaint:  # of no consequence here
+        assert train(out, {"train": {"steps": 5}})["step"] == 5
+        return
+    with pytest.raises(
+        CheckpointError, match=rf"state\.json: damaged .*{complaint}.*move step_00000004 away"
+    ):
+        train(out, {"train": {"steps": 5}})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors: tensors.update({"norm.bias/exp_avg": torch.zeros(5)}),
+        lambda tensors: tensors.update({"norm.bias/exp_avg": tensors["norm.bias/exp_avg"].int()}),
+        lambda tensors: tensors.pop("norm.bias/exp_avg_sq"),
+    ],
+)
+def test_an_optimizers_state_of_another_make_is_refused(change, train, tmp_path):
+    out = tmp_path / "run"
+    train(out, {"train": {"steps": 4}})
+    folder = out / "checkpoints" / "step_00000004"
+    tensors = load_file(folder / "optimizer.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "optimizer.safetensors")
+    digest = disk.file_hash(folder / "optimizer.safetensors")
+    rewrite(folder, lambda state: state["sha256"].update({"optimizer.safetensors": digest}), mend=True)
+    with pytest.raises(CheckpointError, match="does not hold what it should for"):
+        train(out, {"train": {"steps": 5}})
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda state: state["model"].update(position="rope", context=2**24), "do not fit each other"),
+        (
+            lambda state: state["model"].update(context=2**62),
+            "context = 4611686018427387904: must lie between",
+        ),
+        (lambda state: state["model"].update(n_layer=1000), "is missing"),
+        (lambda state: state["model"].update(n_head="two"), "n_head = 'two'"),
+        (lambda state: state.update(model=[]), "do not fit each other"),
+        (lambda state: state.update(tokenizer=7), "its tokenizer, 7, is neither known nor there"),
+        (lambda state: state["tokenizer"].update(name="../x"), "is neither known nor there"),
+        (lambda state: state["tokenizer"].update(hash="0"), "is not the one found here"),
+    ],
+)
+def test_a_model_that_is_not_that_of_the_weights(change, complaint, train, tmp_path):
+    out = tmp_path / "run"
+    train(out, {"train": {"steps": 2}})
+    rewrite(out / "checkpoints" / "step_00000002", change, mend=True)
+    with pytest.raises(CheckpointError, match=complaint) as caught:
+        gptlab.load(out, "cpu")
+    assert "\n" not in str(caught.value)

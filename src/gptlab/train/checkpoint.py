@@ -3,7 +3,7 @@
     RUN/checkpoints/step_00004000/model.safetensors      the parameters, a tied head once
                                   optimizer.safetensors  {parameter}/{quantity}
                                   state.json             step, tokens, data position, random states, model,
-                                                         tokenizer, and the sha256 of the other files
+                                                         tokenizer, and the sha256 of all of this
                                   tokenizer.json         where the tokenizer is a trained one
     RUN/latest, RUN/best                                 the name of a checkpoint folder
 
@@ -13,8 +13,10 @@ the number of processes, and none of it is a pickle.
 """
 
 import errno
+import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +26,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gptlab.errors import CheckpointError
+from gptlab.parsing import names_neighbour, parse_json, typed
 
 from . import disk, tensor_file
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+# What torch, numpy and Python raise when they are given back something else than they gave.
+DAMAGE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 SPARE_BYTES = 1 << 20  # for the state, the tokenizer, and what a file system keeps for itself
 
 
@@ -37,6 +42,21 @@ class Checkpoint:
 
     folder: Path
     state: dict[str, Any]
+
+    @contextmanager
+    def blamed(self) -> Generator[None]:
+        """Say of what a state raises that no run leaves, while it is taken up, that the state is damaged.
+
+        Raises:
+            CheckpointError: it is.
+        """
+        try:
+            yield
+        except DAMAGE as error:
+            raise CheckpointError(
+                f"{self.folder / STATE}: damaged ({type(error).__name__}: {error}); move {self.folder.name} away to "
+                "go on from an earlier one"
+            ) from error
 
     def model(self) -> dict[str, Tensor]:
         """Read the parameters."""
@@ -83,6 +103,7 @@ def save(
             OPTIMIZER: disk.write(written / OPTIMIZER, tensor_file.pieces(optimizer)),
             **{name: disk.write(written / name, [content]) for name, content in files.items()},
         }
+        hashes[STATE] = _hash(state)
         disk.write(written / STATE, [(json.dumps({**state, "sha256": hashes}, indent=1) + "\n").encode()])
         disk.sync_folder(written)
         if folder.exists():  # from a save of this step that failed in its last moments
@@ -94,6 +115,12 @@ def save(
     disk.sync_folder(folder.parent)
     point(run / "latest", folder)
     return folder
+
+
+def _hash(state: Mapping[str, Any]) -> str:
+    """Hash what a state says, however it is laid out."""
+    said = json.loads(json.dumps(state))  # keys as JSON has them
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def _give_back(folder: Path) -> None:
@@ -135,26 +162,28 @@ def load(folder: Path) -> Checkpoint:
     """
     path = folder / STATE
     try:
-        state = json.loads(path.read_bytes())
-        hashes = dict(state["sha256"])
-        step = state["step"]
+        state = parse_json(path.read_bytes())
+        hashes = typed(dict[str, str], state.pop("sha256"))
+        typed(int, state["step"])
+        if hashes.pop(STATE, None) not in (_hash(state), None):  # None: in checkpoints of gptlab 0.1
+            raise ValueError("its own sha256 is another")
     except FileNotFoundError:
         raise CheckpointError(f"{folder}: no {STATE} there; it is not a checkpoint folder") from None
     except OSError as error:
         raise CheckpointError(
             f"{path}: cannot be read ({error.strerror}); use an earlier checkpoint"
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except DAMAGE as error:
         raise CheckpointError(
             f"{path}: damaged ({type(error).__name__}: {error}); use an earlier one"
         ) from None
-    if not isinstance(step, int) or not {MODEL, OPTIMIZER} <= hashes.keys():
-        raise CheckpointError(f"{path}: it names no step or not all files; use an earlier checkpoint")
+    if not {MODEL, OPTIMIZER} <= hashes.keys() or not all(map(names_neighbour, hashes)):
+        raise CheckpointError(f"{path}: names not all files, or others; use an earlier checkpoint")
     for name, expected in hashes.items():
         file = folder / name
-        if not file.is_file():
-            raise CheckpointError(f"{folder}: {name} is missing; use an earlier checkpoint")
         try:
+            if not file.is_file():
+                raise CheckpointError(f"{folder}: {name} is missing; use an earlier checkpoint")
             found = disk.file_hash(file)
         except OSError as error:
             raise CheckpointError(
@@ -179,7 +208,10 @@ def newest(run: Path, complain: Callable[[str], None], at_most: int | None = Non
     folders = [folder for folder in folders_of(run) if at_most is None or step_of(folder) <= at_most]
     for folder in reversed(folders):
         try:
-            return load(folder)
+            found = load(folder)
+            if found.state["step"] == step_of(folder):
+                return found
+            complain(f"{folder}: its {STATE} is of step {found.state['step']}; use an earlier checkpoint")
         except CheckpointError as error:
             complain(str(error))
     if folders:

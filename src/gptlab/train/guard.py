@@ -12,6 +12,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
+from gptlab.parsing import typed
+
 from .step import Gradient
 
 ROLLBACKS = 3  # more would hide what is wrong
@@ -112,7 +114,22 @@ class Guard:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Put back what `state` returned."""
-        self.bad, self.skipped, self.rollbacks = state["bad"], state["skipped"], state["rollbacks"]
-        self.since = state["since"][0], state["since"][1]
-        self._losses = deque(state["losses"], maxlen=WINDOW)
+        """Put back what `state` returned.
+
+        Raises:
+            ValueError: it is nothing of that kind.
+        """
+        saved = typed(_Saved, state)
+        self.bad, self.since, self.skipped = saved.bad, saved.since, saved.skipped
+        self.rollbacks, self._losses = saved.rollbacks, deque(saved.losses, maxlen=WINDOW)
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """What `state` returns."""
+
+    bad: int
+    since: tuple[int, int]
+    skipped: int
+    rollbacks: int
+    losses: list[float]

@@ -113,9 +113,12 @@ class Trainer:
         self.state.check(found)
         self._take_up(found)
         if "budget" in found.state:  # not in checkpoints of gptlab 0.1
-            self.budget.restore(found.state["budget"])
-        if self.config.micro_batch == "auto" and found.state["processes"] == self.world.size:
-            self.updater.micro_batch = found.state["micro_batch"]
+            with found.blamed():
+                self.budget.restore(found.state["budget"])
+        micro_batch, processes = (found.state.get(key) for key in ("micro_batch", "processes"))
+        alike = self.config.micro_batch == "auto" and processes == self.world.size
+        if alike and isinstance(micro_batch, int):
+            self.updater.micro_batch = max(1, micro_batch)
         return True
 
     def _find(self, at_most: int | None = None) -> Checkpoint | None:

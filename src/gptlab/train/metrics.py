@@ -9,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from gptlab.parsing import parse_json
+
 Row = dict[str, Any]
 
 FSYNC_EVERY_S = 5.0
@@ -92,8 +94,8 @@ def read_rows(path: Path, complain: Callable[[str], None] | None = None) -> list
 
 def _row(line: bytes) -> Row | None:
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
+        row = parse_json(line)
+    except ValueError:
         return None
     if not isinstance(row, dict) or not isinstance(row.get("kind"), str):
         return None

@@ -74,18 +74,22 @@ def optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[
 def load_optimizer_state(
     optimizer: torch.optim.Optimizer, model: nn.Module, tensors: dict[str, Tensor]
 ) -> None:
-    """Put saved tensors back; a parameter without any, or tensors without a parameter, are refused."""
+    """Put saved tensors back; those of other parameters, other shapes or other quantities are refused."""
     parameters = dict(model.named_parameters())
     unknown = _first(name for name in tensors if name.partition("/")[0] not in parameters)
     if unknown is not None:
         raise CheckpointError(
             f"optimizer.safetensors holds {unknown}, which the model has not; it is another model's checkpoint"
         )
+    kinds = {key.partition("/")[2]: value.dtype for key, value in tensors.items()}
     for name, parameter in parameters.items():
         state = {key.partition("/")[2]: value for key, value in tensors.items() if key.startswith(name + "/")}
-        if not state and tensors:
+        shapes = {value.shape for value in state.values() if value.ndim}
+        if {quantity: value.dtype for quantity, value in state.items()} != kinds or not shapes <= {
+            parameter.shape
+        }:
             raise CheckpointError(
-                f"optimizer.safetensors holds nothing for {name}; it is another model's checkpoint"
+                f"optimizer.safetensors does not hold what it should for {name}; it is another model's checkpoint"
             )
         if state:
             optimizer.state[parameter] = {

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from gptlab.errors import TrainError
+from gptlab.parsing import typed
 
 from .config import TrainConfig
 
@@ -147,8 +148,24 @@ class Budget:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned; other hours than then are a reason to plan anew."""
-        self._before_s, self._evaluation_s = state["used_s"], state["evaluation_s"]
-        self.plan = None if state["plan"] is None else Plan(**state["plan"])
-        self.again |= (state["hours"], state["most"]) != (self.hours, self._most)
-        self.start(state["start"])
+        """Go on from what `state` returned; other hours than then are a reason to plan anew.
+
+        Raises:
+            ValueError: it is nothing of that kind.
+        """
+        saved = typed(_Saved, state)
+        self._before_s, self._evaluation_s, self.plan = saved.used_s, saved.evaluation_s, saved.plan
+        self.again |= (saved.hours, saved.most) != (self.hours, self._most)
+        self.start(saved.start)
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """What `state` returns."""
+
+    hours: float | None
+    most: int | None
+    start: int
+    used_s: float
+    evaluation_s: float
+    plan: Plan | None

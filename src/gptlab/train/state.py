@@ -1,7 +1,7 @@
 """Everything that decides how a run goes on: gathered for a checkpoint, and taken up from one."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gptlab.errors import CheckpointError
 from gptlab.model.gpt import GPT
+from gptlab.parsing import typed
 
 from .checkpoint import Checkpoint
 from .device import World, random_state, restore_random_state
@@ -96,22 +97,50 @@ class State:
         """Go on from a checkpoint, but for the time that was used up to it.
 
         Raises:
-            CheckpointError: its weights are another model's.
+            CheckpointError: its weights are another model's, or its state is none that a run leaves.
         """
-        state = found.state
         try:
             self.model.load_state_dict(found.model())
         except RuntimeError as error:
             raise CheckpointError(f"{found.folder}: not this model's weights ({error})") from None
         self.optimizer.state.clear()
         load_optimizer_state(self.optimizer, self.model, found.optimizer())
+        with found.blamed():
+            self._restore(found.state)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        place = typed(_Place, {item.name: state[item.name] for item in fields(_Place)})
         restore_random_state(state["random"], self.world.device)
         if state["scaler"] and self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
         if "guard" in state:
             self.guard.restore(state["guard"])
-        self.batches.skip = [(first, last) for first, last in state["skip"]]
-        self.step, self.tokens, self.best = state["step"], state["tokens"], state["best"]
+        self.batches.skip, self.step, self.tokens = place.skip, place.step, place.tokens
+        self.best = asdict(place.best) if place.best is not None else None
+
+
+@dataclass(frozen=True)
+class _Best:
+    step: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a checkpoint says that its run stood."""
+
+    step: int
+    tokens: int
+    sample: int
+    skip: list[tuple[int, int]]
+    best: _Best | None
+
+    def __post_init__(self) -> None:
+        bounds = [bound for pair in self.skip for bound in pair]
+        if min(self.step, self.tokens, self.sample, *bounds) < 0 or bounds != sorted(bounds):
+            raise ValueError(
+                f"step {self.step}, tokens {self.tokens}, sample {self.sample}, skip {self.skip}"
+            )
 
 
 def _first_difference(name: str, saved: Any, wanted: Any) -> tuple[str, Any, Any]:
