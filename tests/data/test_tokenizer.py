@@ -215,6 +215,14 @@ def test_ids_that_are_no_numbering_are_refused(id_: int, complaint: str, trained
         BPEFile(json.dumps(raw))
 
 
+def test_one_that_the_library_panics_over_is_refused(trained_text: str):
+    raw = json.loads(trained_text)
+    raw["model"]["merges"][0] = ["Li", "<|endoftext|>"]
+    raw["model"]["vocab"]["Li"] = len(raw["model"]["vocab"])
+    with pytest.raises(DataError, match=r"the tokenizers library cannot read it \("):
+        BPEFile(json.dumps(raw))
+
+
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [

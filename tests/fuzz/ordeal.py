@@ -41,7 +41,7 @@ FORBIDDEN = {"os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Po
 KINDS = {**DATA, **RUNS, **MODELS}
 
 
-class TooLongError(BaseException):
+class TooLongError(KeyboardInterrupt):
     """Past the limit of CPU time; no reader catches it."""
 
 

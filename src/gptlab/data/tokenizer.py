@@ -9,7 +9,8 @@ import base64
 import hashlib
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -200,13 +201,8 @@ class BPEFile(Tokenizer):
     def __init__(self, text: str, origin: str = FILE) -> None:
         import tokenizers
 
-        try:
+        with _refusing(origin):
             self._tokenizer = tokenizers.Tokenizer.from_str(text)
-        except Exception as error:  # the library raises nothing narrower
-            raise DataError(
-                f"tokenizer {origin}: the tokenizers library cannot read it ({error}); "
-                'make one with "gptlab data tokenizer"'
-            ) from error
         self._text, self._origin = text, origin
         self._tokenizer.encode_special_tokens = True  # as ordinary text, the property means
         ids = self._tokenizer.get_vocab(with_added_tokens=True)
@@ -225,8 +221,10 @@ class BPEFile(Tokenizer):
             vocabulary[id_] = token.encode() if id_ in added else self._from_alphabet(token)
         special = [id_ for id_, token in added.items() if token.special]
         super().__init__(FILE, vocabulary, ids[END_OF_TEXT], special)
-        self.bytes_per_token = len(_ENGLISH) / len(self.encode(_ENGLISH))
-        if self.decode(self.encode(_PROBE)) != _PROBE:
+        with _refusing(origin):
+            self.bytes_per_token = len(_ENGLISH) / len(self.encode(_ENGLISH))
+            probed = self.decode(self.encode(_PROBE))
+        if probed != _PROBE:
             raise DataError(f"tokenizer {origin}: decoding does not give the text back; {_BYTE_LEVEL}")
 
     def _from_alphabet(self, token: str) -> bytes:
@@ -248,6 +246,24 @@ class BPEFile(Tokenizer):
     def __reduce__(self) -> tuple[type["BPEFile"], tuple[str, str]]:
         # The library's own pickling forgets encode_special_tokens on the way to a worker.
         return BPEFile, (self._text, self._origin)
+
+
+@contextmanager
+def _refusing(origin: str) -> Generator[None]:
+    """Refuse a tokenizer for whatever the library raises, panics too, which are not even an Exception.
+
+    Raises:
+        DataError: it raised something.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise DataError(
+            f"tokenizer {origin}: the tokenizers library cannot read it ({error}); make one with "
+            '"gptlab data tokenizer"'
+        ) from error
 
 
 def load_tokenizer(spec: str | Path) -> Tokenizer:
