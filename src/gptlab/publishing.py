@@ -88,13 +88,21 @@ def publish(
         return facts, push(out, repository, names=FILES, message=message, public=public)
 
 
-def export_file(model: Path, out: Path, *, dtype: GGUFDType = "float32", verify: bool = True) -> ExportedGGUF:
+def export_file(
+    model: Path,
+    out: Path,
+    *,
+    dtype: GGUFDType = "float32",
+    licence: str | None = None,
+    verify: bool = True,
+) -> ExportedGGUF:
     """Write a GGUF file.
 
     Args:
         model: MODEL of the command line.
         out: the .gguf file, or a folder for one that is named after the run.
         dtype: number format of its matrices.
+        licence: the hub's identifier of the model's licence, which the file keeps.
         verify: whether llama.cpp, where it is installed, loads the file before it gets its name, and is compared.
 
     Raises:
@@ -102,4 +110,4 @@ def export_file(model: Path, out: Path, *, dtype: GGUFDType = "float32", verify:
     """
     network, tokenizer = load(model, "cpu")
     name = (run_of(model) or model.resolve()).name
-    return export_gguf(network, tokenizer, out, name=name, dtype=dtype, verify=verify)
+    return export_gguf(network, tokenizer, out, name=name, dtype=dtype, licence=licence, verify=verify)

@@ -163,12 +163,12 @@ def export(
         out: the folder to write, or the .gguf file.
         to: what to write.
         dtype: number format of a GGUF file's matrices.
-        licence: the hub's identifier of the model's licence (mit, apache-2.0 ...), for the card of a folder.
+        licence: the hub's identifier of the model's licence (mit, apache-2.0 ...), which the card or the file tells.
         verify: load it in transformers, or in llama.cpp where llama-cpp-python is installed, and compare its logits
             with the model's.
     """
     if to == "gguf":
-        return _export_gguf(model, out, dtype, verify)
+        return _export_gguf(model, out, dtype=dtype, licence=licence, verify=verify)
     if dtype != "float32":
         raise ConfigError(
             f"--dtype {dtype}: is for --to gguf; a Hugging Face folder holds float32, and whoever loads it chooses"
@@ -183,12 +183,17 @@ def export(
 
 
 def _export_gguf(
-    model: Path, out: Path, dtype: Literal["float32", "float16", "bfloat16"], verify: bool
+    model: Path,
+    out: Path,
+    *,
+    dtype: Literal["float32", "float16", "bfloat16"],
+    licence: str | None,
+    verify: bool,
 ) -> dict[str, Any]:
     from gptlab.progress import quantity
     from gptlab.publishing import export_file
 
-    facts = export_file(model, out, dtype=dtype, verify=verify)
+    facts = export_file(model, out, dtype=dtype, licence=licence, verify=verify)
     print(
         f"{facts['file']}: {facts['architecture']} of llama.cpp, {dtype}, {quantity(facts['bytes'], 'B')}, "
         + _compared(facts["max_diff"])

@@ -92,6 +92,19 @@ def test_the_head_as_the_hub_reads_it(run: Path) -> None:
     assert first.dataset_args == {"protocol": "harness", "shots": 10, "n": 10042}
 
 
+def test_scores_on_somebodys_items_are_not_in_the_hubs_index(run: Path) -> None:
+    recipe, metrics = run / "config.toml", run / "metrics.jsonl"
+    recipe.write_text(
+        recipe.read_text().replace("[eval]\n", '[eval]\nhellaswag_file = "/home/me/mine.jsonl"\n')
+    )
+    assert written(card_of(run)).data.eval_results is not None  # as many as all
+    metrics.write_text(metrics.read_text().replace("10042", "1152"))
+    card = written(card_of(run))
+    assert card.data.eval_results is None
+    assert "| hellaswag | harness | 10 | 1,152 |" in card.content
+    assert "/home/me" not in card.content
+
+
 def test_data_sets_of_the_hub_are_linked(run: Path, tiny_data: Path) -> None:
     card = card_of(run)
     manifest = replace(Manifest.load(tiny_data), revision=f"hf:HuggingFaceFW/fineweb@{'c' * 40}:sample-10BT")

@@ -23,7 +23,7 @@ LLAMA = {"norm": "rmsnorm", "position": "rope", "mlp": "swiglu"}
 def test_what_the_package_gguf_reads(gpt: GPTs, tmp_path: Path) -> None:
     gguf: Any = pytest.importorskip("gguf")
     model = gpt()
-    facts = export_gguf(model, Bytes(), tmp_path, name="tiny", dtype="float16", verify=False)
+    facts = export_gguf(model, Bytes(), tmp_path, name="tiny", dtype="float16", licence="mit", verify=False)
     assert facts == {
         "architecture": "gpt2",
         "file": str(tmp_path / "tiny-float16.gguf"),
@@ -33,6 +33,7 @@ def test_what_the_package_gguf_reads(gpt: GPTs, tmp_path: Path) -> None:
     }
     reader = gguf.GGUFReader(tmp_path / "tiny-float16.gguf")
     assert reader.fields["general.name"].contents() == "tiny"
+    assert reader.fields["general.license"].contents() == "mit"
     assert reader.fields["gpt2.context_length"].contents() == model.config.context
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     assert tensors["blk.1.attn_norm.weight"].tensor_type.name == "F32"

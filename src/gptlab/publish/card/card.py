@@ -9,6 +9,7 @@ from typing import Any
 
 from gptlab import __version__
 from gptlab.data.tokenizer import Tokenizer
+from gptlab.eval.hellaswag import VALIDATION_ITEMS
 from gptlab.model.gpt import ModelConfig
 from gptlab.model.size import measure
 from gptlab.page import amount, draw
@@ -71,7 +72,7 @@ def _head(card: Card) -> str:
 
     data = card.origin.data or ()
     names = sorted({each.hub_name for each in data if each.hub_name is not None})
-    results = [result for row in card.origin.rows("eval") for result in _index(row)]
+    results = [result for row in _official(card.origin) for result in _index(row)]
     head = ModelCardData(
         library_name="transformers",
         pipeline_tag="text-generation",
@@ -84,12 +85,17 @@ def _head(card: Card) -> str:
     return head.to_yaml()
 
 
+def _official(at: Origin) -> list[Row]:
+    """Return the scores on items of HellaSwag's own validation set, and not on those of somebody's file."""
+    own = at.run is not None and at.run.config.get("eval.hellaswag_file") is not None
+    rows = [row for row in at.rows("eval") if row["task"] == "hellaswag"]
+    return [row for row in rows if not own or row["n"] == VALIDATION_ITEMS]
+
+
 def _index(row: Row) -> list[Any]:
     """List a score for the hub's index, with all that it must not be compared without."""
     from huggingface_hub import EvalResult
 
-    if row["task"] != "hellaswag":
-        return []  # the other task's items are the data's own, which the hub has not
     return [
         EvalResult(
             task_type="text-generation",

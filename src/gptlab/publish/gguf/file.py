@@ -64,6 +64,7 @@ def export_gguf(
     *,
     name: str,
     dtype: GGUFDType = "float32",
+    licence: str | None = None,
     verify: bool = True,
 ) -> ExportedGGUF:
     """Write a model and its tokenizer as one GGUF file.
@@ -74,6 +75,7 @@ def export_gguf(
         out: the file, or a folder for NAME-DTYPE.gguf.
         name: of the model.
         dtype: number format of the matrices; norms, biases and positions stay float32.
+        licence: the hub's identifier of the model's licence.
         verify: whether llama.cpp loads the file, where llama-cpp-python is installed, and its ids and logits are
             compared, before the file gets its name.
 
@@ -98,6 +100,8 @@ def export_gguf(
         with aside(file) as written:
             writer = gguf.GGUFWriter(written.name, architecture.name)
             _write_keys(writer, gguf, model.config, dict(architecture.keys(model.config)), name, dtype)
+            if licence is not None:
+                writer.add_license(licence)
             _write_vocabulary(writer, vocabulary)
             _write_tensors(writer, gguf, model.state_dict(), model.config, dtype)
             writer.write_header_to_file()
