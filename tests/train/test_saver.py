@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import shutil
+import subprocess
 import threading
 from contextlib import suppress
 
@@ -13,6 +15,7 @@ from gptlab.errors import TrainError
 from gptlab.train import checkpoint, disk
 from gptlab.train.metrics import MetricsLog, read_rows
 from gptlab.train.saver import Saver
+from gptlab.train.step import Updater
 
 OPERATIONS = ("open", "write", "fsync", "mkdir", "rename", "replace", "unlink", "rmdir")
 
@@ -166,3 +169,64 @@ def test_milestones_stay(train, tmp_path):
     train(tmp_path / "run", flags)
     kept = {folder.name for folder in (tmp_path / "run" / "checkpoints").iterdir()}
     assert {"step_00000005", "step_00000010", "step_00000012"} == kept
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A real drive of two megabytes, for a few checkpoints of the tiny model."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("this user may mount nothing")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("checked", [True, False], ids=["seen before", "seen in writing"])
+def test_a_drive_that_is_full(train, small_disk, monkeypatch, checked):
+    if not checked:
+        monkeypatch.setattr(disk, "free_bytes", lambda folder: 10**12)
+    run = small_disk / "run"
+    flags = {"train": {"save_every_steps": 2, "keep": 9}, "eval": {"every_steps": 50}}
+    with pytest.raises(TrainError, match=r"step 12 could not be saved .* Mend the disk"):
+        train(run, flags)
+    failed = [row["step"] for row in events(run, "save_failed")]
+    saved = checkpoint.newest(run, pytest.fail).state["step"]
+    assert failed[-1] == 12
+    assert saved == failed[0] - 2
+    assert [row["step"] for row in read_rows(run / "metrics.jsonl") if row["kind"] == "step"] == [
+        *range(1, 13)
+    ]
+    for step in range(2, saved, 2):
+        shutil.rmtree(checkpoint.folder_of(run, step))
+    assert train(run, {**flags, "train": {"keep": 1}})["status"] == "finished"
+    assert checkpoint.newest(run, pytest.fail).state["step"] == 12
+
+
+def test_a_drive_that_is_full_to_the_last_byte_for_a_while(train, small_disk, monkeypatch, capsys):
+    """Somebody else fills it and makes room again; rows and training wait for nobody."""
+    ballast, update = small_disk / "ballast", Updater.update
+
+    def filling(updater, gradient):
+        done.append(gradient)
+        if len(done) == 3:
+            with suppress(OSError), ballast.open("wb", buffering=0) as file:
+                while file.write(bytes(1 << 12)):
+                    pass
+        if len(done) == 50:
+            ballast.unlink()
+        update(updater, gradient)
+
+    done = []
+    monkeypatch.setattr(Updater, "update", filling)
+    run = small_disk / "run"
+    flags = {"train": {"steps": 60, "save_every_steps": 10, "keep": 1}, "eval": {"every_steps": 99}}
+    assert train(run, flags)["status"] == "finished"
+    assert [row["step"] for row in read_rows(run / "metrics.jsonl") if row["kind"] == "step"] == [
+        *range(1, 61)
+    ]
+    assert checkpoint.newest(run, pytest.fail).state["step"] == 60
+    told = capsys.readouterr().out
+    assert "metrics.jsonl cannot be written (No space left on device); training goes on" in told
+    assert "is written again, with all that waited" in told

@@ -27,7 +27,8 @@ IDENTITY: dict[str, tuple[str, ...]] = {
 class MetricsLog:
     """Appends rows to RUN/metrics.jsonl; what was written at least five seconds ago survives a power cut.
 
-    A last line that a crash cut short is taken away on opening: it never was a row.
+    A last line that a crash cut short is taken away on opening: it never was a row. While the disk is full, rows
+    wait in memory.
 
     Args:
         path: the file.
@@ -39,7 +40,10 @@ class MetricsLog:
         path.touch()
         with path.open("rb+") as file:
             file.truncate(_end_of_last_line(path.read_bytes()))
-        self._file = path.open("a", encoding="utf-8")
+        self._file = path.open("ab", buffering=0)
+        self._waiting = b""
+        self.failure: OSError | None = None
+        """Why rows are waiting."""
         self._synced = time.monotonic()
 
     def __enter__(self) -> "MetricsLog":
@@ -50,12 +54,14 @@ class MetricsLog:
     ) -> None:
         self.sync()
         self._file.close()
+        if self.failure is not None and kind is None:
+            raise self.failure
 
     def write(self, kind: str, **row: Any) -> None:
         """Append one row; a number that JSON cannot hold is written as null."""
         row = {"kind": kind, **{key: _finite(value) for key, value in row.items()}}
-        self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        self._file.flush()
+        self._waiting += (json.dumps(row, ensure_ascii=False) + "\n").encode()
+        self._write()
         if self._tell is not None:
             self._tell(row)
         if time.monotonic() - self._synced > FSYNC_EVERY_S:
@@ -63,8 +69,18 @@ class MetricsLog:
 
     def sync(self) -> None:
         """Force what was written on to the disk."""
+        self._write()
         os.fsync(self._file.fileno())
         self._synced = time.monotonic()
+
+    def _write(self) -> None:
+        try:
+            while self._waiting:
+                self._waiting = self._waiting[self._file.write(self._waiting) :]
+            self.failure = None
+        except OSError as error:
+            error.filename = str(self.path)
+            self.failure = error
 
 
 def read_rows(path: Path, complain: Callable[[str], None] | None = None) -> list[Row]:

@@ -40,6 +40,7 @@ class Record:
         self._main, self._steps, self._batch_tokens = world.main, steps, batch_tokens
         self._flops_per_token, self._peak_flops = flops_per_token, peak_flops
         self._console = StatusLine()
+        self._waiting = False
         self._began = time.monotonic()
 
     def step(self, step: int, tokens: int, gradient: Gradient, *, lr: float, step_s: float) -> None:
@@ -50,6 +51,7 @@ class Record:
         mfu = speed * self._flops_per_token / self._peak_flops if self._peak_flops else None
         row = {"loss": gradient.loss, "grad_norm": gradient.norm, "lr": lr, "step_s": step_s}
         self.log.write("step", step=step, tokens=tokens, **row, tokens_per_s=speed, mfu=mfu)
+        self._look_at_log()
         passed = time.monotonic() - self._began
         steps = self._steps
         eta = "unknown" if steps is None else duration(passed / max(1, step - self.first) * (steps - step))
@@ -67,6 +69,18 @@ class Record:
         self.say(
             f"step {step}: the time suffices for {steps:,} steps, {quantity(steps * self._batch_tokens)} tokens"
         )
+
+    def _look_at_log(self) -> None:
+        """Say when rows begin to wait for a full disk, and when they are written."""
+        failing = self.log.failure
+        if failing is not None and not self._waiting:
+            self.say(
+                f"warning: {self.log.path} cannot be written ({failing.strerror}); training goes on, and its "
+                "rows are kept until there is space"
+            )
+        elif failing is None and self._waiting:
+            self.say(f"{self.log.path} is written again, with all that waited")
+        self._waiting = failing is not None
 
     def event(self, event: str, step: int, **facts: Any) -> None:
         """Note what happened besides."""
