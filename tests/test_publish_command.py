@@ -222,7 +222,7 @@ def test_an_export_keeps_the_card_that_somebody_wrote(
     card.write_text(card.read_text() + "\nIt is fond of herons.\n")
     assert publish(model=export).code == 0
     there = hub.holds()["README.md"].decode()
-    assert there == card.read_text().replace('from_pretrained("mine"', 'from_pretrained("me/tiny"')
+    assert there == card.read_text().replace('from_pretrained("./mine"', 'from_pretrained("me/tiny"')
     assert "It is fond of herons." in there
     answer = publish("--licence", "mit", model=export)
     assert answer.code == 1

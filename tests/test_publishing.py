@@ -25,6 +25,7 @@ def test_an_export_has_a_card_whose_lines_of_python_run(
     assert {"README.md", "loss.png", "model.safetensors"} <= {file.name for file in out.iterdir()}
     assert "license: apache-2.0" in told(out)
     assert "trained with gptlab on 3.072k tokens" in told(out)
+    assert 'from_pretrained("./mine")' in told(out)
     (lines,) = re.findall(r"```python\n(.*?)```", told(out), re.DOTALL)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.chdir(tmp_path)
@@ -57,7 +58,9 @@ def test_a_card_is_written_anew_unless_somebody_changed_it(
 def test_an_export_of_an_export_keeps_its_card(finished_run: Path, tmp_path: Path) -> None:
     assert cli.main(["export", str(finished_run), str(tmp_path / "one"), "--no-verify"]) == 0
     assert cli.main(["export", str(tmp_path / "one"), str(tmp_path / "two"), "--no-verify"]) == 0
-    assert told(tmp_path / "two") == told(tmp_path / "one").replace('pretrained("one"', 'pretrained("two"')
+    assert told(tmp_path / "two") == told(tmp_path / "one").replace(
+        'pretrained("./one"', 'pretrained("./two"'
+    )
     for name in ("model.safetensors", "loss.png"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 

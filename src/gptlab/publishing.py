@@ -27,7 +27,7 @@ def export_folder(
         out: the folder.
         verify: whether transformers loads the folder before it gets its name, and is compared.
         licence: the hub's identifier of the model's licence, for the card.
-        address: what the card tells people to load; None is the folder's name.
+        address: what the card tells people to load; None is the folder, by its name.
 
     Raises:
         GptlabError: the model cannot be loaded, or not be written there.
@@ -36,7 +36,7 @@ def export_folder(
     network, tokenizer = load(checkpoint or model, "cpu")
     if not isinstance(network, GPT):
         return export(network, tokenizer, out)  # which tells why not
-    network, address = fit_vocabulary(network, tokenizer), address or out.resolve().name
+    network, address = fit_vocabulary(network, tokenizer), address or _here(out)
     if (beside := _kept_card(model, address)) is not None:
         if licence is not None:
             raise ExportError(f"--licence {licence}: the export in {model} has a card; write it there")
@@ -55,12 +55,17 @@ def export_folder(
     return export(network, tokenizer, out, verify=verify, beside=card_files(card))
 
 
+def _here(folder: Path) -> str:
+    # Without the dot a folder gpt2 would be somebody's on the hub, wherever it is not.
+    return f"./{folder.resolve().name}"
+
+
 def _kept_card(model: Path, address: str) -> dict[str, bytes] | None:
     """Return the card that an export of ours has already, perhaps in somebody's own words."""
     if read_mark(model) is None or not (model / CARD).is_file():
         return None
     files = {name: (model / name).read_bytes() for name in (CARD, CURVE) if (model / name).is_file()}
-    old, new = (f'from_pretrained("{each}"'.encode() for each in (model.resolve().name, address))
+    old, new = (f'from_pretrained("{each}"'.encode() for each in (_here(model), address))
     return files | {CARD: files[CARD].replace(old, new)}
 
 
