@@ -196,7 +196,7 @@ def test_tokens_come_from_the_step(tmp_path):
         ("environment.json", b"{", "damaged"),
         ("environment.json", b"[]", "damaged"),
         ("environment.json", b'{"parameters": "many"}', "damaged (parameters = 'many')"),
-        ("environment.json", b'{"processes": 0}', "damaged (processes = 0)"),
+        ("environment.json", b'{"processes": true}', "damaged (processes = True)"),
         (
             "config.toml",
             b"[train]\nsteps = 1979-05-27\n",
@@ -222,6 +222,10 @@ def test_a_folder_that_is_no_run_is_refused_on_one_line(tmp_path, file, content,
 
 def test_a_score_that_does_not_say_of_what_is_passed_over(tmp_path):
     damaged = [{**eval_row(8), key: None} for key in ("task", "protocol", "shots", "n")]
+    damaged += [
+        {key: value for key, value in eval_row(8).items() if key != "task"},
+        {**eval_row(8), "acc": "high"},
+    ]
     run = write_run(tmp_path / "run", [*curve(), eval_row(4), *damaged])
     assert [row["step"] for row in read_metrics(run)["eval"]] == [4]
 

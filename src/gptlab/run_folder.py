@@ -5,6 +5,7 @@ It is read from the files alone, so without torch: `metrics.jsonl`, and where th
 """
 
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,6 @@ ACCURACIES = {"acc": "stderr", "acc_norm": "stderr_norm"}
 """What an evaluation's row holds of a task, and where its standard error is."""
 CHANCE = {"hellaswag": 1 / hellaswag.CHOICES, "continuation": 1 / continuation.CHOICES}
 SMOOTH_FRACTION = 0.04
-COUNTS = ("train.steps", "parameters", "processes")  # what has to be a number in what a run says of itself
 FRAME_PERCENTILES = (0.1, 93)  # of the training loss: the steep start would flatten all that follows
 
 
@@ -41,7 +41,9 @@ class Run:
     @property
     def planned_steps(self) -> int | None:
         """The step at which the run ends: that of its newest plan, or of its recipe."""
-        plans = [row["steps"] for row in self.metrics["event"] if row.get("event") == "plan"]
+        plans = [
+            row["steps"] for row in self.metrics["event"] if row.get("event") == "plan" and "steps" in row
+        ]
         return plans[-1] if plans else self.config.get("train.steps")
 
 
@@ -62,8 +64,8 @@ def read_metrics(run: Path) -> Metrics:
     path = run / "metrics.jsonl"
     if not path.is_file():
         raise ConfigError(f'run {run}: holds no metrics.jsonl; give a folder that "gptlab train --out" wrote')
-    rows = read_rows(path)
-    kept = [row for row in rows if row["kind"] in IDENTITY and _complete(row)]
+    rows = [row for row in read_rows(path) if _misfit(row) is None]
+    kept = [row for row in rows if row["kind"] in IDENTITY and row.keys() >= {*IDENTITY[row["kind"]]}]
     if not kept:
         raise ConfigError(f"run {run}: metrics.jsonl holds no step of a run; give a run that has begun")
     ordered = sorted(kept, key=lambda row: row["step"])
@@ -72,12 +74,6 @@ def read_metrics(run: Path) -> Metrics:
         row.setdefault("tokens", tokens.get(row["step"], None if row["step"] else 0))
     events = [row for row in rows if row["kind"] == "event"]
     return {kind: [row for row in ordered if row["kind"] == kind] for kind in IDENTITY} | {"event": events}
-
-
-def _complete(row: Row) -> bool:
-    """Whether a row says what it is about, in words and numbers; another program's may not."""
-    kinds = {"task": str, "protocol": str, "shots": int, "n": int}
-    return row["kind"] != "eval" or all(isinstance(row.get(key), kind) for key, kind in kinds.items())
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
@@ -112,10 +108,15 @@ def _read_run(folder: Path, name: str) -> Run:
 def _checked(said: Any) -> Row:
     if not isinstance(said, dict):
         raise ValueError("no object")
-    for key in COUNTS:
-        if key in said and not (type(said[key]) is int and said[key] > 0):
-            raise ValueError(f"{key} = {said[key]!r}")
+    if key := _misfit(said):
+        raise ValueError(f"{key} = {said[key]!r}")
     return said
+
+
+def _misfit(said: Row) -> str | None:
+    """Return a key that has not the kind of value that its readers count on; None if all have."""
+    wrong = (key for key, kind in KINDS.items() if key in said and type(said[key]) not in kind)
+    return next(wrong, None)
 
 
 def _flat(table: Row, above: str = "") -> Row:
@@ -127,7 +128,7 @@ def _flat(table: Row, above: str = "") -> Row:
 
 def as_number(value: object) -> float:
     """Return a number as it is, and NaN for anything else."""
-    return float(value) if isinstance(value, int | float) else math.nan
+    return float(value) if isinstance(value, int | float) and abs(value) <= sys.float_info.max else math.nan
 
 
 def score(row: Row, name: str) -> str:
@@ -181,3 +182,21 @@ def loss_chart(runs: Sequence[Run]) -> Chart:
     )
     frame = (min(low for low, _ in bounds), max(high for _, high in bounds)) if bounds else (None, None)
     return Chart("loss", "loss, nats a token", caption, curves, low=frame[0], high=frame[1])
+
+
+NUMBER, NOTHING = (int, float), type(None)
+KINDS: dict[str, tuple[type, ...]] = {
+    # metrics.jsonl
+    **dict.fromkeys(("tokens", "steps", "shots", "n", "processes", "parameters"), (int,)),
+    **dict.fromkeys(("loss", "bits_per_byte", *ACCURACIES, *ACCURACIES.values()), (*NUMBER, NOTHING)),
+    **dict.fromkeys(("event", "task", "protocol", "prompt", "text"), (str,)),
+    # environment.json
+    **dict.fromkeys(("device", "dtype", "gptlab"), (str,)),
+    "git_commit": (str, NOTHING),
+    # config.toml
+    **dict.fromkeys(("train.steps", "train.batch_tokens", "schedule.warmup_steps"), (int,)),
+    **dict.fromkeys(("train.init_from", "data.path", "optim.name", "schedule.name"), (str,)),
+    "optim.lr": NUMBER,
+    "data.train": (list,),
+}
+"""What has to be of one kind, where a run folder has it: readers count on it."""

@@ -199,6 +199,14 @@ def go_on(folder: Path) -> None:
     assert sorted(set(steps)) == sorted(steps)
 
 
+def export_run(folder: Path) -> None:
+    """The card says what the files around the model say, or the export says what is wrong with them."""
+    from gptlab.publishing import export_folder
+
+    export_folder(folder / "run", folder / "out", verify=False)
+    assert (folder / "out" / "README.md").read_text(encoding="utf-8")
+
+
 RUNS = {
     "metrics": Kind(
         a_log,
@@ -235,5 +243,11 @@ RUNS = {
         go_on,
         writes=True,
         mend=mend_checkpoints,
+    ),
+    "exported run": Kind(
+        a_started_run,
+        {"run/metrics.jsonl": "lines", "run/environment.json": "json", "run/config.toml": "toml"},
+        export_run,
+        writes=True,
     ),
 }

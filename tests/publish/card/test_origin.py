@@ -59,6 +59,16 @@ def test_data_that_changed_or_went_is_not_told(run: Path, tmp_path: Path) -> Non
     assert found(run).data is None
 
 
+@pytest.mark.parametrize(
+    "train",
+    ['["a"]', "[{ weight = 1.0 }]", '[{ path = "a", weight = "b" }]', '[{ path = "a", weight = 0 }]', "[1]"],
+)
+def test_data_that_no_recipe_names_is_not_told(run: Path, train: str) -> None:
+    recipe = run / "config.toml"
+    recipe.write_text(recipe.read_text().replace("[data]", f"[data]\ntrain = {train}"))
+    assert found(run).data is None
+
+
 def test_a_recipe_tells_no_path(run: Path, tiny_data: Path) -> None:
     recipe = found(run).recipe
     assert recipe is not None

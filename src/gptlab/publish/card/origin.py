@@ -16,6 +16,9 @@ from gptlab.train.metrics import Row
 # Keys of a recipe that hold a path, of which others need to know the last part only.
 PATHS = re.compile(r'^(path|init_from|hellaswag_file) = "(.*)"$', re.MULTILINE)
 
+# What parts raise that no recipe names.
+NO_PARTS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+
 
 @dataclass(frozen=True)
 class DataSet:
@@ -106,10 +109,10 @@ def last_part(path: str) -> str:
 
 def _data_sets(run: Run, state: Mapping[str, Any]) -> list[DataSet] | None:
     parts = run.config.get("data.train") or [{"path": run.config.get("data.path", "")}]
-    samples = share_block([part.get("weight", 1.0) for part in parts])
     try:
+        samples = share_block([float(part.get("weight", 1.0)) for part in parts])
         manifests = [Manifest.load(part["path"]) for part in parts]
-    except DataError:
+    except (DataError, *NO_PARTS):
         return None
     if fingerprint([manifest.fingerprint for manifest in manifests], samples) != state.get("data"):
         return None
