@@ -18,6 +18,7 @@ from gptlab.sample import (
     PACKED_FROM,
     GeneratingGPT,
     SampleConfig,
+    draw,
     generate,
     keep_likeliest,
     kept_tokens,
@@ -209,6 +210,16 @@ def test_top_k_and_top_p_bound_what_is_drawn() -> None:
     assert set(drawn.tolist()) == {0, 1, 2}
     drawn = generate(toy, [0], max_tokens=1, samples=2000, seed=1, top_p=0.6)[:, 1]
     assert set(drawn.tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize(("chance", "token"), [(0.0, 1), (0.4999, 1), (0.5001, 3), (1 - 2**-53, 3)])
+def test_what_has_no_probability_is_never_drawn(
+    chance: float, token: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "rand", lambda *shape, dtype, **_: torch.full(shape, chance, dtype=dtype))
+    logits = torch.tensor([[0.0, 1.0, 0.0, 1.0, 0.0]]).log()
+    drawn = draw(logits, temperature=1.0, top_k=None, top_p=None, generator=torch.Generator())
+    assert drawn.tolist() == [token]
 
 
 @pytest.mark.parametrize("options", [{"top_k": 1}, {"top_p": 1e-12}, {"temperature": 1e-40}])

@@ -282,7 +282,12 @@ def draw(
     # With the largest at zero, no temperature is too small to divide by.
     logits = (logits - logits.amax(-1, keepdim=True)) / temperature
     logits = keep_likeliest(logits, top_k=top_k, top_p=top_p)
-    return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+    # torch.multinomial takes a random number for every token of the vocabulary and several times as long on a CPU.
+    # Whole numbers, since a GPU adds floating-point ones in an order that varies.
+    bounds = (logits.softmax(-1).double() * 2**40).long().cumsum(-1)
+    chance = torch.rand(len(bounds), 1, dtype=torch.float64, device=bounds.device, generator=generator)
+    aim = (chance * bounds[:, -1:]).long()
+    return torch.searchsorted(bounds, aim, right=True)[:, 0]
 
 
 def keep_likeliest(
