@@ -148,7 +148,7 @@ def mend_checkpoints(folder: Path) -> None:
             state = json.loads(path.read_bytes())
             for name in ("model.safetensors", "optimizer.safetensors"):
                 state["sha256"][name] = hashlib.sha256((path.parent / name).read_bytes()).hexdigest()
-            del state["sha256"]["state.json"]  # as before it was there
+            del state["state_sha256"]  # as before it was there
         except Exception:  # the state itself was broken
             continue
         path.write_text(json.dumps(state))

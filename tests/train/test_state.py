@@ -22,7 +22,7 @@ def rewrite(folder, change, *, mend=False):
     state = json.loads(path.read_text())
     change(state)
     if mend:
-        del state["sha256"]["state.json"]
+        del state["state_sha256"]
     path.write_text(json.dumps(state))
 
 
@@ -31,7 +31,7 @@ def test_a_state_that_changed_is_not_taken_for_what_was_saved(tmp_path):
     assert checkpoint.load(folder).state["random"] == [1, 2, 3]
     rewrite(folder, lambda state: state["random"].__setitem__(1, 7))
     with pytest.raises(
-        CheckpointError, match=r"state\.json: damaged \(ValueError: its own sha256 is another\)"
+        CheckpointError, match=r"state\.json: damaged \(ValueError: state_sha256 is another\)"
     ):
         checkpoint.load(folder)
 
@@ -57,7 +57,7 @@ def test_a_state_that_is_none_is_refused(change, complaint, tmp_path):
     folder = save(tmp_path)
 
     def changed(state):
-        del state["sha256"]["state.json"]
+        del state["state_sha256"]
         change(state)
 
     rewrite(folder, changed)

@@ -3,7 +3,7 @@
     RUN/checkpoints/step_00004000/model.safetensors      the parameters, a tied head once
                                   optimizer.safetensors  {parameter}/{quantity}
                                   state.json             step, tokens, data position, random states, model,
-                                                         tokenizer, and the sha256 of all of this
+                                                         tokenizer, its own sha256, and those of the other files
                                   tokenizer.json         where the tokenizer is a trained one
     RUN/latest, RUN/best                                 the name of a checkpoint folder
 
@@ -33,6 +33,7 @@ from . import disk, tensor_file
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 # What torch, numpy and Python raise when they are given back something else than they gave.
 DAMAGE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+OWN_HASH = "state_sha256"
 SPARE_BYTES = 1 << 20  # for the state, the tokenizer, and what a file system keeps for itself
 
 
@@ -103,8 +104,8 @@ def save(
             OPTIMIZER: disk.write(written / OPTIMIZER, tensor_file.pieces(optimizer)),
             **{name: disk.write(written / name, [content]) for name, content in files.items()},
         }
-        hashes[STATE] = _hash(state)
-        disk.write(written / STATE, [(json.dumps({**state, "sha256": hashes}, indent=1) + "\n").encode()])
+        said = {**state, OWN_HASH: _hash(state), "sha256": hashes}
+        disk.write(written / STATE, [(json.dumps(said, indent=1) + "\n").encode()])
         disk.sync_folder(written)
         if folder.exists():  # from a save of this step that failed in its last moments
             disk.set_aside(folder)
@@ -165,8 +166,9 @@ def load(folder: Path) -> Checkpoint:
         state = parse_json(path.read_bytes())
         hashes = typed(dict[str, str], state.pop("sha256"))
         typed(int, state["step"])
-        if hashes.pop(STATE, None) not in (_hash(state), None):  # None: in checkpoints of gptlab 0.1
-            raise ValueError("its own sha256 is another")
+        own = state.pop(OWN_HASH, None)  # None: in checkpoints of gptlab 0.1, or after a change by hand
+        if own not in (_hash(state), None):
+            raise ValueError(f"{OWN_HASH} is another; if it was changed by hand, take that line out")
     except FileNotFoundError:
         raise CheckpointError(f"{folder}: no {STATE} there; it is not a checkpoint folder") from None
     except OSError as error:
