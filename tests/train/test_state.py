@@ -31,7 +31,8 @@ def test_a_state_that_changed_is_not_taken_for_what_was_saved(tmp_path):
     assert checkpoint.load(folder).state["random"] == [1, 2, 3]
     rewrite(folder, lambda state: state["random"].__setitem__(1, 7))
     with pytest.raises(
-        CheckpointError, match=r"state\.json: damaged \(ValueError: state_sha256 is another\)"
+        CheckpointError,
+        match=r"state\.json: damaged \(ValueError: state_sha256 is another; if it was changed by hand",
     ):
         checkpoint.load(folder)
 
