@@ -1,4 +1,4 @@
-"""What a kind of reader is that mutants are given to."""
+"""A sort of folder and its reader, which mutants are given to."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
