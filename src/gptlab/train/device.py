@@ -3,6 +3,7 @@
 import os
 import platform
 import random
+import re
 import socket
 import sys
 from collections.abc import Callable, Generator
@@ -215,9 +216,14 @@ def peak_flops(device: torch.device, dtype: DTypeName) -> float | None:
     """Return the device's published peak in FLOP/s for a number format; None where it is not known."""
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
-    half, tf32 = next((peak for key, peak in PEAK_FLOPS.items() if key in name), (None, None))
+    half, tf32 = _published_peak(torch.cuda.get_device_name(device))
     return {"bfloat16": half, "float16": half, "tf32": tf32}.get(dtype)
+
+
+def _published_peak(name: str) -> tuple[float | None, float | None]:
+    # Whole words, as an L40 is no L4; and a laptop's GPU is another one of the same name.
+    matches = (key for key in PEAK_FLOPS if re.search(rf"\b{key}\b(?! Laptop)", name))
+    return next((PEAK_FLOPS[key] for key in matches), (None, None))
 
 
 def seed_all(seed: int) -> None:
