@@ -75,3 +75,4 @@ def test_a_message_is_one_line_that_a_terminal_can_show():
     assert len(long) < MAX_CHARACTERS + 10
     assert long.startswith("begin")
     assert long.endswith("remedy")
+    assert len(str(DataError("\ufeff" * 1000))) < MAX_CHARACTERS + 10

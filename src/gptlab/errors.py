@@ -20,9 +20,9 @@ class GptlabError(Exception):
 
     def __str__(self) -> str:
         line = " ".join(part.strip() for part in super().__str__().splitlines())
-        if len(line) > MAX_CHARACTERS:
-            line = f"{line[: MAX_CHARACTERS // 2]} ... {line[-MAX_CHARACTERS // 2 :]}"
-        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+        line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+        half = MAX_CHARACTERS // 2
+        return line if len(line) <= MAX_CHARACTERS else f"{line[:half]} ... {line[-half:]}"
 
 
 class ConfigError(GptlabError):

@@ -140,6 +140,7 @@ def test_missing_tensors_are_not_made_up(ours: Path) -> None:
     [
         ({"n_embd": 96}, "transformers cannot load it"),
         ({"model_type": "unheard-of"}, "transformers cannot load it .*unheard-of"),
+        ({"n_head": -2}, "transformers cannot load it"),
         ({"n_layer": 10**9}, "says 1,000,000,000 layers, and the weights are"),
         ({"vocab_size": 10**9}, "describes 48,.* numbers, and the weights are"),
     ],

@@ -133,17 +133,20 @@ def load_causal_lm(folder: Path, *, our_own: bool = False) -> Any:
                 trust_remote_code=our_own,
                 output_loading_info=True,
             )
+            model, report = loaded
+            # There are configs that can be loaded and not computed.
+            with torch.no_grad():
+                model.eval()(input_ids=torch.zeros(1, 1, dtype=torch.long), use_cache=False)
     except Exception as error:  # transformers passes on whatever its parts raise
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise CheckpointError(f"{folder}: transformers cannot load it ({reason})") from error
-    model, report = loaded
     missing = sorted(report["missing_keys"])
     if missing:
         # transformers draws them at random and goes on.
         raise CheckpointError(
             f"{folder}: {len(missing)} of the model's tensors are missing, such as {missing[0]}"
         )
-    return model.eval()
+    return model
 
 
 def _check_size(folder: Path) -> None:
