@@ -17,6 +17,15 @@ def test_what_is_written_is_there_and_hashed(tmp_path, monkeypatch):
     assert digest == hashlib.sha256(b"abcdefghijklm").hexdigest() == disk.file_hash(tmp_path / "file")
 
 
+@pytest.mark.parametrize("size", [0, 1, 4095, 4096, 8192, 3 * 4096 + 17])
+def test_whole_pages_and_the_rest(tmp_path, monkeypatch, size):
+    monkeypatch.setattr(disk, "PIECE_BYTES", 4096)
+    content = bytes(number % 251 for number in range(size))
+    digest = disk.write(tmp_path / "file", [content[: size // 3], memoryview(content)[size // 3 :]])
+    assert (tmp_path / "file").read_bytes() == content
+    assert digest == hashlib.sha256(content).hexdigest()
+
+
 def test_a_file_is_forced_to_the_disk_before_it_counts(tmp_path, monkeypatch):
     done = []
     for name in ("fsync", "replace"):

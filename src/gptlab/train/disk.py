@@ -5,13 +5,14 @@ What carries the suffix ASIDE does not count: it is being written, or about to b
 
 import errno
 import hashlib
+import mmap
 import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 ASIDE = ".partial"
-PIECE_BYTES = 1 << 24  # large enough for the disk, small enough that the hash finds it in the cache
+PIECE_BYTES = 1 << 22  # large enough for the disk, small enough that the hash finds it in the cache
 # What drives answer that cannot force a folder to the disk, Windows' and some mounted ones; others need not be told.
 NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM, errno.EBADF}
 
@@ -27,20 +28,61 @@ def write(path: Path, pieces: Iterable[Piece]) -> str:
     digest = hashlib.sha256()
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags, 0o666)
+    buffer, filled = memoryview(mmap.mmap(-1, PIECE_BYTES)), 0  # which begins with a page
     try:
         for piece in pieces:
-            for start in range(0, len(piece), PIECE_BYTES):
-                left = memoryview(piece)[start : start + PIECE_BYTES]
-                digest.update(left)
-                while left:
-                    written = os.write(descriptor, left)
-                    if not written:
-                        raise OSError(errno.EIO, "nothing was written", str(path))
-                    left = left[written:]
+            left = memoryview(piece)
+            while left:
+                taken = min(len(left), PIECE_BYTES - filled)
+                buffer[filled : filled + taken] = left[:taken]
+                left, filled = left[taken:], filled + taken
+                if filled == PIECE_BYTES:
+                    digest.update(buffer)
+                    _past_cache(descriptor, True)
+                    _write_all(descriptor, buffer)
+                    filled = 0
+        digest.update(buffer[:filled])
+        _past_cache(descriptor, False)
+        _write_all(descriptor, buffer[:filled])
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
     return digest.hexdigest()
+
+
+def _write_all(descriptor: int, left: memoryview) -> None:
+    while left:
+        try:
+            written = os.write(descriptor, left)
+        except OSError as error:
+            if error.errno != errno.EINVAL or not _past_cache(descriptor, False):
+                raise
+            continue  # a drive that wants other sizes than pages
+        if not written:
+            raise OSError(errno.EIO, "nothing was written")
+        left = left[written:]
+        if left:
+            _past_cache(descriptor, False)  # the rest does not begin with a page
+
+
+def _past_cache(descriptor: int, wanted: bool) -> bool:
+    """Let whole pages go straight to the disk, where the drive can; say whether that is a change.
+
+    The copies that the cache would make take more of the processor than all the rest of a save: 3.6 s of the
+    1.5 GB of GPT-2 124M where this was measured, and 0.1 s without them.
+    """
+    if not hasattr(os, "O_DIRECT"):
+        return False
+    import fcntl  # not on Windows
+
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    if bool(flags & os.O_DIRECT) == wanted:
+        return False
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags ^ os.O_DIRECT)
+    except OSError:
+        return False
+    return True
 
 
 def sync_folder(folder: Path) -> None:
