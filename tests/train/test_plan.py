@@ -205,6 +205,19 @@ def test_a_run_of_hours_is_taken_up_with_its_plan(train, tmp_path, capsys, even)
     assert all(later < earlier for earlier, later in pairwise(rates[ENOUGH + UNTYPICAL :]))
 
 
+def test_replan_is_measured_anew_in_a_run(train, tiny_recipe, tmp_path, capsys, even):
+    from gptlab import run
+
+    even[30] = lambda: os.kill(os.getpid(), signal.SIGTERM)
+    assert train(tmp_path / "run", HOURS)["status"] == "interrupted"
+    even.clear()
+    capsys.readouterr()
+    assert run.train([tiny_recipe], tmp_path / "run", HOURS, replan=True)["status"] == "finished"
+    assert "it will be measured anew" in capsys.readouterr().out
+    plans = [row["step"] for row in rows(tmp_path / "run", "event") if row["event"] == "plan"]
+    assert 30 + UNTYPICAL + 1 in plans  # by then a tenth of the time left is gone
+
+
 def test_replan_without_hours_is_refused(tiny_recipe, tmp_path):
     from gptlab import run
 

@@ -111,7 +111,7 @@ class Budget:
         """
         assert self.hours is not None
         budget_s, n_step = 3600 * self.hours, len(self._steps_s)
-        here_s = time.monotonic() - self._began
+        here_s = self.used_s - self._before_s
         if not n_step or (n_step < ENOUGH and here_s < (budget_s - self._before_s) / 10):
             return None
         step_s = sum(self._steps_s) / n_step + self._evaluation_s / self._evaluate_every
