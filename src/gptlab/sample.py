@@ -114,20 +114,19 @@ class GPTReader:
         self.context, self.vocab_size = model.config.context, model.config.vocab_size
         self.device = model.embed.weight.device
         self._model = model
-        self._attention_dtype = attention_dtype(self.device, dtype)
+        self._dtype = dtype
         self._cache: list[LayerCache] = []
 
     def restart(self, ids: Tensor, *, copies: int, room: int) -> Tensor:
         rows, length = ids.shape
-        once = self._model.new_cache(rows, room if copies == 1 else length, self._attention_dtype)
+        once = self._model.new_cache(rows, room if copies == 1 else length, self._dtype)
         logits = self._next_logits(ids, once)
         if copies == 1:
             self._cache = once
             return logits
-        self._cache = self._model.new_cache(rows * copies, room, self._attention_dtype)
+        self._cache = self._model.new_cache(rows * copies, room, self._dtype)
         for layer, copied in zip(once, self._cache, strict=True):
-            keys, values = layer.keys_BGSK, layer.values_BGSK
-            copied.append(keys.repeat_interleave(copies, 0), values.repeat_interleave(copies, 0))
+            copied.append(*(part.repeat_interleave(copies, 0) for part in layer.read(self._dtype)))
         return logits.repeat_interleave(copies, 0)
 
     def read(self, ids: Tensor) -> Tensor:
@@ -135,12 +134,12 @@ class GPTReader:
 
     def _next_logits(self, ids: Tensor, cache: list[LayerCache]) -> Tensor:
         # The logits of a whole prompt would be larger than everything else together.
-        with in_format(self.device, self._attention_dtype):
+        with in_format(self.device, attention_dtype(self.device, self._dtype)):
             return self._model.head(self._model.hidden(ids, cache)[:, -1:])[:, 0]
 
 
 def attention_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
-    """Return what attention computes in, and keeps its cache in, where matrices are multiplied in `dtype`."""
+    """Return what attention computes in where matrices are multiplied in `dtype`."""
     # On a CPU torch's attention of a single query takes several times as long in bfloat16 as in float32.
     return dtype if device.type == "cuda" else torch.float32
 
@@ -181,7 +180,7 @@ def stream(
         seed: of the draws; None is another one every time.
         stop_id: the token that ends a row, which then repeats it; the iterator ends with the last row.
         samples: rows for each prompt, which stand together.
-        dtype: what matrices are multiplied in, by copies of the weights; on a GPU the cache is in it, too.
+        dtype: what matrices are multiplied in, by copies of the weights; the cache is in it, too.
 
     Raises:
         ConfigError: an option out of its range, or a prompt that is empty or has ids outside the vocabulary.

@@ -87,12 +87,24 @@ def test_attention_is_the_textbooks(n_kv_head: int, position: str, qk_norm: bool
 @pytest.mark.parametrize("n_kv_head", GROUPS)
 def test_a_cache_continues_the_textbooks(n_kv_head: int, pieces: tuple[int, ...]) -> None:
     attention, x_BTD = built(n_kv_head, qk_norm=True), noise(2, 7, WIDTH)
-    cache = LayerCache(*torch.full((2, 2, n_kv_head, CONTEXT, HEAD_DIM), torch.nan))
+    cache = LayerCache(torch.full((2, n_kv_head, CONTEXT, 2, HEAD_DIM), torch.nan))
     with torch.no_grad():
         y_BTD = torch.cat([attention(piece, cache) for piece in x_BTD.split(pieces, 1)], 1)
         expected_BTD = reference(attention, POSITIONS["rope"](CONTEXT, WIDTH, HEAD_DIM, theta=100.0), x_BTD)
     torch.testing.assert_close(y_BTD, expected_BTD, atol=1e-5, rtol=1e-5)
     assert cache.length == 7
+
+
+def test_a_cache_of_half_the_bytes_gives_back_the_format_of_the_new() -> None:
+    cache, parts = (
+        LayerCache(torch.zeros(2, 3, 4, 2, HEAD_DIM, dtype=torch.bfloat16)),
+        noise(2, 2, 3, 4, HEAD_DIM),
+    )
+    for time in range(4):
+        found = cache.append(*parts[:, :, :, time : time + 1])
+    for part, whole in zip(found, parts, strict=True):
+        assert part.dtype == torch.float32
+        assert torch.equal(part, whole.bfloat16().float())
 
 
 def test_a_group_for_every_head_is_multi_head() -> None:
@@ -131,13 +143,13 @@ def test_normalised_queries_and_keys_are_the_models_norm() -> None:
 
 def test_a_full_cache_refuses_one_token_more() -> None:
     # torch would write a single token into no room at all without a word.
-    cache = LayerCache(*torch.zeros(2, 1, 1, 3, HEAD_DIM))
+    cache = LayerCache(torch.zeros(1, 1, 3, 2, HEAD_DIM))
     cache.append(noise(1, 1, 3, HEAD_DIM), noise(1, 1, 3, HEAD_DIM))
     with pytest.raises(ValueError, match="4 tokens for a cache with room for 3"):
         cache.append(noise(1, 1, 1, HEAD_DIM), noise(1, 1, 1, HEAD_DIM))
 
 
 def test_keys_and_values_in_different_layouts_are_refused() -> None:
-    cache = LayerCache(*torch.zeros(2, 1, 3, 3, HEAD_DIM))
+    cache = LayerCache(torch.zeros(1, 3, 3, 2, HEAD_DIM))
     with pytest.raises(TypeCheckError, match="v_BGTK"):
         cache.append(noise(1, 3, 2, HEAD_DIM), noise(1, 2, 3, HEAD_DIM))

@@ -18,17 +18,22 @@ def built(name: str, *, bias: bool) -> nn.Module:
     return MLPS[name](WIDTH, HIDDEN, bias=bias)
 
 
+def product(layer: nn.Linear, x_BTD: Tensor) -> Tensor:
+    """A layer's product alone, without any activation behind it."""
+    return F.linear(x_BTD, layer.weight, layer.bias)
+
+
 @pytest.mark.parametrize("bias", [True, False])
 def test_gelu_is_gpt2s(x_BTD: Tensor, bias: bool) -> None:
     mlp = built("gelu", bias=bias)
-    hidden = mlp.up(x_BTD)
+    hidden = product(mlp.up, x_BTD)
     cubic = (2 / torch.pi) ** 0.5 * (hidden + 0.044715 * hidden**3)
     torch.testing.assert_close(mlp(x_BTD), mlp.down(0.5 * hidden * (1 + torch.tanh(cubic))))
 
 
 def test_gelu_erf_weighs_by_the_normal_distribution(x_BTD: Tensor) -> None:
     mlp = built("gelu_erf", bias=True)
-    hidden = mlp.up(x_BTD)
+    hidden = product(mlp.up, x_BTD)
     below = torch.distributions.Normal(0.0, 1.0).cdf(hidden)
     torch.testing.assert_close(mlp(x_BTD), mlp.down(hidden * below))
 
@@ -36,15 +41,14 @@ def test_gelu_erf_weighs_by_the_normal_distribution(x_BTD: Tensor) -> None:
 @pytest.mark.parametrize("bias", [True, False])
 def test_relu2_squares_what_is_above_zero(x_BTD: Tensor, bias: bool) -> None:
     mlp = built("relu2", bias=bias)
-    hidden = mlp.up(x_BTD)
+    hidden = product(mlp.up, x_BTD)
     torch.testing.assert_close(mlp(x_BTD), mlp.down(torch.where(hidden > 0, hidden * hidden, 0.0)))
 
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_swiglu_gates_with_silu(x_BTD: Tensor, bias: bool) -> None:
     mlp = built("swiglu", bias=bias)
-    gate = F.linear(x_BTD, mlp.gate.weight, mlp.gate.bias)
-    up = F.linear(x_BTD, mlp.up.weight, mlp.up.bias)
+    gate, up = product(mlp.gate, x_BTD), product(mlp.up, x_BTD)
     torch.testing.assert_close(mlp(x_BTD), mlp.down(gate * torch.sigmoid(gate) * up))
 
 

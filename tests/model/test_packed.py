@@ -11,7 +11,14 @@ SHAPE = {"n_layer": 2, "n_head": 4, "n_embd": 64, "context": 32, "vocab_size": 9
 VARIANTS = [
     {},
     {"norm": "rmsnorm", "position": "rope", "mlp": "swiglu", "n_kv_head": 2, "bias": False},
-    {"tie_embeddings": False, "logit_soft_cap": 5.0, "qk_norm": True, "norm_order": "post"},
+    {"mlp": "relu2", "position": "none"},
+    {
+        "mlp": "gelu_erf",
+        "tie_embeddings": False,
+        "logit_soft_cap": 5.0,
+        "qk_norm": True,
+        "norm_order": "post",
+    },
 ]
 
 

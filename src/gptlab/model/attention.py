@@ -16,29 +16,36 @@ from .position import NoPosition
 
 
 class LayerCache:
-    """The keys and values of one layer, for up to `context` tokens of each row of a batch."""
+    """The keys and values of one layer, for up to `context` tokens of each row of a batch.
 
-    def __init__(self, keys_BGSK: Tensor, values_BGSK: Tensor) -> None:
-        self.keys_BGSK, self.values_BGSK = keys_BGSK, values_BGSK
+    A token's key and value lie side by side, since they are written together and read one after the other. They
+    may be kept in a shorter format than attention computes in: reading them costs more than turning them back.
+    """
+
+    def __init__(self, cells_BGS2K: Tensor) -> None:
+        self._cells_BGS2K = cells_BGS2K
         self.length = 0
 
     def append(
         self, k_BGTK: Float[Tensor, "B G T K"], v_BGTK: Float[Tensor, "B G T K"]
     ) -> tuple[Float[Tensor, "B G S K"], Float[Tensor, "B G S K"]]:
-        """Add the newest keys and values, and return all there are so far.
+        """Add the newest keys and values, and return all there are so far, in the format of the new ones.
 
         Raises:
             ValueError: there is no room; torch would drop a single token without a word.
         """
         start, self.length = self.length, self.length + k_BGTK.shape[2]
-        if self.length > self.keys_BGSK.shape[2]:
-            raise ValueError(
-                f"{self.length} tokens for a cache with room for {self.keys_BGSK.shape[2]}; "
-                "ask new_cache for more"
-            )
-        self.keys_BGSK[:, :, start : self.length] = k_BGTK
-        self.values_BGSK[:, :, start : self.length] = v_BGTK
-        return self.keys_BGSK[:, :, : self.length], self.values_BGSK[:, :, : self.length]
+        room = self._cells_BGS2K.shape[2]
+        if self.length > room:
+            raise ValueError(f"{self.length} tokens for a cache with room for {room}; ask new_cache for more")
+        self._cells_BGS2K[:, :, start : self.length, 0] = k_BGTK
+        self._cells_BGS2K[:, :, start : self.length, 1] = v_BGTK
+        return self.read(k_BGTK.dtype)
+
+    def read(self, dtype: torch.dtype) -> tuple[Float[Tensor, "B G S K"], Float[Tensor, "B G S K"]]:
+        """Return the keys and values so far, in a format."""
+        keys_BGSK, values_BGSK = self._cells_BGS2K[:, :, : self.length].to(dtype).unbind(3)
+        return keys_BGSK, values_BGSK
 
 
 @dataclass(frozen=True)

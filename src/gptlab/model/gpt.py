@@ -280,10 +280,10 @@ class GPT(nn.Module):
 
     def new_cache(self, batch: int, tokens: int, dtype: torch.dtype | None = None) -> list[LayerCache]:
         """Return an empty key/value cache with room for `tokens` tokens in each of `batch` rows."""
-        shape = (batch, self.config.kv_heads, tokens, self.config.head_dim)
+        shape = (batch, self.config.kv_heads, tokens, 2, self.config.head_dim)
         like = self.embed.weight
         make = partial(torch.empty, shape, dtype=dtype or like.dtype, device=like.device)
-        return [LayerCache(make(), make()) for _ in range(self.config.n_layer)]
+        return [LayerCache(make()) for _ in range(self.config.n_layer)]
 
 
 def soft_cap(logits: Float[Tensor, "*lead V"], cap: float | None) -> Float[Tensor, "*lead V"]:

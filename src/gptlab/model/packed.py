@@ -15,21 +15,24 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .gpt import GPT
+from .mlp import ACTIVATIONS, Activated
 
 M = TypeVar("M", bound=nn.Module)
 
 
 class PackedLinear(nn.Linear):
-    """A linear layer that multiplies in a number format of its own, by a copy of its matrix.
+    """A linear layer, with an activation or none, that multiplies in a format of its own by a copy of its matrix.
 
     What goes in and comes out keeps the format that it has, and the parameters are those it was made of.
     """
 
-    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None, dtype: torch.dtype) -> None:
+    def __init__(
+        self, weight_OI: Tensor, bias_O: Tensor | None, dtype: torch.dtype, activation: str | None = None
+    ) -> None:
         outputs, inputs = weight_OI.shape
         super().__init__(inputs, outputs, bias=bias_O is not None, device="meta")
         self.weight, self.bias = cast(nn.Parameter, weight_OI), cast(nn.Parameter, bias_O)
-        self.dtype = dtype
+        self.dtype, self.activation = dtype, activation
         self._weight = weight_OI.detach().to(dtype)
         self._bias = bias_O.detach().to(dtype) if bias_O is not None else None
         self._packs = _packs(weight_OI.device, dtype)
@@ -39,9 +42,10 @@ class PackedLinear(nn.Linear):
     def forward(self, input: Float[Tensor, "*lead I"]) -> Float[Tensor, "*lead O"]:  # noqa: A002 (as nn.Linear calls it)
         x = input.to(self.dtype)
         if self._packs:
-            y = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
+            y = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, *ONEDNN[self.activation])
         else:
             y = F.linear(x, self._weight, self._bias)
+            y = ACTIVATIONS[self.activation](y) if self.activation is not None else y
         return y.to(input.dtype)
 
 
@@ -55,7 +59,9 @@ def packed(model: M, dtype: torch.dtype = torch.float32) -> M:
     if not layers:
         return model
     memo: dict[int, object] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    memo |= {id(layer): PackedLinear(layer.weight, layer.bias, dtype) for layer in layers}
+    for layer in layers:
+        activation = layer.activation if isinstance(layer, Activated | PackedLinear) else None
+        memo[id(layer)] = PackedLinear(layer.weight, layer.bias, dtype, activation)
     twin = copy.deepcopy(model, memo)
     if isinstance(twin, GPT) and twin.unembed is None:
         # A tied head is a layer of its own here.
@@ -66,7 +72,7 @@ def packed(model: M, dtype: torch.dtype = torch.float32) -> M:
 def _gains(layer: nn.Linear, dtype: torch.dtype) -> bool:
     if isinstance(layer, PackedLinear):
         return layer.dtype != dtype
-    if type(layer) is not nn.Linear or layer.weight.dtype != torch.float32:
+    if type(layer) not in (nn.Linear, Activated) or layer.weight.dtype != torch.float32:
         return False
     return dtype != torch.float32 or _packs(layer.weight.device, dtype)
 
@@ -80,3 +86,13 @@ def _packs(device: torch.device, dtype: torch.dtype) -> bool:
     if not all(hasattr(mkldnn, name) for name in names):
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and mkldnn._is_mkldnn_bf16_supported())
+
+
+# How oneDNN is asked for an activation: its name, numbers, and which variant.
+ONEDNN: dict[str | None, tuple[str, list[float], str]] = {
+    None: ("none", [], ""),
+    "gelu": ("gelu", [], "none"),
+    "gelu_tanh": ("gelu", [], "tanh"),
+    "relu": ("relu", [], ""),
+    "silu": ("swish", [], ""),
+}
