@@ -67,22 +67,26 @@ class _ChunkedLoss(torch.autograd.Function):
         loss = torch.zeros((), dtype=torch.float32, device=x_ND.device)
         grad_x: list[Tensor] = []
         grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if want_gradients else None
-        for x, targets in zip(x_ND.to(dtype).split(chunk), targets_N.split(chunk), strict=True):
+        for x, targets in zip(x_ND.to(dtype).split(chunk), targets_N[:, None].split(chunk), strict=True):
+            # In place throughout: on a CPU new memory for each step would take as long as the step.
             logits = (x @ weight.T).float()
             if cap is not None:
-                logits = cap * torch.tanh(logits / cap)
-            log_total = logits.logsumexp(-1, keepdim=True)
-            loss = loss + (log_total - logits.gather(-1, targets[:, None])).sum()
+                logits.div_(cap).tanh_().mul_(cap)
+            most, right = logits.amax(-1, keepdim=True), logits.gather(-1, targets)
+            cap_slope = 1 - (logits / cap).square() if cap is not None else None
+            odds = logits.sub_(most).exp_()
+            total = odds.sum(-1, keepdim=True)
+            loss = loss + (total.log() + most - right).sum()
             if grad_weight is None:
                 continue
             # d loss / d logits = softmax - one-hot, and through the cap its slope.
-            slope = (logits - log_total).exp()
-            slope = slope.scatter_add(-1, targets[:, None], slope.new_full((len(targets), 1), -1.0))
-            if cap is not None:
-                slope = slope * (1 - (logits / cap).square())
+            slope = odds.div_(total)
+            slope.scatter_add_(-1, targets, slope.new_full(targets.shape, -1.0))
+            if cap_slope is not None:
+                slope.mul_(cap_slope)
             slope = slope.to(dtype)
             grad_x.append(slope @ weight)
-            grad_weight += (slope.T @ x).float()
+            grad_weight += slope.T @ x
         if grad_weight is not None:
             ctx.save_for_backward(torch.cat(grad_x), grad_weight)
             ctx.types = x_ND.dtype, weight_VD.dtype
