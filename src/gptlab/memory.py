@@ -1,12 +1,15 @@
-"""Running out of memory, and going on with half as much at once."""
+"""Memory: how much there is, keeping what tensors gave back, and going on with half as much where it runs out."""
 
+import ctypes
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 Part = TypeVar("Part")
 Result = TypeVar("Result")
 
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 CPU_WORDS = "DefaultCPUAllocator: can't allocate memory"
 
 
@@ -18,6 +21,21 @@ def total_bytes(device: str) -> int | None:
         return torch.cuda.get_device_properties(device).total_memory
     known = hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else None
+
+
+def keep_freed() -> None:
+    """Let this process keep the memory that tensors give back, for the tensors that follow.
+
+    Where it is left to glibc, the system takes back what a large tensor had, and the next one's pages are made and
+    zeroed one by one as they are first written: in training on a CPU up to a third of the time. Elsewhere, and
+    under another allocator, nothing changes. mallopt(3) describes both settings.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's own
+    if mallopt is not None:
+        mallopt(M_TRIM_THRESHOLD, -1)
+        mallopt(M_MMAP_MAX, 0)
 
 
 def ran_out(error: BaseException) -> bool:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, get_origin
 
 from gptlab.cli import data, models, runs
 from gptlab.errors import ConfigError, GptlabError
+from gptlab.memory import keep_freed
 
 INTERRUPTED = 75  # sysexits.h: EX_TEMPFAIL, "try again"
 
@@ -51,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = words[len(name.split()) :]
     try:
         json_file = _take_json_file(words)
+        if not name.startswith("data "):  # whose workers read files of any size and have to stay small
+            keep_freed()
         result = _parse(name, words)
         if json_file is not None:
             json_file.parent.mkdir(parents=True, exist_ok=True)
