@@ -340,6 +340,50 @@ def test_what_cannot_be_compared_is_never_in_one_picture(tmp_path):
     assert [chart.name.split("_")[0] for chart in charts] == ["hellaswag"] * 4 + ["continuation"]
 
 
+def test_scores_on_other_items_are_another_group(tmp_path):
+    rows = [eval_row(1, acc_norm=0.3), eval_row(1, acc_norm=0.4) | {"data": "mine.jsonl"}]
+    [run] = read_runs([write_run(tmp_path / "run", [step_row(1), *rows])])
+    assert [float(chart.curves[0].y[0]) for chart in score_charts([run])] == [30, 40]
+    assert score_charts([run])[1].name == "hellaswag_completion_0_shot_n_401_of_mine_jsonl"
+    assert [row["data"] for row in facts(run, run)["scores"]] == [None, "mine.jsonl"]
+
+
+def test_of_a_group_the_last_step_counts_and_not_the_last_line(tmp_path):
+    rows = [eval_row(20, acc_norm=0.3), eval_row(40, acc_norm=0.4), eval_row(30, acc_norm=0.5)]
+    [run] = read_runs([write_run(tmp_path / "run", [*curve(), *rows])])
+    assert [row["acc_norm"] for row in facts(run, run)["scores"]] == [0.4]
+    [chart] = score_charts([run])
+    assert chart.curves[0].y == pytest.approx([30, 50, 40])
+
+
+def test_results_that_are_no_accuracy(tmp_path):
+    row = {
+        "kind": "eval",
+        "step": 40,
+        "task": "lambada",
+        "protocol": "lm-eval",
+        "shots": 0,
+        "n": 9,
+        "version": 1.0,
+    }
+    lambada = row | {"acc": 0.25, "stderr": 0.125, "perplexity": 40.126, "perplexity_stderr": 1.5}
+    only = row | {"task": "wikitext", "word_perplexity": 37.5, "byte_perplexity": None}
+    folder = write_run(tmp_path / "run", [*curve(), lambada, only])
+    told = report([folder], tmp_path / "out")
+    head, cells = Page((tmp_path / "out" / "index.html").read_text(encoding="utf-8")).tables[0]
+    assert dict(zip(head[6:9], cells[6:9], strict=True)) == {
+        "lambada\nlm-eval\n0-shot\nn = 9\nacc, %": "25.00 \u00b1 12.50",
+        "lambada\nlm-eval\n0-shot\nn = 9\nperplexity": "40.13 \u00b1 1.5",
+        "wikitext\nlm-eval\n0-shot\nn = 9\nword_perplexity": "37.5",
+    }
+    assert head[9] == "hours"
+    charts = {chart.name: chart for chart in score_charts(read_runs([folder]))}
+    assert charts["lambada_lm_eval_0_shot_n_9"].title == "lambada (lm-eval), acc in %"
+    assert charts["lambada_lm_eval_0_shot_n_9"].curves[0].y == pytest.approx([25])
+    assert not charts["wikitext_lm_eval_0_shot_n_9"].curves
+    assert not [file for file in told["files"] if "wikitext" in file]
+
+
 def test_published_lines_are_only_with_their_own_protocol(tmp_path):
     rows = [eval_row(0, **group) for group in GROUPS]
     [run] = read_runs([write_run(tmp_path / "run", rows)])

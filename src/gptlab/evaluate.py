@@ -1,6 +1,7 @@
 """`gptlab eval`: models of any kind, scored on tasks and compared; `gptlab lm-eval`: the harness's own command."""
 
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,10 @@ from gptlab.eval.hellaswag import VALIDATION_ITEMS
 from gptlab.eval.score import good_batch_tokens
 from gptlab.eval.validation import mean_loss
 from gptlab.model.packed import packed
+from gptlab.run_folder import ACCURACIES, results, standard_error
 from gptlab.sample import stream
-from gptlab.saved import load
+from gptlab.saved import checkpoint_folder, load
+from gptlab.scores import scored
 from gptlab.train.device import DeviceName, DTypeName, InFormat, choose_device
 
 LM_EVAL = "lm-eval"  # the protocol of whatever lm-evaluation-harness asks itself
@@ -118,13 +121,17 @@ Answer = tuple[dict[str, Any], dict[str, Any]]  # what is written, and what a co
 
 
 def _ask(path: Path, request: Request, *, keep: bool) -> Iterator[Answer]:
-    model = _open(path, request.device, request.dtype)
+    folder = checkpoint_folder(path)
+    run = scored(path, folder)
+    model = _open(path, request.device, request.dtype, folder)
     common = {"model": str(path), "dtype": request.dtype}
     for name in request.own:
         if name == "loss":
             yield common | _loss(model, request), {}
         else:
             facts, accuracy = _score(name, model, request)
+            if run is not None:
+                run.keep({**facts, "dtype": request.dtype}, request.data)
             yield common | facts, {"task": name, "accuracy": accuracy}
     if request.foreign:
         lines = _harness().evaluate(
@@ -138,12 +145,14 @@ def _ask(path: Path, request: Request, *, keep: bool) -> Iterator[Answer]:
         for line in lines:
             items = line.pop("items", {})
             _print_line(line, request.dtype)
+            if run is not None:
+                run.keep({**line, "dtype": request.dtype}, request.task_data)
             yield common | line, {"task": line["task"], "items": items}
 
 
-def _open(path: Path, device: DeviceName, dtype: DTypeName) -> Model:
+def _open(path: Path, device: DeviceName, dtype: DTypeName, checkpoint: Path | None = None) -> Model:
     where = choose_device(device)
-    network, tokenizer = load(path, device)
+    network, tokenizer = load(checkpoint or path, device)
     if dtype == "float32":  # in bfloat16 it gains nothing with rows of this length
         network = packed(network)
     return Model(path, network, InFormat(network, dtype, where), tokenizer, network.context, where)
@@ -237,16 +246,13 @@ def _print_line(line: dict[str, Any], dtype: str) -> None:
         f"{line['task']}, protocol {LM_EVAL} {line['lm_eval']}, version {line['version']}, {line['shots']} shots, "
         f"{line['n']} items, {dtype}"
     )
-    errors = {"acc": "stderr", "acc_norm": "stderr_norm"}
-    known = {"task", "protocol", "lm_eval", "version", "shots", "n", "truncated"}
-    for metric, value in line.items():
-        if metric in known or "stderr" in metric or not isinstance(value, int | float):
-            continue
-        error = line.get(errors.get(metric, f"{metric}_stderr"))
-        if metric in errors:
-            print(f"  {metric:<8} {_percent(value, error)}")
+    for metric in results(line):
+        value, error = line[metric], standard_error(line, metric)
+        known = error if math.isfinite(error) else None
+        if metric in ACCURACIES:
+            print(f"  {metric:<8} {_percent(value, known)}")
         else:
-            print(f"  {metric:<8} {value:8.4f}" + (f" +- {error:.4f}" if isinstance(error, float) else ""))
+            print(f"  {metric:<8} {value:8.4f}" + (f" +- {known:.4f}" if known is not None else ""))
     if line["truncated"]:
         print(f"  {line['truncated']} texts were longer than the context and lost their beginning")
 

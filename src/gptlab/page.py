@@ -125,6 +125,8 @@ def _png(chart: Chart, theme: Theme) -> bytes:
         if curve.error is not None:
             band = curve.y - curve.error, curve.y + curve.error
             axes.fill_between(curve.x, *band, color=colour, alpha=0.14, lw=0)
+            if len(curve.x) == 1:  # over which a band has no width
+                axes.vlines(curve.x, *band, color=colour, lw=1)
         if curve.style == "bars":
             axes.fill_between(curve.x, curve.y, step="post", color=colour, alpha=0.22, lw=0)
     named = [(line, curve.label) for line, curve in zip(axes.lines, chart.curves, strict=True) if curve.label]

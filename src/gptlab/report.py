@@ -41,19 +41,21 @@ from gptlab.run_folder import (
     columns,
     loss_chart,
     read_runs,
+    results,
     score,
     smooth,
     training_hours,
 )
 from gptlab.train.metrics import Row
 
-Group = tuple[str, str, int, int]
+Group = tuple[str, str, int, int, str]
 
 PARAMETERS_APART = 1.02
 SAMPLES = 6
 FOOTNOTE = (
-    "Losses are nats a token; bits per byte are those of the same step. A score is the last evaluation's, "
-    "with one standard error: models whose scores are less than three of them apart may be equally good. "
+    "Losses are nats a token; bits per byte are those of the same step. A score is that of the last step at which "
+    "these items were asked, in training or later by gptlab eval, with one standard error: models whose scores are "
+    "less than three of them apart may be equally good. "
     "Hours are those of the training steps that count, without evaluations and without what a kill undid."
 )
 
@@ -96,7 +98,7 @@ def facts(run: Run, first: Run) -> Row:
 
 def _group(row: Row) -> Group:
     """What two scores must share to stand in one column or picture: task, protocol, shots and items."""
-    return row["task"], row["protocol"], row["shots"], row["n"]
+    return row["task"], row["protocol"], row["shots"], row["n"], row["data"] or ""
 
 
 def _groups(rows: Iterable[Row]) -> list[Group]:
@@ -125,33 +127,34 @@ def notes(runs: Sequence[Run], reached: Sequence[Row]) -> list[str]:
 
 
 def score_charts(runs: Sequence[Run]) -> list[Chart]:
-    """Chart accuracy against tokens, one chart for each task, protocol, shots and number of items."""
+    """Chart accuracy against tokens, one chart for each task, protocol, shots and items."""
     charts: list[Chart] = []
-    for group in _groups(row for run in runs for row in run.metrics["eval"]):
+    measured = [row for run in runs for row in run.metrics["eval"]]
+    for group in _groups(measured):
         curves: list[Curve] = []
+        normalised = any("acc_norm" in results(row) for row in measured if _group(row) == group)
+        name = "acc_norm" if normalised else "acc"
         for number, run in enumerate(runs):
             rows = [row for row in run.metrics["eval"] if _group(row) == group]
-            x, y, error = columns(rows, "tokens", "acc_norm", "stderr_norm")
+            x, y, error = columns(rows, "tokens", name, ACCURACIES[name])
             if len(y):
-                label = f"{run.name}: {score(rows[-1], 'acc_norm')}"
+                label = f"{run.name}: {score(rows[-1], name)}"
                 curves.append(Curve(number, x, 100 * y, "line and points", label, 100 * error))
         references, note = _references(group)
-        caption = (
-            f"{_group_text(group)}: acc_norm against training tokens, the band is one standard error.{note}"
-        )
-        name = re.sub(r"[^a-z0-9]+", "_", _group_text(group).replace(",", "").lower())
-        charts.append(Chart(name, f"{group[0]} ({group[1]}), acc_norm in %", caption, curves, references))
+        caption = f"{_group_text(group)}: {name} against training tokens, the band or bar is one standard error.{note}"
+        file = re.sub(r"[^a-z0-9]+", "_", _group_text(group).replace(",", "").lower())
+        charts.append(Chart(file, f"{group[0]} ({group[1]}), {name} in %", caption, curves, references))
     return charts
 
 
 def _group_text(group: Group) -> str:
-    task, protocol, shots, n = group
-    return f"{task}, {protocol}, {shots}-shot, n = {n:,}"
+    task, protocol, shots, n, data = group
+    return f"{task}, {protocol}, {shots}-shot, n = {n:,}" + (f", of {data}" if data else "")
 
 
 def _references(group: Group) -> tuple[list[tuple[str, float]], str]:
     """Return the lines that belong beside a group's scores, and what the caption says of published ones."""
-    task, protocol, shots, _ = group
+    task, protocol, shots, *_ = group
     lines = [("chance", 100 * CHANCE[task])] if task in CHANCE else []
     said = ""
     for entry in published.beside(protocol, shots) if task == "hellaswag" else ():
@@ -231,12 +234,12 @@ def _runs_table(reached: Sequence[Row]) -> str:
     columns = [
         (group, name)
         for group in _groups(row for part in scores for row in part.values())
-        for name in ACCURACIES
+        for name in dict.fromkeys(name for part in scores for name in results(part.get(group, {})))
     ]
     head = ["run", "parameters", "tokens", "best\nvalidation\nloss", "at step", "bits\nper byte"]
     head += [
-        f"{task}\n{protocol}\n{shots}-shot\nn = {n:,}\n{name}, %"
-        for (task, protocol, shots, n), name in columns
+        _group_text(group).replace(", ", "\n") + f"\n{name}" + (", %" if name in ACCURACIES else "")
+        for group, name in columns
     ]
     rows = [
         [

@@ -249,7 +249,7 @@ def _compare(own: Path, config: RunConfig, out: Path) -> dict[str, Any] | None:
 def _asked_to_stop(out: Path) -> str | None:
     """Say why the run last stopped, if somebody wanted it to: no reason for the launcher to start it again."""
     file = out / "metrics.jsonl"
-    last = read_rows(file)[-1:] if file.is_file() else []
+    last = read_rows(file, own=True)[-1:] if file.is_file() else []
     return next((row["reason"] for row in last if row.get("event") == "signal"), None)
 
 

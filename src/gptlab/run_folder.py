@@ -15,7 +15,7 @@ import numpy as np
 
 from gptlab.errors import ConfigError
 from gptlab.eval import continuation, hellaswag
-from gptlab.page import Chart, Curve, Floats
+from gptlab.page import DASH, Chart, Curve, Floats
 from gptlab.parsing import parse_json, parse_toml
 from gptlab.train.metrics import IDENTITY, Row, read_rows
 
@@ -24,6 +24,20 @@ Metrics = dict[str, list[Row]]
 ACCURACIES = {"acc": "stderr", "acc_norm": "stderr_norm"}
 """What an evaluation's row holds of a task, and where its standard error is."""
 CHANCE = {"hellaswag": 1 / hellaswag.CHOICES, "continuation": 1 / continuation.CHOICES}
+NO_METRICS = {
+    "kind",
+    "step",
+    "tokens",
+    "task",
+    "protocol",
+    "lm_eval",
+    "version",
+    "shots",
+    "n",
+    "truncated",
+    "margin",
+}
+"""Numbers that tell of an evaluation, and how sure it is, but are not shown as its result."""
 SMOOTH_FRACTION = 0.04
 FRAME_PERCENTILES = (0.1, 93)  # of the training loss: the steep start would flatten all that follows
 
@@ -56,7 +70,7 @@ def run_of(model: Path) -> Path | None:
 
 
 def read_metrics(run: Path) -> Metrics:
-    """Read a run's rows by kind, in the order of their steps, each step once, `tokens` added where it lacks.
+    """Read a run's rows by kind, in the order of their steps, each step once, with `tokens` and `data` where they lack.
 
     Raises:
         ConfigError: the folder holds no metrics of a run.
@@ -65,6 +79,9 @@ def read_metrics(run: Path) -> Metrics:
     if not path.is_file():
         raise ConfigError(f'run {run}: holds no metrics.jsonl; give a folder that "gptlab train --out" wrote')
     rows = [row for row in read_rows(path) if _misfit(row) is None]
+    for row in rows:
+        if row["kind"] == "eval":
+            row.setdefault("data", None)
     kept = [row for row in rows if row["kind"] in IDENTITY and row.keys() >= {*IDENTITY[row["kind"]]}]
     if not kept:
         raise ConfigError(f"run {run}: metrics.jsonl holds no step of a run; give a run that has begun")
@@ -131,10 +148,28 @@ def as_number(value: object) -> float:
     return float(value) if isinstance(value, int | float) and abs(value) <= sys.float_info.max else math.nan
 
 
+def results(row: Row) -> list[str]:
+    """List what an evaluation's row has results of: accuracies first, then others of lm-evaluation-harness."""
+    found = [
+        name
+        for name, value in row.items()
+        if name not in NO_METRICS and "stderr" not in name and math.isfinite(as_number(value))
+    ]
+    return sorted(found, key=lambda name: [*ACCURACIES, name].index(name))
+
+
+def standard_error(row: Row, name: str) -> float:
+    """Return the standard error of a result; NaN where it is not known."""
+    return as_number(row.get(ACCURACIES.get(name, f"{name}_stderr")))
+
+
 def score(row: Row, name: str) -> str:
-    """Write an accuracy of a row in per cent, with its standard error."""
-    value, error = as_number(row.get(name)), as_number(row.get(ACCURACIES[name]))
-    return f"{100 * value:.2f}" + (f" \N{PLUS-MINUS SIGN} {100 * error:.2f}" if math.isfinite(error) else "")
+    """Write a result of a row with its standard error, an accuracy in per cent."""
+    value, error = as_number(row.get(name)), standard_error(row, name)
+    if not math.isfinite(value):
+        return DASH
+    value, error, form = (100 * value, 100 * error, ".2f") if name in ACCURACIES else (value, error, ".4g")
+    return f"{value:{form}}" + (f" \N{PLUS-MINUS SIGN} {error:{form}}" if math.isfinite(error) else "")
 
 
 def training_hours(steps: Sequence[Row]) -> float | None:
@@ -190,6 +225,7 @@ KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("tokens", "steps", "shots", "n", "processes", "parameters"), (int,)),
     **dict.fromkeys(("loss", "bits_per_byte", *ACCURACIES, *ACCURACIES.values()), (*NUMBER, NOTHING)),
     **dict.fromkeys(("event", "task", "protocol", "prompt", "text"), (str,)),
+    "data": (str, NOTHING),
     # environment.json
     **dict.fromkeys(("device", "dtype", "gptlab"), (str,)),
     "git_commit": (str, NOTHING),

@@ -1,11 +1,14 @@
 """metrics.jsonl: append only, each step once for a reader, damage named."""
 
 import json
+import math
 import os
 from types import SimpleNamespace
 
+import pytest
+
 from gptlab.train import metrics
-from gptlab.train.metrics import MetricsLog, read_rows
+from gptlab.train.metrics import MetricsLog, append_row, count_lines, read_rows, went_back
 
 
 def test_rows_are_appended(tmp_path):
@@ -128,3 +131,85 @@ def test_a_line_that_is_no_row_is_named_and_passed_over(tmp_path):
     told = []
     assert [row["step"] for row in read_rows(path, told.append)] == [1, 2]
     assert [line.split(": ")[1].split()[1] for line in told] == [str(2 + n) for n in range(len(other))]
+
+
+SCORE = {"step": 1, "task": "piqa", "protocol": "lm-eval", "shots": 0, "n": 9, "perplexity": math.inf}
+
+
+def test_another_process_adds_a_row_while_the_run_writes(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with MetricsLog(path) as log:
+        log.write("step", step=1, loss=2.0)
+        append_row(path, "eval", SCORE, "me")
+        log.write("step", step=2, loss=1.0)
+        with MetricsLog(path):  # a run that is started takes none of it away
+            append_row(path, "eval", {**SCORE, "n": 5}, "me")
+    rows = read_rows(path)
+    assert [(row["kind"], row["step"]) for row in rows] == [
+        ("step", 1),
+        ("eval", 1),
+        ("step", 2),
+        ("eval", 1),
+    ]
+    assert rows[1] == {"kind": "eval", **SCORE, "perplexity": None, "by": "me"}
+    assert read_rows(path, own=True) == [rows[0], rows[2]]
+
+
+def test_the_first_row_may_be_somebody_elses(tmp_path):
+    append_row(tmp_path / "metrics.jsonl", "eval", SCORE, "me")
+    assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 1
+    assert len(read_rows(tmp_path / "metrics.jsonl")) == 1
+
+
+def test_a_row_behind_half_a_line_takes_nothing_away(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(half := '{"kind": "step", "step": 1}\n{"kind": "st')
+    append_row(path, "eval", SCORE, "me")
+    assert path.read_text().startswith(half + "\n")
+    assert [row["kind"] for row in read_rows(path)] == ["step", "eval"]
+
+
+def test_an_added_row_does_not_hide_the_runs_own(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with MetricsLog(path) as log:
+        log.write("eval", **{**SCORE, "acc": 0.25})
+        append_row(path, "eval", {**SCORE, "acc": 0.26}, "me")
+        append_row(path, "eval", {**SCORE, "acc": 0.5, "data": "mine"}, "me")
+    assert [row["acc"] for row in read_rows(path)] == [0.26, 0.5]
+    assert [row["acc"] for row in read_rows(path, own=True)] == [0.25]
+
+
+def test_a_row_of_an_earlier_step_counts_until_the_run_goes_back_behind_it(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    assert (count_lines(path), went_back(path, 5, since=0)) == (0, False)
+    with MetricsLog(path) as log:
+        log.write("event", event="resume", step=3)
+        lines = count_lines(path)
+        log.write("step", step=9)
+        append_row(path, "eval", {**SCORE, "step": 5}, "me")
+        log.write("event", event="resume", step=5)
+        assert [row["kind"] for row in read_rows(path)] == ["event", "eval", "event"]
+        assert (went_back(path, 5, since=lines), went_back(path, 5, since=0)) == (False, True)
+        log.write("event", event="rollback", step=4)
+        assert [row["kind"] for row in read_rows(path)] == ["event", "event", "event"]
+        assert went_back(path, 5, since=lines)
+
+
+def test_a_row_that_finds_no_space_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"kind": "step", "step": 1}\n')
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 10, hard))
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            append_row(path, "eval", SCORE, "me")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    append_row(path, "eval", SCORE, "me")  # on a line of its own
+    assert [row["kind"] for row in read_rows(path)] == ["step", "eval"]
+    monkeypatch.setattr(metrics.disk, "free_bytes", lambda folder: 4096)
+    before = path.read_bytes()
+    with pytest.raises(OSError, match="No space left"):
+        append_row(path, "eval", SCORE, "me")
+    assert path.read_bytes() == before

@@ -31,7 +31,7 @@ def evaluate(
     device: Literal["auto", "cpu", "cuda"] = "auto",
     samples: Path | None = None,
 ) -> dict[str, Any]:
-    """Score a model on tasks, or two, and say whether they differ.
+    """Score a model on tasks, or two, and say whether they differ; runs keep their scores for report and model card.
 
     Args:
         models: a run, a checkpoint, or a Hugging Face folder; or two.

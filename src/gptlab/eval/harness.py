@@ -263,7 +263,9 @@ def _line(found: Mapping[str, Any], name: str, keep: bool) -> dict[str, Any]:
         if not kind or not isinstance(value, int | float | str):
             continue
         # The names that our own tasks have, and a filter's behind the metric's where there are several.
-        metric = metric if kind == "none" else f"{metric}_{kind}"
+        if kind != "none":
+            plain, error, _ = metric.partition("_stderr")
+            metric = f"{plain}_{kind}{error}"
         plain = {"acc_stderr": "stderr", "acc_norm_stderr": "stderr_norm"}.get(metric, metric)
         line[plain] = None if value == "N/A" else value
     if keep:

@@ -56,7 +56,7 @@ def evaluate(
 
 
 def _rows(log: MetricsLog, step: int) -> list[dict[str, Any]]:
-    return [row for row in read_rows(log.path) if row.get("step") == step]
+    return [row for row in read_rows(log.path, own=True) if row.get("step") == step]
 
 
 def _known(log: MetricsLog, step: int) -> list[tuple[str, str]]:

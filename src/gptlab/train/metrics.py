@@ -1,5 +1,6 @@
 """metrics.jsonl: the record of a run, one JSON object a line, append only."""
 
+import errno
 import json
 import math
 import os
@@ -11,6 +12,8 @@ from typing import Any
 
 from gptlab.parsing import parse_json
 
+from . import disk
+
 Row = dict[str, Any]
 
 FSYNC_EVERY_S = 5.0
@@ -18,10 +21,13 @@ GOES_BACK = ("resume", "rollback")
 IDENTITY: dict[str, tuple[str, ...]] = {
     "step": (),
     "val": (),
-    "eval": ("task", "protocol", "shots", "n"),
+    "eval": ("task", "protocol", "shots", "n", "data"),
     "sample": ("prompt", "text"),
 }
 """Kinds of rows, and what tells two rows of one step apart."""
+BY = "by"
+"""What a row has, saying who wrote it, that is not the run's own."""
+SPARE_BYTES = 1 << 20
 
 
 class MetricsLog:
@@ -39,7 +45,9 @@ class MetricsLog:
         self.path, self._tell = path, tell
         path.touch()
         with path.open("rb+") as file:
-            file.truncate(_end_of_last_line(path.read_bytes()))
+            content = file.read()
+            if (end := _end_of_last_line(content)) < len(content):
+                file.truncate(end)
         self._file = path.open("ab", buffering=0)
         self._waiting = b""
         self.failure: OSError | None = None
@@ -59,8 +67,8 @@ class MetricsLog:
 
     def write(self, kind: str, **row: Any) -> None:
         """Append one row; a number that JSON cannot hold is written as null."""
-        row = {"kind": kind, **{key: _finite(value) for key, value in row.items()}}
-        self._waiting += (json.dumps(row, ensure_ascii=False) + "\n").encode()
+        row = _row_of(kind, row)
+        self._waiting += _line(row)
         self._write()
         if self._tell is not None:
             self._tell(row)
@@ -83,7 +91,42 @@ class MetricsLog:
             self.failure = error
 
 
-def read_rows(path: Path, complain: Callable[[str], None] | None = None) -> list[Row]:
+def append_row(path: Path, kind: str, row: Row, by: str) -> None:
+    """Append one row to a record that a run may be writing at this moment; nothing of that is taken away.
+
+    Args:
+        path: a run's metrics.jsonl.
+        kind: of the row.
+        row: the rest of it.
+        by: who writes it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    if disk.free_bytes(path.parent) < SPARE_BYTES:  # half a line would take the run's next one with it
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    line = _line(_row_of(kind, {**row, BY: by}))
+    with path.open("ab+", buffering=0) as file:
+        if end := file.seek(0, os.SEEK_END):
+            file.seek(end - 1)
+            line = line if file.read(1) == b"\n" else b"\n" + line
+        if file.write(line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        os.fsync(file.fileno())
+
+
+def count_lines(path: Path) -> int:
+    """Count what `went_back` is to pass over; a record that is not there yet has none."""
+    return path.read_bytes().count(b"\n") if path.is_file() else 0
+
+
+def went_back(path: Path, step: int, since: int) -> bool:
+    """Say whether a run has gone back behind a step in the lines after the first `since`."""
+    rows = map(_row, path.read_bytes().split(b"\n")[since:]) if path.is_file() else ()
+    return any(row is not None and _goes_back(row) and row["step"] < step for row in rows)
+
+
+def read_rows(path: Path, complain: Callable[[str], None] | None = None, *, own: bool = False) -> list[Row]:
     """Read a run's rows in the order of their writing, each fact once.
 
     What a run wrote after a checkpoint is written again when it goes on from there: a `resume` or `rollback`
@@ -93,6 +136,7 @@ def read_rows(path: Path, complain: Callable[[str], None] | None = None) -> list
     Args:
         path: a run's metrics.jsonl.
         complain: is told of every line that was passed over.
+        own: whether to leave out what others have added to the run's record.
     """
     kept: dict[tuple[Any, ...], Row] = {}
     lines = path.read_bytes().split(b"\n")
@@ -102,7 +146,9 @@ def read_rows(path: Path, complain: Callable[[str], None] | None = None) -> list
             if complain is not None:
                 complain(f"{path}: line {position} is damaged and passed over")
             continue
-        if row["kind"] == "event" and row.get("event") in GOES_BACK:
+        if own and BY in row:
+            continue
+        if _goes_back(row):
             kept = {key: old for key, old in kept.items() if old["step"] <= row["step"] or key[0] == "note"}
         kept[_subject(row, position)] = row
     return list(kept.values())
@@ -119,6 +165,10 @@ def _row(line: bytes) -> Row | None:
     return row if isinstance(step, int) and not isinstance(step, bool) else None
 
 
+def _goes_back(row: Row) -> bool:
+    return row["kind"] == "event" and row.get("event") in GOES_BACK
+
+
 def _subject(row: Row, position: int) -> tuple[Any, ...]:
     kind = row["kind"]
     if kind == "event" and row.get("event") == "skip":
@@ -130,6 +180,14 @@ def _subject(row: Row, position: int) -> tuple[Any, ...]:
 
 def _end_of_last_line(text: bytes) -> int:
     return text.rfind(b"\n") + 1
+
+
+def _row_of(kind: str, row: Row) -> Row:
+    return {"kind": kind, **{key: _finite(value) for key, value in row.items()}}
+
+
+def _line(row: Row) -> bytes:
+    return (json.dumps(row, ensure_ascii=False) + "\n").encode()
 
 
 def _finite(value: Any) -> Any:

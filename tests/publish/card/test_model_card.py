@@ -103,6 +103,31 @@ def test_scores_on_somebodys_items_are_not_in_the_hubs_index(run: Path) -> None:
     assert card.data.eval_results is None
     assert "| hellaswag | harness | 10 | 1,152 |" in card.content
     assert "/home/me" not in card.content
+    recipe.write_text(recipe.read_text().replace("hellaswag_file", "# hellaswag_file"))
+    assert written(card_of(run)).data.eval_results is not None
+    metrics.write_text(metrics.read_text().replace('"n": 1152', '"n": 1152, "data": "mi|ne.jsonl"'))
+    card = written(card_of(run))
+    assert card.data.eval_results is None
+    assert r"| hellaswag of `mi\|ne.jsonl` | harness | 10 | 1,152 |" in card.content
+
+
+def test_scores_that_are_no_accuracy_are_told(run: Path) -> None:
+    shared = {"kind": "eval", "step": 12, "protocol": "lm-eval", "lm_eval": "0.4.13", "shots": 0, "n": 9}
+    lambada = {"acc": 0.25, "stderr": 0.125, "perplexity": 40.126, "perplexity_stderr": 1.5, "version": 1.0}
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(shared | {"task": "lambada_openai", "by": "gptlab eval"} | lambada) + "\n")
+        file.write(json.dumps(shared | {"task": "wikitext", "word_perplexity": 37.5}) + "\n")
+    card = written(card_of(run))
+    apart, none = "\N{PLUS-MINUS SIGN}", "\N{EN DASH}"
+    for told in (
+        "| accuracy, % | normalised by length, % | other results |\n",
+        "| lambada_openai | lm-eval 0.4.13 | 0 | 9 | unknown | ",
+        f"| 25.00 {apart} 12.50 | {none} | perplexity 40.13 {apart} 1.5 |\n",
+        f"| wikitext | lm-eval 0.4.13 | 0 | 9 | unknown | {none} | {none} | word_perplexity 37.5 |\n",
+        f"| 31.14 {apart} 0.46 | {none} |\n",
+        "in training or later by `gptlab eval`",
+    ):
+        assert told in card.content
 
 
 def test_data_sets_of_the_hub_are_linked(run: Path, tiny_data: Path) -> None:

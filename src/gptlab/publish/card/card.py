@@ -12,8 +12,8 @@ from gptlab.data.tokenizer import Tokenizer
 from gptlab.eval.hellaswag import VALIDATION_ITEMS
 from gptlab.model.gpt import ModelConfig
 from gptlab.model.size import measure
-from gptlab.page import amount, draw
-from gptlab.run_folder import ACCURACIES, CHANCE, as_number, loss_chart, score, training_hours
+from gptlab.page import DASH, amount, draw
+from gptlab.run_folder import ACCURACIES, CHANCE, as_number, loss_chart, results, score, training_hours
 from gptlab.train.metrics import Row
 
 from .estimate import estimate
@@ -89,7 +89,7 @@ def _official(at: Origin) -> list[Row]:
     """Return the scores on items of HellaSwag's own validation set, and not on those of somebody's file."""
     own = at.run is not None and at.run.config.get("eval.hellaswag_file") is not None
     rows = [row for row in at.rows("eval") if row["task"] == "hellaswag"]
-    return [row for row in rows if not own or row["n"] == VALIDATION_ITEMS]
+    return [row for row in rows if not (own or row["data"]) or row["n"] == VALIDATION_ITEMS]
 
 
 def _index(row: Row) -> list[Any]:
@@ -224,24 +224,35 @@ def _scores(at: Origin) -> str:
     rows = at.rows("eval")
     if not rows:
         return "" if at.run is None else "None were measured at this checkpoint.\n"
-    head = "| task | protocol | shots | items | chance, % | accuracy, % | normalised by length, % |\n"
-    rule = "|---" * 7 + "|\n"
-    body = "".join(
-        f"| {row['task']} | {row['protocol']} | {row['shots']} | {row['n']:,} | "
-        + (f"{100 * CHANCE[row['task']]:.0f}" if row["task"] in CHANCE else UNKNOWN)
-        + " | "
-        + " | ".join(score(row, name) for name in ACCURACIES)
-        + " |\n"
-        for row in rows
-    )
+    others = any(set(results(row)) - {*ACCURACIES} for row in rows)
+    head = ["task", "protocol", "shots", "items", "chance, %", "accuracy, %", "normalised by length, %"]
+    lines = [head + ["other results"] * others, ["---"] * (len(head) + others)]
+    lines += [_score_cells(row) + [_other_results(row)] * others for row in rows]
+    body = "".join(_line(*cells) for cells in lines)
     return (
-        f"{head}{rule}{body}\nMeasured in training, at this checkpoint; behind \N{PLUS-MINUS SIGN} is one standard "
-        "error. Scores of another protocol, of more shots or of other items are not comparable with these.\n"
+        f"{body}\nMeasured at this checkpoint, in training or later by `gptlab eval`; behind \N{PLUS-MINUS SIGN} is "
+        "one standard error. Scores of another protocol, of more shots or of other items are not comparable with "
+        "these.\n"
     )
+
+
+def _score_cells(row: Row) -> list[str]:
+    return [
+        row["task"] + (f" of `{row['data']}`" if row["data"] else ""),
+        f"{row['protocol']} {row.get('lm_eval', '')}".strip(),
+        f"{row['shots']}",
+        f"{row['n']:,}",
+        f"{100 * CHANCE[row['task']]:.0f}" if row["task"] in CHANCE else UNKNOWN,
+        *(score(row, name) for name in ACCURACIES),
+    ]
+
+
+def _other_results(row: Row) -> str:
+    return ", ".join(f"{name} {score(row, name)}" for name in results(row) if name not in ACCURACIES) or DASH
 
 
 def _cost(at: Origin) -> str:
-    if at.run is None:
+    if at.run is None or at.step is None:
         return ""
     hours, processes, device = training_hours(at.steps), at.processes, at.run.environment.get("device")
     rows = [("hardware", f"{processes or 'several'} x {device}" if device else UNKNOWN)]
@@ -254,11 +265,11 @@ def _cost(at: Origin) -> str:
 
 
 def _table(*groups: Rows) -> str:
-    return "\n".join(
-        "| | |\n|---|---|\n"
-        + "".join(f"| {name} | {value.replace('|', chr(92) + '|')} |\n" for name, value in rows)
-        for rows in groups
-    )
+    return "\n".join("| | |\n|---|---|\n" + "".join(_line(*cells) for cells in rows) for rows in groups)
+
+
+def _line(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |\n"
 
 
 # What stands of a recipe in the table besides; all of it is below.

@@ -65,7 +65,7 @@ class Origin:
     def rows(self, kind: str) -> list[Row]:
         """Return the run's rows of a kind about this very checkpoint."""
         rows = self.run.metrics[kind] if self.run is not None else []
-        return [row for row in rows if row["step"] == self.step]
+        return [row for row in rows if row["step"] == self.state.get("step")]
 
     @property
     def steps(self) -> list[Row]:

@@ -1,0 +1,78 @@
+"""Scores of `gptlab eval` are kept in the metrics of the run whose checkpoint was asked, for report and model card."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gptlab import recipe
+from gptlab.errors import GptlabError
+from gptlab.eval.hellaswag import VALIDATION_ITEMS
+from gptlab.parsing import parse_json, typed
+from gptlab.run_folder import run_of
+from gptlab.train.checkpoint import STATE, folders_of
+from gptlab.train.metrics import append_row, count_lines, went_back
+
+BY = "gptlab eval"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A checkpoint of a run that is about to be asked."""
+
+    run: Path
+    step: int
+    tokens: int
+    lines: int
+    """Of the run's metrics, when the checkpoint was chosen."""
+
+    def keep(self, score: Mapping[str, Any], items: Path | None) -> None:
+        """Append a score to the run's metrics, and say so, or why it cannot be.
+
+        Args:
+            score: the rest of the row.
+            items: the file or folder that somebody named to take the items from.
+        """
+        path = self.run / "metrics.jsonl"
+        row = {"step": self.step, "tokens": self.tokens, **score, "data": self._other_items(score, items)}
+        try:
+            if went_back(path, self.step, self.lines):
+                print(
+                    f"  not kept in {_shown(path)}: the run has gone back to before step {self.step} meanwhile"
+                )
+                return
+            append_row(path, "eval", row, BY)
+        except OSError as error:
+            print(f"  not kept in {_shown(path)}: {error.strerror or error}")
+            return
+        print(f"  kept in {_shown(path)}, for report and model card")
+
+    def _other_items(self, score: Mapping[str, Any], items: Path | None) -> str | None:
+        """Name the items, where they are neither the data set's own nor those that the run asks in training."""
+        if items is None or (score["task"], score["n"]) == ("hellaswag", VALIDATION_ITEMS):
+            return None
+        try:
+            config = recipe.load([self.run / "config.toml"])
+        except GptlabError:  # of an imported model, or of another version
+            return items.resolve().name
+        own = {"hellaswag": config.eval.hellaswag_file, "continuation": config.data.parts[0].path}
+        file = own.get(score["task"])
+        return None if file is not None and Path(file).resolve() == items.resolve() else items.resolve().name
+
+
+def scored(model: Path, folder: Path | None) -> Scored | None:
+    """Return what the scores of MODEL, that is of this checkpoint, are kept with; None where it is no run's."""
+    run = run_of(model)
+    if folder is None or run is None or folder.resolve() not in map(Path.resolve, folders_of(run)):
+        return None
+    lines = count_lines(run / "metrics.jsonl")
+    try:
+        state = parse_json((folder / STATE).read_bytes())
+        return Scored(run, typed(int, state["step"]), typed(int, state["tokens"]), lines)
+    except (OSError, AttributeError, LookupError, TypeError, ValueError):
+        return None  # loading it tells what is wrong
+
+
+def _shown(path: Path) -> Path:
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
