@@ -106,11 +106,9 @@ def test_references_and_bands_are_drawn():
     plain = draw(chart(Curve(0, X, X))).light
     assert draw(chart(Curve(0, X, X), references=[("chance", 5e5)])).light != plain
     assert draw(chart(Curve(0, X, X, error=X / 10))).light != plain
-    one = X[-1:]
-    alone = [
-        draw(chart(Curve(0, one, one, "line and points", error=e), low=0)).light for e in (None, one / 10)
-    ]
-    assert np.count_nonzero(pixels(alone[0]) != pixels(alone[1])) > 100
+    one, frame = X[-1:], {"low": 0, "high": 2e6}
+    alone = [draw(chart(Curve(0, one, one, "line and points", error=e), **frame)) for e in (None, one / 2)]
+    assert np.count_nonzero(pixels(alone[0].light) != pixels(alone[1].light)) > 500
 
 
 def test_drawing_is_repeatable():

@@ -26,8 +26,8 @@ IDENTITY: dict[str, tuple[str, ...]] = {
 }
 """Kinds of rows, and what tells two rows of one step apart."""
 BY = "by"
-"""What a row has, saying who wrote it, that is not the run's own."""
-SPARE_BYTES = 1 << 20
+"""Says who wrote a row, where that was not the run itself."""
+SPARE_BYTES = 1 << 20  # what is left to a run whose disk is almost full
 
 
 class MetricsLog:
