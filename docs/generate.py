@@ -74,10 +74,10 @@ models, without any code of the folder. What comes back is the model that was ex
 VaultGemmaForCausalLM, where a product and a sum round each number once.
 
 Beside the weights lies a model card, README.md, with the curve of the loss: what the files of the run tell of the
-architecture, the data, the recipe, the scores at that checkpoint with protocol, items and standard error, the
-machine and the hours. What they do not tell is called unknown. Energy and cost are estimated from the hours where
-the GPU is known, and the card says from what. `--licence mit` states the licence, which nothing else can know. A
-card that somebody changed is not overwritten.
+architecture, the data, the recipe, the scores at that checkpoint (of training, and of every `gptlab eval` since) with
+protocol, items and standard error, the machine and the hours. What they do not tell is called unknown. Energy and
+cost are estimated from the hours where the GPU is known, and the card says from what. `--licence mit` states the
+licence, which nothing else can know. A card that somebody changed is not overwritten.
 
 NanoChatForCausalLM, which has gain-free norms, QK-norm and a soft cap, is not among them: it norms the embeddings
 before the first block, and no weights can make up for that.

@@ -65,8 +65,8 @@ def scored(model: Path, folder: Path | None) -> Scored | None:
     run = run_of(model)
     if folder is None or run is None or folder.resolve() not in map(Path.resolve, folders_of(run)):
         return None
-    lines = count_lines(run / "metrics.jsonl")
     try:
+        lines = count_lines(run / "metrics.jsonl")
         state = parse_json((folder / STATE).read_bytes())
         return Scored(run, typed(int, state["step"]), typed(int, state["tokens"]), lines)
     except (OSError, AttributeError, LookupError, TypeError, ValueError):
