@@ -31,6 +31,7 @@ from lm_eval.models.huggingface import HFLM
 from gptlab.data.tokenizer import load_tokenizer
 from gptlab.eval import fewshot, harness, task_data, tasks
 from gptlab.eval.score import good_batch_tokens
+from gptlab.memory import keep_freed
 from gptlab.model.gpt import SIZES, ModelConfig
 from gptlab.model.packed import packed
 from gptlab.publish.huggingface import export
@@ -108,6 +109,7 @@ def main() -> None:
     parser.add_argument("--trial", type=int, default=48, help="items that batch sizes are tried on")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    keep_freed()  # as gptlab's commands do; the other side gains by it, too
 
     if arguments.model is not None:
         network, tokenizer = load(arguments.model)

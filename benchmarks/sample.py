@@ -24,6 +24,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from gptlab.data.tokenizer import load_tokenizer
+from gptlab.memory import keep_freed
 from gptlab.model.gpt import SIZES, ModelConfig
 from gptlab.model.packed import packed
 from gptlab.publish.huggingface import export
@@ -70,6 +71,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    keep_freed()  # as gptlab's commands do; the other side gains by it, too
 
     device = choose_device("auto")
     if arguments.model is not None:
