@@ -1,12 +1,13 @@
 """HellaSwag in the harness's protocol: gptlab against lm-evaluation-harness's own `hf` model, interleaved.
 
-    python benchmarks/hellaswag.py --data hellaswag_val.jsonl --rounds 3 --json benchmarks/results/hellaswag.json
+    python benchmarks/hellaswag.py --data hellaswag_val.jsonl --rounds 9 --json benchmarks/results/hellaswag.json
     python benchmarks/hellaswag.py --data hellaswag_val.jsonl --rounds 3 --shots 10 --limit 96
 
 Both sides: the same float32 weights (GPT-2 124M's shape, drawn at random, or --model), exported for the harness;
-the same items, from texts to a score; and on each side the batch size that was fastest on --trial items. A
-round is a pass of each side, one after the other. What they say of every item is compared too. The solved
-examples of --shots are drawn from the data file itself.
+the same items, from texts to a score; and on each side the batch size that was fastest on --trial items. The items
+are dealt to the rounds in turn, so that each has short and long ones; a round is a pass of each side over its items,
+one after the other. What they say of every item is compared too. The solved examples of --shots are drawn from the
+data file itself.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from lm_eval.models.huggingface import HFLM
 
 from gptlab.data.tokenizer import load_tokenizer
 from gptlab.eval import fewshot, harness, task_data, tasks
+from gptlab.eval.hellaswag import CHOICES
 from gptlab.eval.score import good_batch_tokens
 from gptlab.memory import keep_freed
 from gptlab.model.gpt import SIZES, ModelConfig
@@ -39,23 +41,23 @@ from gptlab.sample import GeneratingGPT
 from gptlab.saved import load
 from gptlab.train.device import choose_device, describe
 
-Side = Callable[[int, int], np.ndarray]  # (items, batch size) -> log-likelihoods, a row an item
+Side = Callable[[Path, int], np.ndarray]  # (file of items, batch size) -> log-likelihoods, a row an item
 
 
 def gptlab_side(network: Any, tokenizer: Any, data: Path, shots: int) -> Side:
     """Build what `gptlab eval --protocol harness` does."""
     device, network = choose_device("auto"), packed(network)
 
-    def score(items: int, batch_tokens: int) -> np.ndarray:
+    def score(items: Path, batch_tokens: int) -> np.ndarray:
         task = tasks.build(
             "hellaswag",
             tokenizer=tokenizer,
             context=network.context,
-            file=data,
+            file=items,
             fewshot=data,
             protocol="harness",
             shots=shots,
-            limit=items,
+            limit=None,
         )
         result = task.evaluate(network, device=device, batch_tokens=batch_tokens, quiet=True)
         return np.array([row["log_likelihoods"] for row in result.samples()])
@@ -68,12 +70,12 @@ def harness_side(folder: Path, context: int, data: Path, shots: int) -> Side:
     device = choose_device("auto")
     lm = HFLM(pretrained=str(folder), device=str(device), dtype="float32", batch_size=1, max_length=context)
     manager = harness._task_manager()
-    place = folder.parent / "tasks"
-    (place / "hellaswag").mkdir(parents=True)
-    for split in ("validation", "train"):
-        shutil.copy(data, place / "hellaswag" / f"{split}.jsonl")
 
-    def score(items: int, batch_size: int) -> np.ndarray:
+    def score(items: Path, batch_size: int) -> np.ndarray:
+        place = items.with_suffix("")
+        (place / "hellaswag").mkdir(parents=True, exist_ok=True)
+        for split, file in (("validation", items), ("train", data)):
+            shutil.copy(file, place / "hellaswag" / f"{split}.jsonl")
         lm.batch_size_per_gpu = batch_size
         entries = {"hellaswag": manager.task_index["hellaswag"]}
         with task_data.redirected(entries, place, shots) as specs, harness._quiet():
@@ -83,7 +85,7 @@ def harness_side(folder: Path, context: int, data: Path, shots: int) -> Side:
             task.set_fewshot_seed(fewshot.SEED)
             began = time.perf_counter()
             with redirect_stderr(io.StringIO()):  # its bars
-                found = harness_evaluate(lm, loaded, limit=items, bootstrap_iters=1)
+                found = harness_evaluate(lm, loaded, bootstrap_iters=1)
             score.seconds = time.perf_counter() - began  # without loading the task
         samples = sorted(found["samples"]["hellaswag"], key=lambda sample: sample["doc_id"])
         return np.array([[total for total, _ in sample["filtered_resps"]] for sample in samples])
@@ -91,7 +93,19 @@ def harness_side(folder: Path, context: int, data: Path, shots: int) -> Side:
     return score
 
 
-def timed(side: Side, items: int, batch: int) -> tuple[float, np.ndarray]:
+def dealt(lines: list[str], hands: int, place: Path) -> list[Path]:
+    """Deal items to so many files."""
+    files = [place / f"items_{number}_of_{hands}.jsonl" for number in range(hands)]
+    for number, file in enumerate(files):
+        file.write_text("".join(lines[number::hands]), encoding="utf-8")
+    return files
+
+
+def _items(tokenizer: Any, context: int, file: Path) -> list[Any]:
+    return tasks.build("hellaswag", tokenizer=tokenizer, context=context, file=file, protocol="harness").items
+
+
+def timed(side: Side, items: Path, batch: int) -> tuple[float, np.ndarray]:
     began = time.perf_counter()
     scores = side(items, batch)
     return getattr(side, "seconds", time.perf_counter() - began), scores
@@ -117,8 +131,8 @@ def main() -> None:
         torch.manual_seed(0)
         network = GeneratingGPT(ModelConfig(**SIZES["gpt2-124m"])).to(choose_device("auto")).eval()
         tokenizer = load_tokenizer("gpt2")
-    items = sum(1 for line in arguments.data.open(encoding="utf-8") if line.strip())
-    items = min(items, arguments.limit or items)
+    lines = [f"{line}\n" for line in arguments.data.read_text("utf-8").splitlines() if line.strip()]
+    lines = lines[:: max(1, len(lines) // (arguments.limit or len(lines)))][: arguments.limit]
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "export"
         export(network, tokenizer, folder, verify=False)
@@ -127,34 +141,26 @@ def main() -> None:
             "lm-eval": harness_side(folder, network.context, arguments.data, arguments.shots),
         }
         usual = good_batch_tokens(choose_device("auto"))
+        (items,) = dealt(lines, 1, Path(place))
+        lengths = np.array([item.lengths for item in _items(tokenizer, network.context, items)])
+        (trial, *_) = dealt(lines, max(1, len(lines) // arguments.trial), Path(place))
         choices = {"gptlab": [usual // 2, usual, 2 * usual], "lm-eval": [1, 2, 4, 8, 16]}
         best: dict[str, int] = {}
         trials: dict[str, dict[int, float]] = {}
         for name, side in sides.items():
-            trials[name] = {
-                batch: timed(side, min(arguments.trial, items), batch)[0] for batch in choices[name]
-            }
+            trials[name] = {batch: timed(side, trial, batch)[0] for batch in choices[name]}
             best[name] = min(trials[name], key=lambda batch, name=name: trials[name][batch])
             print(f"{name}: best of {choices[name]} is {best[name]}", flush=True)
         seconds: dict[str, list[float]] = {name: [] for name in sides}
-        scores: dict[str, np.ndarray] = {}
-        for number in range(arguments.rounds):
+        scores = {name: np.zeros((len(lines), CHOICES)) for name in sides}
+        for number, part in enumerate(dealt(lines, arguments.rounds, Path(place))):
             for name, side in sides.items():
-                spent, scores[name] = timed(side, items, best[name])
+                spent, scores[name][number :: arguments.rounds] = timed(side, part, best[name])
                 seconds[name].append(spent)
             print(
                 f"round {number + 1}: " + "  ".join(f"{name} {s[-1]:.1f} s" for name, s in seconds.items()),
                 flush=True,
             )
-    task = tasks.build(
-        "hellaswag",
-        tokenizer=tokenizer,
-        context=network.context,
-        file=arguments.data,
-        protocol="harness",
-        limit=items,
-    )
-    lengths = np.array([item.lengths for item in task.items])
     ours, theirs = scores["gptlab"], scores["lm-eval"]
     ratios = [theirs / ours for ours, theirs in zip(seconds["gptlab"], seconds["lm-eval"], strict=True)]
     commit = subprocess.run(
@@ -163,7 +169,7 @@ def main() -> None:
     result = {
         "what": "HellaSwag, harness protocol, float32, from texts to a score",
         "model": str(arguments.model or "GPT-2 124M's shape, random weights"),
-        "items": items,
+        "items": len(lines),
         "shots": arguments.shots,
         "commit": commit.stdout.strip(),
         "lm_eval": version("lm-eval"),
@@ -172,6 +178,7 @@ def main() -> None:
         "batch": {"gptlab": f"{best['gptlab']} tokens", "lm-eval": f"{best['lm-eval']} texts"},
         "trials": trials,
         "seconds": seconds,
+        "total_s": {name: sum(parts) for name, parts in seconds.items()},
         "speedup": {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)},
         "max_difference": float(np.abs(ours - theirs).max()),
         "predictions_that_differ": int((ours.argmax(1) != theirs.argmax(1)).sum()),
@@ -182,6 +189,7 @@ def main() -> None:
     del result["host"]
     shown = (
         "batch",
+        "total_s",
         "speedup",
         "max_difference",
         "predictions_that_differ",

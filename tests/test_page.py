@@ -102,6 +102,17 @@ def test_a_chart_of_one_point_at_the_origin_is_drawn():
     assert pixels(draw(chart(Curve(0, np.zeros(1), np.zeros(1), "points", "run"), low=0)).light).std() > 0.01
 
 
+def ink_beside(*values):
+    """Count the pixels of the labels beside a picture with lines across at these values."""
+    image = pixels(draw(chart(Curve(0, X, X), references=[("MMMMMM", value) for value in values])).light)
+    margin = image[:, -image.shape[1] // 25 :]
+    return int((margin != margin[0, -1]).any(-1).sum())
+
+
+def test_labels_of_lines_near_each_other_stand_apart():
+    assert ink_beside(5e5, 5.01e5, 4.99e5) == pytest.approx(3 * ink_beside(5e5), rel=0.05)
+
+
 def test_references_and_bands_are_drawn():
     plain = draw(chart(Curve(0, X, X))).light
     assert draw(chart(Curve(0, X, X), references=[("chance", 5e5)])).light != plain

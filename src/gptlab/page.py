@@ -7,6 +7,7 @@ becomes HTML in these functions only, and is escaped there; what they return is 
 import base64
 import html
 import io
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +22,7 @@ from gptlab.errors import ConfigError
 Floats = NDArray[np.float64]
 DASH = "\N{EN DASH}"  # stands in a table for what is not known
 LEGEND_LETTERS = 110  # so many fit on a line of a picture's legend
+LABEL_GAP = 0.04  # between the labels of two lines across a picture, of its height
 
 
 @dataclass(frozen=True)
@@ -130,10 +132,8 @@ def _png(chart: Chart, theme: Theme) -> bytes:
         if curve.style == "bars":
             axes.fill_between(curve.x, curve.y, step="post", color=colour, alpha=0.22, lw=0)
     named = [(line, curve.label) for line, curve in zip(axes.lines, chart.curves, strict=True) if curve.label]
-    for label, value in chart.references:
+    for _, value in chart.references:
         axes.axhline(value, color=theme.faint, lw=0.8, ls=(0, (5, 4)))
-        beside = axes.get_yaxis_transform()
-        axes.text(1.006, value, label, transform=beside, va="center", fontsize=7.5, color=theme.faint)
     if named:
         legend = paper.legend(
             [line for line, _ in named],
@@ -163,6 +163,14 @@ def _png(chart: Chart, theme: Theme) -> bytes:
         axes.set_xlim(-0.008 * right, 1.008 * right)
     axes.xaxis.set_major_formatter(FuncFormatter(_tick))
     axes.set_ylim(chart.low, chart.high)
+    low, high = axes.get_ylim()
+    place = -math.inf
+    for label, value in sorted(chart.references, key=lambda reference: reference[1]):
+        place = max(
+            value, place + LABEL_GAP * (high - low)
+        )  # above its line, where another label is beside it
+        beside = axes.get_yaxis_transform()
+        axes.text(1.006, place, label, transform=beside, va="center", fontsize=7.5, color=theme.faint)
     memory = io.BytesIO()
     paper.savefig(memory, format="png", metadata={"Software": None})
     return memory.getvalue()
