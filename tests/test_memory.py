@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 
+from gptlab import cli
 from gptlab.eval.score import log_likelihoods
 from gptlab.eval.validation import mean_loss
 from gptlab.memory import in_parts, ran_out
@@ -130,3 +131,12 @@ def test_freed_memory_is_kept_for_the_next_tensor():
     }
     assert faults["given back"] > 5 * (60 << 20) / 4096 / 2
     assert faults["kept"] < faults["given back"] / 50
+
+
+def test_every_command_but_those_about_data_keeps_it(monkeypatch, capsys):
+    calls = []
+    monkeypatch.setattr(cli, "keep_freed", lambda: calls.append("kept"))
+    assert cli.main(["data", "list"]) == 0
+    assert calls == []
+    assert cli.main(["report", "nowhere", "--out", "nowhere"]) == 1
+    assert calls == ["kept"]

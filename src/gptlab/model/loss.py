@@ -68,12 +68,12 @@ class _ChunkedLoss(torch.autograd.Function):
         grad_x: list[Tensor] = []
         grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if want_gradients else None
         for x, targets in zip(x_ND.to(dtype).split(chunk), targets_N[:, None].split(chunk), strict=True):
-            # In place throughout: on a CPU new memory for each step would take as long as the step.
+            # In place throughout: on a CPU new memory for each of these was a quarter of the time.
             logits = (x @ weight.T).float()
             if cap is not None:
                 logits.div_(cap).tanh_().mul_(cap)
             most, right = logits.amax(-1, keepdim=True), logits.gather(-1, targets)
-            cap_slope = 1 - (logits / cap).square() if cap is not None else None
+            cap_slope = 1 - (logits / cap).square() if cap is not None and want_gradients else None
             odds = logits.sub_(most).exp_()
             total = odds.sum(-1, keepdim=True)
             loss = loss + (total.log() + most - right).sum()
