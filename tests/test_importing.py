@@ -158,13 +158,19 @@ def test_refusals(folder: Path, ckpt: Path, tmp_path: Path, capsys: pytest.Captu
     assert "has no config.json; a run of gptlab needs no import" in fails(capsys, "import", tmp_path, out)
     assert "--like and --rope-pairs" in fails(capsys, "import", folder, out, "--rope-pairs", "neighbours")
     assert "theirs: exists; choose a new folder" in fails(capsys, "import", ckpt, folder)
-    assert "has 50,257 ids, and the model's vocabulary 257" in fails(
-        capsys, "import", ckpt, out, "--tokenizer", "gpt2"
-    )
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     assert "pytorch_model.bin: is a pickle" in fails(capsys, "import", folder, out)
     assert not out.exists()
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_tokenizer_of_another_vocabulary_is_refused(
+    ckpt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], shared: Callable[[str], Path]
+) -> None:
+    shared("tiktoken_cache")
+    assert "has 50,257 ids, and the model's vocabulary 257" in fails(
+        capsys, "import", ckpt, tmp_path / "out", "--tokenizer", "gpt2"
+    )
 
 
 def test_another_models_start_is_refused(
