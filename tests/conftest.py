@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,6 +56,11 @@ limit = 7
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") is not None:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")
     if "shared" in getattr(item, "fixturenames", ()):
         item.user_properties.append(("shared", True))
 
@@ -118,11 +124,15 @@ def _torch_settings() -> Iterator[None]:
     deterministic = torch.are_deterministic_algorithms_enabled()
     precision = torch.get_float32_matmul_precision()
     fill = torch.utils.deterministic.fill_uninitialized_memory
+    inductor = sys.modules.get("torch._inductor.config")
+    compiler = inductor.deterministic if inductor is not None else None
     with torch.random.fork_rng(devices=[]):
         yield
     torch.use_deterministic_algorithms(deterministic)
     torch.utils.deterministic.fill_uninitialized_memory = fill
     torch.set_float32_matmul_precision(precision)
+    if inductor is not None:
+        inductor.deterministic = compiler
 
 
 @pytest.fixture

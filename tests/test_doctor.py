@@ -1,9 +1,14 @@
 import json
+import os
+import subprocess
+import sys
 
 import pytest
+import torch
 
 from gptlab import cli, doctor
 from gptlab.doctor import EXAMINATIONS, examine
+from gptlab.model import kernels
 
 
 @pytest.fixture(scope="module")
@@ -16,6 +21,39 @@ def test_everything_is_looked_at(findings):
     assert all(finding.detail and "\n" not in finding.detail for finding in findings.values())
     assert findings["renames"].status == "good"
     assert "auto is " in findings["formats"].detail
+    assert findings["compiler"].status == "good"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="tells of a CPU")
+def test_which_attention_runs_is_told(findings):
+    told = findings["attention"]
+    assert told.status == "good"
+    assert told.detail.startswith(
+        "float32: flash, reading flash; bfloat16: flash, reading flash; float16: flash"
+    )
+    assert "copied" not in told.detail
+
+
+def test_slow_attention_and_copied_heads_are_told(monkeypatch, tmp_path):
+    def choose(device, dtype, head_dim, masked, grouped, gradients):
+        return "math" if grouped or masked else "efficient"
+
+    monkeypatch.setattr(kernels, "choose", choose)
+    ((status, detail),) = EXAMINATIONS["attention"](tmp_path)
+    assert status == "fair"
+    assert "float32: efficient, reading math" in detail
+    assert detail.endswith("shared key/value heads are copied in float32, bfloat16, float16")
+
+
+@pytest.mark.slow
+def test_a_compiler_that_fails_is_told_beforehand(tmp_path):
+    env = {**os.environ, "CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    words = [sys.executable, "-m", "gptlab", "doctor", str(tmp_path)]
+    done = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    (line,) = (line for line in done.stdout.splitlines() if "torch.compile" in line)
+    assert "torch.compile fails" in line
+    assert "go on without it" in line
 
 
 def test_one_that_breaks_hides_none(monkeypatch, tmp_path):

@@ -264,9 +264,6 @@ def test_what_was_generated_can_be_trained_on() -> None:
     written = generate(model, PROMPT, max_tokens=4, seed=1)
     model(written).sum().backward()
     assert model.embed.weight.grad is not None
-    # Nor does recomputing activations come in the way of the cache.
-    model.recompute_blocks = True
-    assert torch.equal(generate(model, PROMPT, max_tokens=4, seed=1), written)
 
 
 def test_bfloat16() -> None:
@@ -277,7 +274,6 @@ def test_bfloat16() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda() -> None:
     model, prompt = a_gpt(n_kv_head=2), torch.tensor(PROMPT)
     exact = generate(model, prompt, max_tokens=40, temperature=0)

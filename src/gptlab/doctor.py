@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from gptlab.errors import brief
 from gptlab.memory import total_bytes
 from gptlab.progress import Progress, quantity
 
@@ -24,6 +25,7 @@ EXTRAS = {
     "ray": "preparing data on a Ray cluster",
 }
 MATRIX = 512
+HEAD_DIM = 64  # GPT-2's
 BYTES_PER_PARAMETER = 16  # in a checkpoint 12 (weights, two moments), and room for the next one's beginning
 PARAMETERS = 124e6
 KEPT = 5  # three newest, the best, and the one being written
@@ -49,8 +51,7 @@ def examine(folder: Path) -> list[Finding]:
             try:
                 findings += (Finding(name, status, detail) for status, detail in look(folder))
             except Exception as error:
-                line = " ".join(str(error).split())
-                findings.append(Finding(name, "bad", f"{type(error).__name__}: {line}"))
+                findings.append(Finding(name, "bad", brief(error)))
             progress.advance()
     return findings
 
@@ -121,6 +122,28 @@ def _wait(device: object) -> None:
         torch.cuda.synchronize()
 
 
+def _attention(folder: Path) -> Found:
+    """Ask which kernel computes attention: for training, and for texts of any length."""
+    import torch
+
+    from gptlab.model.kernels import any_shape, choose
+    from gptlab.train.device import choose_device, choose_dtype, product_type
+
+    device = choose_device("auto")
+    chosen = product_type(choose_dtype("auto", device))
+    names: dict[torch.dtype, list[str | None]] = {}
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        training = choose(device, dtype, HEAD_DIM, False, False, True)
+        with any_shape():
+            names[dtype] = [training, choose(device, dtype, HEAD_DIM, True, False, False)]
+    told = "; ".join(f"{str(dtype)[6:]}: {train}, reading {read}" for dtype, (train, read) in names.items())
+    shared = [
+        str(dtype)[6:] for dtype in names if choose(device, dtype, HEAD_DIM, False, True, True) == "math"
+    ]
+    copies = f"; shared key/value heads are copied in {', '.join(shared)}" if shared else ""
+    yield "fair" if "math" in names[chosen] else "good", f"{told}{copies}"
+
+
 def _compiler(folder: Path) -> Found:
     import torch
 
@@ -130,11 +153,13 @@ def _compiler(folder: Path) -> Found:
     compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     try:
         began = time.perf_counter()
-        torch.compile(torch.nn.Softplus())(torch.ones(8, device=device))
+        x = torch.ones(8, device=device, requires_grad=True)
+        torch.compile(torch.nn.Softplus())(x).sum().backward()
         yield "good", f"torch.compile works ({time.perf_counter() - began:.0f} s for a small function)"
     except Exception as error:
-        reason = "there is no C++ compiler" if compiler is None else " ".join(str(error).split())[:200]
-        yield "fair", f"torch.compile fails ({reason}); train with --train.compile False, the default"
+        missing = compiler is None and device.type == "cpu"
+        reason = "there is no C++ compiler" if missing else brief(error)
+        yield "fair", f"torch.compile fails ({reason}); training will say so too, and go on without it"
 
 
 def _disk(folder: Path) -> Found:
@@ -191,6 +216,7 @@ EXAMINATIONS: dict[str, Callable[[Path], Found]] = {
     "versions": _versions,
     "device": _device,
     "formats": _formats,
+    "attention": _attention,
     "compiler": _compiler,
     "memory": _memory,
     "disk": _disk,

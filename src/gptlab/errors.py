@@ -25,6 +25,14 @@ class GptlabError(Exception):
         return line if len(line) <= MAX_CHARACTERS else f"{line[:half]} ... {line[-half:]}"
 
 
+def brief(error: BaseException) -> str:
+    """Return the kind of an error of others and the beginning of what it says, on one line."""
+    said, _, _ = " ".join(str(error).split()).partition(
+        " Set TORCH"
+    )  # hints for the compiler's own developers
+    return f"{type(error).__name__}: {said[:200]}"
+
+
 class ConfigError(GptlabError):
     """A recipe, a flag, or a combination of them that cannot be."""
 

@@ -4,7 +4,10 @@ import ctypes
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    import torch
 
 Part = TypeVar("Part")
 Result = TypeVar("Result")
@@ -23,6 +26,24 @@ def total_bytes(device: str) -> int | None:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else None
 
 
+def free_bytes(device: "torch.device") -> int:
+    """Return how much memory a CUDA device has left for this process."""
+    import torch
+
+    torch.cuda.empty_cache()
+    return torch.cuda.mem_get_info(device)[0]
+
+
+def peak_bytes(device: "torch.device", work: Callable[[int], object], size: int) -> int:
+    """Return how much more memory a CUDA device held at most while a work of some size was done."""
+    import torch
+
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    work(size)
+    return torch.cuda.max_memory_allocated(device) - before
+
+
 def keep_freed() -> None:
     """Let this process keep the memory that tensors give back, for the tensors that follow.
 
@@ -39,10 +60,15 @@ def keep_freed() -> None:
 
 
 def ran_out(error: BaseException) -> bool:
-    """Say whether an error is the device's memory at its end: CUDA has a class for it, the CPU only words."""
+    """Say whether an error is the device's memory at its end, or comes of it.
+
+    CUDA has a class for it, the CPU only words, and a compiler wraps either in an error of its own.
+    """
     import torch
 
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or CPU_WORDS in str(error)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or CPU_WORDS in str(error):
+        return True
+    return error.__cause__ is not None and ran_out(error.__cause__)
 
 
 def in_parts(
@@ -68,12 +94,13 @@ def in_parts(
             yield now, result
             continue
         # Outside of the handler, where the error no longer holds what did not fit.
-        _release()
+        release()
         half = len(now) // 2
         waiting += [now[half:], now[:half]]
 
 
-def _release() -> None:
+def release() -> None:
+    """Give back what a GPU keeps for tensors to come."""
     import torch
 
     if torch.cuda.is_initialized():

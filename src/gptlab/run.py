@@ -18,12 +18,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from gptlab import __version__, recipe, saved
 from gptlab.data.manifest import Manifest
 from gptlab.data.mixture import Sets
 from gptlab.errors import ConfigError
 from gptlab.evaluations import evaluations
 from gptlab.memory import total_bytes
+from gptlab.model import kernels
 from gptlab.model.gpt import GPT
 from gptlab.model.size import Size, measure
 from gptlab.progress import quantity
@@ -36,6 +39,7 @@ from gptlab.train.device import (
     describe,
     join_world,
     peak_flops,
+    product_type,
     restarts,
     seed_all,
     set_deterministic,
@@ -163,9 +167,13 @@ def build(
     size = measure(config.model)
     _check_memory(size, world)
     deterministic = config.train.deterministic
-    set_deterministic(deterministic if deterministic is not None else world.device.type == "cpu")
+    set_deterministic(
+        deterministic if deterministic is not None else world.device.type == "cpu",
+        compiled=config.train.compile,
+    )
     dtype = choose_dtype(config.train.dtype, world.device)
     set_matmul_precision(dtype)
+    attention_kernel(config, world.device)  # refused before memory is asked for
     seed_all(config.train.seed)
     model = GPT(config.model).to(world.device)
 
@@ -200,6 +208,25 @@ def build(
         peak_flops=peak * world.size if peak is not None else None,
         interrupt=interrupt,
     )
+
+
+def attention_kernel(config: RunConfig, device: torch.device) -> str:
+    """Return the name of the kernel that computes attention in a run's training.
+
+    Raises:
+        ConfigError: the one that the recipe asks for does not.
+    """
+    asked, shape = config.train.attention_kernel, config.model
+    dtype = product_type(choose_dtype(config.train.dtype, device))
+    grouped = shape.kv_heads < shape.n_head and asked == "auto"  # else they are repeated where they must
+    with kernels.only(asked):
+        name = kernels.choose(device, dtype, shape.head_dim, False, grouped, True)
+    if name is None or (asked != "auto" and name not in (asked, "unknown")):
+        raise ConfigError(
+            f"train.attention_kernel = {asked}: torch {torch.__version__} has no such kernel for {dtype} heads of "
+            f"{shape.head_dim} on this {device.type}; auto takes one that it has"
+        )
+    return name
 
 
 def _check_memory(size: Size, world: World) -> None:
@@ -266,6 +293,7 @@ def _prepare_folder(out: Path, config: RunConfig, world: World) -> None:
         **describe(world.device),
         "processes": world.size,
         "dtype": choose_dtype(config.train.dtype, world.device),
+        "attention_kernel": attention_kernel(config, world.device),
         "parameters": size.parameters,
         "parameters_non_embedding": size.non_embedding,
         "command": sys.argv,
@@ -302,10 +330,12 @@ def _announce(
         f"{shape.mlp} of {shape.hidden}, {shape.norm}, {shape.position}"
     )
     n_sequence = config.train.batch_tokens // shape.context
+    most = "at most " if config.train.micro_batch == "auto" and not resumed else ""
+    compiling = ", compiling takes some minutes at first" if config.train.compile else ""
     print(
         f"training: {_length(config)} of {config.train.batch_tokens:,} tokens = {n_sequence} sequences of "
-        f"{shape.context}, {trainer.updater.micro_batch} at once on {world.size} process(es), {trainer.dtype}, "
-        f"{world.device.type}{', compiling takes some minutes at first' if config.train.compile else ''}"
+        f"{shape.context}, {most}{trainer.updater.micro_batch} at once on {world.size} process(es), "
+        f"{trainer.dtype}, {attention_kernel(config, world.device)} attention, {world.device.type}{compiling}"
     )
     plan = trainer.budget.plan
     epochs = sets.epochs(plan.steps * n_sequence) if plan is not None else {}

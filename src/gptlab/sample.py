@@ -4,7 +4,8 @@ A prompt is read once, whatever the number of samples. When a text outgrows the 
 cache is made anew from the last half context, since learned positions cannot be shifted.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, Required, TypedDict, Unpack
@@ -18,6 +19,7 @@ from gptlab.errors import CheckpointError, ConfigError
 from gptlab.memory import in_parts
 from gptlab.model.attention import LayerCache
 from gptlab.model.gpt import GPT
+from gptlab.model.kernels import any_shape
 from gptlab.model.packed import packed
 
 # New tokens from which on packing pays in float32; it takes as long as about 20 of them save (124M parameters).
@@ -144,9 +146,11 @@ def attention_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
     return dtype if device.type == "cuda" else torch.float32
 
 
-def in_format(device: torch.device, dtype: torch.dtype) -> torch.autocast:
-    """Return the context in which a model with float32 weights computes in a number format."""
-    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+@contextmanager
+def in_format(device: torch.device, dtype: torch.dtype) -> Generator[None]:
+    """Let a model with float32 weights read in a number format, texts of any length."""
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32), any_shape():
+        yield
 
 
 def kept_tokens(length: int, context: int) -> int:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from gptlab.model import loss
 from gptlab.model.gpt import GPT, ModelConfig
-from gptlab.model.loss import next_token_loss
+from gptlab.model.loss import IGNORED, next_token_loss
 
 BATCH, TIME, WIDTH, VOCABULARY = 3, 11, 16, 37
 
@@ -33,10 +33,16 @@ def gradients(total: Tensor, *of: Tensor) -> list[Tensor]:
     return list(torch.autograd.grad(total * 0.37, of))
 
 
+@pytest.fixture(params=[1, 64], ids=["as it is", "padded"], autouse=True)
+def multiple(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fill up the head's rows on a CPU, too, as on a GPU."""
+    monkeypatch.setitem(loss.HEAD_MULTIPLE, "cpu", request.param)
+
+
 @pytest.fixture(params=[(1000, 8, 1), (16, 8, 3), (1, 5, 5), (1, 1000, 33)], ids=lambda p: f"{p[2]}-chunks")
 def chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     tokens, most, count = request.param
-    monkeypatch.setattr(loss, "CHUNK_TOKENS", tokens)
+    monkeypatch.setitem(loss.CHUNK_TOKENS, "cpu", tokens)
     monkeypatch.setattr(loss, "MOST_CHUNKS", most)
     return count
 
@@ -66,6 +72,41 @@ def test_under_bfloat16_autocast_it_is_as_near_to_the_truth_as_torchs(cap: float
     for mine, its, true in zip(gradients(ours, x_BTD, weight_VD), torchs, exact, strict=True):
         assert mine.dtype == true.dtype
         assert (mine - true).norm() <= 1.5 * (its - true).norm()
+
+
+@pytest.mark.usefixtures("chunks")
+@pytest.mark.parametrize("cap", [None, 5.0])
+def test_targets_that_do_not_count(cap: float | None) -> None:
+    x_BTD, weight_VD, targets_BT = inputs()
+    targets_BT[1:, 4:] = IGNORED
+    counted = targets_BT != IGNORED
+    ours = next_token_loss(x_BTD, weight_VD, targets_BT, logit_soft_cap=cap)
+    theirs = whole_loss(x_BTD[counted][None], weight_VD, targets_BT[counted][None], cap)
+    torch.testing.assert_close(ours, theirs)
+    found = gradients(ours, x_BTD, weight_VD)
+    torch.testing.assert_close(found, gradients(theirs, x_BTD, weight_VD), atol=1e-5, rtol=1e-5)
+    assert not found[0][~counted].any()
+
+
+def test_a_batch_of_targets_that_do_not_count() -> None:
+    x_BTD, weight_VD, targets_BT = inputs()
+    total = next_token_loss(x_BTD, weight_VD, torch.full_like(targets_BT, IGNORED))
+    assert total == 0
+    assert not any(gradient.any() for gradient in gradients(total, x_BTD, weight_VD))
+
+
+def test_in_float16_the_sum_over_a_chunk_does_not_overflow() -> None:
+    """A chunk of 4,096 equal targets before a wide hidden state: unscaled, its gradient's sum is over 65,504."""
+    generator = torch.Generator().manual_seed(0)
+    x_BTD = (20 + torch.randn(4, 1024, WIDTH, generator=generator)).requires_grad_()
+    weight_VD = (0.01 * torch.randn(VOCABULARY, WIDTH, generator=generator)).requires_grad_()
+    targets_BT = torch.zeros(4, 1024, dtype=torch.long)
+    exact = gradients(whole_loss(x_BTD, weight_VD, targets_BT), x_BTD, weight_VD)
+    assert exact[1].abs().max() * (1 / 0.37) > 65_504
+    with torch.autocast("cpu", torch.float16):
+        short = gradients(next_token_loss(x_BTD, weight_VD, targets_BT), x_BTD, weight_VD)
+    for mine, true in zip(short, exact, strict=True):
+        assert (mine - true).norm() < 2e-3 * true.norm()
 
 
 @pytest.mark.usefixtures("chunks")

@@ -4,7 +4,6 @@ import json
 import shutil
 
 import pytest
-import torch
 from real_runs import command, finish, launcher, rows
 
 from gptlab.train.step import Updater
@@ -94,8 +93,6 @@ def test_other_numbers_of_processes(one, tiny_recipe, train, tmp_path):
 @pytest.mark.gpu
 @pytest.mark.parametrize(("first", "second"), [("cpu", "cuda"), ("cuda", "cpu")])
 def test_another_device(train, tmp_path, first, second):
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
     train(tmp_path / "whole", {**FLAGS, "train": {**SAVED, "device": first}})
     out = stopped(tmp_path / "whole", 20, tmp_path / "run")
     train(out, {**FLAGS, "train": {**SAVED, "device": second}})

@@ -12,7 +12,7 @@ import torch
 from gptlab import recipe, run
 from gptlab.data.mixture import Sets
 from gptlab.errors import CheckpointError, ConfigError, TrainError
-from gptlab.train import checkpoint, loop, step
+from gptlab.train import checkpoint, loop, objective
 from gptlab.train.device import World
 from gptlab.train.interrupt import Interrupt
 from gptlab.train.metrics import read_rows
@@ -159,7 +159,7 @@ class TooLarge(torch.nn.Module):
 def test_out_of_memory_halves_the_micro_batch_and_says_so(tiny_recipe, tmp_path, torch_settings, capsys):
     trainer = build(tiny_recipe, tmp_path, {"train": {"micro_batch": "auto"}})
     trainer.updater.objective = TooLarge(trainer.updater.objective)
-    trainer.updater.fit_micro_batch(print)
+    trainer.updater.prepare(print)
     assert trainer.updater.micro_batch == 2
     assert "micro_batch is now 2" in capsys.readouterr().out
 
@@ -172,8 +172,8 @@ def test_out_of_memory_names_the_flag(tiny_recipe, tmp_path, torch_settings):
 
 
 def test_updates_that_are_not_finite_are_skipped_then_refused(train, tmp_path, monkeypatch):
-    whole = step.next_token_loss
-    monkeypatch.setattr(step, "next_token_loss", lambda *a, **k: whole(*a, **k) * float("nan"))
+    whole = objective.next_token_loss
+    monkeypatch.setattr(objective, "next_token_loss", lambda *a, **k: whole(*a, **k) * float("nan"))
     out = tmp_path / "run"
     with pytest.raises(TrainError, match="3 times in a row"):
         train(out, {"guard": {"patience": 3}})

@@ -4,7 +4,6 @@ import signal
 import time
 
 import pytest
-import torch
 from real_runs import command, finish, hashes, record, start
 
 from gptlab.train.metrics import read_rows
@@ -37,8 +36,6 @@ def stop_at(step, arguments, out, number):
     ids=["eager", "compiled", "cuda"],
 )
 def test_killed_and_continued_equals_uninterrupted(tiny_recipe, tmp_path, flags):
-    if "cuda" in flags and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
     # Long enough for the signal to arrive in the middle, and saved at steps that are not evaluated too.
     flags = (*flags, "--train.steps", "60", "--train.save-every-steps", "7", "--eval.every-steps", "20")
     whole, cut = tmp_path / "whole", tmp_path / "cut"

@@ -7,10 +7,10 @@ dimension.
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from .kernels import attend
 from .norm import NORMS
 from .position import NoPosition
 
@@ -103,14 +103,8 @@ class Attention(nn.Module):
         if cache is not None:
             k_BGSK, v_BGSK = cache.append(k_BGSK, v_BGSK)
 
-        y_BHTK = F.scaled_dot_product_attention(
-            q_BHTK,
-            k_BGSK,
-            v_BGSK,
-            attn_mask=layout.visible_BTT[:, None] if layout is not None else _mask_TS(q_BHTK, start),
-            is_causal=layout is None and start == 0,
-            enable_gqa=self.n_kv_head != self.n_head,
-        )
+        mask = layout.visible_BTT[:, None] if layout is not None else _mask_TS(q_BHTK, start)
+        y_BHTK = attend(q_BHTK, k_BGSK, v_BGSK, mask, causal=layout is None and start == 0)
         return self.out(y_BHTK.transpose(1, 2).flatten(2))
 
 

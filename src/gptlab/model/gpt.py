@@ -5,10 +5,10 @@ own papers, named where they stand.
 Axes: B batch, T time, D width, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -90,6 +90,22 @@ class PostNormBlock(Block):
         x_BTD = self.norm1(x_BTD + self.attention(x_BTD, cache, layout))
         x = x_BTD if cells is None else x_BTD.flatten(0, 1)[None, cells]
         return self.norm2(x + self.mlp(x))
+
+
+RunBlock = Callable[..., Tensor]  # a block and what it is given -> what it returns
+
+
+def plain(block: Block, *inputs: Any) -> Tensor:
+    """Run a block."""
+    return block(*inputs)
+
+
+def recomputed(block: Block, *inputs: Any) -> Tensor:
+    """Run a block, and again in the backward pass, so that its activations need not be kept.
+
+    Source: Chen et al. (2016), https://arxiv.org/abs/1604.06174.
+    """
+    return checkpoint(block, *inputs, use_reentrant=False)
 
 
 NORM_ORDERS = {"pre": Block, "post": PostNormBlock}
@@ -207,7 +223,8 @@ class GPT(nn.Module):
         self.unembed = (
             None if config.tie_embeddings else nn.Linear(config.n_embd, config.vocab_size, bias=False)
         )
-        self.recompute_blocks = False
+        self.short_residual = False
+        """Whether the residual stream is in the format of the products, and not in float32."""
         init_weights(self)
 
     def forward(self, ids_BT: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
@@ -215,9 +232,17 @@ class GPT(nn.Module):
         return self.head(self.hidden(ids_BT))
 
     def hidden(
-        self, ids_BT: Int[Tensor, "B T"], cache: Sequence[LayerCache] | None = None
+        self,
+        ids_BT: Int[Tensor, "B T"],
+        cache: Sequence[LayerCache] | None = None,
+        run: RunBlock = plain,
     ) -> Float[Tensor, "B T D"]:
         """Return what the head reads; with a cache, the ids continue the tokens that it holds.
+
+        Args:
+            ids_BT: the tokens.
+            cache: one of each block.
+            run: how a block is run: plainly, recomputed, compiled.
 
         Raises:
             ValueError: they do not fit the context; behind its end a table of positions broadcasts.
@@ -228,7 +253,7 @@ class GPT(nn.Module):
                 f"{start + ids_BT.shape[1]} tokens are more than context = {self.config.context}; "
                 "give the model the last of them only"
             )
-        return self._through_blocks(ids_BT, start, cache)
+        return self._through_blocks(ids_BT, start, cache, run=run)
 
     def hidden_at(
         self,
@@ -257,15 +282,16 @@ class GPT(nn.Module):
         cache: Sequence[LayerCache] | None,
         layout: Layout | None = None,
         cells: Tensor | None = None,
+        run: RunBlock = plain,
     ) -> Tensor:
         x = self.position.embed(self.embed(ids_BT), start)
+        if self.short_residual and torch.is_autocast_enabled(x.device.type):
+            # Nobody else would: autocast leaves embeddings alone, and what is added to them follows them.
+            x = x.to(torch.get_autocast_dtype(x.device.type))
         last = len(self.blocks) - 1
         for layer, block in enumerate(self.blocks):
-            # Chen et al. (2016), https://arxiv.org/abs/1604.06174: a block's activations are made twice
-            # instead of kept.
-            run = partial(checkpoint, block, use_reentrant=False) if self.recompute_blocks else block
             own_cache = cache[layer] if cache is not None else None
-            x = run(x, own_cache, layout, cells if layer == last else None)
+            x = run(block, x, own_cache, layout, cells if layer == last else None)
         return self.norm(x)
 
     def head(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T V"]:

@@ -11,11 +11,18 @@ Axes: N tokens (batch and time), D width, V vocabulary.
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-CHUNK_TOKENS = 1024
+# The least of a chunk: with every one the gradient of the head, as large as its matrix, is read and written once.
+CHUNK_TOKENS = {"cpu": 1024, "cuda": 8192}
 MOST_CHUNKS = 8  # torch.compile unrolls them
+IGNORED = -1  # a target that does not count
+# The head's rows are filled up to such a multiple where odd ones slow the products: GPT-2's vocabulary is odd.
+HEAD_MULTIPLE = {"cuda": 64}
+# In float16 the sum over a chunk's tokens may pass the largest number; so much smaller, it does not.
+FLOAT16_ROOM = 2.0**-6
 
 
 def next_token_loss(
@@ -30,7 +37,7 @@ def next_token_loss(
     Args:
         x_BTD: hidden states, in any floating type.
         weight_VD: the head's matrix; multiplied in autocast's type where that is on.
-        targets_BT: the ids that should follow.
+        targets_BT: the ids that should follow; where one is `IGNORED`, there is neither loss nor gradient.
         logit_soft_cap: as in ModelConfig.
     """
     device = x_BTD.device.type
@@ -49,7 +56,7 @@ def next_token_loss(
 class _ChunkedLoss(torch.autograd.Function):
     """Makes the gradients in the forward pass; the backward pass only scales them.
 
-    They are those of the summed loss, so in float16 they neither overflow nor vanish before the scale is on.
+    They are those of the summed loss, so in float16 they do not vanish before the scale is on.
     """
 
     @staticmethod
@@ -62,34 +69,54 @@ class _ChunkedLoss(torch.autograd.Function):
         dtype: torch.dtype,
         want_gradients: bool,
     ) -> Tensor:
+        device, n_vocab = x_ND.device.type, len(weight_VD)
+        extra = -n_vocab % HEAD_MULTIPLE.get(device, 1)
         weight = weight_VD.to(dtype)
-        chunk = max(CHUNK_TOKENS, -(-len(targets_N) // MOST_CHUNKS))
+        weight = F.pad(weight, (0, 0, 0, extra)) if extra else weight
+        room = FLOAT16_ROOM if dtype == torch.float16 else 1.0
+        compiling = torch.compiler.is_compiling()
+        columns_V = torch.arange(len(weight), device=x_ND.device) if compiling else None
+
+        chunk = max(CHUNK_TOKENS.get(device, 1024), -(-len(targets_N) // MOST_CHUNKS))
+        counts_N = (targets_N != IGNORED).float()
         loss = torch.zeros((), dtype=torch.float32, device=x_ND.device)
         grad_x: list[Tensor] = []
-        grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if want_gradients else None
-        for x, targets in zip(x_ND.to(dtype).split(chunk), targets_N[:, None].split(chunk), strict=True):
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if want_gradients else None
+        parts = zip(
+            x_ND.to(dtype).split(chunk),
+            targets_N.clamp(min=0)[:, None].split(chunk),
+            counts_N[:, None].split(chunk),
+            strict=True,
+        )
+        for x, targets, counts in parts:
             # In place throughout: on a CPU new memory for each of these was a quarter of the time.
             logits = (x @ weight.T).float()
             if cap is not None:
                 logits.div_(cap).tanh_().mul_(cap)
-            most, right = logits.amax(-1, keepdim=True), logits.gather(-1, targets)
             cap_slope = 1 - (logits / cap).square() if cap is not None and want_gradients else None
+            if extra:
+                logits[:, n_vocab:] = -torch.inf
+            most, right = logits.amax(-1, keepdim=True), logits.gather(-1, targets)
             odds = logits.sub_(most).exp_()
             total = odds.sum(-1, keepdim=True)
-            loss = loss + (total.log() + most - right).sum()
+            loss = loss + ((total.log() + most - right) * counts).sum()
             if grad_weight is None:
                 continue
             # d loss / d logits = softmax - one-hot, and through the cap its slope.
-            slope = odds.div_(total)
-            slope.scatter_add_(-1, targets, slope.new_full(targets.shape, -1.0))
+            slope = odds.mul_(counts / total)
+            if columns_V is not None:
+                # A compiler fuses this; of a scatter it makes a copy and atomic additions.
+                slope = slope - torch.where(columns_V == targets, counts, 0.0)
+            else:
+                slope.scatter_add_(-1, targets, -counts)
             if cap_slope is not None:
                 slope.mul_(cap_slope)
             slope = slope.to(dtype)
             grad_x.append(slope @ weight)
-            grad_weight += slope.T @ x
+            grad_weight += slope.T @ (x * room if room != 1 else x)
         if grad_weight is not None:
-            ctx.save_for_backward(torch.cat(grad_x), grad_weight)
-            ctx.types = x_ND.dtype, weight_VD.dtype
+            ctx.save_for_backward(torch.cat(grad_x), grad_weight[:n_vocab])
+            ctx.types, ctx.room = (x_ND.dtype, weight_VD.dtype), room
         return loss
 
     @staticmethod
@@ -99,7 +126,7 @@ class _ChunkedLoss(torch.autograd.Function):
         x_type, weight_type = ctx.types
         return (
             (grad_x.float() * scale).to(x_type),
-            (grad_weight * scale).to(weight_type),
+            (grad_weight * (scale / ctx.room)).to(weight_type),
             None,
             None,
             None,

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from gptlab.model.kernels import KernelName
+
 from .device import DeviceName, DTypeName
 
 
@@ -17,9 +19,13 @@ class TrainConfig:
     batch_tokens: int = 524_288
     """Tokens of one update, over all processes; a multiple of the context."""
     micro_batch: int | Literal["auto"] = "auto"
-    """Sequences a process computes at once; auto starts with all it has and halves when memory runs out."""
+    """Sequences a process computes at once; auto is the most that memory holds and a GPU gains from."""
     dtype: DTypeName = "auto"
     """Number format of the products; auto is bfloat16 where the device has it. float16 is always scaled."""
+    residual: Literal["float32", "products"] = "float32"
+    """Number format of the residual stream: float32, or that of the products, which is faster and less exact."""
+    attention_kernel: KernelName = "auto"
+    """Who computes attention in training; auto is torch's own choice. cudnn, flash, efficient or math."""
     device: DeviceName = "auto"
     """Where to train; auto is CUDA where there is some."""
     init_from: str | None = None

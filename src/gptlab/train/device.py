@@ -19,6 +19,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from gptlab.errors import ConfigError, TrainError
+from gptlab.model.kernels import any_shape
 
 T = TypeVar("T")
 DTypeName = Literal["auto", "float32", "tf32", "bfloat16", "float16"]
@@ -143,9 +144,16 @@ def join_world(name: DeviceName) -> Generator[World]:
             # torchrun keeps this store over its restarts, and with it the addresses of the dead. Only the one
             # launcher of a single machine counts its restarts alike for all processes.
             store = PrefixStore(f"restart_{restarts()}", store)
-        backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
-        votes = dist.new_group(backend="gloo") if device.type == "cuda" else None
+        cuda = device.type == "cuda"
+        dist.init_process_group(
+            "nccl" if cuda else "gloo",
+            store=store,
+            rank=rank,
+            world_size=size,
+            timeout=timeout,
+            device_id=device if cuda else None,  # else NCCL guesses it, and connects at the first use
+        )
+        votes = dist.new_group(backend="gloo") if cuda else None
         yield World(rank, size, device, votes)
     except RuntimeError as error:
         if not (isinstance(error, dist.DistError) or "gloo" in str(error).lower()):
@@ -169,10 +177,15 @@ def choose_dtype(name: DTypeName, device: torch.device) -> DTypeName:
     return "bfloat16" if fast else "float32"
 
 
+def product_type(name: DTypeName) -> torch.dtype:
+    """Return the type of what is multiplied in a number format."""
+    return getattr(torch, name) if name in ("bfloat16", "float16") else torch.float32
+
+
 def autocast(name: DTypeName, device: torch.device) -> AbstractContextManager[Any]:
     """Return the context in which a forward pass computes in the named format."""
     if name in ("bfloat16", "float16"):
-        return torch.autocast(device.type, dtype=getattr(torch, name))
+        return torch.autocast(device.type, dtype=product_type(name))
     return nullcontext()
 
 
@@ -185,14 +198,14 @@ class InFormat:
 
     def __call__(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the logits."""
-        with autocast(self.name, self._device):
+        with autocast(self.name, self._device), any_shape():
             return self._model(ids)
 
     def __getattr__(self, part: str) -> Callable[..., torch.Tensor]:
         run = getattr(self._model, part)
 
         def in_format(*inputs: torch.Tensor) -> torch.Tensor:
-            with autocast(self.name, self._device):
+            with autocast(self.name, self._device), any_shape():
                 return run(*inputs)
 
         return in_format
@@ -203,13 +216,18 @@ def set_matmul_precision(name: DTypeName) -> None:
     torch.set_float32_matmul_precision("high" if name == "tf32" else "highest")
 
 
-def set_deterministic(deterministic: bool) -> None:
+def set_deterministic(deterministic: bool, *, compiled: bool = False) -> None:
     """Choose between kernels that repeat themselves bit for bit and faster ones."""
     if deterministic:
         # cuBLAS repeats itself only with a fixed workspace, which it reads from here.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic)
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
+    if compiled:
+        import torch._inductor.config as inductor  # which takes a second
+
+        # Else it tries on the device which kernels are fastest, and in what order they add depends on that.
+        inductor.deterministic = deterministic
 
 
 def peak_flops(device: torch.device, dtype: DTypeName) -> float | None:

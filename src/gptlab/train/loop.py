@@ -118,7 +118,7 @@ class Trainer:
         micro_batch, processes = (found.state.get(key) for key in ("micro_batch", "processes"))
         alike = self.config.micro_batch == "auto" and processes == self.world.size
         if alike and isinstance(micro_batch, int):
-            self.updater.micro_batch = max(1, micro_batch)
+            self.updater.settle(micro_batch)
         return True
 
     def _find(self, at_most: int | None = None) -> Checkpoint | None:
@@ -170,7 +170,7 @@ class Trainer:
             flops_per_token=self.flops_per_token,
             peak_flops=self.peak_flops,
         )
-        self.updater.fit_micro_batch(record.say)
+        self.updater.prepare(record.say)
         with self.saver, self.updater.ahead:
             return self._fit(record)
 

@@ -62,6 +62,12 @@ def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
+def state_bytes_to_come(optimizer: torch.optim.Optimizer) -> int:
+    """Return the bytes that the first update will ask for: two running means of every parameter."""
+    parameters = (p for group in optimizer.param_groups for p in group["params"])
+    return sum(2 * p.numel() * p.element_size() for p in parameters if p not in optimizer.state)
+
+
 def optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
     """Return the optimizer's tensors as `{parameter}/{quantity}`."""
     return {

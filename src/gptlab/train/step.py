@@ -2,9 +2,10 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from typing import Protocol
 
@@ -12,17 +13,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gptlab.errors import TrainError
-from gptlab.memory import ran_out
+from gptlab.errors import TrainError, brief
+from gptlab.memory import free_bytes, peak_bytes, ran_out, release
+from gptlab.model import kernels
 from gptlab.model.gpt import GPT
-from gptlab.model.loss import next_token_loss
+from gptlab.model.loss import IGNORED
 
 from .ahead import ReadAhead, Request
 from .config import TrainConfig
 from .device import DTypeName, World, autocast
+from .micro_batch import ENOUGH_TOKENS, estimate, even
+from .objective import Objective
+from .optim import state_bytes_to_come
 
 AHEAD = 2  # micro-batches that are read while one is computed
-CPU_MICRO_TOKENS = 8192  # more fills no core better, and there is no out-of-memory error to learn from
 
 
 class Batches(Protocol):
@@ -31,19 +35,6 @@ class Batches(Protocol):
     def batch(self, first: int, count: int) -> tuple[Tensor, Tensor]:
         """Return the ids and the targets of the samples `first` to `first + count - 1`, each (count, T)."""
         ...
-
-
-class Objective(nn.Module):
-    """From ids and targets to the summed loss: what DDP and torch.compile wrap."""
-
-    def __init__(self, model: GPT) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
-        cap = self.model.config.logit_soft_cap
-        x_BTD = self.model.hidden(ids_BT)
-        return next_token_loss(x_BTD, self.model.head_weight_VD, targets_BT, logit_soft_cap=cap)
 
 
 @dataclass(frozen=True)
@@ -91,11 +82,11 @@ class Updater:
         self._config, self._context, self._world = config, context, world
         self._dtype: DTypeName = dtype
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=dtype == "float16")
-        model.recompute_blocks = config.recompute
-        self.objective: nn.Module = Objective(model)
+        model.short_residual = config.residual == "products"
+        self._inner = Objective(model, recompute=config.recompute)
+        self.objective: nn.Module = self._inner
         if config.compile:
-            # In place, so that the keys of a checkpoint have no prefix and evaluations use the plain model.
-            self.objective.compile()
+            self._inner.compile_as("whole" if world.size == 1 else "parts")
         if world.size > 1:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # the newer name is not known to torch 2.11
@@ -107,9 +98,17 @@ class Updater:
         self._share = range(
             n_sequence * world.rank // world.size, n_sequence * (world.rank + 1) // world.size
         )
+        self._largest_share = math.ceil(n_sequence / world.size)
         self.ahead = ReadAhead(self._read, self._following, AHEAD)
         """Who reads the samples; a context, as it has a thread."""
-        self.micro_batch = self._first_micro_batch()
+        enough = ENOUGH_TOKENS.get(world.device.type, 8192) // context
+        self.micro_batch = (
+            even(self._largest_share, enough)
+            if config.micro_batch == "auto"
+            else min(self._largest_share, config.micro_batch)
+        )
+        """Rows of a pass; a shape is compiled once, so where a share ends within one it is filled up."""
+        self._settled = config.micro_batch != "auto"
 
     def gradient(self, first: int, stop: Callable[[], bool]) -> Gradient | None:
         """Gather the gradient of the batch that begins at sample `first`, clipped.
@@ -127,13 +126,13 @@ class Updater:
         nats = torch.zeros((), device=self._world.device)
         # DDP averages over processes; the shares may be unequal, so the sum is what must come out.
         weight = self._world.size / n_token
-        for first_sample, size, counts in self._rounds():
+        passes = list(self._passes())
+        for number, (start, size) in enumerate(passes, 1):
             if stop():
                 self.discard()
                 return None
-            ids, targets = map(self._to_device, self.ahead.ask(first_sample, size))
-            last = first_sample + size == first + self._share.stop
-            nats += self._backward(ids, targets, counts * weight, synchronise=last) * counts
+            ids, targets = map(self._to_device, self.ahead.ask(first + start, size))
+            nats += self._backward(ids, targets, weight, synchronise=number == len(passes))
         self.scaler.unscale_(self._optimizer)
         bound = self._config.grad_clip if self._config.grad_clip is not None else math.inf
         norm = nn.utils.clip_grad_norm_(self._model.parameters(), bound).item()
@@ -146,7 +145,8 @@ class Updater:
     def update(self, gradient: Gradient) -> None:
         """Let the weights follow the gradient; stay where it is not finite."""
         if gradient.finite:
-            self.scaler.step(self._optimizer)
+            with self._memory_named():
+                self.scaler.step(self._optimizer)
         self.scaler.update()  # halves the scale of float16 where the gradient is not finite
         self.discard()
 
@@ -154,33 +154,28 @@ class Updater:
         """Forget the gradient."""
         self._optimizer.zero_grad(set_to_none=True)
 
-    def _rounds(self) -> Iterator[tuple[int, int, bool]]:
-        """Yield the first sample and the size of each micro-batch, and whether it counts.
+    def _passes(self) -> Iterator[Request]:
+        """Cut this process's share of a batch into passes: where each begins, and how many samples it has.
 
-        DDP wants all processes to do the same number of passes, in step. One whose smaller share fills fewer of
-        them begins with a sample that does not count.
+        DDP wants all processes to do the same number, in step; that of a smaller share may end with an empty one.
         """
-        largest = math.ceil(self._n_sequence / self._world.size)
-        slices = list(self._slices())
-        for _ in range(math.ceil(largest / self.micro_batch) - len(slices)):
-            yield self._first + self._share.start, 1, False
-        for start, size in slices:
-            yield self._first + start, size, True
-
-    def _slices(self) -> Iterator[Request]:
-        """Cut this process's share of a batch into micro-batches."""
-        for start in range(self._share.start, self._share.stop, self.micro_batch):
-            yield start, min(self.micro_batch, self._share.stop - start)
+        for start in range(0, self._largest_share, self.micro_batch):
+            yield self._share.start + start, max(0, min(self.micro_batch, len(self._share) - start))
 
     def _following(self, request: Request) -> Iterator[Request]:
         """Foretell the samples that are wanted after those of a request of the step under way."""
         for first in count(self._first, self._n_sequence):
-            for start, size in self._slices():
+            for start, size in self._passes():
                 if first + start > request[0]:
                     yield first + start, size
 
     def _read(self, first: int, size: int) -> tuple[Tensor, Tensor]:
-        ids, targets = self._batches.batch(first, size)
+        """Return the ids and targets of some samples, filled up with rows that do not count."""
+        ids, targets = self._batches.batch(first, max(1, size))
+        if size < self.micro_batch:
+            empty = (0, 0, 0, self.micro_batch - size)
+            ids = nn.functional.pad(ids[:size], empty)
+            targets = nn.functional.pad(targets[:size], empty, value=IGNORED)
         if self._world.device.type == "cuda":
             return ids.pin_memory(), targets.pin_memory()
         return ids, targets
@@ -191,44 +186,98 @@ class Updater:
     def _backward(self, ids: Tensor, targets: Tensor, weight: float, *, synchronise: bool) -> Tensor:
         objective: nn.Module = self.objective
         ddp = objective if isinstance(objective, DistributedDataParallel) and not synchronise else None
-        with ddp.no_sync() if ddp is not None else nullcontext():
-            try:
-                with autocast(self._dtype, self._world.device):
-                    nats = self.objective(ids, targets)
-                self.scaler.scale(nats * weight).backward()
-            except (RuntimeError, MemoryError) as error:
-                if not ran_out(error):
-                    raise
-                raise self._out_of_memory() from error
+        with ddp.no_sync() if ddp is not None else nullcontext(), self._memory_named():
+            with autocast(self._dtype, self._world.device), kernels.only(self._config.attention_kernel):
+                nats = self.objective(ids, targets)
+            self.scaler.scale(nats * weight).backward()
         return nats.detach()
 
-    def _first_micro_batch(self) -> int:
-        if self._config.micro_batch != "auto":
-            return self._config.micro_batch
-        if self._world.device.type == "cpu":
-            return max(1, min(len(self._share), CPU_MICRO_TOKENS // self._context))
-        return len(self._share)
+    def settle(self, micro_batch: int) -> None:
+        """Keep to a micro-batch that was found before, as what continues is to be the same."""
+        self.micro_batch, self._settled = max(1, min(self._largest_share, micro_batch)), True
 
-    def fit_micro_batch(self, say: Callable[[str], None]) -> None:
-        """Halve an automatic micro-batch until a forward and a backward pass fit into memory."""
-        while self._config.micro_batch == "auto":
-            size = min(self.micro_batch, len(self._share))
-            try:
-                ids, targets = map(self._to_device, self._read(self._share.start, size))
-                self._backward(ids, targets, 1.0, synchronise=False)
-                break
-            except TrainError:
-                if size == 1:
-                    raise
-            finally:
-                self.discard()
-            self.micro_batch = size // 2
-            torch.cuda.empty_cache()
+    def prepare(self, say: Callable[[str], None]) -> None:
+        """Make a pass that does not count, to learn what memory holds and whether the compiler works here.
+
+        Raises:
+            TrainError: not even one sequence fits.
+        """
+        auto, cuda = self._config.micro_batch == "auto", self._world.device.type == "cuda"
+        if not auto and not self._config.compile:
+            return
+        coming = state_bytes_to_come(self._optimizer) if cuda else 0
+        if cuda and not self._settled:
+            most, fits = self.micro_batch, even(self._largest_share, self._estimate(coming))
+            self.micro_batch = min(most, fits)
+            if fits < most:
+                say(f"memory is for {fits} sequences at once, as a pass over a few tells")
+        with self._memory_named():
+            # The first update will want it.
+            reserve = torch.empty(coming, dtype=torch.uint8, device=self._world.device)
+        while (failure := self._failure()) is not None:
+            if not isinstance(failure, TrainError):
+                say(f"torch.compile fails here ({brief(failure)}); training goes on without it, and slower")
+                self._inner.compile_as("nothing")
+                continue
+            if not auto or self.micro_batch == 1:
+                raise failure
+            size, self.micro_batch = self.micro_batch, even(self._largest_share, self.micro_batch // 2)
             say(f"out of memory with {size} sequences at once: micro_batch is now {self.micro_batch}")
+        del reserve
+        # All do alike, in the size of a pass and in how it is computed.
         self.micro_batch = self._world.smallest(self.micro_batch)
+        if not self._world.smallest(self._inner.compiled_as != "nothing"):
+            self._inner.compile_as("nothing")
 
-    def _out_of_memory(self) -> TrainError:
-        return TrainError(
-            f"out of memory with train.micro_batch = {self.micro_batch} sequences of {self._context} tokens; "
-            "set a smaller one or auto, or --train.recompute True; the batch in tokens stays the same"
-        )
+    def _failure(self) -> Exception | None:
+        """Try a pass; return what it raised, where there is less that could be tried."""
+        compiled = self._inner.compiled_as != "nothing"
+        try:
+            self._try(self.micro_batch)
+            return None
+        except TrainError as error:
+            failure: Exception = TrainError(str(error))
+        except Exception as error:
+            if not compiled:
+                raise
+            failure = error
+        # Out of the handler, where the error no longer holds what did not fit.
+        release()
+        if compiled:
+            torch.compiler.reset()  # else a second shape makes a graph for all shapes
+        return failure
+
+    def _try(self, rows: int) -> None:
+        """Make a pass over rows of nothing in particular."""
+        ids = torch.zeros(rows, self._context, dtype=torch.long, device=self._world.device)
+        try:
+            self._backward(ids, ids, 1.0, synchronise=False)
+        finally:
+            self.discard()
+
+    def _estimate(self, coming: int) -> int:
+        """Return how many sequences should fit, by passes that are not compiled: those take more, and no minutes."""
+        device, what = self._world.device, self._inner.compiled_as
+        self._inner.compile_as("nothing")
+        try:
+            peak = partial(peak_bytes, device, self._try)
+            return estimate(peak, free=free_bytes(device), reserve=coming)
+        finally:
+            self._inner.compile_as(what)
+
+    @contextmanager
+    def _memory_named(self) -> Generator[None]:
+        """Turn memory that runs out into an error that says what to do.
+
+        Raises:
+            TrainError: it did.
+        """
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            if not ran_out(error):
+                raise
+            raise TrainError(
+                f"out of memory with train.micro_batch = {self.micro_batch} sequences of {self._context} tokens; "
+                "set a smaller one or auto, or --train.recompute True; the batch in tokens stays the same"
+            ) from error

@@ -1,0 +1,125 @@
+"""Which of torch's kernels computes attention: it has several, and says nothing when it takes a slow one.
+
+Axes: B batch, T time of the queries, S time of the keys, H query heads, G key/value heads, K head dimension.
+"""
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+KERNELS = {
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "math": SDPBackend.MATH,
+}
+PROBE_TOKENS = 128
+
+
+def attend(
+    q_BHTK: Float[Tensor, "B H T K"],
+    k_BGSK: Float[Tensor, "B G S K"],
+    v_BGSK: Float[Tensor, "B G S K"],
+    mask: Bool[Tensor, "*lead T S"] | None,
+    *,
+    causal: bool,
+) -> Float[Tensor, "B H T K"]:
+    """Return softmax(q k^T / sqrt(K)) v, with every key/value head shared by as many query heads as there are to it.
+
+    Where no fused kernel takes shared heads, each query head gets a copy of its own: else torch falls back to
+    writing all scores out, at many times the memory.
+    """
+    group = q_BHTK.shape[1] // k_BGSK.shape[1]
+    if group > 1 and not takes_groups(q_BHTK, masked=mask is not None):
+        k_BGSK, v_BGSK = (heads.repeat_interleave(group, 1) for heads in (k_BGSK, v_BGSK))
+        group = 1
+    return F.scaled_dot_product_attention(
+        q_BHTK, k_BGSK, v_BGSK, attn_mask=mask, is_causal=causal, enable_gqa=group > 1
+    )
+
+
+def takes_groups(q_BHTK: Tensor, *, masked: bool) -> bool:
+    """Say whether a fused kernel takes shared key/value heads, for queries like these."""
+    device = q_BHTK.device.type
+    # Autocast turns what attention is given into its own format, whatever that was.
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else q_BHTK.dtype
+    chosen = choose(q_BHTK.device, dtype, q_BHTK.shape[-1], masked, True, torch.is_grad_enabled())
+    return chosen != "math"
+
+
+@torch.compiler.assume_constant_result
+def choose(
+    device: torch.device, dtype: torch.dtype, head_dim: int, masked: bool, grouped: bool, gradients: bool
+) -> str | None:
+    """Return the name of the kernel that torch takes, among those that are switched on; None if none of them can.
+
+    It is "unknown" where this torch does not tell.
+    """
+    cuda = torch.backends.cuda
+    switches = (cuda.cudnn_sdp_enabled, cuda.flash_sdp_enabled, cuda.mem_efficient_sdp_enabled)
+    on = tuple(switch() for switch in (*switches, cuda.math_sdp_enabled))
+    return _choose(device, dtype, head_dim, masked, grouped, gradients, on)
+
+
+@cache
+def _choose(
+    device: torch.device,
+    dtype: torch.dtype,
+    head_dim: int,
+    masked: bool,
+    grouped: bool,
+    gradients: bool,
+    on: tuple[bool, ...],
+) -> str | None:
+    n = PROBE_TOKENS
+    # Asked of torch and not known from a table: what takes what differs by version, card, format and head.
+    ask: Callable[..., int] | None = getattr(torch, "_fused_sdp_choice", None)
+    if ask is None:
+        return "unknown"
+    with torch.autocast(device.type, enabled=False):
+        q, k = (torch.zeros(1, heads, n, head_dim, dtype=dtype, device=device) for heads in (2, 2 - grouped))
+        mask = torch.ones(1, 1, n, n, dtype=torch.bool, device=device) if masked else None
+        q.requires_grad_(gradients)
+        k.requires_grad_(gradients)
+        try:
+            number = ask(q, k, k, mask, 0.0, not masked, enable_gqa=grouped)
+        except RuntimeError:
+            return None
+    return next((name for name, backend in KERNELS.items() if backend == SDPBackend(number)), None)
+
+
+@contextmanager
+def only(name: "KernelName") -> Generator[None]:
+    """Let attention be computed by one kernel, or by torch's own choice; what cannot be, raises."""
+    if name == "auto":
+        yield
+        return
+    with sdpa_kernel(KERNELS[name]):
+        yield
+
+
+@contextmanager
+def any_shape() -> Generator[None]:
+    """Leave out kernels that plan anew for every shape, as cuDNN's does for about a second; for reading.
+
+    torch takes cuDNN's first on Hopper. Training has one shape; texts that are scored and written have thousands.
+    """
+    enabled = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(enabled)
+
+
+if TYPE_CHECKING:
+    KernelName = str
+else:
+    KernelName = Literal["auto", *KERNELS]

@@ -1,0 +1,111 @@
+"""What torch.compile makes of the model and its loss: one graph, the same numbers, no atomic additions.
+
+In processes of their own, since what checks the shapes in a test run cannot be compiled.
+"""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAD = """
+import json, sys, torch
+from torch._inductor.utils import run_and_get_code
+from gptlab.model import loss
+from gptlab.model.gpt import GPT, ModelConfig
+from gptlab.train.objective import Objective
+
+torch.manual_seed(0)
+def apart(ours, theirs):
+    return max(float((a - b).norm() / b.norm().clamp(min=1e-9)) for a, b in zip(ours, theirs))
+"""
+
+LOSS = """
+loss.HEAD_MULTIPLE["cpu"] = 64  # as on a GPU
+x = torch.randn(3, 11, 16, requires_grad=True)
+weight = torch.randn(37, 16, requires_grad=True)
+targets = torch.randint(37, (3, 11))
+targets[0, :3] = loss.IGNORED
+found = []
+for cap in (None, 5.0):
+    compiled = torch.compile(loss.next_token_loss, fullgraph=True, dynamic=False)
+    total, sources = run_and_get_code(compiled, x, weight, targets, logit_soft_cap=cap)
+    ours = torch.autograd.grad(total, (x, weight))
+    plain = loss.next_token_loss(x, weight, targets, logit_soft_cap=cap)
+    theirs = torch.autograd.grad(plain, (x, weight))
+    found.append([apart([total, *ours], [plain, *theirs]), sum("atomic_add" in source for source in sources)])
+print(json.dumps(found))
+"""
+
+MODEL = """
+found = {}
+variants = [
+    {}, {"n_kv_head": 2, "position": "rope", "norm": "rmsnorm", "mlp": "swiglu", "qk_norm": True},
+    {"norm_order": "post", "logit_soft_cap": 5.0, "n_kv_head": 1},
+]
+for variant in variants:
+    model = GPT(ModelConfig(n_layer=3, n_head=4, n_embd=32, context=16, vocab_size=61, **variant))
+    objective, ids = Objective(model), torch.randint(61, (2, 16))
+    def gradients(run):
+        model.zero_grad()
+        run(ids, ids).backward()
+        return [p.grad for p in model.parameters()]
+    whole = torch.compile(objective, backend="aot_eager", fullgraph=True, dynamic=False)
+    found[str(variant)] = apart(gradients(whole), gradients(objective))
+print(json.dumps(found))
+"""
+
+PARTS = """
+model = GPT(ModelConfig(n_layer=5, n_head=2, n_embd=32, context=16, vocab_size=61))
+ids = torch.randint(61, (2, 16))
+found = {}
+for recompute in (False, True):
+    objective = Objective(model, recompute=recompute)
+    gradients = {}
+    torch.compiler.reset()
+    for what in ("nothing", "parts"):
+        torch._dynamo.utils.counters.clear()
+        objective.compile_as(what)
+        model.zero_grad()
+        objective(ids, ids).backward()
+        gradients[what] = [p.grad for p in model.parameters()]
+        graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        found[f"{what} {recompute}"] = [apart(gradients[what], gradients["nothing"]), graphs]
+    # Evaluations use the model, in any shape, and nothing is compiled for them.
+    objective.compile_as("parts")
+    torch._dynamo.utils.counters.clear()
+    model(ids[:, :9])
+    found[f"model {recompute}"] = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+print(json.dumps(found))
+"""
+
+
+def run(script):
+    words = [sys.executable, "-c", HEAD + script]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+def test_the_loss_is_one_graph_without_atomic_additions():
+    for apart, atomic in run(LOSS):
+        assert apart < 1e-5
+        assert not atomic
+
+
+@pytest.mark.slow
+def test_the_whole_objective_is_one_graph():
+    assert all(apart < 1e-5 for apart in run(MODEL).values())
+
+
+@pytest.mark.slow
+def test_in_parts_a_block_is_compiled_once_for_all_layers():
+    found = run(PARTS)
+    for recompute in (False, True):
+        assert found[f"nothing {recompute}"] == [0, 0]
+        apart, graphs = found[f"parts {recompute}"]
+        assert apart < 1e-5
+        assert graphs == 2  # the block and the loss
+        assert found[f"model {recompute}"] == 0

@@ -1,0 +1,122 @@
+"""Which kernel computes attention: a fused one wherever there is one, and never one that plans for every length."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gptlab.model import kernels
+from gptlab.sample import in_format
+from gptlab.train.device import InFormat
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+FORMATS = [torch.float32, torch.bfloat16, torch.float16]
+
+
+class Operators(TorchDispatchMode):
+    """Notes the names of torch's operators as they are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+def heads(device, dtype, groups):
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, n, 64, 32, device=device, dtype=dtype) for n in (4, groups, groups))
+    return q.requires_grad_(), k.requires_grad_(), v.requires_grad_()
+
+
+def a_mask(device):
+    return torch.ones(64, 64, dtype=torch.bool, device=device).tril().expand(2, 1, 64, 64)
+
+
+def by_hand(q, k, v):
+    """Causal attention, head by head, in float64."""
+    q, k, v = (part.detach().double().cpu() for part in (q, k, v))
+    group = q.shape[1] // k.shape[1]
+    rows = []
+    for head in range(q.shape[1]):
+        scores = q[:, head] @ k[:, head // group].mT / q.shape[-1] ** 0.5
+        scores.masked_fill_(~torch.ones_like(scores, dtype=torch.bool).tril(), -torch.inf)
+        rows.append(scores.softmax(-1) @ v[:, head // group])
+    return torch.stack(rows, 1)
+
+
+@pytest.mark.parametrize("groups", [4, 2, 1])
+@pytest.mark.parametrize("masked", [False, True], ids=["causal", "masked"])
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+@pytest.mark.parametrize("device", DEVICES)
+def test_attention_is_fused_whatever_the_heads(device, dtype, masked, groups):
+    q, k, v = heads(device, dtype, groups)
+    with Operators() as called:
+        y = kernels.attend(q, k, v, a_mask(device) if masked else None, causal=not masked)
+        y.sum().backward()
+    attention = {name for name in called.names if "attention" in name}
+    assert attention
+    assert not any("math" in name for name in attention), attention
+    assert "aten::_softmax" not in called.names
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(y.double().cpu(), by_hand(q, k, v), atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("takes", [True, False])
+def test_heads_are_copied_only_where_no_fused_kernel_shares_them(monkeypatch, takes):
+    asked, whole = [], F.scaled_dot_product_attention
+
+    def noted(q, k, v, **options):
+        asked.append((k.shape[1], options["enable_gqa"]))
+        return whole(q, k, v, **options)
+
+    monkeypatch.setattr(kernels, "choose", lambda *what: "flash" if takes else "math")
+    monkeypatch.setattr(F, "scaled_dot_product_attention", noted)
+    q, k, v = heads("cpu", torch.float32, 2)
+    y = kernels.attend(q, k, v, None, causal=True)
+    assert asked == [(2, True) if takes else (4, False)]
+    torch.testing.assert_close(y.double(), by_hand(q, k, v), atol=1e-5, rtol=1e-5)
+    kernels.attend(q, q, q, None, causal=True)
+    assert asked[1] == (4, False)
+
+
+def test_autocasts_format_is_what_counts(monkeypatch):
+    asked = []
+    monkeypatch.setattr(kernels, "choose", lambda *what: asked.append(what[1:]) or "math")
+    q, k, v = heads("cpu", torch.float32, 2)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        kernels.attend(q, k, v, None, causal=True)
+    assert asked == [(torch.bfloat16, 32, False, True, False)]
+
+
+def test_the_kernel_that_torch_takes_is_told():
+    cpu = torch.device("cpu")
+    what = (cpu, torch.float32, 64, False, False, True)
+    assert kernels.choose(*what) == "flash"
+    with kernels.only("math"):
+        assert kernels.choose(*what) == "math"
+    with kernels.only("cudnn"):
+        assert kernels.choose(*what) is None
+    with kernels.only("auto"):
+        assert kernels.choose(*what) == "flash"
+
+
+def test_reading_leaves_cudnn_out_and_training_does_not():
+    seen = []
+
+    def model(ids):
+        seen.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return ids
+
+    model.hidden = model
+    cpu = torch.device("cpu")
+    InFormat(model, "float32", cpu)(torch.zeros(1))
+    InFormat(model, "bfloat16", cpu).hidden(torch.zeros(1))
+    with in_format(cpu, torch.bfloat16):
+        model(0)
+    assert seen == [False, False, False]
+    assert torch.backends.cuda.cudnn_sdp_enabled()
+    with kernels.only("cudnn"):
+        assert torch.backends.cuda.cudnn_sdp_enabled()

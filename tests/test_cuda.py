@@ -1,0 +1,178 @@
+"""What a run is on a GPU: that of a CPU within rounding, exact where that is promised, and within its memory."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from gptlab import saved
+from gptlab.eval.score import log_likelihoods
+from gptlab.memory import free_bytes, peak_bytes
+from gptlab.model.gpt import GPT, ModelConfig
+from gptlab.model.loss import IGNORED, next_token_loss
+from gptlab.train import objective
+from gptlab.train.metrics import read_rows
+
+pytestmark = pytest.mark.gpu
+
+DEVICE = "cuda"
+TOLERANCE = {"float32": 1e-5, "tf32": 2e-3, "bfloat16": 2e-2, "float16": 3e-3}
+
+
+def rows(out, kind):
+    return [row for row in read_rows(out / "metrics.jsonl") if row["kind"] == kind]
+
+
+def losses(out):
+    return [row["loss"] for row in rows(out, "step")]
+
+
+def gptlab(*words):
+    done = subprocess.run(
+        [sys.executable, "-m", "gptlab", *map(str, words)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def cpu_run(finished_run):
+    return finished_run
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_a_run_learns_as_on_a_cpu(cpu_run, train, tmp_path, dtype):
+    train(tmp_path / "run", {"train": {"device": DEVICE, "dtype": dtype}})
+    # The updates amplify what rounding leaves; of the first loss there is no more than that.
+    assert losses(tmp_path / "run")[0] == pytest.approx(losses(cpu_run)[0], rel=TOLERANCE[dtype])
+    assert losses(tmp_path / "run") == pytest.approx(losses(cpu_run), rel=10 * TOLERANCE[dtype])
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment["dtype"] == dtype
+    assert environment["attention_kernel"] in ("cudnn", "flash", "efficient")
+
+
+@pytest.mark.parametrize("cap", [None, 5.0])
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_the_loss_and_its_gradients_with_a_vocabulary_that_is_filled_up(torch_settings, dtype, cap):
+    torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
+    torch.manual_seed(0)
+    x, weight = torch.randn(4, 300, 64), torch.randn(257, 64) * 0.1
+    targets = torch.randint(257, (4, 300))
+    targets[1, 100:] = IGNORED
+    found = []
+    for device in ("cpu", DEVICE):
+        given = [part.to(device).requires_grad_() for part in (x, weight)]
+        short = device == DEVICE and dtype in ("bfloat16", "float16")
+        with torch.autocast(device, getattr(torch, dtype, None), enabled=short):
+            total = next_token_loss(*given, targets.to(device), logit_soft_cap=cap)
+        found.append([part.cpu() for part in (total, *torch.autograd.grad(total, given))])
+    for true, mine in zip(*found, strict=True):
+        assert (mine - true).norm() <= TOLERANCE[dtype] * true.norm()
+
+
+def test_compiled_it_is_one_graph_without_a_word(tiny_recipe, tmp_path):
+    flags = ["--train.device", DEVICE, "--train.compile", "True"]
+    said = gptlab("train", tiny_recipe, "--out", tmp_path / "fast", *flags)
+    assert "torch.compile fails" not in said
+    gptlab("train", tiny_recipe, "--out", tmp_path / "plain", "--train.device", DEVICE)
+    assert losses(tmp_path / "fast") == pytest.approx(losses(tmp_path / "plain"), rel=1e-4)
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_deterministic_runs_are_equal_bit_for_bit(tiny_recipe, tmp_path, compiled):
+    flags = ["--train.device", DEVICE, "--train.deterministic", "True", "--train.compile", compiled]
+    for name in ("one", "two"):
+        gptlab("train", tiny_recipe, "--out", tmp_path / name, *flags, "--train.dtype", "bfloat16")
+    assert losses(tmp_path / "one") == losses(tmp_path / "two")
+    assert rows(tmp_path / "one", "val") == rows(tmp_path / "two", "val")
+
+
+def test_the_scale_of_float16_survives_a_resume(train, tmp_path):
+    flags = {"train": {"device": DEVICE, "dtype": "float16", "deterministic": True, "save_every_steps": 4}}
+    train(tmp_path / "whole", flags)
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    for folder in ("step_00000008", "step_00000012"):
+        shutil.rmtree(tmp_path / "cut" / "checkpoints" / folder)
+    train(tmp_path / "cut", flags)
+    states = [
+        json.loads((tmp_path / name / "checkpoints" / "step_00000012" / "state.json").read_text())
+        for name in ("whole", "cut")
+    ]
+    assert states[0]["scaler"] == states[1]["scaler"]
+    assert states[0]["scaler"]["scale"] > 1
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+
+
+def test_the_guard_leaves_out_what_is_not_finite(train, tmp_path, monkeypatch):
+    whole, made = objective.next_token_loss, []
+
+    def once(*given, **options):
+        made.append(1)
+        return whole(*given, **options) * (float("nan") if len(made) == 3 else 1)
+
+    monkeypatch.setattr(objective, "next_token_loss", once)
+    train(tmp_path / "run", {"train": {"device": DEVICE, "micro_batch": 8}})
+    (skipped,) = (row for row in rows(tmp_path / "run", "event") if row["event"] == "skip")
+    assert skipped["step"] == 3
+    assert rows(tmp_path / "run", "val")[-1]["loss"] < rows(tmp_path / "run", "val")[0]["loss"]
+
+
+def test_evaluations_are_those_of_a_cpu(finished_run, tiny_data, tmp_path):
+    scores = {}
+    for device in ("cpu", DEVICE):
+        file = tmp_path / f"{device}.json"
+        words = ["--task", "continuation", "--data", tiny_data, "--limit", 40, "--device", device]
+        gptlab("eval", finished_run, *words, "--json", file)
+        scores[device] = json.loads(file.read_text())
+    for name in ("acc", "acc_norm", "n"):
+        assert scores[DEVICE][name] == scores["cpu"][name]
+
+
+@pytest.mark.parametrize("groups", [4, 2])
+def test_log_likelihoods_with_shared_contexts_are_those_of_a_cpu(groups):
+    torch.manual_seed(0)
+    shape = {"n_layer": 2, "n_head": 4, "n_kv_head": groups, "n_embd": 64, "context": 64, "vocab_size": 97}
+    model = GPT(ModelConfig(**shape)).eval()
+    before = list(range(30))
+    pairs = [(before, [n, n + 1, n + 2]) for n in range(0, 90, 7)] + [([1], [2, 3])]
+    found = [
+        [
+            score.log_likelihood
+            for score in log_likelihoods(model.to(device), pairs, context=64, device=device)
+        ]
+        for device in ("cpu", DEVICE)
+    ]
+    assert found[1] == pytest.approx(found[0], abs=1e-4)
+
+
+def test_a_run_is_exported(train, tmp_path):
+    pytest.importorskip("transformers")
+    train(tmp_path / "run", {"train": {"device": DEVICE, "dtype": "bfloat16"}})
+    said = gptlab("export", tmp_path / "run", tmp_path / "hf", "--verify")
+    assert "differ" in said or "equal" in said or "same" in said
+    ours, _ = saved.load(str(tmp_path / "run"), "cpu")
+    theirs, _ = saved.load(str(tmp_path / "hf"), "cpu")
+    ids = torch.arange(20)[None]
+    torch.testing.assert_close(theirs(ids), ours(ids), atol=1e-4, rtol=1e-4)
+
+
+def test_the_micro_batch_is_what_memory_holds(tiny_recipe, tmp_path):
+    """A batch that cannot be held at once: the first update is made, and nothing runs out of memory."""
+    shape = ["--model.context", 512, "--model.n-embd", 512, "--model.n-layer", 8, "--model.vocab-size", 50257]
+    flags = ["--train.device", DEVICE, "--train.batch-tokens", 512 * 512, "--train.steps", 2]
+    compiled = ["--train.compile", "True", "--eval.tasks"]
+    said = gptlab("train", tiny_recipe, "--out", tmp_path / "run", *shape, *flags, *compiled)
+    assert len(losses(tmp_path / "run")) == 2
+    assert said.count("out of memory") <= 1, said
+
+
+def test_memory_is_measured():
+    device = torch.device(DEVICE)
+    free = free_bytes(device)
+    kept = []
+    work = lambda size: kept.append(torch.empty(size, dtype=torch.uint8, device=device))  # noqa: E731
+    assert 2**28 <= peak_bytes(device, work, 2**28) < 2**28 + 2**22
+    assert free_bytes(device) <= free - 2**27
