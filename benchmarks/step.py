@@ -3,9 +3,11 @@
     python benchmarks/step.py --rounds 7 --json benchmarks/results/step.json
 
 All sides: the same batch, autocast and fused AdamW, gradients clipped to 1, no dropout. Each is a process of its
-own, as gptlab's commands keep the memory that tensors give back, which on a CPU is worth much; so a third side is
-transformers with that setting. A round is a step of each side, one after the other, while the others wait; the
-medians and the ratio of each round's pair are reported.
+own, as gptlab's commands keep the memory that tensors give back, which on a CPU is worth much; so there a third
+side is transformers with that setting. On CUDA all sides warm up, and compile, at the same time. A round is a step
+of each side, one after the other, while the others wait; the medians and the ratio of each round's pair are
+reported, and the largest memory: of the process on a CPU, of its tensors after the warm-up on CUDA. A side that
+fails is told, and the others go on.
 """
 
 import argparse
@@ -14,95 +16,297 @@ import multiprocessing
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import torch
-import transformers
-from torch import Tensor
+from torch import Tensor, nn
 
+from gptlab.errors import brief
 from gptlab.memory import keep_freed
 from gptlab.model.gpt import GPT, SIZES, ModelConfig
-from gptlab.train.device import autocast, choose_device, describe
+from gptlab.train.device import DeviceName, DTypeName, autocast, choose_device, describe
+from gptlab.train.objective import Objective
 from gptlab.train.optim import AdamWConfig, build_optimizer
-from gptlab.train.step import Objective
 
+WARM_UP = 3  # steps; the first of them compiles
+PATIENCE_S = 3600.0
 Step = Callable[[], None]
+Loss = Callable[[Tensor, Tensor], Tensor]  # ids and targets -> their mean loss, in nats
 
 
-def gptlab_step(ids: Tensor, targets: Tensor, dtype: str, *, compiled: bool) -> Step:
-    """Build what a step of gptlab's loop does."""
-    model = GPT(ModelConfig(**SIZES["gpt2-124m"])).to(ids.device)
+@dataclass(frozen=True)
+class Work:
+    """What every side does in a step; it travels to their processes."""
+
+    shape: Mapping[str, int] = field(default_factory=lambda: SIZES["gpt2-124m"])
+    vocabulary: int = 50257
+    sequences: int = 4
+    """Of a micro-batch."""
+    micro_batches: int = 1
+    dtype: DTypeName = "bfloat16"
+    device: DeviceName = "auto"
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a step."""
+        return self.micro_batches * self.sequences * self.shape["context"]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of those that are compared; it travels, so what builds it is a function with a name."""
+
+    build: Callable[[Work, bool], tuple[nn.Module, Loss]]
+    compiled: bool = False
+    keep: bool = False
+    """Whether its process keeps the memory that tensors give back."""
+
+
+def gptlab_model(work: Work, compiled: bool) -> tuple[nn.Module, Loss]:
+    """Build what gptlab's loop trains."""
+    with choose_device(work.device):
+        model = GPT(ModelConfig(**work.shape, vocab_size=work.vocabulary))
     objective = Objective(model)
     if compiled:
-        objective.compile()
-    optimizer = build_optimizer(model, AdamWConfig())
-
-    def step() -> None:
-        with autocast(dtype, ids.device):
-            loss = objective(ids, targets) / targets.numel()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        loss.item()
-
-    return step
+        objective.compile_as("whole")
+    return model, lambda ids, targets: objective(ids, targets) / targets.numel()
 
 
-def transformers_step(ids: Tensor, targets: Tensor, dtype: str, *, compiled: bool) -> Step:
+def transformers_model(work: Work, compiled: bool) -> tuple[nn.Module, Loss]:
     """Build the same with transformers' model and its own loss."""
-    config = transformers.GPT2Config(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
-    model = transformers.GPT2LMHeadModel(config).to(ids.device).train()
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    shape = {name: size for name, size in work.shape.items() if name != "context"}
+    config = GPT2Config(
+        **shape,
+        n_positions=work.shape["context"],
+        vocab_size=work.vocabulary,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+    )
+    model = GPT2LMHeadModel(config).to(choose_device(work.device)).train()
     if compiled:
         model.compile()
+    # Its loss shifts the labels itself, so it is given the ids, as its users do.
+    return model, lambda ids, targets: model(input_ids=ids, labels=ids).loss
+
+
+def training_step(side: Side, work: Work) -> Step:
+    """Build a side's step: gradients over the micro-batches, clipping, the update."""
+    device = choose_device(work.device)
+    torch.manual_seed(0)
+    rows = torch.randint(work.vocabulary, (work.sequences, work.shape["context"] + 1), device=device)
+    ids, targets = rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+    model, loss_of = side.build(work, side.compiled)
     optimizer = build_optimizer(model, AdamWConfig())
 
     def step() -> None:
-        with autocast(dtype, ids.device):
-            # Its loss shifts the labels itself, so it is given the ids, as its users do.
-            loss = model(input_ids=ids, labels=ids).loss
-        loss.backward()
+        total = torch.zeros((), device=device)
+        for _ in range(work.micro_batches):
+            with autocast(work.dtype, device):
+                loss = loss_of(ids, targets) / work.micro_batches
+            loss.backward()
+            total += loss.detach()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        loss.item()
+        total.item()
+        synchronise(device)
 
     return step
 
 
-def side(name: str, arguments: argparse.Namespace, orders: Connection) -> None:
-    """Be one side: make a step at each order, and answer with its seconds and this process's largest memory."""
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def forget_peak(device: torch.device) -> None:
+    """Let the largest memory count from now on; on a CPU the system keeps that of the whole process."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Return the largest memory so far: of tensors on CUDA, of this process on a CPU."""
     import resource
 
-    make, keep = SIDES[name]
-    if keep:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a side says after the steps it was told to make."""
+
+    seconds: float = 0.0
+    peak_bytes: int = 0
+    failure: str | None = None
+
+
+def obey(side: Side, work: Work, orders: Connection) -> None:
+    """Be one side: make as many steps as each order says, and answer; an order for none ends it."""
+    device, step = choose_device(work.device), None
+    if side.keep:
         keep_freed()
-    device = choose_device(arguments.device)
-    torch.manual_seed(0)
-    rows = torch.randint(50257, (arguments.sequences, 1025), device=device)
-    ids, targets = rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
-    step = make(ids, targets, arguments.dtype, compiled=arguments.compile)
-    while orders.recv():
+    while number := orders.recv():
         began = time.perf_counter()
-        step()
-        spent = time.perf_counter() - began
-        orders.send((spent, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
+        try:
+            make = step or training_step(side, work)
+            for _ in range(number):
+                make()
+        except Exception as error:  # whatever it is, the others go on
+            traceback.print_exc()
+            orders.send(Answer(failure=brief(error)))
+            return
+        orders.send(Answer(time.perf_counter() - began, peak_bytes(device)))
+        if step is None:
+            step = make
+            forget_peak(device)  # that of compiling
 
 
-SIDES: dict[str, tuple[Callable[..., Step], bool]] = {
-    "gptlab": (gptlab_step, True),
-    "transformers": (transformers_step, False),
-    "transformers, memory kept": (transformers_step, True),
-}
+class Runner:
+    """A side in a process of its own."""
+
+    def __init__(self, side: Side, work: Work) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        self._orders, theirs = spawn.Pipe()
+        self._process = spawn.Process(target=obey, args=(side, work, theirs), daemon=True)
+        self._process.start()
+        theirs.close()  # with a copy of it here, the end of the process would not show
+
+    def order(self, steps: int) -> None:
+        """Tell it to make some steps."""
+        with suppress(OSError):  # it is dead, which the answer tells
+            self._orders.send(steps)
+
+    def answer(self, patience_s: float) -> Answer:
+        """Wait for its answer; whoever has none is ended."""
+        try:
+            if self._orders.poll(patience_s):
+                return self._orders.recv()
+            failure = "no answer in time"
+        except (EOFError, OSError):
+            self._process.join(5)
+            failure = f"its process died (exit code {self._process.exitcode})"
+        self._process.kill()
+        return Answer(failure=failure)
+
+    def end(self) -> None:
+        """Let it go."""
+        self.order(0)
+        self._process.join(5)
+        self._process.kill()
+        self._process.join()
 
 
-def main() -> None:
+@dataclass
+class Lane:
+    """What is known of a side."""
+
+    warm_up_s: float | None = None
+    seconds: list[float] = field(default_factory=list)
+    """Of each round's step."""
+    peak_bytes: int | None = None
+    failure: str | None = None
+
+
+Lanes = dict[str, Lane]
+
+
+def race(
+    sides: Mapping[str, Side],
+    work: Work,
+    rounds: int,
+    *,
+    together: bool,
+    patience_s: float = PATIENCE_S,
+    after: Callable[[Lanes], None] = lambda lanes: None,
+) -> Lanes:
+    """Let sides make steps in turn.
+
+    Args:
+        sides: by name.
+        work: what each of them does.
+        rounds: steps of each.
+        together: whether they warm up at the same time.
+        patience_s: how long a warm-up or a step may take.
+        after: told what is known, after the warm-up and each round.
+    """
+    lanes = {name: Lane() for name in sides}
+    runners = {name: Runner(side, work) for name, side in sides.items()}
+
+    def ask(names: list[str], steps: int) -> dict[str, Answer]:
+        for name in names:
+            runners[name].order(steps)
+        until = time.monotonic() + patience_s
+        answers = {name: runners[name].answer(max(0.0, until - time.monotonic())) for name in names}
+        for name, answer in answers.items():
+            lanes[name].failure = answer.failure
+            print(f"{name}: {answer.failure or f'{steps} steps in {answer.seconds:.3f} s'}", flush=True)
+        return answers
+
+    try:
+        for names in [list(sides)] if together else [[name] for name in sides]:
+            for name, answer in ask(names, WARM_UP).items():
+                lanes[name].warm_up_s = answer.seconds if answer.failure is None else None
+        after(lanes)
+        for _ in range(rounds):
+            for name, lane in lanes.items():
+                if lane.failure is None:
+                    answer = ask([name], 1)[name]
+                    if answer.failure is None:
+                        lane.seconds.append(answer.seconds)
+                        lane.peak_bytes = answer.peak_bytes
+            after(lanes)
+    finally:
+        for runner in runners.values():
+            runner.end()
+    return lanes
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Return the median and the bounds."""
+    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
+
+
+def speedups(lanes: Lanes, ours: str) -> dict[str, dict[str, Any]]:
+    """Return how many times as fast as each other side one of them is: in each round, and their spread."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, lane in lanes.items():
+        # One that failed on the way has fewer rounds.
+        pairs = zip(lanes[ours].seconds, lane.seconds, strict=False)
+        ratios = [theirs / mine for mine, theirs in pairs]
+        if name != ours and ratios:
+            found[name] = {**spread(ratios), "rounds": ratios}
+    return found
+
+
+def commit() -> str | None:
+    """Return the commit of this checkout; None where there is no git, or no checkout."""
+    words = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
+    try:
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--size", choices=list(SIZES), default="gpt2-124m")
     parser.add_argument("--sequences", type=int, default=4)
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--device", default="auto")
@@ -110,48 +314,43 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
 
-    device = choose_device(arguments.device)
-    spawn = multiprocessing.get_context("spawn")
-    orders: dict[str, Connection] = {}
-    memory: dict[str, int] = {}
-    for name in SIDES if device.type == "cpu" else list(SIDES)[:2]:
-        orders[name], theirs = spawn.Pipe()
-        spawn.Process(target=side, args=(name, arguments, theirs), daemon=True).start()
-    seconds: dict[str, list[float]] = {name: [] for name in orders}
-    for number in range(-2, arguments.rounds):  # two to warm up
-        for name, pipe in orders.items():
-            pipe.send(True)
-            spent, memory[name] = pipe.recv()
-            seconds[name] += [spent] * (number >= 0)
-            print(f"round {number + 1}: {name} {spent:.3f} s", flush=True)
-    for pipe in orders.values():
-        pipe.send(False)
-    speedup: dict[str, dict[str, float]] = {}
-    for name in list(seconds)[1:]:
-        ratios = [theirs / ours for ours, theirs in zip(seconds["gptlab"], seconds[name], strict=True)]
-        speedup[name] = {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False
+    device, at = choose_device(arguments.device), commit()
+    work = Work(
+        shape=SIZES[arguments.size],
+        sequences=arguments.sequences,
+        dtype=arguments.dtype,
+        device=device.type,
     )
+    sides = {
+        "gptlab": Side(gptlab_model, arguments.compile, keep=True),
+        "transformers": Side(transformers_model, arguments.compile),
+    }
+    if device.type == "cpu":
+        sides["transformers, memory kept"] = Side(transformers_model, arguments.compile, keep=True)
+    lanes = race(sides, work, arguments.rounds, together=device.type == "cuda")
+    measured = {name: lane for name, lane in lanes.items() if lane.seconds}
     result = {
-        "what": "a step of GPT-2 124M, forward, backward, clipping and update",
-        "tokens": arguments.sequences * 1024,
+        "what": f"a step of {arguments.size}, forward, backward, clipping and update",
+        "tokens": work.tokens,
         "dtype": arguments.dtype,
         "compile": arguments.compile,
-        "commit": commit.stdout.strip(),
-        "transformers": transformers.__version__,
+        "commit": at,
+        "transformers": version("transformers"),
         **describe(device),
-        "seconds": seconds,
-        "median_s": {name: statistics.median(s) for name, s in seconds.items()},
-        "peak_memory_gb": {name: round(peak / 1e9, 2) for name, peak in memory.items()},
-        "speedup": speedup,
+        "warm_up_s": {name: lane.warm_up_s for name, lane in lanes.items()},
+        "seconds": {name: lane.seconds for name, lane in lanes.items()},
+        "median_s": {name: statistics.median(lane.seconds) for name, lane in measured.items()},
+        "peak_memory_gb": {name: round(lane.peak_bytes / 1e9, 2) for name, lane in measured.items()},
+        "speedup": speedups(lanes, "gptlab"),
+        "failed": {name: lane.failure for name, lane in lanes.items() if lane.failure is not None},
     }
     del result["host"]
     print(json.dumps({key: result[key] for key in ("median_s", "peak_memory_gb", "speedup")}, indent=1))
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+    return 1 if result["failed"] else 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())
