@@ -88,6 +88,11 @@ def run(script):
     return json.loads(done.stdout)
 
 
+def test_the_compiler_is_not_imported_by_those_who_do_not_compile():
+    words = [sys.executable, "-c", "import sys, gptlab.run; print('torch._dynamo' in sys.modules)"]
+    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "False\n"
+
+
 @pytest.mark.slow
 def test_the_loss_is_one_graph_without_atomic_additions():
     for apart, atomic in run(LOSS):

@@ -54,7 +54,6 @@ def takes_groups(q_BHTK: Tensor, *, masked: bool) -> bool:
     return chosen != "math"
 
 
-@torch.compiler.assume_constant_result
 def choose(
     device: torch.device, dtype: torch.dtype, head_dim: int, masked: bool, grouped: bool, gradients: bool
 ) -> str | None:
@@ -66,6 +65,10 @@ def choose(
     switches = (cuda.cudnn_sdp_enabled, cuda.flash_sdp_enabled, cuda.mem_efficient_sdp_enabled)
     on = tuple(switch() for switch in (*switches, cuda.math_sdp_enabled))
     return _choose(device, dtype, head_dim, masked, grouped, gradients, on)
+
+
+# To a compiler it is a constant. torch.compiler.assume_constant_result says so, and takes a second to be imported.
+choose._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
 @cache
