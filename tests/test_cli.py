@@ -439,6 +439,8 @@ def test_a_token_outside_the_vocabulary(refused, damaged, tiny_recipe, tmp_path)
 
 def test_no_prepared_folder(refused, tiny_recipe, tmp_path):
     words = ["train", tiny_recipe, "--data.path", tmp_path / "nothing", "--out", tmp_path / "run"]
+    assert "nothing: there is no such folder; make it with" in refused(*words)
+    (tmp_path / "nothing").mkdir()
     assert refused(*words).endswith(
         'has no manifest.json, so it is not a finished data folder; run "gptlab data prepare"'
     )

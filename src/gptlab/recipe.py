@@ -11,6 +11,7 @@ import textwrap
 import types
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from datetime import date, time
 from pathlib import Path
 from typing import (
     Annotated,
@@ -163,7 +164,9 @@ def check(raw: Raw) -> RunConfig:
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        written = json.dumps({name: _read_none(name, values) for name, values in raw.items()}, default=str)
+        written = json.dumps(
+            {name: _read_none(name, values) for name, values in raw.items()}, default=_in_json
+        )
         return TypeAdapter(RunConfig).validate_json(written, strict=True, extra="forbid")
     except ValidationError as error:
         if error.errors()[0]["type"] == "json_invalid":
@@ -176,6 +179,11 @@ def check(raw: Raw) -> RunConfig:
         RecursionError,
     ) as error:  # of json: a number of thousands of digits, brackets too deep
         raise ConfigError(f"recipe: cannot be read: {error}") from None
+
+
+def _in_json(value: Any) -> Any:
+    """Spell what JSON has not: a path is its text; one of TOML's dates is none, and no key takes it for one."""
+    return {"date": str(value)} if isinstance(value, date | time) else str(value)
 
 
 def _read_none(section: str, values: Any) -> Any:

@@ -12,19 +12,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from gptlab import __version__, recipe, saved
 from gptlab.data.manifest import Manifest
 from gptlab.data.mixture import Sets
-from gptlab.errors import ConfigError
+from gptlab.errors import ConfigError, TrainError
 from gptlab.evaluations import evaluations
+from gptlab.lock import lock
 from gptlab.memory import total_bytes
 from gptlab.model import kernels
 from gptlab.model.gpt import GPT
@@ -53,6 +54,7 @@ from gptlab.train.optim import build_optimizer
 from gptlab.train.plan import Budget
 from gptlab.train.schedule import rate
 
+METRICS = "metrics.jsonl"
 MANY_EPOCHS = (
     4  # Muennighoff et al. 2023, https://arxiv.org/abs/2305.16264: up to four are nearly as good as new text
 )
@@ -90,9 +92,13 @@ def train(
     config.mirror.check()
     if replan and config.train.hours is None:
         raise ConfigError("--replan: the run has a number of steps, not of hours; give --train.hours")
-    changed = _compare(own, config, out)
     interrupt = Interrupt(max_hours)
-    with join_world(config.train.device) as world, interrupt.listening():
+    with (
+        join_world(config.train.device) as world,
+        interrupt.listening(),
+        _alone(out, world),
+    ):
+        changed = _compare(own, config, out)
         sets = Sets(config.data, config.model.context, config.train.seed)
         trainer = build(config, sets, out, world, interrupt, replan=replan)
         resumed = trainer.resume()  # before anything is written: the checkpoint may be another model's
@@ -105,8 +111,13 @@ def train(
         if world.main:
             _prepare_folder(out, config, world)
             _look_at_drive(out)
+            trainer.after_step = partial(_keep_recipe, out, config)
         world.barrier()
         at = trainer.state
+        over = resumed and trainer.budget.over(at.step)
+        if over and changed and world.main:
+            print(f"{out}: is finished, so nothing is trained under {_spelled(changed)}", flush=True)
+        changed = {} if over else changed
         with _open_log(config, out, at.step) if world.main else nullcontext(_Silent()) as log:
             if resumed or changed is not None:
                 log.write("event", event="resume", step=at.step, changed=changed or {}, processes=world.size)
@@ -126,12 +137,45 @@ def train(
 
 
 @contextmanager
+def _alone(out: Path, world: World) -> Generator[None]:
+    """Hold the run folder: the record of what happens in it is locked by the process that writes it.
+
+    Raises:
+        TrainError: another one holds it.
+    """
+    record = out / METRICS
+    if world.main:
+        out.mkdir(parents=True, exist_ok=True)
+    with record.open("ab") if world.main else nullcontext() as file:
+        if world.from_main(file is not None and _taken(file, out)):
+            raise TrainError(
+                f"{out}: another process is training this run; wait for that one or stop it, or choose another --out"
+            )
+        try:
+            yield
+        finally:
+            if world.main and not (out / "config.toml").exists() and record.stat().st_size == 0:
+                record.unlink()  # a start that was refused leaves nothing
+                with suppress(OSError):
+                    out.rmdir()
+
+
+def _taken(file: IO[bytes], out: Path) -> bool:
+    try:
+        if not lock(file):
+            print(f"{out}: has no locks; see to it that no other process trains this run", flush=True)
+    except BlockingIOError:
+        return True
+    return False
+
+
+@contextmanager
 def _open_log(config: RunConfig, out: Path, step: int) -> Generator[MetricsLog]:
     """Open the record of a run, and its mirrors."""
     told = mirrors.Run(out, step, asdict(config), config.mirror.project)
     with (
         mirrors.Mirrors(config.mirror, told, partial(print, flush=True)) as shown,
-        MetricsLog(out / "metrics.jsonl", shown.write) as log,
+        MetricsLog(out / METRICS, shown.write) as log,
     ):
         yield log
 
@@ -256,11 +300,15 @@ def _start_from(folder: str, model: GPT, config: RunConfig) -> None:
     model.load_state_dict(network.state_dict())
 
 
+def _spelled(changed: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} = {after}" for key, (_, after) in changed.items())
+
+
 def _compare(own: Path, config: RunConfig, out: Path) -> dict[str, Any] | None:
     """Return what the recipe changes in an existing run; None for a new one."""
     if not own.is_file():
         # What a kill in the first moments left is no reason not to start.
-        if out.is_dir() and any(file.suffix != disk.ASIDE for file in out.iterdir()):
+        if out.is_dir() and any(_is_foreign(file) for file in out.iterdir()):
             raise ConfigError(f"--out {out}: holds files, but no run; choose a new folder")
         return None
     changed = recipe.differences(recipe.load([own]), config)
@@ -273,16 +321,20 @@ def _compare(own: Path, config: RunConfig, out: Path) -> dict[str, Any] | None:
     return json.loads(json.dumps(changed, default=asdict))
 
 
+def _is_foreign(file: Path) -> bool:
+    return file.suffix != disk.ASIDE and not (file.name == METRICS and file.stat().st_size == 0)
+
+
 def _asked_to_stop(out: Path) -> str | None:
     """Say why the run last stopped, if somebody wanted it to: no reason for the launcher to start it again."""
-    file = out / "metrics.jsonl"
+    file = out / METRICS
     last = read_rows(file, own=True)[-1:] if file.is_file() else []
     return next((row["reason"] for row in last if row.get("event") == "signal"), None)
 
 
 def _prepare_folder(out: Path, config: RunConfig, world: World) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    disk.replace_text(out / "config.toml", recipe.to_toml(config))
+    if not (out / "config.toml").is_file():
+        _keep_recipe(out, config)
     environment = out / "environment.json"
     if environment.is_file():
         return
@@ -300,6 +352,11 @@ def _prepare_folder(out: Path, config: RunConfig, world: World) -> None:
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     disk.replace_text(environment, json.dumps(facts, indent=1) + "\n")
+
+
+def _keep_recipe(out: Path, config: RunConfig) -> None:
+    """Write the recipe down; of a run that has begun, only when a step is done under it."""
+    disk.replace_text(out / "config.toml", recipe.to_toml(config))
 
 
 def _look_at_drive(out: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, Required, TypedDict, Unpack
+from typing import Any, Protocol, Required, TypedDict, Unpack
 
 import torch
 from jaxtyping import Float, Int
@@ -60,6 +60,7 @@ class SampleOptions(TypedDict, total=False):
     stop_id: int | None
     samples: int
     dtype: torch.dtype
+    unknown: Sequence[int] | None
 
 
 class Reader(Protocol):
@@ -93,6 +94,9 @@ class Readable(Protocol):
 
 class GeneratingGPT(GPT):
     """A GPT that writes: `model.generate(ids, max_tokens=100)`."""
+
+    unknown_ids: Sequence[int] = ()
+    """Ids that its tokenizer has not, which only fill up the vocabulary; they are never drawn."""
 
     @property
     def context(self) -> int:
@@ -170,6 +174,7 @@ def stream(
     stop_id: int | None = None,
     samples: int = 1,
     dtype: torch.dtype = torch.float32,
+    unknown: Sequence[int] | None = None,
 ) -> Iterator[Int[Tensor, " rows"]]:
     """Return an iterator over new tokens, one of every row at a time, without touching torch's random state.
 
@@ -185,6 +190,7 @@ def stream(
         stop_id: the token that ends a row, which then repeats it; the iterator ends with the last row.
         samples: rows for each prompt, which stand together.
         dtype: what matrices are multiplied in, by copies of the weights; the cache is in it, too.
+        unknown: ids that are never drawn; None is those that the model says its tokenizer has not.
 
     Raises:
         ConfigError: an option out of its range, or a prompt that is empty or has ids outside the vocabulary.
@@ -201,7 +207,13 @@ def stream(
         generator.seed()
     else:
         generator.manual_seed(seed)
-    choose = partial(draw, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
+    left_out = getattr(model, "unknown_ids", ()) if unknown is None else unknown
+    left_out_ids = torch.tensor(left_out, dtype=torch.long, device=reader.device)
+    drawn = partial(draw, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
+
+    def choose(logits: Tensor) -> Tensor:
+        return drawn(logits.index_fill(-1, left_out_ids, -torch.inf) if len(left_out_ids) else logits)
+
     return _columns(reader, prompts, choose, max_tokens, stop_id, samples)
 
 
@@ -239,7 +251,7 @@ def stream_text(
     model: GPT | Readable, tokenizer: Tokenizer, prompt: str, **options: Unpack[SampleOptions]
 ) -> Iterator[str]:
     """Yield one continuation of `prompt` in pieces of whole characters; options and errors as in `stream`."""
-    options.update(stop_id=tokenizer.end_of_text, samples=1)
+    options.update(stop_id=tokenizer.end_of_text, samples=1, unknown=_unknown(model, tokenizer))
     ids: list[int] = []
     text = shown = ""
     for column in stream(model, prompt_ids(tokenizer, prompt), **options):
@@ -259,11 +271,16 @@ def sample_text(
     model: GPT | Readable, tokenizer: Tokenizer, prompt: str, **options: Unpack[SampleOptions]
 ) -> list[str]:
     """Return continuations of `prompt`, each up to the end of its text; options and errors as in `stream`."""
-    options.update(stop_id=tokenizer.end_of_text)
+    options.update(stop_id=tokenizer.end_of_text, unknown=_unknown(model, tokenizer))
     start = prompt_ids(tokenizer, prompt)
     rows: list[list[int]] = generate(model, start, **options)[:, len(start) :].tolist()
     end = tokenizer.end_of_text
     return [tokenizer.decode(row[: row.index(end)] if end in row else row) for row in rows]
+
+
+def _unknown(model: Any, tokenizer: Tokenizer) -> list[int]:
+    rows = model.config.vocab_size if isinstance(model, GPT) else model.vocab_size
+    return tokenizer.unknown_below(rows)
 
 
 def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:

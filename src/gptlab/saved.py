@@ -48,7 +48,7 @@ def load(model: str | Path, device: DeviceName = "auto") -> tuple[Model, Tokeniz
         raise CheckpointError(
             f"{path}: holds neither checkpoints, nor {checkpoint.STATE}, nor a Hugging Face config.json"
         )
-    found = checkpoint.load(folder)
+    found = checkpoint.load(folder, for_reading=True)
     try:
         config = typed(ModelConfig, found.state.get("model"))
         network = _network(config, checked_state(config, found.model()))
@@ -66,6 +66,7 @@ def _fitting(path: Path, model: Model, tokenizer: Tokenizer) -> tuple[Model, Tok
         raise CheckpointError(
             f"{path}: its tokenizer has {tokenizer.vocab_size:,} ids, its model {rows:,}; put the model's own there"
         )
+    model.unknown_ids = tokenizer.unknown_below(rows)
     return model, tokenizer
 
 

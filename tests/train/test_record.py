@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from gptlab import progress
 from gptlab.train import record
 from gptlab.train.device import World
 from gptlab.train.metrics import MetricsLog
@@ -55,8 +56,12 @@ def test_only_the_first_process_writes_and_speaks(tmp_path, capsys):
 def test_the_time_left_is_reckoned_from_the_steps_of_this_start(tmp_path, monkeypatch, capsys):
     clock = SimpleNamespace(now=1000.0, monotonic=lambda: clock.now)
     monkeypatch.setattr(record, "time", clock)
+    monkeypatch.setattr(progress, "LOG_FILE_EVERY_S", 0.0)
     with MetricsLog(tmp_path / "metrics.jsonl") as log:
         resumed = recorded(log)
-        clock.now += 60
-        resumed.step(6, 600, Gradient(2.5, 1.0), lr=1e-3, step_s=30.0)
-    assert "ETA 2m00s" in capsys.readouterr().err  # two steps in a minute, four to go
+        clock.now += 3600  # compiling, and an evaluation before the first step
+        for step in (5, 6, 7):
+            clock.now += 30
+            resumed.step(step, 100 * step, Gradient(2.5, 1.0), lr=1e-3, step_s=30.0)
+    told = capsys.readouterr().err.splitlines()
+    assert [line.rpartition("ETA ")[2] for line in told] == ["2m30s", "2m00s", "1m30s"]

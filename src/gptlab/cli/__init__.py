@@ -14,6 +14,7 @@ from typing import Annotated, Any, get_origin
 from gptlab.cli import data, models, runs
 from gptlab.errors import ConfigError, GptlabError
 from gptlab.memory import keep_freed
+from gptlab.terminal import standard_streams
 
 INTERRUPTED = 75  # sysexits.h: EX_TEMPFAIL, "try again"
 
@@ -46,6 +47,18 @@ COMMANDS: dict[str, Callable[..., dict[str, Any]]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 success, 1 a named error, 2 usage, 75 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    patient = words[:1] in (["train"], ["demo"])  # what they make is worth more than what they say
+    try:
+        with standard_streams(patient=patient):
+            return _run(words)
+    except BrokenPipeError:
+        return 1  # whoever read our output, `head` perhaps, has seen enough
+    except OSError as error:  # what was left to be written at the end
+        print(f"gptlab: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
+        return 1
+
+
+def _run(words: list[str]) -> int:
     name = next((name for name in COMMANDS if words[: len(name.split())] == name.split()), None)
     if name is None:
         return _overview(words)
@@ -62,9 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"gptlab {name}: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:
-        # Whoever read our output, `head` perhaps, has seen enough; Python must not try to flush the rest.
-        sys.stdout = None
-        return 1
+        raise
     except OSError as error:
         print(f"gptlab {name}: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
         return 1

@@ -88,7 +88,10 @@ class Manifest:
     source: str
     """The source as it was named to prepare."""
     revision: str
-    """Which state of the source: a commit, a version, or a hash of its files' names and sizes."""
+    """Which state of the source: a commit, a version, or a hash of its files' names, sizes and contents.
+
+    Of a source over 256 MiB, only the first, middle and last 64 KiB of each file are looked at.
+    """
     settings: dict[str, int | str | None]
     """What else prepare was asked for; another request for the same folder is refused."""
     validation: str
@@ -120,6 +123,12 @@ class Manifest:
         try:
             return typed(Manifest, parse_json(path.read_bytes()))
         except FileNotFoundError:
+            if not Path(folder).exists():
+                here = "" if Path(folder).is_absolute() else f", seen from {Path.cwd()}"
+                raise DataError(
+                    f'{folder}: there is no such folder{here}; make it with "gptlab data prepare SOURCE {folder}", '
+                    "or name the one you have"
+                ) from None
             raise DataError(
                 f'{folder}: has no {MANIFEST}, so it is not a finished data folder; run "gptlab data prepare"'
             ) from None

@@ -42,11 +42,16 @@ class Interrupt:
 
     @contextmanager
     def listening(self) -> Generator["Interrupt"]:
-        """Take SIGTERM, SIGINT and SIGUSR1 as wishes to stop; a second SIGINT stops at once."""
+        """Take SIGTERM, SIGINT and SIGUSR1 as wishes to stop; a second SIGINT stops at once.
+
+        A terminal that goes away, SIGHUP, is none: training goes on without it.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
         before = {number: signal.signal(number, self._take) for number in SIGNALS}
+        if hasattr(signal, "SIGHUP"):
+            before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
         try:
             yield self
         finally:

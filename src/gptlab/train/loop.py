@@ -100,6 +100,8 @@ class Trainer:
             self.run, keep=self.config.keep, keep_every=self.config.keep_every_steps, files=self.files
         )
         self._saved_time = time.monotonic()
+        self.after_step: Callable[[], None] | None = None
+        """Called once, after the first step of this process; by the first process."""
 
     def resume(self) -> bool:
         """Take up the newest whole checkpoint of the run folder; say whether there was one.
@@ -210,6 +212,9 @@ class Trainer:
             step_s = time.monotonic() - began
             self.budget.note_step(step_s)
             record.step(at.step, at.tokens, gradient, lr=lr, step_s=step_s)
+            if self.after_step is not None:
+                self.after_step()
+                self.after_step = None
             self._look_at_saver(record)
             if complaint is not None:
                 samples = self._numbers(at.sample - self.config.batch_tokens // self.context)

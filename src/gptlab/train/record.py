@@ -41,7 +41,8 @@ class Record:
         self._flops_per_token, self._peak_flops = flops_per_token, peak_flops
         self._console = StatusLine()
         self._waiting = False
-        self._began = time.monotonic()
+        self._began: tuple[float, int] | None = None
+        """When the first step of this process began, and how many were done before it."""
 
     def step(self, step: int, tokens: int, gradient: Gradient, *, lr: float, step_s: float) -> None:
         """Note a step that is done."""
@@ -52,9 +53,11 @@ class Record:
         row = {"loss": gradient.loss, "grad_norm": gradient.norm, "lr": lr, "step_s": step_s}
         self.log.write("step", step=step, tokens=tokens, **row, tokens_per_s=speed, mfu=mfu)
         self._look_at_log()
-        passed = time.monotonic() - self._began
-        steps = self._steps
-        eta = "unknown" if steps is None else duration(passed / max(1, step - self.first) * (steps - step))
+        if self._began is None:  # compiling and the first evaluation come once only
+            self._began = time.monotonic() - step_s, step - 1
+        began, before = self._began
+        passed, steps = time.monotonic() - began, self._steps
+        eta = "unknown" if steps is None else duration(passed / (step - before) * (steps - step))
         self._console.show(
             f"step {step}/{steps or '?'} | loss {gradient.loss:.4f} | lr {lr:.2e} | "
             f"{quantity(speed, ' tokens')}/s | "

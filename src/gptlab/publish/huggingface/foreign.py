@@ -29,6 +29,9 @@ class HuggingFaceModel(nn.Module):
         CheckpointError: its config does not say how long a text may be.
     """
 
+    unknown_ids: Sequence[int] = ()
+    """Ids that its tokenizer has not; they are never drawn."""
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model: Any = model
