@@ -157,7 +157,9 @@ def test_refusals(folder: Path, ckpt: Path, tmp_path: Path, capsys: pytest.Captu
     assert "cannot be read (No such file or directory)" in fails(capsys, "import", tmp_path / "none", out)
     assert "has no config.json; a run of gptlab needs no import" in fails(capsys, "import", tmp_path, out)
     assert "--like and --rope-pairs" in fails(capsys, "import", folder, out, "--rope-pairs", "neighbours")
-    assert "theirs: exists; choose a new folder" in fails(capsys, "import", ckpt, folder)
+    assert "theirs: holds config.json already; choose another folder or delete this one" in fails(
+        capsys, "import", ckpt, folder
+    )
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     assert "pytorch_model.bin: is a pickle" in fails(capsys, "import", folder, out)
     assert not out.exists()

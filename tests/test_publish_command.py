@@ -1,6 +1,7 @@
 """`gptlab publish` against a local hub, with the hub's real client."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,17 @@ def test_another_model_is_not_overwritten(hub: ModelHub, publish: Any) -> None:
     assert answer.code == 1
     assert "me/tiny: holds a model that gptlab did not write; choose another name" in answer.err
     assert not hub.commits
+
+
+def test_another_run_is_not_overwritten(
+    hub: ModelHub, publish: Any, finished_run: Path, tmp_path: Path
+) -> None:
+    assert publish().code == 0
+    other = shutil.copytree(finished_run, tmp_path / "other")
+    answer = publish(model=other)
+    assert answer.code == 1
+    assert "me/tiny: holds another model of gptlab's; choose another name" in answer.err
+    assert len(hub.commits) == 1
 
 
 def test_a_licence_that_the_hub_does_not_know(hub: ModelHub, publish: Any) -> None:

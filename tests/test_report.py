@@ -12,6 +12,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from gptlab import cli
 from gptlab.errors import ConfigError
 from gptlab.eval.published import beside
 from gptlab.report import facts, notes, rate_charts, report, score_charts
@@ -240,8 +241,139 @@ def test_no_run_and_a_missing_folder_are_refused(tmp_path):
 def test_an_output_that_cannot_be_written_is_refused(tmp_path):
     run = write_run(tmp_path / "run", [val_row(0)])
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(ConfigError, match="cannot be written"):
+    with pytest.raises(ConfigError, match="out: is a file; choose a folder"):
         report([run], tmp_path / "out")
+    with pytest.raises(ConfigError, match="below: cannot be written"):
+        report([run], tmp_path / "out" / "below")
+
+
+def test_a_report_is_replaced_by_the_same_ones_only(tmp_path, capsys):
+    for name in ("first", "second"):
+        write_run(tmp_path / name, curve())
+    first, second, out = tmp_path / "first", tmp_path / "second", tmp_path / "out"
+
+    def told(*runs, to=out):
+        return cli.main(["report", *map(str, runs), "--out", str(to)]), capsys.readouterr().err
+
+    out.mkdir()  # an empty folder is nobody's
+    assert told(first)[0] == 0
+    page = (out / "index.html").read_bytes()
+    assert told(second) == (
+        1,
+        f"gptlab report: {out}: holds another report, that of first; choose another folder or delete this one\n",
+    )
+    assert told(first, second)[0] == 1, "nor is it another one because it has the old one's run"
+    assert (out / "index.html").read_bytes() == page
+    with (first / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(step_row(41)) + "\n")
+    assert told(first)[0] == 0
+    assert (out / "index.html").read_bytes() != page
+    assert told(first, second, to=tmp_path / "both")[0] == 0
+    assert told(second, first, to=tmp_path / "both")[0] == 0
+    (out / "notes.txt").write_text("mine")
+    assert told(first) == (
+        1,
+        f"gptlab report: {out}: holds notes.txt, which no report wrote; choose another folder or delete this one\n",
+    )
+    assert told(first, to=first)[1].startswith(f"gptlab report: {first}: holds config.toml, which no report")
+
+
+def test_the_page_of_somebody_is_left_alone(tmp_path, capsys):
+    run, out = write_run(tmp_path / "run", curve()), tmp_path / "out"
+    out.mkdir()
+    for text in ("<html>mine", '<meta name="gptlab" content="[1]">', '<meta name="gptlab" content="{">'):
+        (out / "index.html").write_text(text)
+        assert cli.main(["report", str(run), "--out", str(out)]) == 1
+        assert "holds index.html, which no report wrote" in capsys.readouterr().err
+        assert (out / "index.html").read_text() == text
+
+
+def test_pictures_that_a_report_has_no_more_are_deleted_and_nothing_else(tmp_path):
+    run, out = write_run(tmp_path / "run", [*curve(), eval_row(40)]), tmp_path / "out"
+    report([run], out)
+    assert (out / "hellaswag_completion_0_shot_n_401.png").is_file()
+    page = out / "index.html"
+    # A page that names files elsewhere deletes none of them.
+    (tmp_path / "thesis.tex").write_text("mine")
+    page.write_text(page.read_text().replace("loss.png", "../thesis.tex", 1))
+    (out / "loss.png").unlink()
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve()))
+    told = report([run], out)
+    assert sorted(told["files"]) == sorted(map(str, out.iterdir()))
+    assert not (out / "hellaswag_completion_0_shot_n_401.png").exists()
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def resumed(step, changed):
+    return {**event_row("resume", step), "changed": changed}
+
+
+RATE, AGAIN = {"optim.lr": [0.002, 0.001]}, {"optim.lr": [0.001, 0.0005]}
+LATER = [step_row(step) for step in range(21, 41)]
+STORIES = {
+    "continued": ([resumed(20, RATE), *LATER], 0.001, "0.002, from step 20 on 0.001"),
+    "continued twice": (
+        [resumed(20, RATE), *LATER[:10], resumed(30, AGAIN), *LATER[10:]],
+        0.0005,
+        "0.002, from step 20 on 0.001, from step 30 on 0.0005",
+    ),
+    "undone by a kill, and done again": (
+        [resumed(20, RATE), *LATER[:5], resumed(20, {}), *LATER],
+        0.001,
+        "0.002, from step 20 on 0.001",
+    ),
+    "undone by a kill, from further back": (
+        [resumed(20, RATE), *LATER[:5], resumed(10, {}), *curve()[12:]],
+        0.001,
+        "0.002, from step 10 on 0.001",
+    ),
+    "undone and given up": (
+        [resumed(20, RATE), *LATER[:5], resumed(20, {"optim.lr": [0.001, 0.002]}), *LATER],
+        0.002,
+        None,
+    ),
+    "gone back under the same settings": (
+        [resumed(20, RATE), *LATER[:5], event_row("rollback", 10), *curve()[12:]],
+        0.001,
+        "0.002, from step 10 on 0.001",
+    ),
+    "stopped before a step": ([resumed(20, RATE), resumed(20, {}), *LATER], 0.002, None),
+    "never gone on": ([resumed(20, RATE)], 0.002, None),
+    "never gone on, by an older gptlab": ([resumed(20, RATE)], 0.001, None),
+    "begun anew before the first checkpoint": ([resumed(0, RATE), *curve()], 0.001, None),
+    "what is no change": ([resumed(20, {"optim.lr": 3}), *LATER], 0.002, None),
+}
+
+
+@pytest.mark.parametrize("story", STORIES)
+def test_settings_are_those_that_steps_were_done_under(tmp_path, story):
+    rows, written, words = STORIES[story]
+    first = [row for row in curve() if row["step"] <= 20]
+    run = write_run(tmp_path / "run", [*first, *rows])
+    recipe = run / "config.toml"
+    recipe.write_text(recipe.read_text().replace("[optim]\n", f"[optim]\nlr = {written}\n"))
+    other = write_run(tmp_path / "other", curve())
+    (other / "config.toml").write_text(recipe.read_text().replace(f"lr = {written}", "lr = 0.01"))
+    trained = 0.002 if story.startswith("never") else written
+    [read] = read_runs([run])
+    assert read.config["optim.lr"] == trained
+    told = report([run, other], tmp_path / "out")
+    page = Page((tmp_path / "out" / "index.html").read_text(encoding="utf-8"))
+    assert ["optim.lr", words or str(trained), "0.01"] in page.tables[1]
+    said = f"Trained under settings that changed: optim.lr {words}."
+    assert (said in page.words) == (words is not None)
+    assert ("optim.lr" in told["runs"][0]["changes"]) == (words is not None)
+    assert "Highest learning rate of its steps: 0.001." in page.words, "the metrics' own"
+
+
+def test_a_plan_of_other_hours_is_none(tmp_path):
+    rows = [{**event_row("plan", 5), "steps": 70}, {**event_row("plan", 10), "steps": 60}]
+    back = [*curve(), *rows, event_row("resume", 8), *curve()[9:]]
+    [read] = read_runs([write_run(tmp_path / "back", back)])
+    assert read.planned_steps == 70, "the later plan was made after what was undone"
+    steps = [*curve(20), *rows, resumed(20, {"train.steps": [None, 40], "train.hours": [1.0, None]}), *LATER]
+    [read] = read_runs([write_run(tmp_path / "steps", steps)])
+    assert (read.planned_steps, read.until(20).planned_steps) == (40, 60)
 
 
 def test_facts(tmp_path):

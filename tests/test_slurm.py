@@ -2,6 +2,7 @@ import hashlib
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import gptlab
+from gptlab import cli
 from gptlab.errors import ConfigError
 from gptlab.slurm import Job, batch_file
 
@@ -151,13 +153,10 @@ def test_names_arrive_as_they_are(tmp_path, name, gpus):
     )
     assert f"<train>\n<{name}.toml>\n<--out>\n<{out}>\n" in done.stdout
     assert done.stderr == ""
-    asked = dict(
-        shlex.split(line.removeprefix("#SBATCH --"))[0].split("=", 1)
-        for line in text.splitlines()
-        if line.startswith("#SBATCH") and "=" in line
-    )
-    assert asked["job-name"] == name
-    assert asked["output"] == f"{out}.%j.log"
+    found = asked(text)
+    assert found["job-name"] == name
+    assert found["output"] == f"{Path.cwd() / out}.%j.log"
+    assert found["chdir"] == str(Path.cwd())
 
 
 @pytest.mark.parametrize(("hours", "time"), [(0.17, "0:10:00"), (1, "1:00:00"), (167.99, "167:59:00")])
@@ -169,7 +168,7 @@ def test_the_time_is_rounded_down_to_minutes(hours, time):
 def test_what_is_asked_for():
     job = Job(hours=23.5, nodes=1, gpus=8, cpus=4, partition="gpu", account="thesis")
     text = batch_file(Path("x.sbatch"), [Path("a b.toml")], Path("runs/x"), {}, job, 75)
-    asked = {line for line in text.splitlines() if line.startswith("#SBATCH")}
+    lines = {line for line in text.splitlines() if line.startswith("#SBATCH")}
     assert {
         "#SBATCH --time=23:30:00",
         "#SBATCH --gpus-per-node=8",
@@ -178,7 +177,7 @@ def test_what_is_asked_for():
         "#SBATCH --account=thesis",
         "#SBATCH --signal=USR1@300",
         "#SBATCH --requeue",
-    } <= asked
+    } <= lines
     assert "train 'a b.toml' --out runs/x\n" in text
 
 
@@ -191,8 +190,6 @@ def test_one_process_needs_no_addresses():
 
 
 def test_the_command_and_its_flags(tiny_recipe, tmp_path, capsys):
-    from gptlab import cli
-
     words = ["slurm", str(tiny_recipe), "--out", str(tmp_path / "run"), "--hours", "2", "--gpus", "0"]
     assert cli.main([*words, "--train.steps", "7", "--json", str(tmp_path / "facts.json")]) == 0
     text = (tmp_path / "run.sbatch").read_text()
@@ -203,8 +200,108 @@ def test_the_command_and_its_flags(tiny_recipe, tmp_path, capsys):
     assert "optim: lr = -1.0" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("wrong", [{"hours": 0.1}, {"nodes": 0}, {"gpus": -1}, {"cpus": 0}])
+@pytest.mark.parametrize("wrong", [{"hours": 0.1}, {"nodes": 0}, {"gpus": -1}, {"cpus": 0}, {"mem_gb": 0}])
 def test_impossible_jobs_are_refused(wrong):
-    asked = {"hours": 1.0, "nodes": 1, "gpus": 1, "cpus": 1, "partition": None, "account": None}
-    with pytest.raises(ConfigError, match=f"--{next(iter(wrong))} "):
-        Job(**{**asked, **wrong})
+    right = {"hours": 1.0, "nodes": 1, "gpus": 1, "cpus": 1, "partition": None, "account": None}
+    name, _ = next(iter(wrong.items()))
+    with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')} "):
+        Job(**{**right, **wrong})
+
+
+@pytest.fixture
+def slurm(tiny_recipe, tmp_path, monkeypatch, capsys):
+    """Write a batch file as a user does, from a folder of its own: `slurm("--nodes", 2)`, with what was said."""
+    here = tmp_path / "it's 50% mine"
+    here.mkdir()
+    monkeypatch.chdir(here)
+
+    def run(*words, recipe=tiny_recipe, out="runs/x"):
+        capsys.readouterr()
+        named = [recipe] if recipe is not None else []
+        words = ["slurm", *named, "--out", out, "--hours", 2, "--gpus", 0, *words]
+        code = cli.main([*map(str, words)])
+        return code, capsys.readouterr().err
+
+    return run
+
+
+def asked(text):
+    lines = (line.removeprefix("#SBATCH --") for line in text.splitlines() if line.startswith("#SBATCH"))
+    return dict(shlex.split(line)[0].split("=", 1) for line in lines if "=" in line)
+
+
+def test_the_job_runs_where_the_command_was_typed(slurm, tmp_path):
+    """Recipes, data and runs have relative paths; sbatch may be called from anywhere, and by a job of its own."""
+    assert slurm()[0] == 0
+    found = asked(Path("runs/x.sbatch").read_text())
+    assert found["chdir"] == str(Path.cwd())
+    assert found["output"].replace("%%", "%").replace("%j", "7") == str(Path.cwd() / "runs" / "x.7.log")
+    assert found["output"].count("%%") == 1, "a percent sign of a folder is none of Slurm's"
+    assert "mem" not in found
+    assert "gpus-per-node" not in found
+
+
+def test_memory_is_asked_for(slurm):
+    assert slurm("--mem-gb", 240)[0] == 0
+    assert asked(Path("runs/x.sbatch").read_text())["mem"] == "240G"
+    assert "--mem-gb 0: must be at least 1" in slurm("--mem-gb", 0)[1]
+
+
+def test_srun_is_told_of_the_cores(slurm, tmp_path):
+    """Which it has not taken from sbatch since Slurm 22.05: every process would have a single one."""
+    (tmp_path / "srun").write_text('#!/bin/bash\necho "cores: $SRUN_CPUS_PER_TASK"\n')
+    (tmp_path / "scontrol").write_text("#!/bin/bash\necho here\n")
+    for name in ("srun", "scontrol"):
+        (tmp_path / name).chmod(0o755)
+    there = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "here"}
+    for number, nodes in enumerate((1, 2)):
+        assert slurm("--cpus", 6, "--nodes", nodes, out=f"runs/{number}")[0] == 0
+        file = Path(f"runs/{number}.sbatch")
+        # Slurm says in the job what was asked of sbatch.
+        job = there | {"SLURM_CPUS_PER_TASK": asked(file.read_text())["cpus-per-task"]}
+        done = subprocess.run(["bash", file], env=job, capture_output=True, text=True, check=True)
+        assert done.stdout == "cores: 6\n"
+
+
+def test_what_is_missing_is_told_before_the_queue(slurm, tiny_data, tmp_path):
+    code, said = slurm("--data.path", "nowhere")
+    assert (code, len(said.splitlines())) == (1, 1)
+    assert said.startswith("gptlab slurm: nowhere: ")
+    damaged = shutil.copytree(tiny_data, tmp_path / "damaged")
+    next(damaged.glob("val_*.bin")).unlink()
+    assert "damaged/val_000000.bin" in slurm("--data.path", damaged)[1]
+    assert "context 100,000 needs a" in slurm("--model.context", 100_000, "--train.batch-tokens", 100_000)[1]
+    for key in ("init", "anneal"):
+        said = slurm(f"--train.{key}-from", "runs/none")[1]
+        assert f"train.{key}_from = runs/none: there is no such folder" in said
+    assert "recipe none.toml: no such file" in slurm(recipe="none.toml")[1]
+    assert "--out runs/x: holds no run to continue; name a recipe" in slurm(recipe=None)[1]
+    assert not Path("runs").exists()
+
+
+def test_a_run_that_is_there_goes_on_with_its_own_recipe(slurm, finished_run):
+    shutil.copytree(finished_run, "runs/x")
+    assert slurm(recipe=None)[0] == 0
+    assert slurm("--train.init-from", "gone", "--file", "other.sbatch")[0] == 0, "it has its own weights"
+    assert "train --out runs/x\n" in Path("runs/x.sbatch").read_text()
+
+
+def test_a_batch_file_is_replaced_by_the_same_runs_only(slurm):
+    file = Path("runs/x.sbatch")
+    assert slurm()[0] == 0
+    assert slurm("--hours", 4)[0] == 0
+    written = file.read_text()
+    assert asked(written)["time"] == "4:00:00"
+    told = (
+        "gptlab slurm: runs/x.sbatch: holds another batch file, that of runs/x; choose another file or delete"
+    )
+    assert slurm("--file", file, out="runs/y")[1].startswith(told)
+    file.write_text(written.replace("#SBATCH --requeue", "#SBATCH --requeue\n#SBATCH --exclusive"))
+    assert "runs/x.sbatch: was changed since it was written" in slurm()[1]
+    assert "--exclusive" in file.read_text()
+    file.write_text("#!/bin/bash\necho mine\n")
+    assert "is there and no batch file that says whose it is" in slurm()[1]
+    assert "echo mine" in file.read_text()
+    file.unlink()
+    file.mkdir()
+    assert "runs/x.sbatch: is a folder; choose another name" in slurm()[1]

@@ -7,8 +7,11 @@ from typing import Any
 import numpy as np
 
 import gptlab
+from gptlab.data.manifest import Manifest
+from gptlab.outputs import Record, fingerprint
 from gptlab.page import (
     DASH,
+    INDEX,
     Chart,
     Curve,
     draw,
@@ -16,11 +19,13 @@ from gptlab.page import (
     heading,
     page,
     paragraph,
+    refuse,
     samples,
     table,
     write,
 )
 
+KIND = "data sheet"
 BAR_WIDTH = 50
 SHOWN_LETTERS = 300
 
@@ -153,12 +158,26 @@ def lengths_chart(name: str, split: Row) -> Chart:
     )
 
 
+def refuse_place(folder: Path, out: Path) -> None:
+    """Say before a folder is looked through that its page must not be written there.
+
+    Raises:
+        ConfigError: another data sheet is there, or files of somebody's.
+    """
+    refuse(out, KIND, _identity(folder))
+
+
+def _identity(folder: Path) -> str:
+    return fingerprint(KIND, folder.resolve().name, Manifest.load(folder).fingerprint)
+
+
 def write_page(facts: Row, out: Path) -> list[str]:
     """Write a data sheet as `index.html`, the pictures beside it as PNG, and return the files.
 
     Raises:
-        ConfigError: the folder cannot be written.
+        ConfigError: the folder holds something else, or cannot be written.
     """
+    refuse_place(Path(facts["folder"]), out)
     splits: dict[str, Row] = facts["splits"]
     files: dict[str, bytes] = {}
     figures: list[str] = []
@@ -181,7 +200,8 @@ def write_page(facts: Row, out: Path) -> list[str]:
     }
     lead = f"{_lead(facts)}. Written by gptlab {gptlab.__version__} from the shards."
     title = Path(facts["folder"]).resolve().name
-    files["index.html"] = page(title, lead, sections).encode(errors="replace")
+    record = Record(KIND, _identity(Path(facts["folder"])), title, files.keys())
+    files[INDEX] = page(title, lead, sections, record).encode(errors="replace")
     write(out, files)
     return [str(out / name) for name in files]
 

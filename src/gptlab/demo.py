@@ -20,6 +20,7 @@ from gptlab.data.tokenizer import train_tokenizer
 from gptlab.errors import ConfigError, TrainError
 from gptlab.evaluate import Request, evaluate
 from gptlab.model.size import measure
+from gptlab.outputs import occupied
 from gptlab.publishing import export_folder
 from gptlab.recipe import Raw, check, merge, to_toml
 from gptlab.run import train
@@ -56,8 +57,9 @@ def demo(out: Path) -> dict[str, Any]:
         ConfigError: the folder holds something already.
         TrainError: the run was interrupted.
     """
-    if out.is_dir() and any(out.iterdir()):
-        raise ConfigError(f"--out {out}: holds files already; delete it, or choose a new folder")
+    refusal = occupied(out)  # nor is a demo replaced: somebody may have gone on with its runs
+    if refusal is not None:
+        raise ConfigError(refusal)
     out.mkdir(parents=True, exist_ok=True)
     data = _prepare(out)
     unigram = unigram_bits_per_byte(data)

@@ -19,6 +19,7 @@ from gptlab.data.tokenizer import TOKENIZERS, Tokenizer, load_tokenizer
 from gptlab.errors import CheckpointError, ConfigError, DataError, ExportError
 from gptlab.model.gpt import GPT, ModelConfig
 from gptlab.model.size import measure
+from gptlab.outputs import occupied
 from gptlab.progress import quantity
 from gptlab.publish.aside import folder_aside
 from gptlab.publish.huggingface import compare_logits, folder_tokenizer, read_ours
@@ -47,8 +48,9 @@ def import_model(
         GptlabError: the source is damaged, unsafe, of no known kind or none of our models, its tokenizer is not
             known, or `out` holds files.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out}: exists; choose a new folder")
+    refusal = occupied(out)  # nor is an import replaced: it may have been trained further
+    if refusal is not None:
+        raise ConfigError(refusal)
     kind = _kind(source)
     model_like = recipe.load([like]).model if like is not None else None
     if kind != "nanoGPT" and (model_like is not None or rope_pairs != "halves"):

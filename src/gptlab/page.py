@@ -7,6 +7,7 @@ becomes HTML in these functions only, and is escaped there; what they return is 
 import base64
 import html
 import io
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,10 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gptlab.errors import ConfigError
+from gptlab.outputs import Record, folder_refusal
+from gptlab.parsing import names_neighbour, parse_json
 
 Floats = NDArray[np.float64]
 DASH = "\N{EN DASH}"  # stands in a table for what is not known
 LEGEND_LETTERS = 110  # so many fit on a line of a picture's legend
+INDEX = "index.html"
+RECORD = re.compile(r'<meta name="gptlab" content="([^"]*)">')
+HEAD_LETTERS = 1 << 16  # of a page, in which its record is
 LABEL_GAP = 0.04  # between the labels of two lines across a picture, of its height
 
 
@@ -226,8 +232,16 @@ figcaption { margin-top: .5rem }
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
-def page(title: str, lead: str, sections: Mapping[str, str]) -> str:
-    """Set sections, finished HTML by heading, as a page that needs no other file and no network."""
+def page(title: str, lead: str, sections: Mapping[str, str], record: Record | None = None) -> str:
+    """Set sections, finished HTML by heading, as a page that needs no other file and no network.
+
+    Args:
+        title: of the page.
+        lead: the sentence under it.
+        sections: what follows.
+        record: what is to be known of the page when it is made again; None for one that never is.
+    """
+    said = f"\n{_record_tag(record)}" if record is not None else ""
     colours = {f"LIGHT_{key}": value for key, value in asdict(LIGHT).items()}
     colours |= {f"DARK_{key}": value for key, value in asdict(DARK).items()}
     style = re.sub(r"\b(LIGHT|DARK)_\w+", lambda match: colours[match[0]], CSS)
@@ -239,7 +253,7 @@ def page(title: str, lead: str, sections: Mapping[str, str]) -> str:
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="viewport" content="width=device-width, initial-scale=1">{said}
 <meta http-equiv="Content-Security-Policy" content="{POLICY}">
 <title>{html.escape(title)}</title>
 <style>{style}</style>
@@ -249,6 +263,35 @@ def page(title: str, lead: str, sections: Mapping[str, str]) -> str:
 {paragraph(lead, "faint")}{body}</body>
 </html>
 """
+
+
+def _record_tag(record: Record) -> str:
+    said = {"kind": record.kind, "of": record.of, "name": record.name, "files": sorted(record.files)}
+    return f'<meta name="gptlab" content="{html.escape(json.dumps(said))}">'
+
+
+def read_record(folder: Path) -> Record | None:
+    """Return what a page of ours says of itself and of the pictures beside it; None for another folder."""
+    try:
+        with (folder / INDEX).open(encoding="utf-8", errors="replace") as file:
+            found = RECORD.search(file.read(HEAD_LETTERS))
+        said: Any = parse_json(html.unescape(found[1])) if found else {}
+        kind, of, name, files = (said[key] for key in ("kind", "of", "name", "files"))
+        mine = {each for each in files if names_neighbour(each)} | {INDEX}
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return Record(str(kind), str(of), str(name), mine | {_aside(each) for each in mine})
+
+
+def refuse(out: Path, kind: str, of: str) -> None:
+    """Say before the work of a page begins that it must not be written there.
+
+    Raises:
+        ConfigError: the folder holds another page, or files of somebody's.
+    """
+    refusal = folder_refusal(out, kind, of, read_record(out))
+    if refusal is not None:
+        raise ConfigError(refusal)
 
 
 def heading(text: str) -> str:
@@ -296,21 +339,28 @@ def samples(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def write(out: Path, files: Mapping[str, bytes]) -> None:
-    """Write files into a folder, each whole or not at all.
+    """Write a page and the pictures beside it into a folder, each whole or not at all, and delete the old one's.
 
     Raises:
         ConfigError: the folder cannot be written.
     """
+    old = read_record(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            aside = out / f".{name}.part"
+        for name in old.files - files.keys() if old is not None else ():
+            (out / name).unlink(missing_ok=True)
+        # The page comes first: it knows which pictures are its own, should the rest not come to be.
+        for name, content in sorted(files.items(), key=lambda file: file[0] != INDEX):
+            aside = out / _aside(name)
             try:
                 aside.write_bytes(content)
                 aside.replace(out / name)
             finally:
                 aside.unlink(missing_ok=True)
     except OSError as error:
-        raise ConfigError(
-            f"report {out}: cannot be written ({error.strerror}); give another folder"
-        ) from error
+        raise ConfigError(f"{out}: cannot be written ({error.strerror}); give another folder") from error
+
+
+def _aside(name: str) -> str:
+    """Return the name that a file has until it is whole."""
+    return f".{name}.part"

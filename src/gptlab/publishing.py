@@ -5,14 +5,25 @@ import tempfile
 from pathlib import Path
 
 from gptlab import __version__
+from gptlab.data.shards import file_sha256
 from gptlab.errors import ExportError
 from gptlab.model.gpt import GPT
+from gptlab.outputs import fingerprint
 from gptlab.publish.card import CARD, CURVE, Card, card_files, find_origin
-from gptlab.publish.gguf import ExportedGGUF, GGUFDType, export_gguf
-from gptlab.publish.huggingface import FILES, Exported, export, fit_vocabulary, format_of, read_mark
+from gptlab.publish.gguf import ExportedGGUF, GGUFDType, export_gguf, gguf_file, refuse_file
+from gptlab.publish.huggingface import (
+    FILES,
+    Exported,
+    export,
+    fit_vocabulary,
+    format_of,
+    mark_of,
+    read_mark,
+    refuse_place,
+)
 from gptlab.publish.huggingface.formats import OWN
 from gptlab.publish.push import Pushed, open_repository, push
-from gptlab.run_folder import run_of
+from gptlab.run_folder import identity, run_of
 from gptlab.saved import checkpoint_folder, load
 from gptlab.train.checkpoint import STATE
 
@@ -32,6 +43,8 @@ def export_folder(
     Raises:
         GptlabError: the model cannot be loaded, or not be written there.
     """
+    of = _whose(model)
+    refuse_place(out, of)
     checkpoint = checkpoint_folder(model)
     network, tokenizer = load(checkpoint or model, "cpu")
     if not isinstance(network, GPT):
@@ -40,7 +53,7 @@ def export_folder(
     if (beside := _kept_card(model, address)) is not None:
         if licence is not None:
             raise ExportError(f"--licence {licence}: the export in {model} has a card; write it there")
-        return export(network, tokenizer, out, verify=verify, beside=beside)
+        return export(network, tokenizer, out, verify=verify, beside=beside, of=of)
     state = json.loads((checkpoint / STATE).read_bytes()) if checkpoint is not None else {}
     class_name = format_of(network.config)
     card = Card(
@@ -52,7 +65,18 @@ def export_folder(
         address=address,
         licence=licence,
     )
-    return export(network, tokenizer, out, verify=verify, beside=card_files(card))
+    return export(network, tokenizer, out, verify=verify, beside=card_files(card), of=of)
+
+
+def _whose(model: Path) -> str:
+    """Return the fingerprint of a model: that of its run, or of its weights where it is of none that is here."""
+    run = run_of(model) if checkpoint_folder(model) is not None else None
+    if run is not None:
+        return identity(run)
+    if (mark := read_mark(model)) is not None and (of := mark_of(mark)) is not None:
+        return of
+    weights = sorted(model.glob("*.safetensors"))
+    return fingerprint("model", *map(file_sha256, weights))
 
 
 def _here(folder: Path) -> str:
@@ -84,7 +108,7 @@ def publish(
     Raises:
         GptlabError: the model cannot be exported, nobody is logged in, or the hub refuses.
     """
-    open_repository(repository, public=public)  # before the work of an export
+    open_repository(repository, public=public, of=_whose(model))  # before the work of an export
     with tempfile.TemporaryDirectory(prefix="gptlab-") as folder:
         # An export is the same bytes every time, so what the hub has of it is known again.
         out = Path(folder) / "export"
@@ -113,6 +137,7 @@ def export_file(
     Raises:
         GptlabError: the model cannot be loaded, or not be written there.
     """
+    name, of = (run_of(model) or model.resolve()).name, _whose(model)
+    refuse_file(gguf_file(out, name, dtype), of)
     network, tokenizer = load(model, "cpu")
-    name = (run_of(model) or model.resolve()).name
-    return export_gguf(network, tokenizer, out, name=name, dtype=dtype, licence=licence, verify=verify)
+    return export_gguf(network, tokenizer, out, name=name, dtype=dtype, licence=licence, verify=verify, of=of)

@@ -17,8 +17,10 @@ import numpy as np
 
 import gptlab
 from gptlab.eval import hellaswag, published
+from gptlab.outputs import Record, fingerprint
 from gptlab.page import (
     DASH,
+    INDEX,
     Chart,
     Curve,
     amount,
@@ -27,6 +29,7 @@ from gptlab.page import (
     heading,
     page,
     paragraph,
+    refuse,
     samples,
     table,
     write,
@@ -39,6 +42,7 @@ from gptlab.run_folder import (
     Run,
     as_number,
     columns,
+    identity,
     loss_chart,
     read_runs,
     results,
@@ -48,6 +52,7 @@ from gptlab.run_folder import (
 )
 from gptlab.train.metrics import Row
 
+KIND = "report"
 Group = tuple[str, str, int, int, str]
 
 PARAMETERS_APART = 1.02
@@ -73,6 +78,8 @@ def facts(run: Run, first: Run) -> Row:
     best: Row = min(validated, key=lambda row: row["loss"], default={})
     machine, processes = environment.get("device"), environment.get("processes", 1)
     scores = {_group(row): row for row in run.metrics["eval"]}
+    changed = {key for one in (first, run) for key in one.changes if "." in key}
+    keys = first.config.keys() | run.config.keys() | changed
     return {
         "name": run.name,
         "folder": str(run.folder),
@@ -80,6 +87,8 @@ def facts(run: Run, first: Run) -> Row:
         "steps": last["step"],
         "planned_steps": run.planned_steps,
         "tokens": last["tokens"],
+        "highest_rate": run.highest_rate,
+        "changes": {key: [list(each) for each in values] for key, values in run.changes.items()},
         "best_loss": best.get("loss"),
         "best_step": best.get("step"),
         "bits_per_byte": best.get("bits_per_byte"),
@@ -88,9 +97,9 @@ def facts(run: Run, first: Run) -> Row:
         "machine": f"{processes} x {machine}" if machine and processes > 1 else machine,
         "gptlab": environment.get("gptlab"),
         "differences": {
-            key: [first.config.get(key), run.config.get(key)]
-            for key in sorted(first.config.keys() | run.config.keys())
-            if first.config.get(key) != run.config.get(key)
+            key: [first.setting(key), run.setting(key)]
+            for key in sorted(keys)
+            if first.setting(key) != run.setting(key)
         },
         "events": run.metrics["event"],
     }
@@ -109,7 +118,7 @@ def notes(runs: Sequence[Run], reached: Sequence[Row]) -> list[str]:
     """Say, a sentence each, what makes a comparison of these runs unfair; `reached` are their facts."""
 
     def apart(*keys: str) -> bool:
-        return len({str([run.config.get(key) for key in keys]) for run in runs}) > 1
+        return len({str([run.setting(key) for key in keys]) for run in runs}) > 1
 
     sizes = [row["parameters"] for row in reached if row["parameters"]]
     differences = {
@@ -196,9 +205,11 @@ def report(runs: Sequence[Path], out: Path) -> Row:
         `runs`, the facts of each; `notes`, what makes comparing them unfair; `files`, what was written.
 
     Raises:
-        ConfigError: a folder is no run folder, or `out` cannot be written.
+        ConfigError: a folder is no run folder, `out` holds something else, or it cannot be written.
     """
     loaded = read_runs(runs)
+    of = fingerprint(*sorted(map(identity, runs)))
+    refuse(out, KIND, of)
     reached = [facts(run, loaded[0]) for run in loaded]
     unfair = notes(loaded, reached)
     drawn: dict[str, list[str]] = {}
@@ -224,7 +235,8 @@ def report(runs: Sequence[Path], out: Path) -> Row:
     sections["Run by run"] = "".join(_details(run) for run in loaded)
     title = reached[0]["name"] if len(loaded) == 1 else f"{len(loaded)} runs"
     lead = f"Written by gptlab {gptlab.__version__} from the files of the runs."
-    files["index.html"] = page(title, lead, sections).encode(errors="replace")
+    record = Record(KIND, of, title, files.keys())
+    files[INDEX] = page(title, lead, sections, record).encode(errors="replace")
     write(out, files)
     return {"runs": reached, "notes": unfair, "files": [str(out / name) for name in files]}
 
@@ -291,5 +303,11 @@ def _details(run: Run) -> str:
     last = [row for row in written if row["step"] == written[-1]["step"]][:SAMPLES]
     parts = [heading(run.name), paragraph(f"{run.folder}; {origin}", "faint")]
     parts += [paragraph(f"On the way: {events}.", "faint")] if events else []
+    rate = run.highest_rate
+    parts += (
+        [paragraph(f"Highest learning rate of its steps: {rate:g}.", "faint")] if rate is not None else []
+    )
+    changed = "; ".join(f"{key} {run.setting(key)}" for key in run.changes)
+    parts += [paragraph(f"Trained under settings that changed: {changed}.", "note")] if changed else []
     parts += [paragraph(f"What it writes at step {last[0]['step']:,}:"), samples(last)] if last else []
     return "".join(parts)

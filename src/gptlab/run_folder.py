@@ -7,7 +7,7 @@ It is read from the files alone, so without torch: `metrics.jsonl`, and where th
 import math
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ import numpy as np
 
 from gptlab.errors import ConfigError
 from gptlab.eval import continuation, hellaswag
+from gptlab.history import History, history, read_none, spelled, told, until
+from gptlab.outputs import fingerprint
 from gptlab.page import DASH, Chart, Curve, Floats
 from gptlab.parsing import parse_json, parse_toml
-from gptlab.train.metrics import IDENTITY, Row, read_rows
+from gptlab.train.metrics import GOES_BACK, IDENTITY, Row, read_rows
 
 Metrics = dict[str, list[Row]]
 
@@ -44,21 +46,55 @@ FRAME_PERCENTILES = (0.1, 93)  # of the training loss: the steep start would fla
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder as read, its recipe with keys like `model.norm`."""
+    """A run folder as read."""
 
     name: str
     folder: Path
     config: Row
+    """The recipe under which its last step was done, with keys like `model.norm`."""
     environment: Row
     metrics: Metrics
+    history: History = field(default_factory=dict[str, Sequence[tuple[int, Any]]])
+    """What was changed on the way; see there."""
 
     @property
     def planned_steps(self) -> int | None:
         """The step at which the run ends: that of its newest plan, or of its recipe."""
-        plans = [
-            row["steps"] for row in self.metrics["event"] if row.get("event") == "plan" and "steps" in row
-        ]
-        return plans[-1] if plans else self.config.get("train.steps")
+        plans: list[tuple[int, int]] = []
+        for row in self.metrics["event"]:
+            if row.get("event") == "plan" and "steps" in row:
+                plans.append((row["step"], row["steps"]))
+            elif row.get("event") in GOES_BACK:
+                kept = not self._began_anew(row["step"], "train.steps", "train.hours")
+                plans = [plan for plan in plans if kept and plan[0] <= row["step"]]
+        return plans[-1][1] if plans else self.config.get("train.steps")
+
+    def _began_anew(self, step: int, *keys: str) -> bool:
+        return any(step == begin for key in keys for begin, _ in self.history.get(key, ())[1:])
+
+    @property
+    def highest_rate(self) -> float | None:
+        """The highest learning rate of its steps; None where they do not tell."""
+        rates = [rate for row in self.metrics["step"] if math.isfinite(rate := as_number(row.get("lr")))]
+        return max(rates, default=None)
+
+    @property
+    def changes(self) -> History:
+        """Settings that had several values, and from which step on each."""
+        return {key: values for key, values in self.history.items() if len(values) > 1}
+
+    def setting(self, key: str) -> Any:
+        """Return a setting as it is, or in words where it was changed on the way."""
+        values = self.changes.get(key)
+        if values is None:
+            return self.config.get(key)
+        return told([(step, spelled(value)) for step, value in values])
+
+    def until(self, step: int) -> "Run":
+        """Return the run as it was when a step was done, and nothing of what came later."""
+        metrics = {kind: [row for row in rows if row["step"] <= step] for kind, rows in self.metrics.items()}
+        changes = until(self.history, step)
+        return replace(self, config=_in_force(self.config, changes), metrics=metrics, history=changes)
 
 
 def run_of(model: Path) -> Path | None:
@@ -67,6 +103,14 @@ def run_of(model: Path) -> Path | None:
     return next(
         (folder for folder in (model, model.parent.parent) if (folder / "checkpoints").is_dir()), None
     )
+
+
+def identity(run: Path) -> str:
+    """Return the fingerprint of a run, by its name and a file that it never changes."""
+    known = (run / "environment.json", *sorted(run.glob("checkpoints/step_00000000/state.json")))
+    said = next((file.read_bytes() for file in known if file.is_file()), None)
+    run = run.resolve()
+    return fingerprint("run", run.name, said if said is not None else str(run))
 
 
 def read_metrics(run: Path) -> Metrics:
@@ -78,7 +122,7 @@ def read_metrics(run: Path) -> Metrics:
     path = run / "metrics.jsonl"
     if not path.is_file():
         raise ConfigError(f'run {run}: holds no metrics.jsonl; give a folder that "gptlab train --out" wrote')
-    rows = [row for row in read_rows(path) if _misfit(row) is None]
+    rows = [row for row in read_rows(path) if _misfit(row) is None and _fits(row.get("changed", {}))]
     for row in rows:
         if row["kind"] == "eval":
             row.setdefault("data", None)
@@ -119,7 +163,17 @@ def _read_run(folder: Path, name: str) -> Run:
         raise ConfigError(
             f"run {folder}: its config.toml or environment.json is damaged ({error}); mend or remove it"
         ) from error
-    return Run(name, folder, *said, metrics)
+    config, environment = said
+    steps = [row["step"] for row in metrics["step"]]
+    changes = history(config, environment.get("processes"), metrics["event"], steps)
+    return Run(name, folder, _in_force(config, changes), environment, metrics, changes)
+
+
+def _in_force(config: Row, changes: History) -> Row:
+    """Return a recipe with the values that the last step was done under."""
+    last = {key: values[-1][1] for key, values in changes.items() if values and "." in key}
+    other = {key: value for key, value in last.items() if read_none(config.get(key)) != value}
+    return {key: value for key, value in (config | other).items() if key not in other or value is not None}
 
 
 def _checked(said: Any) -> Row:
@@ -134,6 +188,12 @@ def _misfit(said: Row) -> str | None:
     """Return a key that has not the kind of value that its readers count on; None if all have."""
     wrong = (key for key, kind in KINDS.items() if key in said and type(said[key]) not in kind)
     return next(wrong, None)
+
+
+def _fits(changed: Row) -> bool:
+    """Say whether all that a start of a run changed is of the kinds that it has in a recipe."""
+    values = ((key, value) for key, pair in changed.items() if isinstance(pair, list) for value in pair)
+    return all(value is None or _misfit({key: value}) is None for key, value in values)
 
 
 def _flat(table: Row, above: str = "") -> Row:
@@ -225,6 +285,7 @@ KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("tokens", "steps", "shots", "n", "processes", "parameters"), (int,)),
     **dict.fromkeys(("loss", "bits_per_byte", *ACCURACIES, *ACCURACIES.values()), (*NUMBER, NOTHING)),
     **dict.fromkeys(("event", "task", "protocol", "prompt", "text"), (str,)),
+    "changed": (dict,),
     "data": (str, NOTHING),
     # environment.json
     **dict.fromkeys(("device", "dtype", "gptlab"), (str,)),

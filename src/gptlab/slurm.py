@@ -4,9 +4,11 @@ Slurm sends SIGUSR1 some minutes before the limit. `gptlab train` then writes a 
 code 75, for which the batch file asks to be queued again; the same command continues the run. Every process is
 a task of srun's, and not a child of torchrun, since srun hands the signal to each task.
 
-Source: Slurm's manual pages of sbatch (--signal, --requeue, --open-mode), srun and scontrol.
+Source: Slurm's manual pages of sbatch (--signal, --requeue, --open-mode, --chdir, filename pattern), srun and
+scontrol.
 """
 
+import re
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gptlab.data.batches import Windows
+from gptlab.data.mixture import DataConfig
 from gptlab.errors import ConfigError
+from gptlab.outputs import Record, file_refusal, fingerprint
+from gptlab.train.config import TrainConfig
+
+KIND = "batch file"
+RECORD = re.compile(r"# Of (\w+) of gptlab; by (\w+) it is seen whether somebody changed it\.\n")
 
 SIGNAL_S = 300  # from the signal to the end: for a step, the copy of the state and a slow file system
 
@@ -23,6 +32,9 @@ TEMPLATE = """\
 # Written by "gptlab slurm"; submit it with: sbatch {file}
 # It trains until {out} is finished, in as many jobs of {hours:g} h as that takes.
 {directives}
+
+# Since Slurm 22.05 srun does not know by itself how many cores sbatch was asked for.
+export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"
 # The signals are for the processes. This shell outlives them, to see how they ended.
 trap : USR1 TERM
 
@@ -55,16 +67,18 @@ class Job:
     """GPUs of each machine, a process each; 0 is one process without any."""
     cpus: int
     """Processor cores of each process."""
+    mem_gb: int | None = None
+    """Memory of each machine, in GiB; None is the cluster's own choice."""
     partition: str | None
     """Queue; None is the cluster's own choice."""
     account: str | None
     """Whom to charge; None is the user's own."""
 
     def __post_init__(self) -> None:
-        for name, least in (("nodes", 1), ("gpus", 0), ("cpus", 1)):
+        for name, least in (("nodes", 1), ("gpus", 0), ("cpus", 1), ("mem_gb", 1)):
             value = getattr(self, name)
-            if value < least:
-                raise ConfigError(f"--{name} {value}: must be at least {least}")
+            if value is not None and value < least:
+                raise ConfigError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
         if self.hours * 3600 < 2 * SIGNAL_S:
             raise ConfigError(
                 f"--hours {self.hours:g}: leaves no time to train, as the last {SIGNAL_S // 60} minutes are kept "
@@ -79,9 +93,12 @@ class Job:
     def directives(self, out: Path) -> Iterator[str]:
         """Yield the lines that sbatch reads."""
         minutes = int(self.hours * 60)
+        log = str(out.absolute()).replace("%", "%%")  # beside the run, whose folder is not there yet
         options = {
             "job-name": out.name,
-            "output": f"{out}.%j.log",  # beside the run, whose folder is not there yet
+            # sbatch may be called from anywhere; the paths of the command are those of here.
+            "chdir": str(Path.cwd()),
+            "output": f"{log}.%j.log",
             "open-mode": "append",
             "nodes": self.nodes,
             "ntasks-per-node": max(1, self.gpus),
@@ -91,6 +108,8 @@ class Job:
         }
         if self.gpus:
             options["gpus-per-node"] = self.gpus
+        if self.mem_gb is not None:
+            options["mem"] = f"{self.mem_gb}G"
         for name in ("partition", "account"):
             if getattr(self, name) is not None:
                 options[name] = getattr(self, name)
@@ -123,7 +142,7 @@ def batch_file(
     ]
     several = job.processes > 1
     command = shlex.join(words)
-    return TEMPLATE.format(
+    text = TEMPLATE.format(
         file=shlex.quote(str(file)),
         out=out,
         hours=job.hours,
@@ -131,6 +150,65 @@ def batch_file(
         launch=SEVERAL.format(command=command) if several else f"srun {command}",
         interrupted=interrupted,
     )
+    head, _, rest = text.partition("\n")
+    record = (
+        f"# Of {_identity(out)} of gptlab; by {fingerprint(text)} it is seen whether somebody changed it.\n"
+    )
+    return f"{head}\n{record}{rest}"
+
+
+def refuse_place(file: Path, out: Path) -> None:
+    """Say before anything is done that a batch file must not be written there.
+
+    Args:
+        file: where it would lie.
+        out: the run folder that it would train.
+
+    Raises:
+        ConfigError: the file is another run's, somebody changed it, or it is none of ours.
+    """
+    text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+    found = RECORD.search(text)
+    record = Record(KIND, found[1], _trained(text)) if found is not None else None
+    refusal = file_refusal(file, KIND, _identity(out), record)
+    if refusal is not None:
+        raise ConfigError(refusal)
+    if found is not None and fingerprint(RECORD.sub("", text, count=1)) != found[2]:
+        raise ConfigError(
+            f"{file}: was changed since it was written; choose another --file, or move it away and take the "
+            "changes over"
+        )
+
+
+def _identity(out: Path) -> str:
+    return fingerprint(KIND, str(out.absolute()))
+
+
+def _trained(text: str) -> str:
+    found = re.search(r"^# It trains until (.*) is finished", text, re.MULTILINE)
+    return found[1] if found is not None else "another run"
+
+
+def check_ready(data: DataConfig, train: TrainConfig, context: int, out: Path) -> None:
+    """Refuse what would be refused after the queue: data, or a model to start from, that are not there.
+
+    Args:
+        data: the recipe's [data].
+        train: the recipe's [train].
+        context: how many tokens a model sees at once.
+        out: the run folder; a run that has a checkpoint needs no other model.
+
+    Raises:
+        DataError: a folder of data is missing, not finished, or holds too little.
+        ConfigError: there is no such model.
+    """
+    for part in data.parts:
+        for split in ("train", "val"):
+            Windows(part.path, split, context)
+    for key in ("init_from", "anneal_from") if not (out / "latest").is_file() else ():
+        start = getattr(train, key)
+        if start is not None and not Path(start).is_dir():
+            raise ConfigError(f"train.{key} = {start}: there is no such folder; name a run or a checkpoint")
 
 
 def _spell(flags: Mapping[str, Any]) -> Iterator[str]:

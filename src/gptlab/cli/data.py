@@ -24,14 +24,15 @@ def prepare(
     """Turn documents into shards of tokens; run again to continue.
 
     Args:
-        source: a name of `gptlab data list`, a file or folder of .txt, .jsonl or .parquet, or a data set on the
-            Hugging Face hub, as hf:OWNER/NAME[@REVISION][:CONFIGURATION_OR_PATH].
+        source: a name of `gptlab data list`, a file or folder of .txt, .json, .jsonl or .parquet, packed or not, or a
+            data set on the Hugging Face hub, as hf:OWNER/NAME[@REVISION][:CONFIGURATION_OR_PATH].
         out: the prepared folder.
         tokenizer: gpt2, bytes, or a file of `gptlab data tokenizer`.
-        val_tokens: about how many tokens to hold out; None is a hundredth.
+        val_tokens: about how many tokens to hold out, of the last document a part where few are long; None is a
+            hundredth.
         max_tokens: stop after about that many; None is all.
         workers: processes; None is one for each core.
-        text_column: where the text is, in .jsonl and .parquet; None finds it.
+        text_column: where the text is, in .json, .jsonl and .parquet; None finds it.
         deduplicate: `exact` leaves out documents equal to an earlier one; max_tokens counts before that.
         engine: `processes` of this machine, or `ray`, a cluster that sees OUT as this machine does.
         part: I/N does one of N shares, for `gptlab data merge`; None is all.
@@ -139,8 +140,10 @@ def inspect(folder: Path, /, *, out: Path | None = None) -> dict[str, Any]:
         out: folder for the same as a page, `index.html`, with its pictures; None writes none.
     """
     from gptlab.data.inspect import inspect
-    from gptlab.datasheet import told, write_page
+    from gptlab.datasheet import refuse_place, told, write_page
 
+    if out is not None:
+        refuse_place(folder, out)
     facts = inspect(folder)
     print(told(facts))
     if out is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from gptlab.errors import ExportError
-from gptlab.publish.huggingface import read_mark
+from gptlab.publish.huggingface import mark_of, read_mark
 from gptlab.publish.huggingface.foreign import CONFIG
 
 NO_TOKEN = (
@@ -32,16 +32,17 @@ class Pushed(TypedDict):
     """Whether anything was missing there."""
 
 
-def open_repository(name: str, *, public: bool) -> None:
+def open_repository(name: str, *, public: bool, of: str) -> None:
     """Make a repository, or find that an existing one is for us.
 
     Args:
         name: OWNER/NAME.
         public: whether others may see it.
+        of: the fingerprint of the run or the model that is to be there.
 
     Raises:
         ExportError: nobody is logged in, the hub cannot be reached or refuses, the repository is public where that
-            was not asked for, or it holds a model that gptlab did not write.
+            was not asked for, or it holds another model.
     """
     from huggingface_hub import HfApi, get_token
 
@@ -60,8 +61,11 @@ def open_repository(name: str, *, public: bool) -> None:
         if CONFIG in {file.rfilename for file in info.siblings or ()}:
             with tempfile.TemporaryDirectory() as folder:
                 api.hf_hub_download(name, CONFIG, local_dir=folder)
-                if read_mark(Path(folder)) is None:
+                mark = read_mark(Path(folder))
+                if mark is None:
                     raise ExportError(f"{name}: holds a model that gptlab did not write; choose another name")
+                if mark_of(mark) not in (of, None):
+                    raise ExportError(f"{name}: holds another model of gptlab's; choose another name")
 
 
 def push(folder: Path, name: str, *, names: Sequence[str], message: str, public: bool) -> Pushed:

@@ -78,9 +78,17 @@ def test_a_recipe_tells_no_path(run: Path, tiny_data: Path) -> None:
 
 
 def test_processes_that_changed_are_not_told(run: Path) -> None:
-    with (run / "metrics.jsonl").open("a") as file:
+    metrics = run / "metrics.jsonl"
+    later = [line for line in metrics.read_text().splitlines() if json.loads(line)["step"] > 8]
+    with metrics.open("a") as file:
         file.write('{"kind": "event", "event": "resume", "step": 12, "processes": 2}\n')
+    assert found(run).processes == 1, "no step was done by two"
+    with metrics.open("a") as file:
+        file.write('{"kind": "event", "event": "resume", "step": 8, "processes": 2}\n')
+        file.write("".join(f"{line}\n" for line in later))
     assert found(run).processes is None
+    assert found(run, 8).processes == 1
+    assert found(run).changes == ["processes 1, from step 8 on 2"]
 
 
 def test_a_checkpoint_alone_and_a_run_without_a_recipe(run: Path, tmp_path: Path) -> None:

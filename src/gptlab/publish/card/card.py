@@ -203,13 +203,18 @@ def _training(at: Origin, *, pictured: bool) -> str:
 
 def _progress(at: Origin) -> Rows:
     said = at.run.environment if at.run is not None else {}
-    config = at.run.config if at.run is not None else {}
-    planned = at.run.planned_steps if at.run is not None else None
+    config = at.past.config if at.past is not None else {}
+    planned = at.past.planned_steps if at.past is not None else None
+    rate = at.past.highest_rate if at.past is not None else None
     yield "steps", f"{at.step:,}" + (f" of {planned:,}" if planned else "")
     yield "tokens", f"{at.state['tokens']:,}"
     for name, (key, form) in RECIPE.items():
         if key in config:
             yield name, form.format(config[key])
+        if key == "optim.name" and rate is not None:
+            yield "highest learning rate", f"{rate:g}"
+    if at.changes:
+        yield "changed on the way", "; ".join(at.changes)
     if "dtype" in said:
         yield "number format", said["dtype"]
     for row in at.rows("val"):
@@ -276,7 +281,6 @@ def _line(*cells: str) -> str:
 RECIPE = {
     "tokens a step": ("train.batch_tokens", "{:,}"),
     "optimizer": ("optim.name", "{}"),
-    "highest learning rate": ("optim.lr", "{:g}"),
     "schedule": ("schedule.name", "{}"),
     "steps of warm-up": ("schedule.warmup_steps", "{:,}"),
 }

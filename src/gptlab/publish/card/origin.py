@@ -1,20 +1,23 @@
 """Where a model comes from, as far as its files tell; what they do not tell is None, and never guessed."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
-from typing import Any
+from typing import Any, cast
 
 from gptlab.data.manifest import Manifest
 from gptlab.data.mixture import fingerprint, share_block
 from gptlab.data.remote import PREFIX, split_name
 from gptlab.errors import DataError
+from gptlab.history import read_none, spelled, told
+from gptlab.parsing import parse_toml
 from gptlab.run_folder import Run, read_runs, run_of
 from gptlab.train.metrics import Row
 
 # Keys of a recipe that hold a path, of which others need to know the last part only.
-PATHS = re.compile(r'^(path|init_from|hellaswag_file) = "(.*)"$', re.MULTILINE)
+PATHS = ("path", "init_from", "anneal_from", "hellaswag_file")
 
 # What parts raise that no recipe names.
 NO_PARTS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
@@ -53,7 +56,7 @@ class Origin:
     run: Run | None
     """The run that it is a checkpoint of."""
     recipe: str | None
-    """That run's recipe, of paths the last part alone."""
+    """That run's recipe, as it was for this checkpoint, of paths the last part alone."""
     data: Sequence[DataSet] | None
     """What it was trained on, if that is still there and the same."""
 
@@ -68,19 +71,29 @@ class Origin:
         return [row for row in rows if row["step"] == self.state.get("step")]
 
     @property
+    def past(self) -> Run | None:
+        """The run as it was at this checkpoint, without what came later."""
+        return self.run.until(self.step or 0) if self.run is not None else None
+
+    @property
     def steps(self) -> list[Row]:
         """The rows of the steps that led here."""
-        rows = self.run.metrics["step"] if self.run is not None else []
-        return [row for row in rows if row["step"] <= (self.step or 0)]
+        return self.past.metrics["step"] if self.past is not None else []
 
     @property
     def processes(self) -> int | None:
         """How many processes trained; None where that is not known, or changed on the way."""
-        if self.run is None:
-            return None
-        found = {row["processes"] for row in self.run.metrics["event"] if "processes" in row}
-        found |= {self.run.environment["processes"]} if "processes" in self.run.environment else set()
-        return found.pop() if len(found) == 1 else None
+        found = self.past.history["processes"] if self.past is not None else ()
+        return found[0][1] if len(found) == 1 else None
+
+    @property
+    def changes(self) -> list[str]:
+        """What was changed on the way here, in words, of paths the last part alone."""
+        changes = self.past.changes if self.past is not None else {}
+        return [
+            f"{key} {told([(step, spelled(_bare(key, value))) for step, value in values])}"
+            for key, values in changes.items()
+        ]
 
 
 def find_origin(model: Path, state: Mapping[str, Any]) -> Origin:
@@ -97,14 +110,64 @@ def find_origin(model: Path, state: Mapping[str, Any]) -> Origin:
     if folder is None:
         return Origin(model.resolve().name, state, None, None, None)
     run = read_runs([folder])[0] if (folder / "metrics.jsonl").is_file() else None
-    text = (folder / "config.toml").read_text("utf-8") if run is not None and run.config else None
-    recipe = PATHS.sub(lambda found: f'{found[1]} = "{last_part(found[2])}"', text) if text else None
-    return Origin(folder.name, state, run, recipe, _data_sets(run, state) if run is not None else None)
+    own = folder / "config.toml"
+    text = own.read_text("utf-8") if run is not None and run.config and own.is_file() else None
+    found = Origin(folder.name, state, run, None, _data_sets(run, state) if run is not None else None)
+    return replace(found, recipe=_recipe(text, found.past)) if text and found.past is not None else found
 
 
 def last_part(path: str) -> str:
     """Return the last part of a path of any system."""
     return PureWindowsPath(path).name or path
+
+
+def _recipe(text: str, run: Run) -> str:
+    """Return a config.toml with the values that a run's last step was done under.
+
+    Where the data lie is left as it is: they are the same, or the run would not have gone on.
+    """
+    written = parse_toml(text.encode())
+    for key in run.history:
+        section, _, name = key.rpartition(".")
+        if section in ("", "data"):
+            continue
+        table = written.get(section)
+        before = read_none(table.get(name)) if isinstance(table, dict) else None
+        value = run.config.get(key)
+        if before != read_none(value):
+            # A path that is none is left out; in any other place, "none" stands for it.
+            left_out = value is None and isinstance(before, str)
+            text = _with_line(text, section, name, "" if left_out else f"{name} = {_toml(value)}\n")
+    paths = re.compile(rf'^({"|".join(PATHS)}) = "(.*)"$', re.MULTILINE)
+    return paths.sub(lambda found: f'{found[1]} = "{last_part(found[2])}"', text)
+
+
+def _with_line(text: str, section: str, name: str, line: str) -> str:
+    """Put a line in the place of a key's, or at the head of its section."""
+    begin = re.search(rf"^\[{re.escape(section)}\]\n", text, re.MULTILINE)
+    if begin is None:
+        return f"{text}\n[{section}]\n{line}"
+    end = re.compile(r"^\[", re.MULTILINE).search(text, begin.end())
+    stop = end.start() if end is not None else len(text)
+    old = re.compile(rf"^{re.escape(name)} = .*\n", re.MULTILINE).search(text, begin.end(), stop)
+    first, last = old.span() if old is not None else (begin.end(), begin.end())
+    return text[:first] + line + text[last:]
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, cast(list[Any], value)))}]"
+    return json.dumps("none" if value is None else value, ensure_ascii=False)
+
+
+def _bare(key: str, value: Any) -> Any:
+    """Return a setting's value, of paths the last part alone."""
+    if isinstance(value, list):
+        return [_bare(key, each) for each in cast(list[Any], value)]
+    if isinstance(value, dict):
+        return {name: _bare(name, each) for name, each in cast(dict[str, Any], value).items()}
+    is_path = isinstance(value, str) and key.rpartition(".")[2] in PATHS
+    return last_part(value) if is_path else value
 
 
 def _data_sets(run: Run, state: Mapping[str, Any]) -> list[DataSet] | None:

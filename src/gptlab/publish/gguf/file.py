@@ -13,6 +13,7 @@ from gptlab.data.shards import aside
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import ExportError
 from gptlab.model.gpt import GPT, ModelConfig
+from gptlab.outputs import Record, file_refusal
 from gptlab.publish.huggingface import HuggingFaceModel
 from gptlab.publish.huggingface.folder import fit_vocabulary
 from gptlab.publish.huggingface.formats.format import STILL
@@ -41,6 +42,8 @@ class Numbers:
     """
 
 
+KIND = "GGUF file"
+OF = "gptlab.of"  # the key that says whose a file is
 POSITIONS = "transformer.wpe.weight"  # added to the embeddings, for which llama.cpp wants float32
 MISSING = 'this needs the package gguf: pip install "gptlab[gguf]"'
 
@@ -66,6 +69,7 @@ def export_gguf(
     dtype: GGUFDType = "float32",
     licence: str | None = None,
     verify: bool = True,
+    of: str | None = None,
 ) -> ExportedGGUF:
     """Write a model and its tokenizer as one GGUF file.
 
@@ -78,6 +82,7 @@ def export_gguf(
         licence: the hub's identifier of the model's licence.
         verify: whether llama.cpp loads the file, where llama-cpp-python is installed, and its ids and logits are
             compared, before the file gets its name.
+        of: the fingerprint of the run or the model, which the file keeps.
 
     Raises:
         ExportError: llama.cpp does not run such a model or tokenizer, or computes something else, the file cannot
@@ -92,7 +97,7 @@ def export_gguf(
         gguf: Any = import_module("gguf")
     except ImportError as error:
         raise ExportError(f"to gguf: {MISSING}") from error
-    file = out if out.suffix == ".gguf" else out / f"{name}-{dtype}.gguf"
+    file = gguf_file(out, name, dtype)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         if file.is_dir():
@@ -102,6 +107,8 @@ def export_gguf(
             _write_keys(writer, gguf, model.config, dict(architecture.keys(model.config)), name, dtype)
             if licence is not None:
                 writer.add_license(licence)
+            if of is not None:
+                writer.add_string(OF, of)
             _write_vocabulary(writer, vocabulary)
             _write_tensors(writer, gguf, model.state_dict(), model.config, dtype)
             writer.write_header_to_file()
@@ -119,6 +126,30 @@ def export_gguf(
         "bytes": file.stat().st_size,
         "max_diff": max_diff,
     }
+
+
+def gguf_file(out: Path, name: str, dtype: GGUFDType) -> Path:
+    """Return the file that is written for OUT, which may be a folder."""
+    return out if out.suffix == ".gguf" else out / f"{name}-{dtype}.gguf"
+
+
+def refuse_file(file: Path, of: str) -> None:
+    """Say before the work of an export begins that it must not be written there.
+
+    Raises:
+        ExportError: the file is another model's, or none of ours.
+    """
+    refusal = file_refusal(file, KIND, of, _record(file) if file.is_file() else None)
+    if refusal is not None:
+        raise ExportError(refusal)
+
+
+def _record(file: Path) -> Record | None:
+    try:
+        fields: Any = import_module("gguf").GGUFReader(file).fields
+        return Record(KIND, fields[OF].contents(), fields["general.name"].contents())
+    except Exception:  # a file that is none of ours raises whatever it likes
+        return None
 
 
 def _write_keys(

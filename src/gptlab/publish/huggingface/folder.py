@@ -13,13 +13,14 @@ from typing import Any, TypedDict
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from gptlab import __version__
 from gptlab.data.shards import file_sha256
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import ExportError
 from gptlab.model.gpt import GPT, ModelConfig
+from gptlab.outputs import Record, folder_refusal
 from gptlab.parsing import parse_json
 from gptlab.publish.aside import folder_aside
 from gptlab.publish.card import CARD, CURVE
@@ -29,6 +30,7 @@ from .foreign import CONFIG, MISSING, TOKENIZER, WEIGHTS, HuggingFaceModel
 from .formats import FORMATS, MARK, MODELING, OWN, format_of, native_misfits
 from .vocabulary import SPECIAL_TOKENS, TOKENIZER_CONFIG, write_tokenizer
 
+KIND = "export"
 GENERATION_CONFIG = "generation_config.json"
 FILES = (
     CONFIG,
@@ -57,8 +59,9 @@ def export(
     *,
     verify: bool = True,
     beside: Mapping[str, bytes] | None = None,
+    of: str | None = None,
 ) -> Exported:
-    """Write a folder for AutoModelForCausalLM and AutoTokenizer, in place of an earlier export.
+    """Write a folder for AutoModelForCausalLM and AutoTokenizer, in place of an earlier export of the same.
 
     The class is one of transformers' own where one computes the same; else the folder brings its own file, and
     whoever loads it has to say trust_remote_code=True. Rows of the vocabulary that the tokenizer has no use for,
@@ -71,6 +74,7 @@ def export(
         verify: whether transformers loads the folder, and its ids, logits and greedy text are compared, before
             it gets its name.
         beside: the card, and what it shows.
+        of: the fingerprint of the run or the model; None where it is not known, and then any export is replaced.
 
     Raises:
         ExportError: the tokenizer is another model's, `out` is in use or cannot be written, transformers is not
@@ -84,9 +88,10 @@ def export(
     model = fit_vocabulary(model, tokenizer)
     out = out.resolve()
     try:
-        _refuse_folder_in_use(out)
+        refuse_place(out, of)
+        _refuse_unknown(out, of, model, architecture)
         with folder_aside(out) as aside:
-            _write(model, tokenizer, architecture, aside, beside or {})
+            _write(model, tokenizer, architecture, aside, beside or {}, of)
             max_diff = compare(model, tokenizer, aside) if verify else None
             files = [name for name in FILES if (aside / name).exists()]
     except (OSError, SafetensorError) as error:
@@ -134,42 +139,79 @@ def _require_transformers() -> None:
         raise ExportError(f"comparing the export with the model: {MISSING}") from error
 
 
-def _refuse_folder_in_use(out: Path) -> None:
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise ExportError(f"{out}: is a file; choose a folder")
-    names = {file.name for file in out.iterdir()}
+def refuse_place(out: Path, of: str | None) -> None:
+    """Say before the work of an export begins that it must not be written there.
+
+    Raises:
+        ExportError: the folder holds files of somebody's, another model's export, or a card that somebody changed.
+    """
     mark = read_mark(out)
-    foreign = names - set(FILES) if mark is not None else names
-    if foreign:
-        raise ExportError(
-            f"{out}: holds {min(foreign)}, which no export wrote; choose another folder or empty this one"
-        )
-    if CARD in names and file_sha256(out / CARD) != (mark or {}).get("card"):
+    refusal = folder_refusal(out, KIND, of, _record(out, mark) if mark is not None else None)
+    if refusal is not None:
+        raise ExportError(refusal)
+    if (out / CARD).exists() and file_sha256(out / CARD) != (mark or {}).get("card"):
         raise ExportError(
             f"{out}: its {CARD} was changed since it was written; keep it elsewhere, or choose another folder"
         )
+
+
+def _record(out: Path, mark: Mapping[str, Any]) -> Record:
+    classes = parse_json((out / CONFIG).read_bytes()).get("architectures")
+    name = f"a {classes[0]}" if isinstance(classes, list) and classes else "another model"
+    return Record(KIND, mark_of(mark), name, frozenset(FILES))
+
+
+def mark_of(mark: Mapping[str, Any]) -> str | None:
+    """Return whose an export is, by its mark; None in one of a gptlab that did not say."""
+    of = mark.get("of")
+    return of if isinstance(of, str) else None
+
+
+def _refuse_unknown(out: Path, of: str | None, model: GPT, architecture: str) -> None:
+    """Refuse to replace an export that does not say whose it is, unless it is of this very model."""
+    mark = read_mark(out)
+    if of is None or mark is None or mark_of(mark) is not None or _holds(out, model, architecture):
+        return
+    raise ExportError(
+        f"{out}: holds an export with other weights, which does not say whose it is; choose another folder or "
+        "delete this one"
+    )
+
+
+def _holds(out: Path, model: GPT, architecture: str) -> bool:
+    try:
+        there = load_file(out / WEIGHTS)
+    except (OSError, SafetensorError):
+        return False
+    here = dict(FORMATS[architecture].tensors(model.state_dict(), model.config))
+    return there.keys() == here.keys() and all(torch.equal(there[name], here[name]) for name in here)
 
 
 def read_mark(folder: Path) -> Mapping[str, Any] | None:
     """Return what an export of ours says of itself; None for another folder."""
     try:
         mark = parse_json((folder / CONFIG).read_bytes())[MARK]
-    except (FileNotFoundError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError):
         return None
     return mark if isinstance(mark, dict) else None
 
 
 def _write(
-    model: GPT, tokenizer: Tokenizer, architecture: str, folder: Path, beside: Mapping[str, bytes]
+    model: GPT,
+    tokenizer: Tokenizer,
+    architecture: str,
+    folder: Path,
+    beside: Mapping[str, bytes],
+    of: str | None,
 ) -> None:
     for name, content in beside.items():
         (folder / name).write_bytes(content)
     form, config, end = FORMATS[architecture], model.config, tokenizer.end_of_text
     keys = form.config(config)
     rope = keys.get("rope_parameters", {})
-    card = {"card": file_sha256(folder / CARD)} if CARD in beside else {}
+    said: dict[str, Any] = {"version": __version__, "model": asdict(config)}
+    said |= {"of": of} if of is not None else {}
+    said |= {"card": file_sha256(folder / CARD)} if CARD in beside else {}
     _write_json(
         folder / CONFIG,
         {
@@ -183,7 +225,7 @@ def _write(
             # Some classes have another one by default, whose embedding they would not train.
             "pad_token_id": None,
             "torch_dtype": "float32",
-            MARK: {"version": __version__, "model": asdict(config)} | card,
+            MARK: said,
         },
     )
     # Without a length, a pipeline asks for more tokens than a small context with learned positions can hold.

@@ -1,0 +1,185 @@
+"""One rule for all that is written: only the same thing made again replaces what is there."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gptlab import cli
+from gptlab.datasheet import write_page
+from gptlab.errors import ConfigError
+from gptlab.outputs import fingerprint
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Run a command that must be refused, and return the one line that it says why."""
+
+    def run(*words: object) -> str:
+        capsys.readouterr()
+        assert cli.main([*map(str, words)]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        return line.partition(": ")[2]
+
+    return run
+
+
+@pytest.fixture
+def runs(finished_run: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """Two runs of one shape, as two trainings leave them."""
+    for name in ("first", "second"):
+        shutil.copytree(finished_run, tmp_path / name)
+    return tmp_path / "first", tmp_path / "second"
+
+
+def contents(place: Path) -> dict[str, bytes]:
+    files = place.rglob("*") if place.is_dir() else [place]
+    return {str(file): file.read_bytes() for file in files if file.is_file()}
+
+
+def test_an_export_of_another_run_stays(runs: tuple[Path, Path], tmp_path: Path, refused: Refused) -> None:
+    first, second = runs
+    out = tmp_path / "out"
+    out.mkdir()
+    assert cli.main(["export", str(first), str(out), "--no-verify"]) == 0
+    before = contents(out)
+    told = f"{out}: holds another export, that of a GPT2LMHeadModel; choose another folder or delete this one"
+    assert refused("export", second, out, "--no-verify") == told
+    assert contents(out) == before
+    # The same run from wherever it lies, and of whichever checkpoint.
+    (tmp_path / "elsewhere").mkdir()
+    moved = shutil.move(first, tmp_path / "elsewhere" / "first")
+    assert cli.main(["export", str(moved), str(out), "--no-verify"]) == 0
+    assert cli.main(["export", f"{moved}/checkpoints/step_00000008", str(out), "--no-verify"]) == 0
+    # An export of the export is of the same run.
+    assert cli.main(["export", str(out), str(tmp_path / "copy"), "--no-verify"]) == 0
+    assert cli.main(["export", str(moved), str(tmp_path / "copy"), "--no-verify"]) == 0
+    (out / "notes.txt").write_text("mine")
+    assert "holds notes.txt, which no export wrote" in refused("export", moved, out, "--no-verify")
+
+
+def test_it_is_refused_before_the_work(
+    runs: tuple[Path, Path], tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for words in (["export", "out"], ["export", "m.gguf", "--to", "gguf"]):
+        place = [str(tmp_path / words[1]), *words[2:]]
+        if "gguf" in words:
+            pytest.importorskip("gguf")
+        assert cli.main(["export", str(runs[0]), *place, "--no-verify"]) == 0
+
+    def load(*_: object, **__: object) -> None:
+        raise AssertionError("the model was read")
+
+    monkeypatch.setattr("gptlab.publishing.load", load)
+    assert "holds another export" in refused("export", runs[1], tmp_path / "out")
+    assert "holds another GGUF file" in refused("export", runs[1], tmp_path / "m.gguf", "--to", "gguf")
+    monkeypatch.setattr("gptlab.report.draw", load)
+    thesis = tmp_path / "thesis"
+    thesis.mkdir()
+    (thesis / "thesis.tex").touch()
+    assert "holds thesis.tex, which no report wrote" in refused("report", runs[0], "--out", thesis)
+
+
+def test_an_export_that_does_not_say_whose_it_is(
+    runs: tuple[Path, Path], tmp_path: Path, refused: Refused
+) -> None:
+    """As gptlab wrote them before: replaced if its weights are the model's."""
+    first, out = runs[0], tmp_path / "out"
+    assert cli.main(["export", str(first), str(out), "--no-verify"]) == 0
+    config = out / "config.json"
+    said = json.loads(config.read_text())
+    del said["gptlab"]["of"]
+    config.write_text(json.dumps(said))
+    other = first / "checkpoints" / "step_00000004"
+    assert "holds an export with other weights, which does not say whose" in refused(
+        "export", other, out, "--no-verify"
+    )
+    assert cli.main(["export", str(first), str(out), "--no-verify"]) == 0
+    assert "of" in json.loads(config.read_text())["gptlab"]
+
+
+def test_a_gguf_file_of_another_run_stays(runs: tuple[Path, Path], tmp_path: Path, refused: Refused) -> None:
+    gguf: Any = pytest.importorskip("gguf")
+    first, second = runs
+    file = tmp_path / "model.gguf"
+    words = ["--to", "gguf", "--no-verify"]
+    assert cli.main(["export", str(first), str(file), *words]) == 0
+    before = file.read_bytes()
+    told = f"{file}: holds another GGUF file, that of first; choose another file or delete this one"
+    assert refused("export", second, file, *words) == told
+    assert file.read_bytes() == before
+    assert cli.main(["export", str(first), str(file), *words, "--dtype", "float16"]) == 0
+    assert gguf.GGUFReader(file).fields["general.name"].contents() == "first"
+    # Beside other people's files it may lie; in the place of one it may not.
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / "theirs.gguf").write_bytes(b"GGUF")
+    assert cli.main(["export", str(first), str(folder), *words]) == 0
+    for name in ("theirs.gguf", "empty.gguf"):
+        (folder / "empty.gguf").touch()
+        assert "is there and no GGUF file that says whose it is" in refused(
+            "export", first, folder / name, *words
+        )
+    assert (folder / "theirs.gguf").read_bytes() == b"GGUF"
+
+
+def test_a_data_sheet_of_other_data_stays(tiny_data: Path, tmp_path: Path, refused: Refused) -> None:
+    other, out = tmp_path / "other", tmp_path / "sheet"
+    shutil.copytree(tiny_data, other)
+    assert cli.main(["data", "inspect", str(tiny_data), "--out", str(out)]) == 0
+    before = contents(out)
+    told = f"{out}: holds another data sheet, that of bytes; choose another folder or delete this one"
+    assert refused("data", "inspect", other, "--out", out) == told
+    assert contents(out) == before
+    assert cli.main(["data", "inspect", str(tiny_data), "--out", str(out)]) == 0
+    assert contents(out) == before
+    with pytest.raises(ConfigError, match=r"holds \w+\.\w+, which no data sheet wrote"):
+        write_page({"folder": str(other), "splits": {}}, other)
+
+
+def test_a_report_does_not_replace_a_data_sheet(
+    tiny_data: Path, finished_run: Path, tmp_path: Path, refused: Refused
+) -> None:
+    out = tmp_path / "page"
+    assert cli.main(["data", "inspect", str(tiny_data), "--out", str(out)]) == 0
+    assert "holds another data sheet, that of bytes" in refused("report", finished_run, "--out", out)
+
+
+def test_what_may_have_been_worked_on_is_never_replaced(
+    finished_run: Path, tmp_path: Path, refused: Refused
+) -> None:
+    demo, file = tmp_path / "demo", tmp_path / "file"
+    file.touch()
+    demo.mkdir()
+    (demo / "demo.json").write_text("[]")
+    told = f"{demo}: holds demo.json already; choose another folder or delete this one"
+    assert refused("demo", "--out", demo) == told
+    assert refused("demo", "--out", file) == f"{file}: is a file; choose a folder"
+    assert cli.main(["export", str(finished_run), str(tmp_path / "hf"), "--no-verify"]) == 0
+    assert cli.main(["import", str(tmp_path / "hf"), str(tmp_path / "run"), "--no-verify"]) == 0
+    told = f"{tmp_path / 'run'}: holds checkpoints already; choose another folder or delete this one"
+    assert refused("import", tmp_path / "hf", tmp_path / "run") == told
+    assert refused("import", tmp_path / "hf", file) == f"{file}: is a file; choose a folder"
+
+
+def test_imports_of_one_name_are_told_apart(finished_run: Path, tmp_path: Path, refused: Refused) -> None:
+    """They have no environment.json; what a checkpoint of step 0 says is of its weights."""
+    for step in (4, 12):
+        model = finished_run / "checkpoints" / f"step_{step:08d}"
+        assert cli.main(["export", str(model), str(tmp_path / f"hf{step}"), "--no-verify"]) == 0
+        words = ["import", str(tmp_path / f"hf{step}"), str(tmp_path / str(step) / "it"), "--no-verify"]
+        assert cli.main(words) == 0
+    out = tmp_path / "out"
+    assert cli.main(["export", str(tmp_path / "4" / "it"), str(out), "--no-verify"]) == 0
+    assert "holds another export" in refused("export", tmp_path / "12" / "it", out, "--no-verify")
+    assert cli.main(["export", str(tmp_path / "4" / "it"), str(out), "--no-verify"]) == 0
+
+
+def test_fingerprints_know_where_a_part_ends() -> None:
+    assert len({fingerprint("ab", "c"), fingerprint("a", "bc"), fingerprint("abc")}) == 3
+    assert fingerprint("a") == fingerprint(b"a")
