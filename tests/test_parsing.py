@@ -76,3 +76,8 @@ def test_a_message_is_one_line_that_a_terminal_can_show():
     assert long.startswith("begin")
     assert long.endswith("remedy")
     assert len(str(DataError("\ufeff" * 1000))) < MAX_CHARACTERS + 10
+
+
+def test_a_byte_order_mark_is_no_part_of_json_or_toml():
+    assert parse_json(b'\xef\xbb\xbf{"a": 1}') == parse_json('\ufeff{"a": 1}') == {"a": 1}
+    assert parse_toml(b"\xef\xbb\xbfa = 1") == {"a": 1}

@@ -506,3 +506,16 @@ def test_what_is_wrong_with_a_table_is_said_with_its_place(old, new, message):
 def test_the_vocabulary_of_a_mixture_is_that_of_its_first_set(tiny_data):
     text = MIXTURE.replace('"a"', f'"{tiny_data}"')
     assert load(text).model.vocab_size == 257
+
+
+def test_a_byte_order_mark_is_no_part_of_a_recipe(tmp_path, capsys):
+    from gptlab import cli
+
+    (tmp_path / "marked.toml").write_bytes(b"\xef\xbb\xbf[train]\r\nsteps = 7\r\n")
+    assert cli.main(["config", str(tmp_path / "marked.toml")]) == 0
+    assert "steps = 7\n" in capsys.readouterr().out
+
+
+def test_a_date_is_no_text():
+    with pytest.raises(ConfigError, match=r"mirror\.project = .*1979.*: must be text"):
+        recipe.load([write("a", "[mirror]\nproject = 1979-05-27\n")])

@@ -1,4 +1,7 @@
-"""JSON and TOML that somebody else may have written: whatever is wrong with it, ValueError says so."""
+"""JSON and TOML that somebody else may have written: whatever is wrong with it, ValueError says so.
+
+The byte order mark that some editors put in front is no part of it.
+"""
 
 import json
 import tomllib
@@ -7,6 +10,7 @@ from typing import Any, TypeVar
 
 Kind = TypeVar("Kind")
 
+MARK = "\ufeff"
 LONGEST_NAME = 255  # bytes that common file systems allow
 TOO_DEEP = "nested too deeply"
 
@@ -17,8 +21,7 @@ def parse_json(text: str | bytes) -> Any:
     Raises:
         ValueError: it is none, no UTF-8, or has numbers too long or brackets too deep to be read.
     """
-    if isinstance(text, bytes):
-        text = text.decode("utf-8-sig")
+    text = (text.decode() if isinstance(text, bytes) else text).removeprefix(MARK)
     try:
         value = json.loads(text)
         # A pair of them is a letter, so most of what has one is right as it is.
@@ -34,7 +37,7 @@ def parse_toml(text: bytes) -> dict[str, Any]:
         ValueError: it is none, no UTF-8, or has numbers too long or brackets too deep to be read.
     """
     try:
-        value = tomllib.loads(text.decode())
+        value = tomllib.loads(text.decode().removeprefix(MARK))
         json.dumps(value, default=str)  # finds hexadecimal numbers too long to be written in decimals
         return value
     except RecursionError:

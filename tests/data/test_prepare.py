@@ -415,9 +415,9 @@ def test_a_file_in_the_folders_place_is_one_line(source: Path, tmp_path: Path):
 
 def test_a_large_vocabulary_is_refused(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     tokenizer = load_tokenizer("bytes")
-    tokenizer.vocabulary += [b"x"] * 65_535
+    tokenizer.vocabulary += [b"x"] * 65_536
     monkeypatch.setattr(prepare_module, "load_tokenizer", lambda _: tokenizer)
-    with pytest.raises(DataError, match="its vocabulary of 65,792 is over the 65,535"):
+    with pytest.raises(DataError, match="its vocabulary of 65,793 is over the 65,536"):
         prepare(source, tmp_path / "out", tokenizer="bytes", workers=1)
 
 

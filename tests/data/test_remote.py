@@ -233,6 +233,13 @@ def test_one_kind_of_file_is_read_where_there_are_several(
     assert "left out: validation, 1 file(s) that are not .parquet" in capsys.readouterr().err
 
 
+def test_what_describes_a_repository_is_not_its_text(hub: LocalHub, tmp_path: Path):
+    before = [part.file.path for part in find_source(NAME).inputs if isinstance(part, Remote)]
+    for name in ("dataset_infos.json", "data/train-notes.ndjson", "data/train-notes.txt.gz"):
+        (hub.folder / name).write_text('{"text": "about the data"}')
+    assert [part.file.path for part in find_source(NAME).inputs if isinstance(part, Remote)] == before
+
+
 def test_names_are_split():
     assert split_name("a/b") == ("a/b", None, "")
     assert split_name("a/b@refs/pr/1:c/d@e:f") == ("a/b", "refs/pr/1", "c/d@e:f")

@@ -110,6 +110,81 @@ def test_a_lone_surrogate_becomes_the_replacement_character(tmp_path: Path):
     assert list(documents(path)) == ["a\ufffdb \U0001f642"]
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.json", "a.json.gz", "a.ndjson", "a.txt.gz"])
+def test_a_byte_order_mark_is_no_part_of_a_file(name: str, tmp_path: Path):
+    content = b"one" if "txt" in name else jsonl(["one", "two"])
+    content = b"\xef\xbb\xbf" + content
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    assert list(documents(tmp_path / name)) == (["one"] if "txt" in name else ["one", "two"])
+
+
+LISTED = [
+    {"id": 1, "text": 'a "quoted" ]} \\'},
+    {"text": "", "id": [2, {"x": {}}]},
+    {"text": "\u00e9\n\U0001f642"},
+]
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 64, 1 << 20])
+@pytest.mark.parametrize(
+    "content",
+    [
+        json.dumps(LISTED),
+        json.dumps(LISTED, indent=2, ensure_ascii=False),
+        "\ufeff\n  " + json.dumps(LISTED) + "\n \n",
+        "\n".join(json.dumps(row) for row in LISTED),
+        "\n".join(json.dumps(row, indent=1) for row in LISTED),
+        "".join(json.dumps(row) for row in LISTED),
+    ],
+)
+def test_a_json_file_is_a_list_or_objects_one_after_the_other(
+    content: str, chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # The mark is looked for in the first chunk.
+    monkeypatch.setattr(files, "CHUNK_BYTES", max(chunk, 64) if content.startswith("\ufeff") else chunk)
+    (tmp_path / "a.json").write_text(content, encoding="utf-8")
+    assert list(documents(tmp_path / "a.json")) == [LISTED[0]["text"], LISTED[2]["text"]]
+
+
+def test_json_of_lines_is_cut_as_jsonl_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(files, "JSONL_PIECE_BYTES", 64)
+    (tmp_path / "a.json").write_bytes(jsonl(TEXTS))
+    assert len(pieces(tmp_path / "a.json")) > 2
+    assert list(documents(tmp_path / "a.json")) == KEPT
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ('[{"text": "a"}, 3]', r'item 2: is not an object such as \{"text"'),
+        ('[{"text": "a"}, {"content": "b"}]', 'item 2: has no text in "text"; the columns are content'),
+        ('[{"text": "a"}, {"text": "b" "c"}]', "item 2: is not JSON"),
+        ('[{"text": "a"}, {"text": "b', "item 2: the file ends within it; fetch it again"),
+        ('[{"text": "a"}', "item 2: the file ends within it"),
+        ('[{"text": "a"}] {"text": "b"}', "goes on behind the end of its list"),
+        ('"a text"', "holds neither JSON objects nor a list of them"),
+        ('{\n"text": "a"\n} nonsense', "item 2: is not an object"),
+    ],
+)
+def test_a_broken_json_file_is_named_with_its_item(content: str, complaint: str, tmp_path: Path):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(DataError, match=rf"a\.json.*{complaint}"):
+        list(documents(tmp_path / "a.json"))
+
+
+def test_a_list_is_read_in_little_memory(tmp_path: Path):
+    import tracemalloc
+
+    line = json.dumps({"text": "x" * 10_000})
+    (tmp_path / "a.json").write_text("[" + ",\n".join([line] * 4_000) + "]")
+    [piece] = pieces(tmp_path / "a.json")
+    tracemalloc.start()
+    assert sum(map(len, piece.documents())) == 40_000_000
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 8_000_000
+
+
 def test_a_row_group_of_parquet_is_a_piece(tmp_path: Path):
     path = parquet(tmp_path / "a.parquet", TEXTS, 4, id=list(range(6)))
     cut = pieces(path)
@@ -122,8 +197,9 @@ def test_parquet_is_read_in_small_batches(tmp_path: Path, monkeypatch: pytest.Mo
     assert list(documents(parquet(tmp_path / "a.parquet", TEXTS, 5))) == KEPT
 
 
-def test_dictionary_encoded_and_large_strings_are_text(tmp_path: Path):
-    for kind in (pa.large_string(), pa.dictionary(pa.int32(), pa.string())):
+def test_every_kind_of_strings_is_text(tmp_path: Path):
+    kinds = (pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string()))
+    for kind in kinds:
         path = tmp_path / "a.parquet"
         pq.write_table(pa.table({"text": pa.array(KEPT).cast(kind)}), path)
         assert list(documents(path)) == KEPT

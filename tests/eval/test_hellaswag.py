@@ -63,6 +63,14 @@ def test_examples_are_read_again_when_asked_for_and_lines_without_any_are_none(t
     assert len(examples) == 3
 
 
+def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path):
+    path = write(tmp_path, LINE, LINE | {"label": 3})
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    examples = read(path)
+    assert [example.label for example in examples] == [0, 3]
+    assert examples[0].activity_label == "Baking"
+
+
 def test_keys_are_equal_where_all_fields_are(tmp_path):
     reordered = dict(reversed(LINE.items()))
     keys = read(write(tmp_path, LINE, reordered, LINE | {"ind": 5})).keys

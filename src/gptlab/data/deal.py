@@ -1,22 +1,19 @@
-"""Dealing: the documents of finished jobs, in order, to the shards of the two splits.
-
-A document belongs to the validation split if the hash of its text lies below a threshold, which depends on
-the size of the whole source: the same documents in any order, however small a part of it is prepared.
-"""
+"""Dealing: the documents of finished jobs, in order, to the shards of the two splits (holdout.py says to which)."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from gptlab.data.duplicates import Copies, Hashes
+from gptlab.data.duplicates import Copies, Hashes, first_of_each
+from gptlab.data.holdout import HASHES, Asked, HoldOut, hold_out
 from gptlab.data.jobs import Documents, Job
 from gptlab.data.manifest import Manifest
 from gptlab.data.plan import MAX_VAL_TOKENS, VAL_FRACTION, Plan
+from gptlab.data.shards import Tokens
 from gptlab.data.writer import ShardWriter
 from gptlab.errors import DataError
 from gptlab.progress import Progress
-
-HASHES = 2**64
 
 
 def deal(plan: Plan, jobs: Sequence[Job], fraction: float) -> Manifest:
@@ -25,10 +22,11 @@ def deal(plan: Plan, jobs: Sequence[Job], fraction: float) -> Manifest:
     Raises:
         DataError: there are too few of them to split.
     """
-    documents, lowest, highest = 0, HASHES, 0
+    documents, tokens, lowest, highest = 0, 0, HASHES, 0
     hashes: list[Hashes] = []
     for _, table in _tables(plan, jobs):
         documents += table.size
+        tokens += int(table["tokens"].sum())
         if plan.deduplicate:
             hashes.append(table["hash"].copy())
         lowest, highest = min(lowest, int(table["hash"].min())), max(highest, int(table["hash"].max()))
@@ -39,10 +37,12 @@ def deal(plan: Plan, jobs: Sequence[Job], fraction: float) -> Manifest:
             f'source "{plan.source.name}": its {documents:,} documents are all the same, so none can '
             "validate; pass others"
         )
-    # At least one document validates and at least one trains, however small the fraction.
-    threshold = min(max(int(fraction * HASHES), lowest + 1), highest)
     token_bytes = plan.encoder.token_bytes
     copies = Copies(plan.partial, hashes)
+
+    def kept() -> Iterator[Documents]:
+        return first_of_each((table for _, table in _tables(plan, jobs)), copies.repeated)
+
     with (
         ShardWriter(plan.out, "train", plan.shard_tokens, token_bytes) as train,
         ShardWriter(plan.out, "val", plan.shard_tokens, token_bytes) as val,
@@ -50,8 +50,20 @@ def deal(plan: Plan, jobs: Sequence[Job], fraction: float) -> Manifest:
         if documents == 1:
             validation = _split_document(plan, jobs, train, val)
         else:
-            _split_documents(plan, jobs, threshold, train, val, copies)
-            validation = f"documents whose hash is below {threshold:#018x}: {threshold / HASHES:.3%} of all"
+            asked = Asked(
+                fraction=fraction,
+                tokens=plan.val_tokens,
+                estimate=plan.source.bytes / plan.encoder.bytes_per_token,
+                whole=plan.max_tokens is None or tokens < plan.max_tokens,
+                usual_fraction=VAL_FRACTION,
+            )
+            held_out = hold_out(asked, lowest, highest, kept)
+            most = plan.max_tokens
+            if most is not None and not asked.whole:
+                # The end of a document that is cut has an end-of-text of its own, which counts as well.
+                most -= sum(map(held_out.cuts, kept()))
+            _split_documents(replace(plan, max_tokens=most), jobs, held_out, train, val, copies)
+            validation = str(held_out)
     dropped = {"documents": copies.documents, "tokens": copies.tokens} if plan.deduplicate else None
     return plan.manifest(validation, (*train.shards, *val.shards), dropped)
 
@@ -59,7 +71,7 @@ def deal(plan: Plan, jobs: Sequence[Job], fraction: float) -> Manifest:
 def _split_documents(
     plan: Plan,
     jobs: Sequence[Job],
-    threshold: int,
+    held_out: HoldOut,
     train: ShardWriter,
     val: ShardWriter,
     copies: Copies,
@@ -69,12 +81,16 @@ def _split_documents(
             tokens = job.checked_tokens(plan.partial, plan.encoder.vocab_size)
             ends = np.cumsum(table["tokens"])
             starts = ends - table["tokens"]
-            held_out = table["hash"] < np.uint64(threshold)
+            validating = held_out.tokens(table)
             kept = ~copies.find(job, table)
             for start, end, validates in zip(
-                *(row[kept].tolist() for row in (starts, ends, held_out)), strict=True
+                *(row[kept].tolist() for row in (starts, ends, validating)), strict=True
             ):
-                (val if validates else train).add(tokens[start:end])
+                document = tokens[start:end]
+                if 0 < validates < document.size:
+                    _add_parts(document, validates, train, val)
+                else:
+                    (val if validates else train).add(document)
             progress.advance(job.bytes)
 
 
@@ -88,9 +104,14 @@ def _split_document(plan: Plan, jobs: Sequence[Job], train: ShardWriter, val: Sh
             f'source "{plan.source.name}": is one document of {document.size:,} tokens; {validation:,} for '
             "validation leave nothing to train on, ask for fewer with --val-tokens"
         )
-    train.add(document[:-validation])
-    val.add(np.concatenate([document[:1], document[-validation:]]))
+    _add_parts(document, validation, train, val)
     return f"the last {validation:,} tokens of the only document"
+
+
+def _add_parts(document: Tokens, validating: int, train: ShardWriter, val: ShardWriter) -> None:
+    """Cut a document in two, so many tokens to validate; both begin with its end-of-text."""
+    train.add(document[:-validating])
+    val.add(np.concatenate([document[:1], document[-validating:]]))
 
 
 def _tables(plan: Plan, jobs: Sequence[Job]) -> Iterator[tuple[Job, Documents]]:

@@ -4,7 +4,7 @@ Documents are told apart by 64-bit hashes, sorted to find those that occur twice
 kept. Where hashes are equal the tokens are compared, so that no document is dropped for a collision.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,20 @@ def repeated(hashes: Sequence[Hashes]) -> Hashes:
     return np.unique(together[1:][together[1:] == together[:-1]])
 
 
+def first_of_each(tables: Iterable[Documents], repeated: Hashes) -> Iterator[Documents]:
+    """Leave out of tables the documents whose hash there was before, to count what stays: no token is compared."""
+    seen = np.zeros(repeated.size, np.bool_)
+    for table in tables:
+        rows = np.flatnonzero(np.isin(table["hash"], repeated))
+        entries = np.searchsorted(repeated, table["hash"][rows])
+        kept = np.ones(table.size, np.bool_)
+        kept[rows] = False
+        first, at = np.unique(entries, return_index=True)
+        kept[rows[at[~seen[first]]]] = True
+        seen[first] = True
+        yield table[kept]
+
+
 class Copies:
     """Finds, going through the documents of jobs in order, those equal to an earlier one.
 
@@ -39,8 +53,9 @@ class Copies:
         """How many tokens they had."""
         self._folder = folder
         self._jobs: list[Job] = []
-        self._repeated = repeated(hashes)
-        self._first = np.zeros(self._repeated.size, PLACE)
+        self.repeated = repeated(hashes)
+        """The hashes of which there are several."""
+        self._first = np.zeros(self.repeated.size, PLACE)
 
     def find(self, job: Job, table: Documents) -> npt.NDArray[np.bool_]:
         """Say of each of the next job's documents whether it is a copy; `table` may leave some out at its end.
@@ -50,11 +65,11 @@ class Copies:
         """
         self._jobs.append(job)
         copies = np.zeros(table.size, np.bool_)
-        entries = np.searchsorted(self._repeated, table["hash"])
+        entries = np.searchsorted(self.repeated, table["hash"])
         ends = np.cumsum(table["tokens"]).astype(np.int64)
         starts = ends - table["tokens"].astype(np.int64)
         tokens = job.tokens(self._folder)
-        for row in np.flatnonzero(np.isin(table["hash"], self._repeated)).tolist():
+        for row in np.flatnonzero(np.isin(table["hash"], self.repeated)).tolist():
             first = self._first[entries[row]]
             if first["end"] == 0:
                 self._first[entries[row]] = len(self._jobs) - 1, starts[row], ends[row]

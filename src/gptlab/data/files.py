@@ -1,16 +1,19 @@
 """Files of documents, and the pieces they are cut into, which independent processes can read.
 
-.txt                              the whole file is one document
-.jsonl[.gz|.zst], .json.gz        a document a line, in a column of text
-.parquet                          a document a row, in a column of text
+.txt[.gz|.zst]                              the whole file is one document, and is held in memory as one
+.jsonl[.gz|.zst], .ndjson[.gz|.zst]         a document a line, in a column of text
+.json[.gz|.zst]                             the same, or one list of objects, or objects of several lines each
+.parquet                                    a document a row, in a column of text
 
 The column is told, or else found: "text", "content", or the only one that holds text.
 """
 
 import gzip
 import io
+import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path, PurePosixPath
@@ -22,6 +25,8 @@ from gptlab.parsing import parse_json
 TEXT_COLUMNS = ("text", "content")  # tried in this order where none is named
 JSONL_PIECE_BYTES = 8_000_000
 LINE_BYTES = 1 << 28  # more than any document has; a small file can be packed from a line of any length
+LOOK_BYTES = 1 << 24  # of a .json file, to tell what it is: a longer line or object is left to its reader
+CHUNK_BYTES = 1 << 20  # of a .json file at a time, so that memory does not grow with the list
 PARQUET_ROWS = 128  # read at a time, so that memory does not grow with the row group
 EXPANSION = {".gz": 3.0, ".zst": 3.0, ".parquet": 1.7}
 """About how many bytes of text a byte of a file holds: DCLM's and C4's shards, FineWeb's and OpenWebText's."""
@@ -49,16 +54,17 @@ class Piece:
 
 @dataclass(frozen=True)
 class TextPiece(Piece):
-    """A .txt file, which is one document."""
+    """A .txt file, packed or not, which is one document."""
 
     @staticmethod
     def cut(path: Path, column: str | None, stamp: str) -> Iterator[Piece]:
         """Make the file's one piece."""
-        yield TextPiece(str(path), stamp, path.stat().st_size)
+        yield TextPiece(str(path), stamp, text_bytes(path.name, path.stat().st_size))
 
     def documents(self) -> Iterator[str]:
         try:
-            text = Path(self.path).read_bytes().decode("utf-8-sig")
+            with _opened(self.path) as file:
+                text = file.read().decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise DataError(
                 f"file {self.path}: byte {error.start:,} is not UTF-8; convert it, for example with iconv"
@@ -68,11 +74,65 @@ class TextPiece(Piece):
 
 
 @dataclass(frozen=True)
-class JsonlPiece(Piece):
-    """The lines of a .jsonl file that begin within a range of bytes."""
+class ObjectsPiece(Piece):
+    """JSON objects, each of which has a document in one of its values."""
 
     column: str
-    """Which value of a line is its document."""
+    """Which value of an object is its document."""
+
+    def documents(self) -> Iterator[str]:
+        for raw, number in self._objects():
+            text = self._text(raw, number)
+            if text:
+                yield text
+
+    def find_column(self, named: str | None) -> str:
+        """Find the column of text in the first object, or the named one; its own where there is no object."""
+        for raw, number in self._objects():
+            if named is not None:
+                self._text(raw, number)
+                break
+            columns = self._columns(raw, number)
+            texts = [name for name, value in columns.items() if isinstance(value, str)]
+            return _only(texts, list(columns), self._place(number))
+        return self.column
+
+    def _objects(self) -> Iterator[tuple[bytes, int]]:
+        """Read the objects as they are written, each with a number to find it by."""
+        raise NotImplementedError
+
+    def _place(self, number: int) -> str:
+        """Say where the object of a number stands."""
+        raise NotImplementedError
+
+    def _text(self, raw: bytes, number: int) -> str:
+        columns = self._columns(raw, number)
+        if not isinstance(columns.get(self.column), str):
+            raise DataError(f'{self._place(number)}: has no text in "{self.column}"; {_choose(columns)}')
+        return columns[self.column]
+
+    def _columns(self, raw: bytes, number: int) -> dict[str, Any]:
+        try:
+            row = parse_json(raw)
+        except ValueError as error:
+            raise DataError(f"{self._place(number)}: is not JSON ({error}); mend or drop it") from error
+        if not isinstance(row, dict):
+            raise self._no_object(number)
+        return cast(dict[str, Any], row)
+
+    def _no_object(self, number: int) -> DataError:
+        return DataError(f'{self._place(number)}: is not an object such as {{"{self.column}": "..."}}')
+
+    def _too_long(self, number: int) -> DataError:
+        return DataError(
+            f"{self._place(number)}: is longer than {LINE_BYTES:,} bytes; cut it into several documents"
+        )
+
+
+@dataclass(frozen=True)
+class JsonlPiece(ObjectsPiece):
+    """The lines of a .jsonl file that begin within a range of bytes."""
+
     start: int
     """Where the range begins."""
     stop: int | None
@@ -82,51 +142,27 @@ class JsonlPiece(Piece):
     def cut(path: Path, column: str | None, stamp: str) -> Iterator[Piece]:
         """Cut a plain file into ranges; a compressed one is one range, as it is read from its beginning."""
         size = path.stat().st_size
-        column = JsonlPiece._find_column(path, column)
-        if path.suffix != ".jsonl":
+        column = JsonlPiece(str(path), "", 0, column or TEXT_COLUMNS[0], 0, None).find_column(column)
+        if path.suffix.lower() in _OPENERS:
             yield JsonlPiece(str(path), stamp, text_bytes(path.name, size), column, 0, None)
             return
         for start in range(0, size, JSONL_PIECE_BYTES):
             stop = min(start + JSONL_PIECE_BYTES, size)
             yield JsonlPiece(str(path), stamp, stop - start, column, start, stop)
 
-    @staticmethod
-    def _find_column(path: Path, named: str | None) -> str:
-        """Find the column of text in the first line that is not empty, or the named one."""
-        whole = JsonlPiece(str(path), "", 0, named or TEXT_COLUMNS[0], 0, None)
-        for line, number in whole._lines():
-            if named is not None:
-                whole._text(line, number)
-                break
-            columns = whole._columns(line, number)
-            texts = [name for name, value in columns.items() if isinstance(value, str)]
-            return _only(texts, list(columns), whole._place(number))
-        return whole.column
-
-    def documents(self) -> Iterator[str]:
-        for line, number in self._lines():
-            text = self._text(line, number)
-            if text:
-                yield text
-
-    def _lines(self) -> Iterator[tuple[bytes, int]]:
+    def _objects(self) -> Iterator[tuple[bytes, int]]:
         """Read the lines that hold something, each with its number within the range."""
-        try:
-            with _OPENERS[Path(self.path).suffix](self.path) as file:
-                position = self._seek(file)
-                for number in count(1):
-                    line = file.readline(LINE_BYTES) if self.stop is None or position < self.stop else b""
-                    if not line:
-                        return
-                    if len(line) == LINE_BYTES:
-                        raise DataError(
-                            f"{self._place(number)}: is longer than {LINE_BYTES:,} bytes; cut it into several documents"
-                        )
-                    position += len(line)
-                    if line.strip():
-                        yield line, number
-        except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"file {self.path}: cannot be read ({error}); fetch it again") from error
+        with _opened(self.path) as file:
+            position = self._seek(file)
+            for number in count(1):
+                line = file.readline(LINE_BYTES) if self.stop is None or position < self.stop else b""
+                if not line:
+                    return
+                if len(line) == LINE_BYTES:
+                    raise self._too_long(number)
+                position += len(line)
+                if line.strip():
+                    yield line, number
 
     def _seek(self, file: BinaryIO) -> int:
         if self.start == 0:
@@ -134,21 +170,6 @@ class JsonlPiece(Piece):
         # A line that begins before the range belongs to the range before.
         file.seek(self.start - 1)
         return self.start - 1 + len(file.readline())
-
-    def _text(self, line: bytes, number: int) -> str:
-        columns = self._columns(line, number)
-        if not isinstance(columns.get(self.column), str):
-            raise DataError(f'{self._place(number)}: has no text in "{self.column}"; {_choose(columns)}')
-        return columns[self.column]
-
-    def _columns(self, line: bytes, number: int) -> dict[str, Any]:
-        try:
-            row = parse_json(line)
-        except ValueError as error:
-            raise DataError(f"{self._place(number)}: is not JSON ({error}); mend or drop the line") from error
-        if not isinstance(row, dict):
-            raise DataError(f'{self._place(number)}: is not an object such as {{"{self.column}": "..."}}')
-        return cast(dict[str, Any], row)
 
     def _place(self, number: int) -> str:
         # Lines are counted within the range; only an error pays for counting those before it.
@@ -161,6 +182,73 @@ class JsonlPiece(Piece):
                 if remaining == 0 and not chunk.endswith(b"\n"):
                     number += 1
         return f"file {self.path}, line {number:,}"
+
+
+@dataclass(frozen=True)
+class JsonPiece(ObjectsPiece):
+    """A .json file of one list of objects, or of objects that follow each other, however their lines are broken."""
+
+    @staticmethod
+    def cut(path: Path, column: str | None, stamp: str) -> Iterator[Piece]:
+        """Make the file's one piece, as only its reader knows where an object ends; one of lines is cut as such."""
+        first = _first_line(str(path))
+        if not first or _is_object(first):
+            yield from JsonlPiece.cut(path, column, stamp)
+            return
+        if first[:1] not in b"[{":
+            raise DataError(
+                f"file {path}: holds neither JSON objects nor a list of them; convert it to an object a line"
+            )
+        column = JsonPiece(str(path), "", 0, column or TEXT_COLUMNS[0]).find_column(column)
+        yield JsonPiece(str(path), stamp, text_bytes(path.name, path.stat().st_size), column)
+
+    def _objects(self, most: int | None = None) -> Iterator[tuple[bytes, int]]:
+        """Read the objects, each with its number from 1; `most` bytes is the longest one may be."""
+        most = most or LINE_BYTES
+        with _opened(self.path) as file:
+            held = file.read(CHUNK_BYTES).removeprefix(_MARK).lstrip()
+            listed = held.startswith(b"[")
+            start = 1 if listed else 0
+            for number in count(1):
+                start = _between(held, start)
+                while start == len(held) and (more := file.read(CHUNK_BYTES)):
+                    held, start = more, _between(more, 0)
+                if start == len(held) and not listed:
+                    return
+                if listed and held[start : start + 1] == b"]":
+                    self._check_end(held[start + 1 :] + file.read(CHUNK_BYTES))
+                    return
+                if held[start : start + 1] not in (b"{", b""):
+                    raise self._no_object(number)
+                while (end := _object_end(held, start)) is None:
+                    if len(held) - start >= most:
+                        raise self._too_long(number)
+                    # Twice as much each time, as what is held is looked through anew.
+                    more = file.read(min(max(CHUNK_BYTES, len(held) - start), most))
+                    if not more:
+                        raise DataError(f"{self._place(number)}: the file ends within it; fetch it again")
+                    held, start = held[start:] + more, 0
+                yield held[start:end], number
+                start = end
+
+    def holds_text(self, named: str | None) -> bool:
+        """Say whether the first object has the named column, or one of those that hold documents by their name."""
+        try:
+            for raw, number in self._objects(LOOK_BYTES):
+                columns = self._columns(raw, number)
+                return any(
+                    isinstance(columns.get(name), str) for name in ([named] if named else TEXT_COLUMNS)
+                )
+        except DataError:
+            return False
+        return False
+
+    def _check_end(self, rest: bytes) -> None:
+        if rest.strip():
+            raise DataError(f"file {self.path}: goes on behind the end of its list; write an object a line")
+
+    def _place(self, number: int) -> str:
+        return f"file {self.path}, item {number:,}"
 
 
 @dataclass(frozen=True)
@@ -213,8 +301,8 @@ def cut_file(path: Path, column: str | None, stamp: str | None = None) -> Iterat
     """Cut a file into pieces.
 
     Args:
-        path: the file; its name ends in one of FORMATS.
-        column: which column of .jsonl and .parquet holds the documents; None finds it.
+        path: the file; its name ends in one of FORMATS_HERE.
+        column: which column of JSON and .parquet holds the documents; None finds it.
         stamp: what to know the file by; None is its path, size and time.
 
     Raises:
@@ -222,7 +310,7 @@ def cut_file(path: Path, column: str | None, stamp: str | None = None) -> Iterat
     """
     try:
         state = path.stat()
-        yield from FORMATS[file_format(path)](
+        yield from FORMATS_HERE[format_here(path)](
             path, column, stamp or f"{path} {state.st_size} {state.st_mtime_ns}"
         )
     except OSError as error:
@@ -230,13 +318,30 @@ def cut_file(path: Path, column: str | None, stamp: str | None = None) -> Iterat
 
 
 def file_format(path: Path) -> str:
-    """Return the entry of FORMATS that a file's name ends in; nothing where there is none."""
+    """Return the entry of FORMATS that the name of a file on the hub ends in; nothing where there is none."""
     return next((suffix for suffix in FORMATS if path.name.endswith(suffix)), "")
+
+
+def format_here(path: Path) -> str:
+    """Return the entry of FORMATS_HERE that a file's name ends in, in letters of any case; nothing for none."""
+    name = path.name.lower()
+    return next((suffix for suffix in FORMATS_HERE if name.endswith(suffix)), "")
+
+
+def holds_no_documents(path: Path, column: str | None) -> bool:
+    """Say of a file among others whether it is a .json one of settings, labels or whatever else JSON is used for.
+
+    Beside such files lie those of text in many folders. Documents are told from them by a column of a name that
+    documents have, or by the named one.
+    """
+    return format_here(path) in (".json", ".json.zst") and not JsonPiece(str(path), "", 0, "").holds_text(
+        column
+    )
 
 
 def text_bytes(name: str, size: int) -> int:
     """Estimate how many bytes of text a file of this name and size holds."""
-    return int(size * EXPANSION.get(PurePosixPath(name).suffix, 1))
+    return int(size * EXPANSION.get(PurePosixPath(name).suffix.lower(), 1))
 
 
 def _only(texts: list[str], columns: list[str], place: str) -> str:
@@ -254,6 +359,67 @@ def _choose(columns: "list[str] | dict[str, Any]") -> str:
     return f"the columns are {', '.join(columns) or 'none'}: choose with --text-column"
 
 
+_MARK = b"\xef\xbb\xbf"  # the byte order mark of UTF-8
+_SEPARATORS = re.compile(rb"[\s,]*")
+# A string to its end or that of what is held (then without the second quote), an opening, a closing bracket.
+_STRUCTURE = re.compile(rb'"(?:[^"\\]++|\\.)*+("?)|([{\[])|[}\]]', re.DOTALL)
+
+
+def _between(held: bytes, start: int) -> int:
+    """Return where what separates objects ends."""
+    found = _SEPARATORS.match(held, start)
+    return found.end() if found else start
+
+
+def _object_end(held: bytes, start: int) -> int | None:
+    """Return where the object that begins at `start` ends; None where more of it has to be read."""
+    depth = 0
+    for part in _STRUCTURE.finditer(held, start):
+        if part[1] is not None:
+            if not part[1]:
+                return None
+            continue
+        depth += 1 if part[2] else -1
+        if depth == 0:
+            return part.end()
+    return None
+
+
+def _first_line(path: str) -> bytes:
+    """Read the first line that holds something, without spaces and byte order mark, or the beginning of it."""
+    with _opened(path) as file:
+        for line in iter(lambda: file.readline(LOOK_BYTES), b""):
+            if held := line.removeprefix(_MARK).strip():
+                return held
+    return b""
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(parse_json(line), dict)
+    except ValueError:
+        return False
+
+
+@contextmanager
+def _opened(path: str) -> Generator[BinaryIO]:
+    """Open a file of bytes, which are unpacked where its name says that they are packed.
+
+    Raises:
+        DataError: it cannot be read, now or later.
+    """
+    try:
+        with _OPENERS.get(Path(path).suffix.lower(), _open_plain)(path) as file:
+            yield file
+    except (OSError, EOFError, zlib.error) as error:
+        if "too much memory" in str(error):  # zstd's own words, which pyarrow passes on
+            raise DataError(
+                f"file {path}: was packed with a window of over 128 MiB (zstd --long=28 or more), which is not "
+                f"read here; unpack it with: zstd -d --long=31 {path}"
+            ) from error
+        raise DataError(f"file {path}: cannot be read ({error}); fetch it again") from error
+
+
 def _open_plain(path: str) -> BinaryIO:
     return Path(path).open("rb")
 
@@ -262,39 +428,76 @@ def _open_gzip(path: str) -> BinaryIO:
     return cast(BinaryIO, gzip.open(path, "rb"))
 
 
-def _open_zstd(path: str) -> BinaryIO:
+@contextmanager
+def _open_zstd(path: str) -> Generator[BinaryIO]:
     import pyarrow
 
     # pyarrow brings zstd along; the standard library has it from Python 3.14 on only.
-    stream = cast(io.RawIOBase, pyarrow.input_stream(path, compression="zstd"))
-    return cast(BinaryIO, io.BufferedReader(stream))
+    with _for_pyarrow(Path(path)) as file, pyarrow.input_stream(file, compression="zstd") as stream:
+        yield cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, stream)))
 
 
-def _parquet(path: Path) -> Any:
+@contextmanager
+def _parquet(path: Path) -> Generator[Any]:
     import pyarrow
     import pyarrow.parquet
 
+    with _for_pyarrow(path) as source:
+        try:
+            # Without pre_buffer a column is read as it is needed, not as a whole.
+            file = pyarrow.parquet.ParquetFile(source, pre_buffer=False, buffer_size=1 << 20)
+        except pyarrow.ArrowException as error:
+            raise DataError(f"file {path}: is not a Parquet file ({error}); fetch it again") from error
+        with file:
+            yield file
+
+
+def _for_pyarrow(path: Path) -> AbstractContextManager[Any]:
+    """Give what pyarrow opens a file by: its path, or where that is not UTF-8 the file itself."""
     try:
-        # Without pre_buffer a column is read as it is needed, not as a whole.
-        return pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
-    except pyarrow.ArrowException as error:
-        raise DataError(f"file {path}: is not a Parquet file ({error}); fetch it again") from error
+        str(path).encode()
+        return nullcontext(path)
+    except UnicodeEncodeError:
+        return path.open("rb")
 
 
 def _holds_text(kind: Any) -> bool:
     import pyarrow.types
 
     value = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
-    return bool(pyarrow.types.is_string(value) or pyarrow.types.is_large_string(value))
+    tests = (pyarrow.types.is_string, pyarrow.types.is_large_string, pyarrow.types.is_string_view)
+    return any(test(value) for test in tests)
 
 
-_OPENERS = {".jsonl": _open_plain, ".gz": _open_gzip, ".zst": _open_zstd}
+_OPENERS: dict[str, Callable[[str], AbstractContextManager[BinaryIO]]] = {
+    ".gz": _open_gzip,
+    ".zst": _open_zstd,
+}
 
-FORMATS: dict[str, Callable[[Path, str | None, str], Iterator[Piece]]] = {
+Cut = Callable[[Path, str | None, str], Iterator[Piece]]
+
+FORMATS: dict[str, Cut] = {
     ".txt": TextPiece.cut,
     ".jsonl": JsonlPiece.cut,
     ".jsonl.gz": JsonlPiece.cut,
     ".jsonl.zst": JsonlPiece.cut,
-    ".json.gz": JsonlPiece.cut,  # C4's
+    ".json.gz": JsonPiece.cut,  # C4's
     ".parquet": ParquetPiece.cut,
 }
+"""What is read of a repository on the hub, where of several formats the last one is taken.
+
+No .json: those of a repository describe it.
+"""
+
+FORMATS_HERE: dict[str, Cut] = FORMATS | {
+    ".txt.gz": TextPiece.cut,
+    ".txt.zst": TextPiece.cut,
+    ".ndjson": JsonlPiece.cut,
+    ".ndjson.gz": JsonlPiece.cut,
+    ".ndjson.zst": JsonlPiece.cut,
+    ".json": JsonPiece.cut,
+    ".json.zst": JsonPiece.cut,
+}
+"""What is read of files that are here."""
+
+READ_HERE = ".txt, .jsonl, .ndjson and .json, each of them also with .gz or .zst, and .parquet"

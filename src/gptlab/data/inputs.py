@@ -65,9 +65,13 @@ class Source:
     name: str
     """What it was asked for by."""
     revision: str
-    """Which state of it: a version, or a hash of its files' names and sizes."""
+    """Which state of it: a version, or a hash of its files' names, sizes and contents (folders.py says how much
+    of these)."""
     inputs: tuple[Input, ...]
     """What it consists of, in order."""
+    earlier: str | None = None
+    """The revision that folders have which were prepared before contents were part of it: of their source no more
+    is known than names and sizes, so that where these agree it counts as the same."""
 
     @property
     def bytes(self) -> int:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gptlab.data.files import Piece
+from gptlab.data.files import JsonlPiece, ParquetPiece, Piece, TextPiece
 from gptlab.data.shards import TOKEN, aside, check_range
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.data.workers import start_worker
@@ -104,12 +104,18 @@ class Job:
         hashes, lengths = array("Q"), array("Q")
         encoded = 0
         with aside(self._tokens_file(folder)) as file:
-            for text in chain.from_iterable(piece.documents() for piece in self.pieces):
+            documents = (
+                (piece, at, text) for piece in self.pieces for at, text in enumerate(piece.documents(), 1)
+            )
+            for piece, at, text in documents:
                 if stopped():
                     raise InterruptedError
                 if self.limit is not None and encoded >= self.limit:
                     break
-                tokens = encoder.encode_array(text)
+                try:
+                    tokens = encoder.encode_array(text)
+                except DataError as error:
+                    raise DataError(f"{_place(piece, at)}: {error}") from error
                 file.write(start_of_document)
                 file.write(tokens.astype(TOKEN).tobytes())
                 hashes.append(document_hash(text))
@@ -125,6 +131,19 @@ class Job:
 
     def _documents_file(self, folder: Path) -> Path:
         return folder / f"{self.key}.documents.npy"
+
+
+def _place(piece: Piece, at: int) -> str:
+    """Say where the document lies that is number `at`, from 1, of those of a piece that hold something."""
+    match piece:
+        case TextPiece():
+            return f"file {piece.path}"
+        case ParquetPiece(row_group=group):
+            return f"file {piece.path}, row group {group}, document {at:,}"
+        case JsonlPiece(start=start) if start:
+            return f"file {piece.path}, document {at:,} behind byte {start:,}"
+        case _:
+            return f"file {piece.path}, document {at:,}"
 
 
 def document_hash(text: str) -> int:

@@ -82,10 +82,11 @@ class Plan:
     def differences(self, there: Manifest) -> list[str]:
         """Say in what a folder's manifest is another plan's, as `source revision was a, is now b`."""
         wanted = self.manifest()
+        same = there.revision == self.source.earlier
         compared = [
             ("tokenizer", there.tokenizer.name, wanted.tokenizer.name),
             ("tokenizer hash", there.tokenizer.hash, wanted.tokenizer.hash),
-            ("source revision", there.revision, wanted.revision),
+            ("source revision", there.revision, there.revision if same else wanted.revision),
             *((name, there.settings.get(name), value) for name, value in wanted.settings.items()),
         ]
         return [f"{name} was {was}, is now {now}" for name, was, now in compared if was != now]

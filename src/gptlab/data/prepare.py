@@ -55,11 +55,12 @@ def prepare(
             on the hub, of which it holds no more at a time.
         tokenizer: a name of TOKENIZERS or a file.
         val_tokens: about how many tokens of the whole source, by its estimated size, are for validation;
-            unless told, one in a hundred, at most MAX_VAL_TOKENS. Exact where there is but one document.
+            unless told, one in a hundred, at most MAX_VAL_TOKENS. Where few documents make up so many, one may be
+            cut for it: its end validates, its beginning trains. Exact where there is but one document.
         max_tokens: stop after so many tokens, both splits together and any copies among them.
         shard_tokens: the longest a shard may become, but for a document that is longer.
         workers: how many processes encode; unless told, one a processor.
-        text_column: which column of .jsonl and .parquet files holds the documents; unless told it is found.
+        text_column: which column of JSON and .parquet files holds the documents; unless told it is found.
         deduplicate: "exact" leaves out each document that is equal to an earlier one.
         engine: a name of ENGINES: who does the work.
         part: "I/N" encodes that share of the source only, for `merge` to put together.

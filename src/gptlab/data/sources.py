@@ -1,12 +1,11 @@
 """Sources: where documents come from, cut into pieces that independent processes can read.
 
 A source is a name of SOURCES, a data set on the Hugging Face hub (remote.py says how these are named), a file, or a
-folder, whose files are read in sorted order but for hidden ones (files.py says which). What a source holds and how
-it is cut depends on its files alone, never on who reads it or in which order.
+folder, whose files are read in sorted order but for hidden ones (folders.py says which, and what it does with links).
+What a source holds and how it is cut depends on its files alone, never on who reads it or in which order.
 """
 
 import difflib
-import hashlib
 import platform
 import sysconfig
 from collections.abc import Callable, Iterator
@@ -14,10 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gptlab.data import python_docs
-from gptlab.data.files import FORMATS, Piece, cut_file, file_format
+from gptlab.data.files import READ_HERE, Piece, cut_file, format_here
+from gptlab.data.folders import list_files, revisions
 from gptlab.data.inputs import Here, Source
 from gptlab.data.remote import PREFIX, find_remote, on_the_hub, split_name
 from gptlab.errors import DataError
+from gptlab.progress import StatusLine
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,11 @@ class NamedSource:
 
 
 def find_source(source: str | Path, text_column: str | None = None, revision: str | None = None) -> Source:
-    """Find a source by its name in SOURCES, on the hub, or by its path.
+    """Find a source by its name in SOURCES, on the hub, or by its path; say what of a folder is passed over.
 
     Args:
         source: a name, a file or a folder.
-        text_column: which column of .jsonl and .parquet files holds the documents; unless told it is found.
+        text_column: which column of JSON and .parquet files holds the documents; unless told it is found.
         revision: the one that a source on the hub had before, to have it as it was then.
 
     Raises:
@@ -66,15 +67,13 @@ def find_source(source: str | Path, text_column: str | None = None, revision: st
         raise DataError(
             f'source "{name}": no such file or folder, nor one of the names {", ".join(SOURCES)}{meant}'
         )
-    files = _files(root)
-    found: list[Piece] = []
-    for path in files:
-        found += cut_file(path, text_column)
-    if not any(piece.bytes for piece in found):
-        raise DataError(f'source "{name}": its files are empty; pass some that hold text')
-    base = root.parent if root.is_file() else root
-    state = "".join(f"{path.relative_to(base).as_posix()}\0{path.stat().st_size}\n" for path in files)
-    return Source(name, f"sha256:{hashlib.sha256(state.encode()).hexdigest()}", (Here.of(found),))
+    try:
+        return _find_files(name, root, text_column)
+    except OSError as error:
+        where = error.filename or root
+        raise DataError(
+            f"{where}: cannot be read ({error.strerror or error}); mend it and try again"
+        ) from error
 
 
 def documents(source: str | Path, text_column: str | None = None) -> Iterator[str]:
@@ -90,21 +89,23 @@ def list_sources() -> list[dict[str, str]]:
     ]
 
 
-def _files(root: Path) -> list[Path]:
-    if root.is_file():
-        if not file_format(root):
-            raise DataError(f"file {root}: gptlab reads {', '.join(FORMATS)}; convert it to one of them")
-        return [root]
-    files = [
-        path
-        for path in root.rglob("*")
-        if file_format(path)
-        and not any(part.startswith(".") for part in path.relative_to(root).parts)
-        and path.is_file()
-    ]
-    if not files:
-        raise DataError(f"folder {root}: holds no file that gptlab reads: {', '.join(FORMATS)}")
-    return sorted(files, key=lambda path: path.parts)
+def _find_files(name: str, root: Path, text_column: str | None) -> Source:
+    files, base = [root], root.parent
+    if root.is_dir():
+        (files, passed_over), base = list_files(root, text_column), root
+        if passed_over:
+            StatusLine().show(f"passed over in {root}: {passed_over}; gptlab reads {READ_HERE}", final=True)
+    elif not root.is_file():
+        raise DataError(f'source "{name}": is neither a file nor a folder; write what it gives to a file')
+    elif not format_here(root):
+        raise DataError(f"file {root}: gptlab reads {READ_HERE}; convert it to one of them")
+    found: list[Piece] = []
+    for path in files:
+        found += cut_file(path, text_column)
+    if not any(piece.bytes for piece in found):
+        raise DataError(f'source "{name}": its files are empty; pass some that hold text')
+    revision, earlier = revisions(base, files)
+    return Source(name, revision, (Here.of(found),), earlier)
 
 
 def _python_docs(name: str, text_column: str | None) -> Source:
