@@ -41,7 +41,7 @@ def change(*keys: str | int, value: object) -> Callable[[Path], None]:
         (replace(b"{}"), "manifest.json: is not a manifest"),
         (replace(b"[" * 100_000), "nested too deeply"),
         (replace(b"\xff"), "manifest.json: is not a manifest"),
-        (change("tokenizer", "vocab_size", value=100_000), "vocab_size 100,000 is over 65,535"),
+        (change("tokenizer", "vocab_size", value=100_000), "vocab_size 100,000 is over 65,536"),
         (change("shards", 0, "tokens", value="12"), "tokens = '12'"),
         (change("shards", 0, "split", value="test"), "split test"),
         (change("shards", 0, "file", value="../train_000000.bin"), r"shard \.\./train"),

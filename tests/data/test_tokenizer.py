@@ -2,6 +2,7 @@ import hashlib
 import json
 import pickle
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,13 @@ from hypothesis import strategies as st
 from gptlab.data.tokenizer import (
     CHECKED_EVERY,
     FILE,
+    LONG_BLANK,
+    MAX_VOCAB_SIZE,
     TOKENIZERS,
     BPEFile,
     Tokenizer,
+    _cut_long_words,
+    cut_long_blanks,
     load_tokenizer,
     train_tokenizer,
 )
@@ -138,10 +143,15 @@ def test_training_is_deterministic_and_learns(trained_text: str):
     assert len(tokenizer.encode(PROSE[0])) < len(PROSE[0].encode()) / 2
 
 
-@pytest.mark.parametrize("size", [256, 65_536])
+@pytest.mark.parametrize("size", [256, 65_537])
 def test_a_vocabulary_that_cannot_be_is_refused(size: int):
-    with pytest.raises(DataError, match=rf"vocab_size {size:,}: must lie between 257 .* and 65,535"):
+    with pytest.raises(DataError, match=rf"vocab_size {size:,}: must lie between 257 .* and 65,536"):
         train_tokenizer(PROSE, size)
+
+
+def test_the_largest_vocabulary_is_one_that_uint16_can_number():
+    assert np.iinfo(np.uint16).max == MAX_VOCAB_SIZE - 1
+    assert train_tokenizer(PROSE, MAX_VOCAB_SIZE).get_vocab_size() < MAX_VOCAB_SIZE
 
 
 def test_an_unknown_name_lists_the_names():
@@ -158,22 +168,6 @@ def test_a_vocabulary_that_cannot_be_downloaded_names_the_remedy(monkeypatch: py
         load_tokenizer("gpt2")
 
 
-def _lower(bpe: tokenizers.Tokenizer) -> None:
-    bpe.normalizer = tokenizers.normalizers.Lowercase()
-
-
-def _prefix_space(bpe: tokenizers.Tokenizer) -> None:
-    bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=True)
-
-
-@pytest.mark.parametrize("spoil", [_lower, _prefix_space])
-def test_a_lossy_tokenizer_is_refused(spoil, trained_text: str):
-    bpe = tokenizers.Tokenizer.from_str(trained_text)
-    spoil(bpe)
-    with pytest.raises(DataError, match="decoding does not give the text back"):
-        BPEFile(bpe.to_str())
-
-
 def _without(letters: str, trained_text: str) -> str:
     """Take the tokens of some letters out of a vocabulary, and number the others without gaps."""
     raw = json.loads(trained_text)
@@ -185,13 +179,17 @@ def _without(letters: str, trained_text: str) -> str:
 
 
 def test_one_that_lacks_a_letter_is_refused(trained_text: str):
-    with pytest.raises(DataError, match="decoding does not give the text back"):
+    with pytest.raises(DataError, match="has no token for the byte 0x71, which is in a text that begins"):
         BPEFile(_without("q", trained_text))
 
 
 def test_one_that_lacks_bytes_which_hardly_any_text_has_is_not(trained_text: str):
     # As SmolLM's lacks 0xF1 (U+00F1 in the alphabet), and BLOOM's 0x0B.
-    assert BPEFile(_without("\u00f1", trained_text)).vocab_size < BPEFile(trained_text).vocab_size
+    lacking = BPEFile(_without("\u00f1", trained_text))
+    assert lacking.vocab_size < BPEFile(trained_text).vocab_size
+    assert lacking.decode(lacking.encode("\u00f1")) == "\u00f1"
+    with pytest.raises(DataError, match=r"has no token for the byte 0xF1.*; take it out of the text"):
+        lacking.encode("rare: \U00040000")
 
 
 def test_gpt2s_own_files_are_read(shared):
@@ -232,7 +230,7 @@ def test_one_that_the_library_panics_over_is_refused(trained_text: str):
             tokenizers.Tokenizer(
                 tokenizers.models.WordLevel({"<|endoftext|>": 0, "\u2581word": 1}, "<|endoftext|>")
             ).to_str(),
-            "is not spelled in bytes",
+            "its model is WordLevel",
         ),
     ],
 )
@@ -314,3 +312,103 @@ def test_how_far_a_token_reaches_is_guessed_from_the_vocabulary(trained_text: st
     text = "Whoever walks along the river in the evening sees herons, and hears the mill before it comes in sight."
     assert small.bytes_per_token == pytest.approx(len(text) / len(small.encode(text)), rel=0.2)
     assert small.bytes_per_token < 2
+
+
+def test_a_mark_at_the_beginning_of_the_file_is_no_part_of_it(trained_text: str, tmp_path: Path):
+    path = tmp_path / FILE
+    path.write_text(trained_text, encoding="utf-8-sig")
+    marked = load_tokenizer(path)
+    assert marked.hash == BPEFile(trained_text).hash
+    assert marked.files[FILE].decode() == trained_text
+
+
+def test_half_a_pair_of_surrogates_becomes_the_replacement_character(tokenizer: Tokenizer):
+    # As a prompt on a command line may have one, where its bytes are no UTF-8.
+    assert tokenizer.decode(tokenizer.encode("a\ud800b")) == "a\ufffdb"
+
+
+BLANKS = [" ", "\n", "\t", "\r\n", "\u00a0", "\u3000", " \n", "\n ", "\x85"]
+
+
+@pytest.mark.parametrize("blank", BLANKS)
+def test_long_runs_are_cut_where_tiktoken_cuts(gpt2, blank, monkeypatch):
+    """Of every length around the one from which on they are cut, before all that may follow."""
+    from gptlab.data import tokenizer
+
+    whole = gpt2._encoding.encode_ordinary
+    monkeypatch.setattr(tokenizer, "LONG_BLANK", 7)
+    for length in range(40):
+        for before in ("", "x", "9,", "it's", "\x1c"):
+            for after in ("", "x", "7", "-", "'s", "\u4f60", "\x1f", "y" + blank * 20 + "z"):
+                text = before + blank * length + after
+                parts = cut_long_blanks(text)
+                assert "".join(parts) == text
+                assert [id_ for part in parts for id_ in whole(part)] == whole(text), repr(text)
+    assert len(cut_long_blanks("x" + blank * 20 + "y")) == 2
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.lists(st.sampled_from([*BLANKS, *(b * 9 for b in BLANKS), "a", "'s", "7", "-", "\u4f60", "\x1c"])),
+    st.integers(1, 9),
+)
+def test_cutting_long_runs_changes_no_token(gpt2, parts, length):
+    from gptlab.data import tokenizer
+
+    text = "".join(parts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenizer, "LONG_BLANK", length)
+        assert gpt2.encode(text) == gpt2._encoding.encode_ordinary(text)
+        assert gpt2._reference(text).tolist() == gpt2._encoding.encode_ordinary(text)
+
+
+@pytest.mark.parametrize("length", [LONG_BLANK - 1, LONG_BLANK, LONG_BLANK + 1, 900_000])
+def test_the_longest_runs_that_tiktoken_takes_are_its_own(gpt2, length):
+    text = "x" + " " * length + "x"
+    assert gpt2.encode(text) == gpt2._encoding.encode_ordinary(text)
+
+
+@pytest.mark.parametrize("unit", [" ", "\n", "\u00a0", " \n\t", "a", "1", "-", "\u4f60"])
+def test_a_million_of_anything_and_a_letter(gpt2, unit):
+    """Longer than tiktoken's stack for blanks; on the way to the shards as well as of a prompt."""
+    text = unit * (1_100_000 // len(unit)) + "x"
+    ids = gpt2.encode(text)
+    assert gpt2.decode(ids) == text
+    assert gpt2.encode_array(text).tolist() == ids
+    assert gpt2._reference(text).tolist() == ids
+
+
+def test_a_text_that_a_library_fails_at_is_named(gpt2, monkeypatch):
+    class PanicError(BaseException):
+        pass
+
+    def fail(*_, **__):
+        raise PanicError("stack\noverflow")
+
+    failing = load_tokenizer("gpt2")
+    monkeypatch.setattr(failing._encoding, "encode_ordinary", fail)
+    monkeypatch.setattr(failing._encoding, "encode_to_numpy", fail)
+    monkeypatch.setitem(failing.__dict__, "_fast", fail)
+    for encode in (failing.encode, failing.encode_array, failing._reference):
+        with pytest.raises(DataError) as caught:
+            encode("the text")
+        assert str(caught.value) == (
+            "tokenizer \"gpt2\": cannot cut a text of 8 characters that begins 'the text' (PanicError: stack "
+            "overflow); cut it into several documents, or leave it out"
+        )
+
+
+@pytest.mark.parametrize("unit", [" ", " \n", "a", "ACGT", "7", "=-_"])
+def test_training_takes_a_long_word_in_its_stride(unit: str):
+    """Its time grows with the square of a word's length: this would be a quarter of an hour."""
+    text = unit * (1_000_000 // len(unit)) + "x"
+    began = time.process_time()
+    tokenizer = BPEFile(train_tokenizer([text, *PROSE], 300).to_str())
+    assert len(tokenizer.encode(unit * 40)) < 20 * len(unit)
+    assert time.process_time() - began < 30
+
+
+def test_training_on_ordinary_text_of_any_length_is_as_it_was(shared):
+    text = shared("data/tinyshakespeare.txt").read_text(encoding="utf-8")
+    assert _cut_long_words(text) == [text]
+    assert "".join(_cut_long_words("a" * 99_999 + text)) == "a" * 99_999 + text
