@@ -8,6 +8,7 @@ RUN/ config.toml        the recipe as resolved: `gptlab train RUN/config.toml` r
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -143,7 +144,7 @@ def _alone(out: Path, world: World) -> Generator[None]:
     Raises:
         TrainError: another one holds it.
     """
-    record = out / METRICS
+    record, made = out / METRICS, not out.exists()
     if world.main:
         out.mkdir(parents=True, exist_ok=True)
     with record.open("ab") if world.main else nullcontext() as file:
@@ -154,19 +155,24 @@ def _alone(out: Path, world: World) -> Generator[None]:
         try:
             yield
         finally:
-            if world.main and not (out / "config.toml").exists() and record.stat().st_size == 0:
-                record.unlink()  # a start that was refused leaves nothing
-                with suppress(OSError):
-                    out.rmdir()
+            if world.main and not (out / "config.toml").exists():
+                with suppress(OSError):  # a start that was refused leaves nothing of its own
+                    if record.stat().st_size == 0:
+                        record.unlink()
+                    if made:
+                        out.rmdir()
 
 
 def _taken(file: IO[bytes], out: Path) -> bool:
     try:
         if not lock(file):
             print(f"{out}: has no locks; see to it that no other process trains this run", flush=True)
+        # Another may have taken it away between our opening and locking it.
+        return not (out / METRICS).exists() or not os.path.samestat(
+            os.fstat(file.fileno()), (out / METRICS).stat()
+        )
     except BlockingIOError:
         return True
-    return False
 
 
 @contextmanager
@@ -265,12 +271,12 @@ def attention_kernel(config: RunConfig, device: torch.device) -> str:
     grouped = shape.kv_heads < shape.n_head and asked == "auto"  # else they are repeated where they must
     with kernels.only(asked):
         name = kernels.choose(device, dtype, shape.head_dim, False, grouped, True)
-    if name is None or (asked != "auto" and name not in (asked, "unknown")):
+    if asked != "auto" and name not in (asked, "unknown"):
         raise ConfigError(
             f"train.attention_kernel = {asked}: torch {torch.__version__} has no such kernel for {dtype} heads of "
             f"{shape.head_dim} on this {device.type}; auto takes one that it has"
         )
-    return name
+    return name or "unknown"
 
 
 def _check_memory(size: Size, world: World) -> None:

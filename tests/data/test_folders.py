@@ -14,7 +14,7 @@ import pytest
 from small_folder import documents_of
 
 from gptlab import cli
-from gptlab.data import folders
+from gptlab.data import files, folders
 from gptlab.data.manifest import MANIFEST, Manifest
 from gptlab.data.prepare import prepare
 from gptlab.data.sources import documents, find_source
@@ -31,8 +31,8 @@ def command(source: Path, out: Path) -> int:
     return cli.main(["data", "prepare", str(source), str(out), "--tokenizer", "bytes", "--workers", "1"])
 
 
-def written(folder: Path, files: dict[str, bytes]) -> Path:
-    for name, content in files.items():
+def written(folder: Path, contents: dict[str, bytes]) -> Path:
+    for name, content in contents.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
     return folder
@@ -136,7 +136,6 @@ def test_what_is_passed_over_is_named_in_one_line(tmp_path: Path, capsys: Any):
             "old.txt.bz2": b"BZh91AY&SY\x00\x00",
             "labels.json": b'[{"id": 1, "name": "x"}]',
             "words.json": b'["a", "b"]',
-            "broken.json": b'{"text": ',
             "picture.png": b"\x89PNG\r\n\x1a\n\x00\x00",
             "empty.md": b"",
             ".hidden.md": b"text",
@@ -146,10 +145,30 @@ def test_what_is_passed_over_is_named_in_one_line(tmp_path: Path, capsys: Any):
     [line] = [line for line in capsys.readouterr().err.splitlines() if "passed over" in line]
     assert line == (
         f"passed over in {source}: 3 .csv, 2 .md, 1 without an ending, 1 .bz2, 1 .log, "
-        '3 .json without "text" or "content"; gptlab reads .txt, .jsonl, .ndjson and .json, each of them also with '
+        '2 .json without "text" or "content"; gptlab reads .txt, .jsonl, .ndjson and .json, each of them also with '
         ".gz or .zst, and .parquet"
     )
     assert list(documents(source)) == ["a text to train on", "another"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b'{"text": "cut off', "the file ends within it"), (b'[{"text": "a"}', "the file ends within it")],
+)
+def test_a_broken_json_is_not_passed_over(tmp_path: Path, capsys: Any, content: bytes, said: str):
+    source = written(tmp_path / "source", {"a.txt": b"a text", "b.txt": b"b", "c.json": content})
+    assert command(source, tmp_path / "out") == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "c.json" in last
+    assert said in last
+
+
+def test_one_long_object_is_a_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(files, "LOOK_BYTES", 1000)
+    monkeypatch.setattr(files, "CHUNK_BYTES", 100)
+    long = json.dumps([{"text": "x" * 5000}]).encode()
+    source = written(tmp_path / "source", {"a.txt": b"a text", "c.json": long})
+    assert [len(text) for text in documents(source)] == [6, 5000]
 
 
 def test_a_named_column_decides_which_json_is_meant(tmp_path: Path, capsys: Any):

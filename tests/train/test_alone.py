@@ -10,7 +10,7 @@ from real_runs import command, finish, launcher, rows, start
 
 from gptlab import lock as locks
 from gptlab import run
-from gptlab.errors import ConfigError
+from gptlab.errors import ConfigError, TrainError
 
 LONG = ("--train.steps", 100_000, "--eval.every-steps", 100_000)
 
@@ -87,6 +87,24 @@ def test_a_start_that_is_refused_leaves_nothing(train, tmp_path):
     with pytest.raises(ConfigError, match=r"leave the key out"):
         train(out, {"model": {"vocab_size": 5}})
     assert not out.exists()
+
+
+def test_a_start_that_is_refused_leaves_the_folder_that_was_there(train, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    with pytest.raises(ConfigError, match="is longer than"):
+        train(out, {"schedule": {"warmup_steps": 50}})
+    assert list(out.iterdir()) == []
+
+
+def test_a_record_that_went_between_opening_and_locking_is_another_process(train, tmp_path, monkeypatch):
+    def lock(file):
+        (tmp_path / "run" / "metrics.jsonl").unlink()  # as a start that is refused does
+        return True
+
+    monkeypatch.setattr(run, "lock", lock)
+    with pytest.raises(TrainError, match="another process"):
+        train(tmp_path / "run")
 
 
 def test_a_drive_without_locks_is_named(train, tmp_path, monkeypatch, capsys):

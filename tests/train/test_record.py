@@ -65,3 +65,13 @@ def test_the_time_left_is_reckoned_from_the_steps_of_this_start(tmp_path, monkey
             resumed.step(step, 100 * step, Gradient(2.5, 1.0), lr=1e-3, step_s=30.0)
     told = capsys.readouterr().err.splitlines()
     assert [line.rpartition("ETA ")[2] for line in told] == ["2m30s", "2m00s", "1m30s"]
+
+
+def test_a_step_back_behind_the_first_one_is_reckoned_anew(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "LOG_FILE_EVERY_S", 0.0)
+    with MetricsLog(tmp_path / "metrics.jsonl") as log:
+        resumed = recorded(log)
+        for step in (5, 6, 2, 3, 4, 5):
+            resumed.step(step, 100 * step, Gradient(2.5, 1.0), lr=1e-3, step_s=30.0)
+    told = capsys.readouterr().err.splitlines()
+    assert told[2].endswith("ETA 4m00s")  # eight steps to go

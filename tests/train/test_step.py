@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -268,6 +269,39 @@ def test_the_residual_stream_in_the_format_of_the_products(tiny_recipe, tmp_path
     # Where nothing is cast, as in samples in float32, there is nothing to follow.
     trainer.model(torch.zeros(1, 4, dtype=torch.long))
     assert seen["products"] == (torch.float32,) * 2
+
+
+def test_recomputed_blocks_attend_by_the_same_kernel(tiny_recipe, tmp_path, torch_settings):
+    """torch asks again in the backward pass: by its own choice the second time, it would keep other tensors."""
+    found = {}
+    for recompute in (False, True):
+        flags = {"attention_kernel": "math", "recompute": recompute}
+        updater = build(tiny_recipe, tmp_path, {"train": flags}).updater
+        found[recompute] = updater.gradient(0, lambda: False)
+    assert found[True] == found[False]
+
+
+def test_where_one_process_fails_at_first_no_other_waits_for_it(
+    tiny_recipe, tmp_path, torch_settings, monkeypatch
+):
+    updater = watched(tiny_recipe, tmp_path, {})
+    world = SimpleNamespace(size=2, device=torch.device("cpu"), count=lambda *facts: [1])
+    monkeypatch.setattr(updater, "_world", world)
+    with pytest.raises(TrainError, match="another process could not make its first pass"):
+        updater.prepare(print)
+
+
+def test_where_one_has_no_compiler_all_try_without(tiny_recipe, tmp_path, torch_settings, monkeypatch):
+    updater = build(tiny_recipe, tmp_path, {"train": {"compile": True}}).updater
+    tried = []
+    monkeypatch.setattr(Updater, "_failure", lambda self: tried.append(self._inner.compiled_as))
+    counts = iter([[0], [1]])  # none has failed; one of two is compiled
+    world = SimpleNamespace(
+        size=2, device=torch.device("cpu"), count=lambda *facts: next(counts), smallest=lambda value: value
+    )
+    monkeypatch.setattr(updater, "_world", world)
+    updater.prepare(print)
+    assert tried == ["whole", "nothing"]
 
 
 @pytest.mark.parametrize(("kernel", "code"), [("cudnn", 1), ("math", 0), ("auto", 0)])

@@ -240,8 +240,17 @@ class JsonPiece(ObjectsPiece):
                     isinstance(columns.get(name), str) for name in ([named] if named else TEXT_COLUMNS)
                 )
         except DataError:
-            return False
+            return self._begins_as_objects()
         return False
+
+    def _begins_as_objects(self) -> bool:
+        """Say whether its reader should tell what is wrong with it: with what holds no objects, nothing is."""
+        try:
+            with _opened(self.path) as file:
+                head = file.read(CHUNK_BYTES).removeprefix(_MARK).lstrip()
+        except DataError:
+            return True
+        return head.removeprefix(b"[").lstrip()[:1] == b"{"
 
     def _check_end(self, rest: bytes) -> None:
         if rest.strip():

@@ -28,6 +28,7 @@ from gptlab.data.shards import MAX_SHARD_TOKENS, TOKEN, read_shard
 from gptlab.data.sources import find_source
 from gptlab.data.tokenizer import MAX_VOCAB_SIZE, load_tokenizer
 from gptlab.errors import DataError
+from gptlab.lock import lock
 
 SHARD_TOKENS = 100_000_000
 LOCK = ".lock"
@@ -166,16 +167,9 @@ def _exclusive(out: Path, *, shared: bool = False) -> Generator[None]:
 
 def _lock(file: IO[str], out: Path, *, shared: bool) -> None:
     try:
-        import fcntl
-    except ImportError:  # Windows: two at once are the user's to avoid
-        return
-    try:
-        # The system lets go of it when the process ends, however that comes.
-        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        lock(file, shared=shared)
     except BlockingIOError:
         raise DataError(f"{out}: another process is preparing it; wait for that one, or stop it") from None
-    except OSError:  # a file system without locks
-        return
 
 
 def _check(name: str, value: int | None, most: int = 2**63 - 1) -> None:

@@ -63,7 +63,9 @@ def choose(
     """
     cuda = torch.backends.cuda
     switches = (cuda.cudnn_sdp_enabled, cuda.flash_sdp_enabled, cuda.mem_efficient_sdp_enabled)
-    on = tuple(switch() for switch in (*switches, cuda.math_sdp_enabled))
+    on = tuple(
+        switch() for switch in (*switches, cuda.math_sdp_enabled, torch.are_deterministic_algorithms_enabled)
+    )
     return _choose(device, dtype, head_dim, masked, grouped, gradients, on)
 
 

@@ -53,7 +53,8 @@ class Record:
         row = {"loss": gradient.loss, "grad_norm": gradient.norm, "lr": lr, "step_s": step_s}
         self.log.write("step", step=step, tokens=tokens, **row, tokens_per_s=speed, mfu=mfu)
         self._look_at_log()
-        if self._began is None:  # compiling and the first evaluation come once only
+        # Compiling and the first evaluation come once only; after a step back it is reckoned anew.
+        if self._began is None or step <= self._began[1]:
             self._began = time.monotonic() - step_s, step - 1
         began, before = self._began
         passed, steps = time.monotonic() - began, self._steps

@@ -186,8 +186,10 @@ class Updater:
     def _backward(self, ids: Tensor, targets: Tensor, weight: float, *, synchronise: bool) -> Tensor:
         objective: nn.Module = self.objective
         ddp = objective if isinstance(objective, DistributedDataParallel) and not synchronise else None
-        with ddp.no_sync() if ddp is not None else nullcontext(), self._memory_named():
-            with autocast(self._dtype, self._world.device), kernels.only(self._config.attention_kernel):
+        # Backward too, in which recomputed blocks attend once more.
+        kernel = kernels.only(self._config.attention_kernel)
+        with ddp.no_sync() if ddp is not None else nullcontext(), self._memory_named(), kernel:
+            with autocast(self._dtype, self._world.device):
                 nats = self.objective(ids, targets)
             self.scaler.scale(nats * weight).backward()
         return nats.detach()
@@ -202,9 +204,25 @@ class Updater:
         Raises:
             TrainError: not even one sequence fits.
         """
-        auto, cuda = self._config.micro_batch == "auto", self._world.device.type == "cuda"
-        if not auto and not self._config.compile:
+        if self._config.micro_batch != "auto" and not self._config.compile:
             return
+        failure: Exception | None = None
+        try:
+            self._find_what_works(say)
+        except Exception as error:
+            failure = error
+        if self._world.count(failure is not None)[0]:  # else the others would wait for this one
+            raise failure or TrainError(
+                "another process could not make its first pass; its own words tell why"
+            )
+        # All do alike, in how a pass is computed and in its size.
+        if 0 < self._world.count(self._inner.compiled_as != "nothing")[0] < self._world.size:
+            self._inner.compile_as("nothing")
+            self._find_what_works(say)
+        self.micro_batch = self._world.smallest(self.micro_batch)
+
+    def _find_what_works(self, say: Callable[[str], None]) -> None:
+        auto, cuda = self._config.micro_batch == "auto", self._world.device.type == "cuda"
         coming = state_bytes_to_come(self._optimizer) if cuda else 0
         if cuda and not self._settled:
             most, fits = self.micro_batch, even(self._largest_share, self._estimate(coming))
@@ -215,8 +233,8 @@ class Updater:
             # The first update will want it.
             reserve = torch.empty(coming, dtype=torch.uint8, device=self._world.device)
         while (failure := self._failure()) is not None:
-            if not isinstance(failure, TrainError):
-                say(f"torch.compile fails here ({brief(failure)}); training goes on without it, and slower")
+            if isinstance(failure, str):
+                say(f"torch.compile fails here ({failure}); training goes on without it, and slower")
                 self._inner.compile_as("nothing")
                 continue
             if not auto or self.micro_batch == 1:
@@ -224,24 +242,20 @@ class Updater:
             size, self.micro_batch = self.micro_batch, even(self._largest_share, self.micro_batch // 2)
             say(f"out of memory with {size} sequences at once: micro_batch is now {self.micro_batch}")
         del reserve
-        # All do alike, in the size of a pass and in how it is computed.
-        self.micro_batch = self._world.smallest(self.micro_batch)
-        if not self._world.smallest(self._inner.compiled_as != "nothing"):
-            self._inner.compile_as("nothing")
 
-    def _failure(self) -> Exception | None:
-        """Try a pass; return what it raised, where there is less that could be tried."""
+    def _failure(self) -> TrainError | str | None:
+        """Try a pass; return what went wrong: the memory, or the compiler in words; None if nothing did."""
         compiled = self._inner.compiled_as != "nothing"
         try:
             self._try(self.micro_batch)
             return None
         except TrainError as error:
-            failure: Exception = TrainError(str(error))
+            # A new one, as this one holds what did not fit.
+            failure: TrainError | str = TrainError(str(error))
         except Exception as error:
             if not compiled:
                 raise
-            failure = error
-        # Out of the handler, where the error no longer holds what did not fit.
+            failure = brief(error)
         release()
         if compiled:
             torch.compiler.reset()  # else a second shape makes a graph for all shapes
