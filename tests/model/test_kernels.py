@@ -64,19 +64,19 @@ def test_attention_is_fused_whatever_the_heads(device, dtype, masked, groups):
     torch.testing.assert_close(y.double().cpu(), by_hand(q, k, v), atol=tolerance, rtol=tolerance)
 
 
-@pytest.mark.parametrize("takes", [True, False])
-def test_heads_are_copied_only_where_no_fused_kernel_shares_them(monkeypatch, takes):
+@pytest.mark.parametrize("chosen", ["flash", "math", None])
+def test_heads_are_copied_only_where_no_fused_kernel_shares_them(monkeypatch, chosen):
     asked, whole = [], F.scaled_dot_product_attention
 
     def noted(q, k, v, **options):
         asked.append((k.shape[1], options["enable_gqa"]))
         return whole(q, k, v, **options)
 
-    monkeypatch.setattr(kernels, "choose", lambda *what: "flash" if takes else "math")
+    monkeypatch.setattr(kernels, "choose", lambda *what: chosen)
     monkeypatch.setattr(F, "scaled_dot_product_attention", noted)
     q, k, v = heads("cpu", torch.float32, 2)
     y = kernels.attend(q, k, v, None, causal=True)
-    assert asked == [(2, True) if takes else (4, False)]
+    assert asked == [(2, True) if chosen == "flash" else (4, False)]
     torch.testing.assert_close(y.double(), by_hand(q, k, v), atol=1e-5, rtol=1e-5)
     kernels.attend(q, q, q, None, causal=True)
     assert asked[1] == (4, False)

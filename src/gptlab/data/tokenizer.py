@@ -12,7 +12,7 @@ import re
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -344,27 +344,29 @@ def _trap(text: str) -> str | None:
         return f'is not JSON ({error}), so the tokenizers library cannot read it; make one with "gptlab data tokenizer"'
 
 
-@contextmanager
-def _refusing(origin: str) -> Generator[None]:
-    """Refuse a tokenizer for whatever the library raises, panics too, which are not even an Exception.
-
-    Raises:
-        DataError: it raised something.
-    """
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:
-        raise DataError(
+def _refusing(origin: str) -> AbstractContextManager[None]:
+    """Refuse a tokenizer that the library fails to read."""
+    return _blaming(
+        lambda error: (
             f"tokenizer {origin}: the tokenizers library cannot read it ({error}); make one with "
             '"gptlab data tokenizer"'
-        ) from error
+        )
+    )
+
+
+def _cutting(origin: str, text: str) -> AbstractContextManager[None]:
+    """Name the text that a library fails to cut."""
+    return _blaming(
+        lambda error: (
+            f"tokenizer {origin}: cannot cut a text of {len(text):,} characters that begins {text[:40]!r} "
+            f"({brief(error)}); cut it into several documents, or leave it out"
+        )
+    )
 
 
 @contextmanager
-def _cutting(origin: str, text: str) -> Generator[None]:
-    """Name the text that a library fails at, with a panic perhaps, which is not even an Exception.
+def _blaming(say: Callable[[BaseException], str]) -> Generator[None]:
+    """Turn whatever a library raises into one line. A panic in Rust is not even an Exception.
 
     Raises:
         DataError: it raised something.
@@ -374,10 +376,7 @@ def _cutting(origin: str, text: str) -> Generator[None]:
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
-        raise DataError(
-            f"tokenizer {origin}: cannot cut a text of {len(text):,} characters that begins {text[:40]!r} "
-            f"({brief(error)}); cut it into several documents, or leave it out"
-        ) from error
+        raise DataError(say(error)) from error
 
 
 def utf8(text: str) -> bytes:

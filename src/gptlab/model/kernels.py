@@ -51,7 +51,7 @@ def takes_groups(q_BHTK: Tensor, *, masked: bool) -> bool:
     # Autocast turns what attention is given into its own format, whatever that was.
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else q_BHTK.dtype
     chosen = choose(q_BHTK.device, dtype, q_BHTK.shape[-1], masked, True, torch.is_grad_enabled())
-    return chosen != "math"
+    return chosen not in ("math", None)  # none: the only kernel that is switched on takes no shared heads
 
 
 def choose(

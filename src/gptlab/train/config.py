@@ -23,9 +23,9 @@ class TrainConfig:
     dtype: DTypeName = "auto"
     """Number format of the products; auto is bfloat16 where the device has it. float16 is always scaled."""
     residual: Literal["float32", "products"] = "float32"
-    """Number format of the residual stream: float32, or that of the products, which is faster and less exact."""
+    """Number format of the residual stream: float32, or that of the products: less memory, coarser sums."""
     attention_kernel: KernelName = "auto"
-    """Who computes attention in training; auto is torch's own choice. cudnn, flash, efficient or math."""
+    """Kernel that computes attention in training: auto is torch's own choice."""
     device: DeviceName = "auto"
     """Where to train; auto is CUDA where there is some."""
     init_from: str | None = None

@@ -27,9 +27,9 @@ class Objective(nn.Module):
     def compile_as(self, what: Compiled) -> None:
         """Compile, for one shape, all of it, or each block and the loss, or undo that.
 
-        Whole it is fastest. In parts, the gradients of the last blocks are there while those of the first are being
-        computed, so that DDP sends them meanwhile; and a block is compiled once for all layers. The model itself
-        stays plain, for evaluations and samples, whose shapes vary.
+        As a whole, kernels may be fused across blocks. In parts, the gradients of the last blocks are there while
+        those of the first are being computed, so that DDP sends them meanwhile; and a block is compiled once for all
+        layers. The model itself stays plain, for evaluations and samples, whose shapes vary.
         """
         self.compiled_as: Compiled = what
         fast = partial(torch.compile, dynamic=False)
