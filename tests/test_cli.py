@@ -633,3 +633,69 @@ def test_other_refusals(refused, run, tiny_data, monkeypatch, tmp_path, words, m
 
 def test_a_refused_sample_shows_no_prompt(gptlab, run):
     assert gptlab("sample", run, "--prompt", "The old", "--top-p", "2").out == ""
+
+
+@pytest.mark.parametrize("word", ["caf\udce9", "\ud800"])
+def test_an_argument_that_is_no_text_is_refused(gptlab, run, word):
+    answer = gptlab("sample", run, "--prompt", word, "--max-tokens", 2)
+    assert (answer.code, answer.out) == (1, "")
+    assert "which is no UTF-8; write it in UTF-8" in answer.err
+    assert len(answer.err.splitlines()) == 1
+
+
+def test_a_terminal_of_ascii(run):
+    """What it was given is read as it was meant, or refused; what it cannot show is spelled out."""
+    environment = subprocess_environment() | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [
+        sys.executable,
+        "-m",
+        "gptlab",
+        "sample",
+        str(run),
+        "--max-tokens",
+        "40",
+        "--seed",
+        "1",
+        "--prompt",
+    ]
+    refused = subprocess.run([*command, "caf\u00e9".encode()], env=environment, capture_output=True)
+    assert refused.returncode == 1
+    assert b"'caf' is followed by the byte 0xC3, which is no ASCII" in refused.stderr
+    told = subprocess.run([*command, "cafe"], env=environment, capture_output=True, check=True)
+    assert told.stdout.isascii()
+    assert b"\\u" in told.stdout
+    assert told.stderr == b""
+
+
+BEYOND = 2**63
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ("sample RUN --seed NUMBER", "--seed = NUMBER"),
+        ("sample RUN --top-k NUMBER", "--top-k = NUMBER"),
+        ("sample RUN --samples NUMBER", "--samples = NUMBER"),
+        ("eval RUN --task continuation --data DATA --limit NUMBER", "--limit = NUMBER"),
+        ("train RECIPE --train.seed NUMBER --out NEW", "train.seed = NUMBER"),
+        ("train RECIPE --train.seed -NUMBER --out NEW", "train.seed = -NUMBER"),
+        ("data tokenizer TEXT NEW --vocab-size NUMBER", "--vocab-size = NUMBER"),
+    ],
+)
+def test_whole_numbers_have_64_bits(refused, run, tiny_recipe, tiny_data, tmp_path, words, named):
+    places = {"RUN": run, "RECIPE": tiny_recipe, "DATA": tiny_data, "NEW": tmp_path / "new", "TEXT": __file__}
+    words = words.replace("-NUMBER", str(-BEYOND - 1)).replace("NUMBER", str(BEYOND))
+    named = named.replace("-NUMBER", str(-BEYOND - 1)).replace("NUMBER", str(BEYOND))
+    assert refused(*(places.get(word, word) for word in words.split())).startswith(
+        f"{named}: does not fit 64 bits"
+    )
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_largest_seed_is_one(gptlab, run):
+    for seed in (BEYOND - 1, -BEYOND):
+        assert gptlab("sample", run, "--seed", seed, "--max-tokens", 2, "--samples", 2).code == 0
+
+
+def test_more_samples_than_memory_holds_are_refused(refused, run):
+    assert "at most 65,536 are written at once" in refused("sample", run, "--samples", 10**12)

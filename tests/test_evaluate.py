@@ -120,7 +120,48 @@ def test_a_run_and_its_export_do_not_differ(run, exported, hellaswag, capsys):
     assert found["margin"]["difference"] == pytest.approx(0, abs=1e-5)
     said = capsys.readouterr().out
     assert "no difference is shown" in said
-    assert said.count("published, on all 10,042 items: GPT-2 124M") == 1
+    assert said.count("published, on all 10,042 items, not on these: GPT-2 124M") == 1
+    assert said.count("not shown to be above chance (25 %)") == 4
+    assert said.endswith(
+        "This compares two checkpoints and says nothing of their recipes: two seeds of one recipe differ as well.\n"
+    )
+
+
+def test_two_losses_are_compared_window_by_window(run, exported, tiny_data, tmp_path, capsys):
+    request = Request(task="loss", data=tiny_data, limit=320)
+    facts = evaluate.evaluate([run, exported], request)
+    found = facts["comparison"]["loss"]["loss"]
+    assert (found["n"], found["difference"]) == (10, pytest.approx(0, abs=1e-6))
+    first, second = facts["results"]
+    assert first["items_sha256"] == second["items_sha256"]
+    said = capsys.readouterr().out.splitlines()
+    assert said[-2].startswith("loss: over the same 10 windows no difference is shown: ")
+    assert said[-1].startswith("This compares two checkpoints")
+
+
+def test_losses_over_other_windows_are_not_compared(run, tiny_recipe, tiny_data, tmp_path, monkeypatch):
+    words = ["train", str(tiny_recipe), "--train.steps", "2", "--eval.tasks", "--model.context", "16"]
+    assert cli.main([*words, "--out", str(tmp_path / "short")]) == 0
+    monkeypatch.setattr(evaluate, "mean_loss", None)  # refused before the work
+    problem = "reads windows of 32 tokens, .*short of 16, and two losses are compared over the same ones"
+    with pytest.raises(ConfigError, match=problem):
+        evaluate.evaluate([run, tmp_path / "short"], Request(task="loss", data=tiny_data))
+
+
+@pytest.mark.parametrize("name", ["file/x.jsonl", "folder", "x" * 300])
+def test_samples_that_cannot_be_written_are_refused_before_the_work(
+    run, hellaswag, tmp_path, monkeypatch, name
+):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setattr(evaluate, "load", None)
+    with pytest.raises(ConfigError, match=f"--samples .*{name[-6:]}: "):
+        Request(task="hellaswag", data=hellaswag, samples=tmp_path / name)
+
+
+def test_samples_make_their_folder(run, hellaswag, tmp_path):
+    evaluate.evaluate([run], Request(task="hellaswag", data=hellaswag, samples=tmp_path / "new" / "x.jsonl"))
+    assert len((tmp_path / "new" / "x.jsonl").read_text().splitlines()) == 9
 
 
 def test_tasks_of_the_harness_from_local_files(run, exported, piqa, capsys):
@@ -188,7 +229,11 @@ def test_without_the_harness_its_extra_is_named(run, monkeypatch, capsys):
     [
         ([], {"task": "hellaswag"}, "0 models: give one, or two to be compared"),
         (["a", "b", "c"], {"task": "hellaswag"}, "3 models: give one"),
-        (["a", "b"], {"task": "loss"}, "two models: --samples and the task loss are for one at a time"),
+        (
+            ["a", "b"],
+            {"task": "hellaswag", "samples": Path("x")},
+            "two models: --samples is for one at a time",
+        ),
         (["a"], {"task": "hellaswag", "limit": 0}, "--limit 0: must be at least 1"),
         (
             ["a"],

@@ -201,3 +201,47 @@ def test_a_conversion_that_is_wrong_is_not_written(
     monkeypatch.setattr(compare, "load_causal_lm", load_slightly_wrong)
     assert "transformers' logits are up to" in fails(capsys, "import", folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def of_characters(ckpt: Path, tmp_path: Path) -> Path:
+    """A run of a character-level checkpoint, whose vocabulary is given as JSON."""
+    letters = "\n" + "".join(map(chr, range(32, 32 + SIZES["vocab_size"] - 1)))
+    (tmp_path / "meta.json").write_text(json.dumps({letter: id_ for id_, letter in enumerate(letters)}))
+    run("import", ckpt, tmp_path / "of_characters", "--tokenizer", tmp_path / "meta.json", tmp_path=tmp_path)
+    return tmp_path / "of_characters"
+
+
+def test_a_character_level_model_writes(of_characters: Path, tmp_path: Path) -> None:
+    model, tokenizer = gptlab.load(of_characters, "cpu")
+    assert isinstance(model, GeneratingGPT)
+    words = ("sample", of_characters, "--prompt", "Bad \u00e9", "--temperature", 0, "--max-tokens", 6)
+    (text,) = run(*words, tmp_path=tmp_path)["texts"]
+    ids = torch.tensor([[ord(letter) - 31 for letter in "Bad \u00e9"]])
+    for _ in range(6):
+        ids = torch.cat((ids, model(ids)[:, -1:].argmax(-1)), 1)
+    assert text == tokenizer.decode(ids[0, 5:].tolist())
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ("sample RUN", "which a text from no prompt begins with"),
+        ("sample RUN --prompt \u4f60", "has no token for '\u4f60'"),
+        ("export RUN OUT", "which an export's text begins with"),
+        ("data prepare TEXT OUT --tokenizer META", "which a document of prepared data begins with"),
+    ],
+)
+def test_what_a_character_level_model_cannot_do(
+    words: str, complaint: str, of_characters: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text.txt").write_text("a text\n")
+    places = {
+        "RUN": of_characters,
+        "OUT": tmp_path / "out",
+        "TEXT": tmp_path / "text.txt",
+        "META": tmp_path / "meta.json",
+    }
+    line = fails(capsys, *(places.get(word, word) for word in words.split()))
+    assert complaint in line
+    assert not (tmp_path / "out").exists()

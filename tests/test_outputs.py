@@ -1,6 +1,7 @@
 """One rule for all that is written: only the same thing made again replaces what is there."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from gptlab import cli
 from gptlab.datasheet import write_page
 from gptlab.errors import ConfigError
-from gptlab.outputs import fingerprint
+from gptlab.outputs import fingerprint, unwritable
 
 Refused = Callable[..., str]
 
@@ -183,3 +184,70 @@ def test_imports_of_one_name_are_told_apart(finished_run: Path, tmp_path: Path, 
 def test_fingerprints_know_where_a_part_ends() -> None:
     assert len({fingerprint("ab", "c"), fingerprint("a", "bc"), fingerprint("abc")}) == 3
     assert fingerprint("a") == fingerprint(b"a")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["report", "first", "--out", "PLACE"],
+        ["data", "inspect", "DATA", "--out", "PLACE"],
+        ["data", "prepare", "python-docs", "PLACE", "--tokenizer", "bytes"],
+        ["data", "merge", "PLACE"],
+        ["export", "first", "PLACE"],
+        ["export", "first", "PLACE.gguf", "--to", "gguf"],
+        ["import", "first", "PLACE"],
+        ["slurm", "RECIPE", "--out", "PLACE", "--hours", "1"],
+        ["demo", "--out", "PLACE"],
+        ["train", "RECIPE", "--out", "PLACE"],
+        ["eval", "first", "--task", "loss", "--data", "DATA", "--json", "PLACE"],
+        ["eval", "first", "--task", "continuation", "--data", "DATA", "--samples", "PLACE"],
+        ["sample", "first", "--json=PLACE"],
+        ["data", "list", "--json", "PLACE"],
+        ["data", "adopt", "DATA", "--json", "PLACE"],
+    ],
+)
+def test_what_cannot_be_written_is_said_before_the_work(
+    runs: tuple[Path, Path],
+    tiny_data: Path,
+    tiny_recipe: Path,
+    tmp_path: Path,
+    words: list[str],
+    refused: Refused,
+) -> None:
+    """A file is in the way of the folder, as a mistyped path has it."""
+    if "gguf" in words:
+        pytest.importorskip("gguf")
+    (tmp_path / "file").write_text("mine")
+    names = {"first": runs[0], "DATA": tiny_data, "RECIPE": tiny_recipe}
+    place = str(tmp_path / "file" / "place")
+    before = contents(tmp_path)
+    told = refused(*(names.get(word, word.replace("PLACE", place)) for word in words))
+    assert place in told
+    assert "Not a directory" in told
+    assert contents(tmp_path) == before
+
+
+def test_nothing_is_left_where_something_could_be_written(tmp_path: Path) -> None:
+    (tmp_path / "there").write_text("mine")
+    for name in ("new", "new/deep/er", "there"):
+        assert unwritable(tmp_path / name) is None
+    assert [file.name for file in tmp_path.iterdir()] == ["there"]
+    assert (tmp_path / "there").read_text() == "mine"
+    for name in (
+        "x" * 300,
+        "x" * 250,
+        "new/" + "x" * 300,
+    ):  # with what a name grows by until the file is whole
+        assert "File name too long" in str(unwritable(tmp_path / name))
+
+
+def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
+    """Whoever reads it would think that all was written, and an unread one would never open."""
+    os.mkfifo(tmp_path / "pipe")
+    assert unwritable(tmp_path / "pipe") is None
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_the_right_to_write_is_said(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    assert "Permission denied" in str(unwritable(tmp_path / "new"))

@@ -15,6 +15,7 @@ import pytest
 from gptlab import cli
 from gptlab.errors import ConfigError
 from gptlab.eval.published import beside
+from gptlab.page import file_name
 from gptlab.report import facts, notes, rate_charts, report, score_charts
 from gptlab.run_folder import loss_chart, read_metrics, read_runs
 
@@ -86,6 +87,11 @@ def write_run(
     environment["command"] = ["gptlab", "train", "my recipe.toml"]
     (folder / "environment.json").write_text(json.dumps(environment))
     return folder
+
+
+def picture(called):
+    """The name of a group's picture; rows of these tests are older than the hash of the items."""
+    return file_name(called.replace(",", "") + " ")
 
 
 class Page(HTMLParser):
@@ -291,7 +297,7 @@ def test_the_page_of_somebody_is_left_alone(tmp_path, capsys):
 def test_pictures_that_a_report_has_no_more_are_deleted_and_nothing_else(tmp_path):
     run, out = write_run(tmp_path / "run", [*curve(), eval_row(40)]), tmp_path / "out"
     report([run], out)
-    assert (out / "hellaswag_completion_0_shot_n_401.png").is_file()
+    assert (out / (picture("hellaswag, completion, 0-shot, n = 401") + ".png")).is_file()
     page = out / "index.html"
     # A page that names files elsewhere deletes none of them.
     (tmp_path / "thesis.tex").write_text("mine")
@@ -300,7 +306,7 @@ def test_pictures_that_a_report_has_no_more_are_deleted_and_nothing_else(tmp_pat
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve()))
     told = report([run], out)
     assert sorted(told["files"]) == sorted(map(str, out.iterdir()))
-    assert not (out / "hellaswag_completion_0_shot_n_401.png").exists()
+    assert not (out / (picture("hellaswag, completion, 0-shot, n = 401") + ".png")).exists()
     assert (tmp_path / "thesis.tex").exists()
 
 
@@ -476,8 +482,89 @@ def test_scores_on_other_items_are_another_group(tmp_path):
     rows = [eval_row(1, acc_norm=0.3), eval_row(1, acc_norm=0.4) | {"data": "mine.jsonl"}]
     [run] = read_runs([write_run(tmp_path / "run", [step_row(1), *rows])])
     assert [float(chart.curves[0].y[0]) for chart in score_charts([run])] == [30, 40]
-    assert score_charts([run])[1].name == "hellaswag_completion_0_shot_n_401_of_mine_jsonl"
+    assert score_charts([run])[1].caption.startswith(
+        "hellaswag, completion, 0-shot, n = 401, items not on record of mine.jsonl: "
+    )
     assert [row["data"] for row in facts(run, run)["scores"]] == [None, "mine.jsonl"]
+
+
+def test_items_are_known_by_their_hash_and_not_by_a_files_name(tmp_path):
+    """One file name, two contents: two columns; two names, one content: one column."""
+    rows = [
+        eval_row(1, acc_norm=acc_norm) | {"data": data, "items_sha256": sha256 * 64}
+        for acc_norm, data, sha256 in ((0.3, "a.jsonl", "1"), (0.4, "a.jsonl", "2"), (0.5, "b.jsonl", "2"))
+    ]
+    [run] = read_runs([write_run(tmp_path / "run", [step_row(1), *rows])])
+    assert [row["acc_norm"] for row in facts(run, run)["scores"]] == [0.3, 0.5], (
+        "the last of the same items counts"
+    )
+    first, second = score_charts([run])
+    assert first.caption.startswith("hellaswag, completion, 0-shot, n = 401, items 11111111 of a.jsonl: ")
+    assert second.caption.startswith("hellaswag, completion, 0-shot, n = 401, items 22222222 of b.jsonl: ")
+    assert first.name != second.name
+
+
+@pytest.mark.parametrize("official", [True, False])
+def test_published_lines_say_whether_the_items_are_the_same(tmp_path, official):
+    row = eval_row(1, n=10042) | {"items_sha256": "1" * 64, "official": official}
+    [run] = read_runs([write_run(tmp_path / "run", [step_row(1), row])])
+    [chart] = score_charts([run])
+    assert ("n = 10,042, official items: " in chart.caption) == official
+    assert ("The scores here are on other items." in chart.caption) != official
+
+
+def test_names_in_any_alphabet_and_of_any_length_have_pictures_of_their_own(tmp_path):
+    names = [
+        "\u0434\u0430\u043d\u043d\u044b\u0435.jsonl",
+        "\u6570\u636e.jsonl",
+        "a-b.jsonl",
+        "a b.jsonl",
+        "A b.jsonl",
+    ]
+    names += ["x" * 240, "x" * 239 + "y"]
+    rows = [eval_row(1, acc_norm=0.3) | {"data": name} for name in names]
+    told = report([write_run(tmp_path / "run", [*curve(), *rows])], tmp_path / "out")
+    pictures = {Path(file).name.lower() for file in told["files"] if "hellaswag" in file}
+    assert len(pictures) == len(names)
+    assert max(map(len, pictures)) < 100
+    assert sorted(told["files"]) == sorted(map(str, (tmp_path / "out").iterdir()))
+
+
+def test_a_score_near_chance_says_so_in_table_and_picture(tmp_path):
+    rows = [eval_row(40, n=1000, acc_norm=0.27), eval_row(40, "lambada_openai", n=1000, acc_norm=0.2)]
+    folder = write_run(tmp_path / "run", [*curve(), *rows])
+    report([folder], tmp_path / "out")
+    head, cells = Page((tmp_path / "out" / "index.html").read_text(encoding="utf-8")).tables[0]
+    near = "\nnot shown to be above chance (25 %)"
+    told = {name: cell for name, cell in zip(head, cells, strict=True) if "hellaswag" in name}
+    assert [cell.endswith(near) for cell in told.values()] == [True, True]
+    assert not any(near in cell for name, cell in zip(head, cells, strict=True) if "lambada" in name)
+    [run] = read_runs([folder])
+    assert score_charts([run])[0].curves[0].label.endswith(", not shown to be above chance (25 %)")
+
+
+def test_losses_on_other_text_never_share_a_column(tmp_path):
+    """Told apart by what was read, not by where it lay; of one run, what it was validated on last counts."""
+    texts = {"one": "1", "two": "1", "three": "3"}
+    for name, sha256 in texts.items():
+        rows = [row | {"items_sha256": sha256 * 64} if row["kind"] == "val" else row for row in curve()]
+        write_run(tmp_path / name, [val_row(0, loss=0.5) | {"items_sha256": "0" * 64}, *rows[1:]], data=name)
+    told = report([tmp_path / "one", tmp_path / "two"], tmp_path / "same")
+    assert told["notes"] == []
+    assert [run["best_step"] for run in told["runs"]] == [40, 40], "the loss of 0.5 is one on other text"
+    assert "best\nvalidation\nloss" in (tmp_path / "same" / "index.html").read_text()
+    told = report([tmp_path / name for name in texts], tmp_path / "out")
+    assert told["notes"] == ["These runs differ in validation set: compare with care."]
+    page = Page((tmp_path / "out" / "index.html").read_text(encoding="utf-8"))
+    head, *rows = page.tables[0]
+    assert head[3] == "best\nvalidation\nloss\non 11111111"
+    assert head[6] == "best\nvalidation\nloss\non 33333333"
+    assert [(row[3] == "\u2013", row[6] == "\u2013") for row in rows] == [
+        (False, True),
+        (False, True),
+        (True, False),
+    ]
+    assert "validated on different text: their points cannot be compared" in " ".join(page.words)
 
 
 def test_of_a_group_the_last_step_counts_and_not_the_last_line(tmp_path):
@@ -504,15 +591,16 @@ def test_results_that_are_no_accuracy(tmp_path):
     told = report([folder], tmp_path / "out")
     head, cells = Page((tmp_path / "out" / "index.html").read_text(encoding="utf-8")).tables[0]
     assert dict(zip(head[6:9], cells[6:9], strict=True)) == {
-        "lambada\nlm-eval\n0-shot\nn = 9\nacc, %": "25.00 \u00b1 12.50",
-        "lambada\nlm-eval\n0-shot\nn = 9\nperplexity": "40.13 \u00b1 1.5",
-        "wikitext\nlm-eval\n0-shot\nn = 9\nword_perplexity": "37.5",
+        "lambada\nlm-eval\n0-shot\nn = 9\nitems not on record\nacc, %": "25.00 \u00b1 12.50",
+        "lambada\nlm-eval\n0-shot\nn = 9\nitems not on record\nperplexity": "40.13 \u00b1 1.5",
+        "wikitext\nlm-eval\n0-shot\nn = 9\nitems not on record\nword_perplexity": "37.5",
     }
     assert head[9] == "hours"
     charts = {chart.name: chart for chart in score_charts(read_runs([folder]))}
-    assert charts["lambada_lm_eval_0_shot_n_9"].title == "lambada (lm-eval), acc in %"
-    assert charts["lambada_lm_eval_0_shot_n_9"].curves[0].y == pytest.approx([25])
-    assert not charts["wikitext_lm_eval_0_shot_n_9"].curves
+    drawn = charts[picture("lambada, lm-eval, 0-shot, n = 9")]
+    assert drawn.title == "lambada (lm-eval), acc in %"
+    assert drawn.curves[0].y == pytest.approx([25])
+    assert not charts[picture("wikitext, lm-eval, 0-shot, n = 9")].curves
     assert not [file for file in told["files"] if "wikitext" in file]
 
 
@@ -521,14 +609,14 @@ def test_published_lines_are_only_with_their_own_protocol(tmp_path):
     [run] = read_runs([write_run(tmp_path / "run", rows)])
     lines = {chart.name: dict(chart.references) for chart in score_charts([run])}
     assert lines == {
-        "hellaswag_completion_0_shot_n_401": {"chance": 25} | published("completion"),
-        "hellaswag_completion_0_shot_n_100": {"chance": 25} | published("completion"),
-        "hellaswag_harness_0_shot_n_401": {"chance": 25} | published("harness"),
-        "hellaswag_harness_10_shot_n_401": {"chance": 25} | published("harness", 10),
-        "continuation_continuation_0_shot_n_401": {"chance": 25},
+        picture("hellaswag, completion, 0-shot, n = 401"): {"chance": 25} | published("completion"),
+        picture("hellaswag, completion, 0-shot, n = 100"): {"chance": 25} | published("completion"),
+        picture("hellaswag, harness, 0-shot, n = 401"): {"chance": 25} | published("harness"),
+        picture("hellaswag, harness, 10-shot, n = 401"): {"chance": 25} | published("harness", 10),
+        picture("continuation, continuation, 0-shot, n = 401"): {"chance": 25},
     }
-    assert lines["hellaswag_completion_0_shot_n_401"]["GPT-2 124M 29.55"] == pytest.approx(29.55)
-    assert lines["hellaswag_harness_0_shot_n_401"]["GPT-2 124M 31.14"] == pytest.approx(31.14)
+    assert published("completion")["GPT-2 124M 29.55"] == pytest.approx(29.55)
+    assert published("harness")["GPT-2 124M 31.14"] == pytest.approx(31.14)
 
 
 def published(protocol, shots=0):
@@ -576,8 +664,8 @@ def test_files(written):
     assert {Path(file).name for file in told["files"]} == {
         "index.html",
         "loss.png",
-        "hellaswag_completion_0_shot_n_401.png",
-        "hellaswag_harness_0_shot_n_401.png",
+        picture("hellaswag, completion, 0-shot, n = 401") + ".png",
+        picture("hellaswag, harness, 0-shot, n = 401") + ".png",
         "learning_rate.png",
         "throughput.png",
     }
@@ -628,8 +716,8 @@ def test_the_table_says_what_the_facts_say(written):
     scores = ["acc, %", "acc_norm, %"]
     assert head == [
         *("run", "parameters", "tokens", "best\nvalidation\nloss", "at step", "bits\nper byte"),
-        *(f"hellaswag\ncompletion\n0-shot\nn = 401\n{name}" for name in scores),
-        *(f"hellaswag\nharness\n0-shot\nn = 401\n{name}" for name in scores),
+        *(f"hellaswag\ncompletion\n0-shot\nn = 401\nitems not on record\n{name}" for name in scores),
+        *(f"hellaswag\nharness\n0-shot\nn = 401\nitems not on record\n{name}" for name in scores),
         *("hours", "machine", "gptlab"),
     ]
     assert (
@@ -641,9 +729,10 @@ def test_the_table_says_what_the_facts_say(written):
         f"{told['runs'][0]['best_loss']:.4f}",
         "40",
         f"{told['runs'][0]['bits_per_byte']:.4f}",
-        "21.00 \u00b1 2.04",
+        "21.00 \u00b1 2.04\nnot shown to be above chance (25 %)",
     ]
-    assert rows[1][7:10] == ["31.00 \u00b1 2.31", "22.00 \u00b1 2.07", "32.00 \u00b1 2.33"]
+    near = "\nnot shown to be above chance (25 %)"
+    assert rows[1][7:10] == ["31.00 \u00b1 2.31", f"22.00 \u00b1 2.07{near}", "32.00 \u00b1 2.33"]
     assert rows[0][8:10] == ["\u2013", "\u2013"], "a score that a run has not"
     assert rows[2][6:10] == ["\u2013"] * 4
 

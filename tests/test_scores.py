@@ -2,12 +2,16 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gptlab import cli, scores
+from gptlab import cli, evaluate
+from gptlab.data.shards import file_sha256
+from gptlab.eval import hellaswag
+from gptlab.page import file_name
 from gptlab.run_folder import read_metrics, read_runs
 from gptlab.scores import scored
 from gptlab.train import checkpoint, metrics
@@ -62,6 +66,7 @@ def test_what_is_measured_later_is_in_report_and_card(
     assert (row["tokens"], row["data"], row["dtype"]) == (256 * best(run), "items.jsonl", "float32")
     (trained, *_) = (row for row in read_rows(run / "metrics.jsonl") if row["kind"] == "eval")
     assert row.keys() - trained.keys() == {"dtype", "data", "by"}
+    assert not row["official"]
     assert {key: value for key, value in facts.items() if key != "model"}.items() <= row.items()
 
     told = gptlab("report", run, "--out", "report")["runs"][0]["scores"]
@@ -70,11 +75,12 @@ def test_what_is_measured_later_is_in_report_and_card(
     ]
     page = Path("report/index.html").read_text()
     assert f"{100 * facts['acc_norm']:.2f} \N{PLUS-MINUS SIGN} {100 * facts['stderr_norm']:.2f}" in page
-    assert Path("report/hellaswag_completion_0_shot_n_9_of_items_jsonl.png").is_file()
+    called = f"hellaswag completion 0-shot n = 9 {row['items_sha256']}"
+    assert Path(f"report/{file_name(called)}.png").is_file()
 
     gptlab("export", run, "out", "--no-verify")
     card = Path("out/README.md").read_text()
-    assert "| hellaswag of `items.jsonl` | completion | 0 | 9 | 25 | " in card
+    assert f"| hellaswag | completion | 0 | 9, items {row['items_sha256'][:8]} of items.jsonl | 25 | " in card
     assert "model-index" not in card, "somebody's items have no place on the hub"
 
 
@@ -102,26 +108,66 @@ def test_loss_is_no_score(run: Path, tiny_data: Path) -> None:
     assert kept(run) == []
 
 
-def test_other_items_are_another_score(run: Path, tiny_data: Path) -> None:
-    """The same task on another folder does not take the place of what was measured in training."""
-    own = [row for row in read_metrics(run)["eval"] if row["step"] == best(run)]
+def test_other_items_are_another_score(run: Path, tiny_data: Path, shared: Callable[[str], Path]) -> None:
+    """The same task on other text does not take the place of what was measured in training; the same text does."""
+    (own,) = (row for row in read_metrics(run)["eval"] if row["step"] == best(run))
     shutil.copytree(tiny_data, "elsewhere")
     gptlab("eval", run, "--task", "continuation", "--data", "elsewhere", "--limit", 7)
-    both = [row for row in read_metrics(run)["eval"] if row["step"] == best(run)]
-    assert both[0] == own[0]
-    assert [(row["n"], row["data"]) for row in both] == [(own[0]["n"], None), (own[0]["n"], "elsewhere")]
-    gptlab("eval", run, "--task", "continuation", "--data", tiny_data, "--limit", 7)
-    again = [row for row in read_metrics(run)["eval"] if row["step"] == best(run)]
-    assert [(row["data"], row.get("by")) for row in again] == [
-        (None, "gptlab eval"),
-        ("elsewhere", "gptlab eval"),
-    ]
+    (again,) = (row for row in read_metrics(run)["eval"] if row["step"] == best(run))
+    assert (again["data"], again["by"]) == ("elsewhere", "gptlab eval"), "the same text, wherever it lies"
+    assert again["items_sha256"] == own["items_sha256"]
+    text = shared("data/tinyshakespeare.txt").read_text()[:40_000]
+    Path("play.txt").write_text(text)
+    assert cli.main(["data", "prepare", "play.txt", "more/elsewhere", "--tokenizer", "bytes"]) == 0
+    gptlab("eval", run, "--task", "continuation", "--data", "more/elsewhere", "--limit", 3)
+    gptlab("eval", run, "--task", "continuation", "--data", "elsewhere", "--limit", 3)
+    both = [row for row in read_metrics(run)["eval"] if row["step"] == best(run) and row["n"] == 3]
+    assert [row["data"] for row in both] == ["elsewhere", "elsewhere"], "of one name, and not the same"
+    assert len({row["items_sha256"] for row in both}) == 2
 
 
-def test_as_many_items_as_all_are_all(run: Path, items: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scores, "VALIDATION_ITEMS", 9)
-    gptlab("eval", run, "--task", "hellaswag", "--data", items)
-    assert kept(run)[0]["data"] is None
+def test_as_many_items_as_all_are_not_all(
+    run: Path, items: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only the published file's own bytes make items official, whatever their number."""
+    monkeypatch.setattr(hellaswag, "VALIDATION_ITEMS", 9)
+    monkeypatch.setattr(evaluate, "VALIDATION_ITEMS", 9)
+    assert not gptlab("eval", run, "--task", "hellaswag", "--data", items)["official"]
+    assert "published, on all 9 items, not on these: GPT-2 124M" in capsys.readouterr().out
+    gptlab("export", run, "out", "--no-verify")
+    assert "model-index" not in Path("out/README.md").read_text()
+    monkeypatch.setitem(hellaswag.SHA256, "val", file_sha256(items))
+    facts = gptlab("eval", run, "--task", "hellaswag", "--data", items)
+    assert facts["official"]
+    said = capsys.readouterr().out
+    assert "\n  official items\n" in said
+    assert "published, on all 9 items: GPT-2 124M" in said
+    gptlab("export", run, "again", "--no-verify")
+    card = Path("again/README.md").read_text()
+    assert f"items_sha256: {facts['items_sha256']}" in card
+    assert "| hellaswag | completion | 0 | 9, official items | 25 | " in card
+
+
+def test_solved_examples_of_another_pool_make_another_score(run: Path, items: Path) -> None:
+    lines = items.read_text().splitlines(keepends=True)
+    Path("pool.jsonl").write_text("".join(lines[::-1]))
+    words = ("eval", run, "--task", "hellaswag", "--data", items, "--protocol", "harness", "--shots", 2)
+    for pool in (items, "pool.jsonl"):
+        gptlab(*words, "--fewshot-data", pool)
+    found = [row for row in read_metrics(run)["eval"] if row["shots"] == 2]
+    assert len({row["items_sha256"] for row in found}) == len(found) == 2
+
+
+def test_a_score_is_kept_although_its_samples_cannot_be_written(
+    run: Path, items: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full")
+    words = ["eval", str(run), "--task", "hellaswag", "--data", str(items), "--samples", "/dev/full"]
+    assert cli.main(words) == 1
+    error = "gptlab eval: --samples /dev/full: cannot be written (No space left on device); choose another\n"
+    assert capsys.readouterr().err.endswith(error)
+    assert len(kept(run)) == 1
 
 
 def test_tasks_of_the_harness_with_what_else_they_measure(run: Path, tmp_path: Path) -> None:
@@ -141,8 +187,14 @@ def test_tasks_of_the_harness_with_what_else_they_measure(run: Path, tmp_path: P
     assert ">nan" not in page
     gptlab("export", run, "out", "--no-verify")
     (line,) = (line for line in Path("out/README.md").read_text().splitlines() if "lambada" in line)
-    assert f"| lambada_openai of `tasks` | lm-eval {row['lm_eval']} | 0 | 6 | unknown |" in line
+    told = f"6, items {row['items_sha256'][:8]} of tasks"
+    assert f"| lambada_openai | lm-eval {row['lm_eval']} | 0 | {told} | unknown |" in line
     assert line.endswith(f"| \N{EN DASH} | perplexity {shown} |")
+    file.write_text(file.read_text().replace("cook", "cock"))  # under the same name, as many
+    gptlab("eval", run, "--task", "lambada_openai", "--task-data", tmp_path / "tasks")
+    assert (
+        len({each["items_sha256"] for each in read_metrics(run)["eval"] if each["task"] == row["task"]}) == 2
+    )
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -207,5 +259,5 @@ def test_an_imported_model_keeps_scores_too(run: Path, items: Path) -> None:
     assert [each["task"] for each in told[1]["scores"]] == ["hellaswag"]
     gptlab("export", "imported", "again", "--no-verify")
     card = Path("again/README.md").read_text()
-    assert "| hellaswag of `items.jsonl` | completion |" in card
+    assert " of items.jsonl | 25 | " in card
     assert "## Time" not in card

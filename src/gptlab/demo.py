@@ -18,6 +18,7 @@ from gptlab.data.prepare import prepare
 from gptlab.data.sources import documents
 from gptlab.data.tokenizer import train_tokenizer
 from gptlab.errors import ConfigError, TrainError
+from gptlab.eval import chance
 from gptlab.evaluate import Request, evaluate
 from gptlab.model.size import measure
 from gptlab.outputs import occupied
@@ -32,7 +33,7 @@ SOURCE = "python-docs"
 VOCABULARY = 2048
 VAL_TOKENS = 60_000
 PROMPT = "Return the"
-CHANCE = 0.25
+CHANCE = chance.CHANCE["continuation"]
 
 RECIPE: Raw = {
     "model": {"n_layer": 4, "n_head": 4, "n_embd": 192, "context": 128, "vocab_size": VOCABULARY},
@@ -142,7 +143,8 @@ def _write_page(out: Path, data: Path, models: list[dict[str, Any]]) -> None:
             page.amount(model["tokens"]),
             f"{model['bits_per_byte']:.3f}",
             f"{model['below_unigram']:.3f}",
-            f"{100 * model['acc']:.1f} \N{PLUS-MINUS SIGN} {100 * model['stderr']:.1f} (n = {model['n']})",
+            f"{100 * model['acc']:.1f} \N{PLUS-MINUS SIGN} {100 * model['stderr']:.1f} (n = {model['n']})"
+            + (f"\n{said}" if (said := chance.doubt("continuation", model["acc"], model["n"])) else ""),
             f"{100 * model['above_chance']:.1f}",
             f"{model['export_max_diff']:.1e}",
             f"{model['seconds']:.0f}",
@@ -165,7 +167,8 @@ def _write_page(out: Path, data: Path, models: list[dict[str, Any]]) -> None:
         f"Bits a byte is the loss on the whole held-out split; a unigram model, which knows only how frequent each "
         f"token is, needs {unigram:.3f}. Accuracy is that of a task made from the held-out split: which of four "
         f"contexts does a continuation follow (chance {100 * CHANCE:.0f} %), with its standard error. Both models saw "
-        "the same tokens in the same order."
+        "the same tokens in the same order; they are one seed each, and what lies between them says nothing of the "
+        "architectures."
     )
     lead = (
         f"Two small language models, trained on {page.amount(summary['train']['tokens'])} tokens of Python's own "

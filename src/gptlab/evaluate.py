@@ -13,14 +13,14 @@ import torch
 
 from gptlab.data.batches import Windows, validation_batches
 from gptlab.data.tokenizer import Tokenizer
-from gptlab.errors import ConfigError, TaskError
+from gptlab.errors import ConfigError, GptlabError, TaskError, brief
 from gptlab.eval import compare, published, tasks
-from gptlab.eval.accuracy import Accuracy
 from gptlab.eval.hellaswag import VALIDATION_ITEMS
 from gptlab.eval.score import good_batch_tokens
-from gptlab.eval.validation import mean_loss
+from gptlab.eval.validation import mean_loss, windows_sha256
 from gptlab.model.packed import packed
-from gptlab.run_folder import ACCURACIES, results, standard_error
+from gptlab.outputs import file_unwritable
+from gptlab.run_folder import ACCURACIES, doubt, results, standard_error, told_items
 from gptlab.sample import stream
 from gptlab.saved import checkpoint_folder, load
 from gptlab.scores import scored
@@ -57,6 +57,8 @@ class Request:
                 f"--samples: holds the items of one of {', '.join(tasks.TASKS)}; lm-evaluation-harness writes "
                 "its own with gptlab lm-eval ... --log_samples --output_path DIR"
             )
+        if self.samples is not None and (refusal := file_unwritable(self.samples, "--samples")) is not None:
+            raise ConfigError(refusal)
         if self.foreign:
             _harness().check_names(self.foreign)
 
@@ -100,12 +102,16 @@ def evaluate(models: Sequence[Path], request: Request) -> dict[str, Any]:
     """
     if len(models) > 2 or not models:
         raise ConfigError(f"{len(models)} models: give one, or two to be compared")
-    if len(models) == 2 and (request.samples is not None or "loss" in request.own):
-        raise ConfigError("two models: --samples and the task loss are for one at a time")
+    if len(models) == 2 and request.samples is not None:
+        raise ConfigError("two models: --samples is for one at a time")
+    if len(models) == 2 and "loss" in request.own:
+        _same_windows(models)
     answers = [[*_ask(path, request, keep=len(models) == 2)] for path in models]
     results = [facts for answer in answers for facts, _ in answer]
-    if "hellaswag" in request.own:
-        _print_published(request)
+    for facts in results:
+        if facts["task"] == "hellaswag" and facts["protocol"] != LM_EVAL:
+            _print_published(facts)
+            break
     if len(results) == 1:
         return results[0]
     facts: dict[str, Any] = {"results": results}
@@ -114,6 +120,7 @@ def evaluate(models: Sequence[Path], request: Request) -> dict[str, Any]:
             first["task"]: _compare(first, second, models)
             for first, second in zip(*([items for _, items in answer] for answer in answers), strict=True)
         }
+        print(compare.CHECKPOINTS_ONLY)
     return facts
 
 
@@ -127,12 +134,16 @@ def _ask(path: Path, request: Request, *, keep: bool) -> Iterator[Answer]:
     common = {"model": str(path), "dtype": request.dtype}
     for name in request.own:
         if name == "loss":
-            yield common | _loss(model, request), {}
+            facts, windows = _loss(model, request)
+            yield common | facts, {"task": name, "windows": windows}
         else:
-            facts, accuracy = _score(name, model, request)
+            result = _score(name, model, request)
+            facts = result.metrics()
             if run is not None:
                 run.keep({**facts, "dtype": request.dtype}, request.data)
-            yield common | facts, {"task": name, "accuracy": accuracy}
+            if request.samples is not None:
+                _write_samples(request.samples, result)
+            yield common | facts, {"task": name, "accuracy": result.accuracy}
     if request.foreign:
         lines = _harness().evaluate(
             _asked_by_harness(model),
@@ -158,7 +169,17 @@ def _open(path: Path, device: DeviceName, dtype: DTypeName, checkpoint: Path | N
     return Model(path, network, InFormat(network, dtype, where), tokenizer, network.context, where)
 
 
-def _score(name: str, model: Model, request: Request) -> tuple[dict[str, Any], Accuracy]:
+def _same_windows(models: Sequence[Path]) -> None:
+    """Refuse to compare losses that are not taken over the same windows, before any is taken."""
+    first, second = (load(checkpoint_folder(path) or path, "cpu")[0].context for path in models)
+    if first != second:
+        raise ConfigError(
+            f"--task loss: {models[0]} reads windows of {first:,} tokens, {models[1]} of {second:,}, and two losses "
+            "are compared over the same ones; score each by itself"
+        )
+
+
+def _score(name: str, model: Model, request: Request) -> tasks.Result:
     task = tasks.build(
         name,
         tokenizer=model.tokenizer,
@@ -171,15 +192,17 @@ def _score(name: str, model: Model, request: Request) -> tuple[dict[str, Any], A
         limit=request.limit,
     )
     result = task.evaluate(model.logits, device=model.device)
-    if request.samples is not None:
-        with request.samples.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row) + "\n" for row in result.samples())
     score = result.accuracy
+    facts: dict[str, Any] = {
+        **result.metrics(),
+        "data": request.data.name if request.data is not None else None,
+    }
     print(
         f"{model.path}: {name}, protocol {task.protocol}, {task.shots} shots, {score.n} items, {request.dtype}"
     )
-    print(f"  acc      {_percent(score.acc, score.stderr)}")
-    print(f"  acc_norm {_percent(score.acc_norm, score.stderr_norm)}")
+    print(f"  {told_items([facts])}")
+    for metric, error in ACCURACIES.items():
+        print(f"  {metric:<8} {_percent(facts[metric], facts[error])}{_doubt(facts, metric)}")
     error = f" +- {score.stderr_margin:.4f}" if score.stderr_margin is not None else ""
     unit = "character" if task.protocol == "harness" else "token"
     print(
@@ -189,21 +212,38 @@ def _score(name: str, model: Model, request: Request) -> tuple[dict[str, Any], A
         print(
             f"  {score.truncated} items were longer than the context of {model.context} and lost their beginning"
         )
-    return result.metrics(), score
+    return result
 
 
-def _print_published(request: Request) -> None:
-    for line in published.beside(request.protocol, request.shots or 0):
+def _write_samples(file: Path, result: tasks.Result) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("w", encoding="utf-8") as lines:
+            lines.writelines(json.dumps(row) + "\n" for row in result.samples())
+    except OSError as error:
+        raise ConfigError(
+            f"--samples {file}: cannot be written ({error.strerror}); choose another"
+        ) from error
+
+
+def _print_published(facts: dict[str, Any]) -> None:
+    same = facts["official"] and facts["n"] == VALIDATION_ITEMS
+    place = f"on all {VALIDATION_ITEMS:,} items" + ("" if same else ", not on these")
+    for line in published.beside(facts["protocol"], facts["shots"]):
         scores = {"acc": line.acc, "acc_norm": line.acc_norm}
         said = ", ".join(f"{key} {100 * value:.2f} %" for key, value in scores.items() if value)
-        print(f"published, on all {VALIDATION_ITEMS:,} items: {line.model} {said} ({line.source})")
+        print(f"published, {place}: {line.model} {said} ({line.source})")
+
+
+def _doubt(facts: dict[str, Any], metric: str) -> str:
+    return f"  {said}" if (said := doubt(facts, metric)) is not None else ""
 
 
 def _percent(fraction: float, error: float | None) -> str:
     return f"{100 * fraction:6.2f} %" + (f" +- {100 * error:.2f}" if error is not None else "")
 
 
-def _loss(model: Model, request: Request) -> dict[str, Any]:
+def _loss(model: Model, request: Request) -> tuple[dict[str, Any], Sequence[float]]:
     data = request.data
     if data is None:
         raise TaskError("task loss: is taken on a prepared folder; name it with --data DIR")
@@ -217,19 +257,23 @@ def _loss(model: Model, request: Request) -> dict[str, Any]:
         f"  {loss.per_token:.4f} nats a token"
         + (f", {loss.bits_per_byte:.4f} bits a byte" if loss.bits_per_byte else "")
     )
-    return {
+    facts = {
         "task": "loss",
         "data": str(data),
         "context": model.context,
         "loss": loss.per_token,
         "bits_per_byte": loss.bits_per_byte,
         "tokens": loss.tokens,
+        "items_sha256": windows_sha256(held_out, request.limit),
     }
+    return facts, loss.windows
 
 
 def _compare(first: dict[str, Any], second: dict[str, Any], models: Sequence[Path]) -> dict[str, Any]:
     names = [str(path) for path in models]
-    if "accuracy" in first:
+    if "windows" in first:
+        facts = {"loss": compare.losses(first["windows"], second["windows"])}
+    elif "accuracy" in first:
         facts = compare.compare(first["accuracy"], second["accuracy"])
     else:
         facts = {
@@ -246,11 +290,12 @@ def _print_line(line: dict[str, Any], dtype: str) -> None:
         f"{line['task']}, protocol {LM_EVAL} {line['lm_eval']}, version {line['version']}, {line['shots']} shots, "
         f"{line['n']} items, {dtype}"
     )
+    print(f"  {told_items([line])}")
     for metric in results(line):
         value, error = line[metric], standard_error(line, metric)
         known = error if math.isfinite(error) else None
         if metric in ACCURACIES:
-            print(f"  {metric:<8} {_percent(value, known)}")
+            print(f"  {metric:<8} {_percent(value, known)}{_doubt(line, metric)}")
         else:
             print(f"  {metric:<8} {value:8.4f}" + (f" +- {known:.4f}" if known is not None else ""))
     if line["truncated"]:
@@ -267,16 +312,24 @@ def _harness() -> Any:
     return harness
 
 
-def _asked_by_harness(model: Model) -> Any:
+def _asked_by_harness(model: Model, arguments: Any = None) -> Any:
     formats = {"bfloat16": torch.bfloat16, "float16": torch.float16}
     dtype = formats.get(model.logits.name, torch.float32)
     writer = cache(partial(packed, model.network, dtype))  # made when a task first asks for text
 
     def write(ids: list[int], **options: Any) -> Iterator[int]:
-        return (int(column) for column in stream(writer(), ids, dtype=dtype, seed=0, **options))
+        return (int(column) for column in stream(writer(), ids, dtype=dtype, **options))
 
+    config = getattr(model.network, "config", model.network)  # transformers' say it themselves
     return _harness().HarnessModel(
-        model.logits, model.tokenizer, write, context=model.context, device=model.device
+        model.logits,
+        model.tokenizer,
+        write,
+        context=model.context,
+        device=model.device,
+        model=model.path,
+        rows=config.vocab_size,
+        asked=arguments,
     )
 
 
@@ -284,9 +337,10 @@ def lm_eval(words: Sequence[str]) -> dict[str, Any]:
     """Hand arguments to lm-evaluation-harness's own command line, to which the model `gptlab` is known.
 
     `--model gptlab --model_args path=runs/x,dtype=float32` is one of ours; sizes of batches are chosen for it.
+    docs/lm_eval.md has what is honoured.
 
     Raises:
-        TaskError: lm-evaluation-harness is not installed, or a model argument is not known.
+        TaskError: lm-evaluation-harness is not installed, or cannot do what is asked.
     """
     harness = _harness()
     harness.HarnessModel.open = _from_arguments
@@ -295,19 +349,22 @@ def lm_eval(words: Sequence[str]) -> dict[str, Any]:
     before, sys.argv = sys.argv, ["lm-eval", *words]
     try:
         cli_evaluate()
+    except (GptlabError, OSError):
+        raise
+    except Exception as error:  # it passes on whatever its parts raise
+        raise TaskError(
+            f"lm-evaluation-harness stopped ({brief(error)}); change what is asked of it"
+        ) from error
     finally:
         sys.argv = before
     return {}
 
 
-def _from_arguments(
-    path: str | None = None, dtype: DTypeName = "float32", device: str = "auto", **unknown: Any
-) -> Any:
+def _from_arguments(**given: Any) -> Any:
     """Make what the harness asks out of `--model_args`."""
-    if path is None or unknown:
-        what = f"{min(unknown)} is not known" if unknown else "path is missing"
-        raise TaskError(
-            f"--model_args: {what}; write path=MODEL[,dtype=float32|bfloat16|float16][,device=cpu|cuda]"
-        )
-    kind: Any = device.partition(":")[0]
-    return _asked_by_harness(_open(Path(path), kind, dtype))
+    from gptlab.eval.model_arguments import arguments
+
+    asked = arguments(given)
+    device: Any = asked.device
+    dtype: Any = asked.dtype
+    return _asked_by_harness(_open(Path(asked.path), device, dtype), asked)

@@ -3,6 +3,8 @@
 Every process does its share, and all leave an evaluation together when one of them is asked to stop.
 """
 
+import hashlib
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +17,7 @@ from gptlab.errors import GptlabError
 from gptlab.eval import tasks
 from gptlab.eval.accuracy import Row, summarise
 from gptlab.eval.score import Stop, good_batch_tokens
-from gptlab.eval.validation import Loss, mean_loss
+from gptlab.eval.validation import Loss, mean_loss, windows_sha256
 from gptlab.model.gpt import GPT
 from gptlab.recipe import RunConfig
 from gptlab.sample import sample_text
@@ -36,6 +38,7 @@ def evaluations(
 ) -> list[Evaluation]:
     """Build the evaluations of a recipe; nothing is measured yet."""
     tokenizer = sets.tokenizer
+    held_out = _held_out(sets, config.eval.val_tokens)
 
     def validate() -> Rows | None:
         def share(stop: Stop) -> list[Loss]:
@@ -64,7 +67,7 @@ def evaluations(
         for loss in losses:
             nats, tokens, text_bytes = world.sum(loss.nats, loss.tokens, loss.text_bytes or 0)
             totals.append(Loss(nats, int(tokens), int(text_bytes)))
-        return [_validation_row(sets, totals)]
+        return [_validation_row(sets, totals) | {"items_sha256": held_out}]
 
     def score(task: tasks.Task) -> Rows | None:
         def share(stop: Stop) -> tuple[list[Row], int]:
@@ -81,7 +84,7 @@ def evaluations(
         rows = sorted(world.gather(rows), key=lambda row: row["i"])
         (truncated,) = world.sum(cut)
         accuracy = summarise(rows, int(truncated))
-        return [tasks.Result(task.name, task.protocol, task.shots, accuracy).metrics()]
+        return [task.result(accuracy).metrics()]
 
     def write() -> Rows | None:
         def share(stop: Stop) -> Rows:
@@ -120,6 +123,12 @@ def evaluations(
 
 def _share(tokens: int | None, share: float) -> int | None:
     return None if tokens is None else max(1, round(tokens * share))
+
+
+def _held_out(sets: Sets, val_tokens: int | None) -> str:
+    """Return the hash of all windows that the run validates on, and of how they are weighed."""
+    found = [(windows_sha256(one.val, _share(val_tokens, one.share)), one.share) for one in sets.sets]
+    return found[0][0] if len(found) == 1 else hashlib.sha256(json.dumps(found).encode()).hexdigest()
 
 
 def _validation_row(sets: Sets, losses: list[Loss]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from gptlab import recipe
+from gptlab.data.characters import AS_JSON
 from gptlab.data.tokenizer import TOKENIZERS, Tokenizer, load_tokenizer
 from gptlab.errors import CheckpointError, ConfigError, DataError, ExportError
 from gptlab.model.gpt import GPT, ModelConfig
@@ -72,7 +73,10 @@ def import_model(
     parameters = measure(config).parameters
     compared = f", logits as transformers' to {difference:.1e}" if difference is not None else ""
     print(f"{out}: {quantity(parameters)} parameters of {kind}, tokenizer {reader.name}{compared}")
-    print(f"  to train it further: gptlab train {out / 'config.toml'} --data.path DATA --out RUN")
+    if reader.end_of_text < reader.vocab_size:
+        print(f"  to train it further: gptlab train {out / 'config.toml'} --data.path DATA --out RUN")
+    else:
+        print(f"  to read some of it: gptlab sample {out} --prompt TEXT")
     return {
         "kind": kind,
         "parameters": parameters,
@@ -110,7 +114,8 @@ def _tokenizer(source: Path, config: ModelConfig, wanted: str | None) -> Tokeniz
         reader = load_tokenizer("gpt2")
     else:
         raise ConfigError(
-            f"{source}: has a vocabulary of {config.vocab_size:,} and does not say which; name it with --tokenizer"
+            f"{source}: has a vocabulary of {config.vocab_size:,} and does not say which; name it with --tokenizer; "
+            f'where nanoGPT left it in meta.pkl, first write meta.json: python -c "{AS_JSON}"'
         )
     if reader.vocab_size > config.vocab_size:
         raise ConfigError(

@@ -5,9 +5,14 @@ page in its head, a batch file in a comment. All else is somebody's work, and re
 """
 
 import hashlib
+import os
+import tempfile
 from collections.abc import Set
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+ASIDE_LETTERS = 16  # that a name grows by while the file is written aside
 
 
 @dataclass(frozen=True)
@@ -33,14 +38,51 @@ def fingerprint(*parts: str | bytes) -> str:
     return digest.hexdigest()[:16]
 
 
+def unwritable(out: Path, flag: str = "") -> str | None:
+    """Say on one line, before the work begins, why a file or folder cannot be written; None where it can.
+
+    Nothing is left behind: no folder is made, and what is there keeps its content.
+
+    Args:
+        out: the file, or the folder.
+        flag: the flag that names it, where that is to be said.
+    """
+    try:
+        place = next(each for each in (out, *out.absolute().parents) if os.path.lexists(each))
+        if out.is_dir() or place != out:
+            probe, name = tempfile.mkstemp(prefix=".gptlab-", dir=place)
+            os.close(probe)
+            Path(name).unlink()
+            for name in (*out.absolute().relative_to(place.absolute()).parts, out.name + ASIDE_LETTERS * "x"):
+                with suppress(FileNotFoundError):
+                    (place / name).lstat()  # which tells what is too long a name
+        elif out.is_file():
+            with out.open("ab"):
+                pass
+        elif not os.access(out, os.W_OK):  # opened, a pipe would be at its end
+            return f"{flag} {out}: cannot be written; choose another".strip()
+    except OSError as error:
+        return f"{flag} {out}: cannot be written ({error.strerror}); choose another".strip()
+    return None
+
+
+def file_unwritable(file: Path, flag: str) -> str | None:
+    """Say on one line why a file must not be written, whatever is in it; None where it may be."""
+    if os.path.isdir(file):  # noqa: PTH112 - Path's raises where a name is too long
+        return f"{flag} {file}: is a folder; name a file in it"
+    return unwritable(file, flag)
+
+
 def occupied(out: Path) -> str | None:
     """Say on one line why a folder must not be written of a kind that is never replaced; None where it may be."""
     if not out.exists():
-        return None
+        return unwritable(out)
     if not out.is_dir():
         return f"{out}: is a file; choose a folder"
     names = [file.name for file in out.iterdir()]
-    return f"{out}: holds {min(names)} already; choose another folder or delete this one" if names else None
+    if names:
+        return f"{out}: holds {min(names)} already; choose another folder or delete this one"
+    return unwritable(out)
 
 
 def folder_refusal(out: Path, kind: str, of: str | None, record: Record | None) -> str | None:
@@ -57,7 +99,7 @@ def folder_refusal(out: Path, kind: str, of: str | None, record: Record | None) 
     theirs = {file.name for file in out.iterdir()} - (record.files if record is not None else set())
     if theirs:
         return f"{out}: holds {min(theirs)}, which no {kind} wrote; choose another folder or delete this one"
-    return _of_another(out, kind, of, record, "folder")
+    return _of_another(out, kind, of, record, "folder") or unwritable(out)
 
 
 def file_refusal(out: Path, kind: str, of: str, record: Record | None) -> str | None:
@@ -73,7 +115,7 @@ def file_refusal(out: Path, kind: str, of: str, record: Record | None) -> str | 
         return f"{out}: is a folder; choose another name"
     if out.exists() and record is None:
         return f"{out}: is there and no {kind} that says whose it is; choose another file or delete this one"
-    return _of_another(out, kind, of, record, "file")
+    return _of_another(out, kind, of, record, "file") or unwritable(out)
 
 
 def _of_another(out: Path, kind: str, of: str | None, record: Record | None, place: str) -> str | None:

@@ -19,13 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gptlab.errors import ConfigError
-from gptlab.outputs import Record, folder_refusal
+from gptlab.outputs import Record, fingerprint, folder_refusal
 from gptlab.parsing import names_neighbour, parse_json
 
 Floats = NDArray[np.float64]
 DASH = "\N{EN DASH}"  # stands in a table for what is not known
 LEGEND_LETTERS = 110  # so many fit on a line of a picture's legend
 INDEX = "index.html"
+NAME_LETTERS = 60
 RECORD = re.compile(r'<meta name="gptlab" content="([^"]*)">')
 HEAD_LETTERS = 1 << 16  # of a page, in which its record is
 LABEL_GAP = 0.04  # between the labels of two lines across a picture, of its height
@@ -359,6 +360,12 @@ def write(out: Path, files: Mapping[str, bytes]) -> None:
                 aside.unlink(missing_ok=True)
     except OSError as error:
         raise ConfigError(f"{out}: cannot be written ({error.strerror}); give another folder") from error
+
+
+def file_name(text: str) -> str:
+    """Return a file name, without an ending, that no other text has and that is short in any alphabet."""
+    plain = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
+    return f"{plain[:NAME_LETTERS]}_{fingerprint(text)[:8]}"
 
 
 def _aside(name: str) -> str:

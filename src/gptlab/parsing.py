@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 Kind = TypeVar("Kind")
 
 MARK = "\ufeff"
+WHOLE_NUMBERS = range(-(2**63), 2**63)  # that TOML has, and that the libraries take
 LONGEST_NAME = 255  # bytes that common file systems allow
 TOO_DEEP = "nested too deeply"
 
@@ -53,6 +54,7 @@ def typed(kind: type[Kind], raw: Any) -> Kind:
     from pydantic import TypeAdapter, ValidationError
 
     try:
+        check_numbers(raw)
         written = json.dumps(raw, default=str)
         return TypeAdapter(kind).validate_json(written, strict=True, extra="forbid")
     except RecursionError:
@@ -63,6 +65,29 @@ def typed(kind: type[Kind], raw: Any) -> Kind:
             raise ValueError(str(problem["ctx"]["error"])) from None
         key = ".".join(map(str, problem["loc"]))
         raise ValueError(f"{key} = {problem['input']!r}: {problem['msg']}") from None
+
+
+def check_numbers(raw: Any, key: str = "") -> None:
+    """Refuse whole numbers of more than 64 bits, wherever they stand.
+
+    Args:
+        raw: what was read.
+        key: the name that it goes by.
+
+    Raises:
+        ValueError: naming the first one.
+    """
+    if isinstance(raw, dict):
+        raw = {f"{key}.{name}".lstrip("."): value for name, value in raw.items()}
+    elif isinstance(raw, list | tuple):
+        raw = {f"{key}[{number}]": value for number, value in enumerate(raw)}
+    elif isinstance(raw, int) and raw not in WHOLE_NUMBERS:
+        digits = str(abs(raw)) if abs(raw) < 10**30 else "a number of more than thirty digits"
+        raise ValueError(f"{key} = {'-' * (raw < 0)}{digits}: does not fit 64 bits; write a smaller one")
+    else:
+        return
+    for name, value in raw.items():
+        check_numbers(value, name)
 
 
 def names_neighbour(name: str) -> bool:

@@ -30,7 +30,7 @@ from gptlab.data.mixture import DataConfig
 from gptlab.errors import ConfigError
 from gptlab.eval.tasks import EvalConfig
 from gptlab.model.gpt import SIZES, ModelConfig
-from gptlab.parsing import parse_toml
+from gptlab.parsing import check_numbers, parse_toml
 from gptlab.sample import SampleConfig
 from gptlab.train.config import TrainConfig
 from gptlab.train.guard import GuardConfig
@@ -163,6 +163,10 @@ def check(raw: Raw) -> RunConfig:
     """
     from pydantic import TypeAdapter, ValidationError
 
+    try:
+        check_numbers(raw)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     try:
         written = json.dumps(
             {name: _read_none(name, values) for name, values in raw.items()}, default=_in_json

@@ -6,17 +6,16 @@ makes a comparison unfair is said under the table.
 """
 
 import json
-import math
-import re
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import gptlab
 from gptlab.eval import hellaswag, published
+from gptlab.eval.chance import CHANCE
 from gptlab.outputs import Record, fingerprint
 from gptlab.page import (
     DASH,
@@ -26,6 +25,7 @@ from gptlab.page import (
     amount,
     draw,
     figure,
+    file_name,
     heading,
     page,
     paragraph,
@@ -37,30 +37,32 @@ from gptlab.page import (
 from gptlab.progress import Progress
 from gptlab.run_folder import (
     ACCURACIES,
-    CHANCE,
     SMOOTH_FRACTION,
     Run,
-    as_number,
     columns,
+    doubt,
     identity,
     loss_chart,
     read_runs,
     results,
     score,
     smooth,
+    told_items,
     training_hours,
+    validations,
 )
-from gptlab.train.metrics import Row
+from gptlab.train.metrics import Row, items_of
 
 KIND = "report"
-Group = tuple[str, str, int, int, str]
 
 PARAMETERS_APART = 1.02
 SAMPLES = 6
 FOOTNOTE = (
     "Losses are nats a token; bits per byte are those of the same step. A score is that of the last step at which "
-    "these items were asked, in training or later by gptlab eval, with one standard error: models whose scores are "
-    "less than three of them apart may be equally good. "
+    "these items were asked, in training or later by gptlab eval, with one standard error, that of drawing the items: "
+    "between scores less than three of them apart no difference is shown. A larger one is a difference of these "
+    "checkpoints; of recipes it says nothing, as two seeds of one recipe differ as well. Above chance is what guessing "
+    "reaches less than once in twenty times (exact binomial test). "
     "Hours are those of the training steps that count, without evaluations and without what a kill undid."
 )
 
@@ -74,8 +76,7 @@ def facts(run: Run, first: Run) -> Row:
     """
     steps, environment = run.metrics["step"], run.environment
     last: Row = steps[-1] if steps else {"step": 0, "tokens": 0}
-    validated = [row for row in run.metrics["val"] if math.isfinite(as_number(row.get("loss")))]
-    best: Row = min(validated, key=lambda row: row["loss"], default={})
+    best: Row = min(validations(run), key=lambda row: row["loss"], default={})
     machine, processes = environment.get("device"), environment.get("processes", 1)
     scores = {_group(row): row for row in run.metrics["eval"]}
     changed = {key for one in (first, run) for key in one.changes if "." in key}
@@ -92,6 +93,7 @@ def facts(run: Run, first: Run) -> Row:
         "best_loss": best.get("loss"),
         "best_step": best.get("step"),
         "bits_per_byte": best.get("bits_per_byte"),
+        "validation_sha256": best.get("items_sha256"),
         "scores": [scores[group] for group in _groups(scores.values())],
         "hours": training_hours(steps),
         "machine": f"{processes} x {machine}" if machine and processes > 1 else machine,
@@ -105,13 +107,37 @@ def facts(run: Run, first: Run) -> Row:
     }
 
 
+class Group(NamedTuple):
+    """What two scores must share to stand in one column or picture."""
+
+    task: str
+    protocol: str
+    shots: int
+    n: int
+    items: str
+    """What tells them from others; see `metrics.items_of`."""
+
+    @property
+    def file_name(self) -> str:
+        """The name of its picture, without an ending."""
+        return file_name(f"{self.task} {self.protocol} {self.shots}-shot n = {self.n} {self.items}")
+
+
 def _group(row: Row) -> Group:
-    """What two scores must share to stand in one column or picture: task, protocol, shots and items."""
-    return row["task"], row["protocol"], row["shots"], row["n"], row["data"] or ""
+    protocol = f"{row['protocol']} {row.get('lm_eval', '')}".strip()
+    return Group(row["task"], protocol, row["shots"], row["n"], items_of(row))
 
 
-def _groups(rows: Iterable[Row]) -> list[Group]:
-    return sorted({_group(row) for row in rows}, key=lambda group: (group[0] != "hellaswag", group))
+def _groups(rows: Iterable[Row]) -> dict[Group, str]:
+    """Return the groups of scores in their order, each with what it is called."""
+    found: dict[Group, list[Row]] = {}
+    for row in rows:
+        found.setdefault(_group(row), []).append(row)
+    order = sorted(found, key=lambda group: (group.task != "hellaswag", group))
+    return {
+        group: f"{group.task}, {group.protocol}, {group.shots}-shot, n = {group.n:,}, {told_items(found[group])}"
+        for group in order
+    }
 
 
 def notes(runs: Sequence[Run], reached: Sequence[Row]) -> list[str]:
@@ -121,10 +147,14 @@ def notes(runs: Sequence[Run], reached: Sequence[Row]) -> list[str]:
         return len({str([run.setting(key) for key in keys]) for run in runs}) > 1
 
     sizes = [row["parameters"] for row in reached if row["parameters"]]
+    validated = {row["validation_sha256"] for row in reached if row["best_loss"] is not None}
+    other_text = (
+        len(validated) > 1 if validated and None not in validated else apart("data.path", "eval.val_tokens")
+    )
     differences = {
         "tokens": len({row["tokens"] for row in reached}) > 1,
         "parameters": bool(sizes) and max(sizes) > PARAMETERS_APART * min(sizes),
-        "validation set": apart("data.path", "eval.val_tokens"),
+        "validation set": other_text,
         "batch_tokens": apart("train.batch_tokens"),
     }
     names = ", ".join(name for name, differ in differences.items() if differ)
@@ -139,7 +169,7 @@ def score_charts(runs: Sequence[Run]) -> list[Chart]:
     """Chart accuracy against tokens, one chart for each task, protocol, shots and items."""
     charts: list[Chart] = []
     measured = [row for run in runs for row in run.metrics["eval"]]
-    for group in _groups(measured):
+    for group, called in _groups(measured).items():
         curves: list[Curve] = []
         normalised = any("acc_norm" in results(row) for row in measured if _group(row) == group)
         name = "acc_norm" if normalised else "acc"
@@ -147,22 +177,27 @@ def score_charts(runs: Sequence[Run]) -> list[Chart]:
             rows = [row for row in run.metrics["eval"] if _group(row) == group]
             x, y, error = columns(rows, "tokens", name, ACCURACIES[name])
             if len(y):
-                label = f"{run.name}: {score(rows[-1], name)}"
+                label = ", ".join(
+                    filter(None, (f"{run.name}: {score(rows[-1], name)}", doubt(rows[-1], name)))
+                )
                 curves.append(Curve(number, x, 100 * y, "line and points", label, 100 * error))
-        references, note = _references(group)
-        caption = f"{_group_text(group)}: {name} against training tokens, the band or bar is one standard error.{note}"
-        file = re.sub(r"[^a-z0-9]+", "_", _group_text(group).replace(",", "").lower())
-        charts.append(Chart(file, f"{group[0]} ({group[1]}), {name} in %", caption, curves, references))
+        whole = group.n == hellaswag.VALIDATION_ITEMS and any(
+            row.get("official") for row in measured if _group(row) == group
+        )
+        references, note = _references(group, whole)
+        caption = f"{called}: {name} against training tokens, the band or bar is one standard error.{note}"
+        title = f"{group.task} ({group.protocol}), {name} in %"
+        charts.append(Chart(group.file_name, title, caption, curves, references))
     return charts
 
 
-def _group_text(group: Group) -> str:
-    task, protocol, shots, n, data = group
-    return f"{task}, {protocol}, {shots}-shot, n = {n:,}" + (f", of {data}" if data else "")
+def _references(group: Group, whole: bool) -> tuple[list[tuple[str, float]], str]:
+    """Return the lines that belong beside a group's scores, and what the caption says of published ones.
 
-
-def _references(group: Group) -> tuple[list[tuple[str, float]], str]:
-    """Return the lines that belong beside a group's scores, and what the caption says of published ones."""
+    Args:
+        group: of the scores.
+        whole: whether they are on the same items as the published ones: all that are official.
+    """
     task, protocol, shots, *_ = group
     lines = [("chance", 100 * CHANCE[task])] if task in CHANCE else []
     said = ""
@@ -172,7 +207,7 @@ def _references(group: Group) -> tuple[list[tuple[str, float]], str]:
         label = f"{entry.model} {100 * entry.acc_norm:.4g}"
         lines.append((label, 100 * entry.acc_norm))
         said += f" {label}, on all {hellaswag.VALIDATION_ITEMS:,} items: {entry.source}."
-    return lines, said
+    return lines, said + " The scores here are on other items." * bool(said and not whole)
 
 
 def rate_charts(runs: Sequence[Run]) -> list[Chart]:
@@ -214,13 +249,13 @@ def report(runs: Sequence[Path], out: Path) -> Row:
     unfair = notes(loaded, reached)
     drawn: dict[str, list[str]] = {}
     files: dict[str, bytes] = {}
-    groups = {
+    pictures = {
         "Loss": [loss_chart(loaded)],
         "Scores": score_charts(loaded),
         "Learning rate and throughput": rate_charts(loaded),
     }
-    with Progress("drawing", total=sum(map(len, groups.values())), unit=" pictures") as progress:
-        for name, charts in groups.items():
+    with Progress("drawing", total=sum(map(len, pictures.values())), unit=" pictures") as progress:
+        for name, charts in pictures.items():
             for chart in charts:
                 if any(len(curve.x) for curve in chart.curves):
                     picture = draw(chart)
@@ -244,24 +279,28 @@ def report(runs: Sequence[Path], out: Path) -> Row:
 def _runs_table(reached: Sequence[Row]) -> str:
     scores = [{_group(row): row for row in run["scores"]} for run in reached]
     columns = [
-        (group, name)
-        for group in _groups(row for part in scores for row in part.values())
+        (group, called, name)
+        for group, called in _groups(row for part in scores for row in part.values()).items()
         for name in dict.fromkeys(name for part in scores for name in results(part.get(group, {})))
     ]
-    head = ["run", "parameters", "tokens", "best\nvalidation\nloss", "at step", "bits\nper byte"]
+    validated = dict.fromkeys(
+        run["validation_sha256"] for run in reached if run["best_loss"] is not None
+    ) or {None: None}
+    head = ["run", "parameters", "tokens"]
+    for sha256 in validated:
+        on = f"\non {sha256[:8] if sha256 else 'text not on record'}" if len(validated) > 1 else ""
+        head += [f"best\nvalidation\nloss{on}", f"at step{on}", f"bits\nper byte{on}"]
     head += [
-        _group_text(group).replace(", ", "\n") + f"\n{name}" + (", %" if name in ACCURACIES else "")
-        for group, name in columns
+        called.replace(", ", "\n") + f"\n{name}" + (", %" if name in ACCURACIES else "")
+        for _, called, name in columns
     ]
     rows = [
         [
             run["name"],
             _cell(run["parameters"], amount),
             _cell(run["tokens"], amount),
-            _cell(run["best_loss"], "{:.4f}".format),
-            _cell(run["best_step"], "{:,}".format),
-            _cell(run["bits_per_byte"], "{:.4f}".format),
-            *(_cell(part.get(group), lambda row, name=name: score(row, name)) for group, name in columns),
+            *(cell for sha256 in validated for cell in _loss_cells(run, sha256)),
+            *(_cell(part.get(group), lambda row, name=name: _score(row, name)) for group, _, name in columns),
             _cell(run["hours"], "{:.2f}".format),
             _cell(run["machine"]),
             _cell(run["gptlab"]),
@@ -269,6 +308,21 @@ def _runs_table(reached: Sequence[Row]) -> str:
         for run, part in zip(reached, scores, strict=True)
     ]
     return table([*head, "hours", "machine", "gptlab"], rows)
+
+
+def _loss_cells(run: Row, sha256: str | None) -> list[str]:
+    """Write what a run has reached on a validation set; dashes where it was validated on another."""
+    if run["validation_sha256"] != sha256:
+        return [DASH] * 3
+    return [
+        _cell(run["best_loss"], "{:.4f}".format),
+        _cell(run["best_step"], "{:,}".format),
+        _cell(run["bits_per_byte"], "{:.4f}".format),
+    ]
+
+
+def _score(row: Row, name: str) -> str:
+    return "\n".join(filter(None, (score(row, name), doubt(row, name))))
 
 
 def _cell(value: Any, form: Callable[[Any], str] = str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gptlab.errors import ConfigError
-from gptlab.eval import continuation, hellaswag
+from gptlab.eval import chance
 from gptlab.history import History, history, read_none, spelled, told, until
 from gptlab.outputs import fingerprint
 from gptlab.page import DASH, Chart, Curve, Floats
@@ -25,7 +25,6 @@ Metrics = dict[str, list[Row]]
 
 ACCURACIES = {"acc": "stderr", "acc_norm": "stderr_norm"}
 """What an evaluation's row holds of a task, and where its standard error is."""
-CHANCE = {"hellaswag": 1 / hellaswag.CHOICES, "continuation": 1 / continuation.CHOICES}
 NO_METRICS = {
     "kind",
     "step",
@@ -36,10 +35,12 @@ NO_METRICS = {
     "version",
     "shots",
     "n",
+    "official",
     "truncated",
     "margin",
 }
 """Numbers that tell of an evaluation, and how sure it is, but are not shown as its result."""
+NAME_LETTERS = 40  # of a file, in a heading
 SMOOTH_FRACTION = 0.04
 FRAME_PERCENTILES = (0.1, 93)  # of the training loss: the steep start would flatten all that follows
 
@@ -232,6 +233,35 @@ def score(row: Row, name: str) -> str:
     return f"{value:{form}}" + (f" \N{PLUS-MINUS SIGN} {error:{form}}" if math.isfinite(error) else "")
 
 
+def told_items(rows: Iterable[Row]) -> str:
+    """Say of what items the scores are that these rows, all of the same ones, have."""
+    rows = list(rows)
+    known = next((row["items_sha256"] for row in rows if row.get("items_sha256")), None)
+    if known is not None and any(row.get("official") for row in rows):
+        return "official items"
+    name = min((row["data"] for row in rows if row.get("data")), default=None)
+    said = f"items {known[:8]}" if known is not None else "items not on record"
+    return said + (f" of {_short(name)}" if name is not None else "")
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= NAME_LETTERS else f"{name[:NAME_LETTERS]}..."
+
+
+def doubt(row: Row, name: str) -> str | None:
+    """Say that a result is not shown to be above chance; None where it is, or where chance is not known."""
+    value = as_number(row.get(name))
+    if name not in ACCURACIES or not math.isfinite(value):
+        return None
+    return chance.doubt(row["task"], value, row["n"])
+
+
+def validations(run: Run) -> list[Row]:
+    """Return what a run has validated, on the text that it was validated on last: other text, another loss."""
+    rows = [row for row in run.metrics["val"] if math.isfinite(as_number(row.get("loss")))]
+    return [row for row in rows if row.get("items_sha256") == rows[-1].get("items_sha256")]
+
+
 def training_hours(steps: Sequence[Row]) -> float | None:
     """Return the hours of these steps alone, without evaluations; None where their speed is not known."""
     # Not the sum of step_s: a row may stand for several steps.
@@ -265,7 +295,7 @@ def loss_chart(runs: Sequence[Run]) -> Chart:
     bounds: list[Floats] = []
     for number, run in enumerate(runs):
         x, y = columns(run.metrics["step"], "tokens", "loss")
-        val_x, val_y = columns(run.metrics["val"], "tokens", "loss")
+        val_x, val_y = columns(validations(run), "tokens", "loss")
         best = f"best validation {val_y.min():.4f}" if len(val_y) else "not validated yet"
         curves += [Curve(number, x, y, "faint"), Curve(number, x, smooth(y), label=f"{run.name}: {best}")]
         curves += [Curve(number, val_x, val_y, "points")]
@@ -275,6 +305,8 @@ def loss_chart(runs: Sequence[Run]) -> Chart:
         f"{SMOOTH_FRACTION:.0%} of the steps, each step faint behind. "
         "The beginning and any spike lie above the frame."
     )
+    if len({row.get("items_sha256") for run in runs for row in validations(run)}) > 1:
+        caption += " These runs were validated on different text: their points cannot be compared."
     frame = (min(low for low, _ in bounds), max(high for _, high in bounds)) if bounds else (None, None)
     return Chart("loss", "loss, nats a token", caption, curves, low=frame[0], high=frame[1])
 
@@ -286,7 +318,8 @@ KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("loss", "bits_per_byte", *ACCURACIES, *ACCURACIES.values()), (*NUMBER, NOTHING)),
     **dict.fromkeys(("event", "task", "protocol", "prompt", "text"), (str,)),
     "changed": (dict,),
-    "data": (str, NOTHING),
+    **dict.fromkeys(("data", "items_sha256"), (str, NOTHING)),
+    "official": (bool, NOTHING),
     # environment.json
     **dict.fromkeys(("device", "dtype", "gptlab"), (str,)),
     "git_commit": (str, NOTHING),

@@ -24,6 +24,7 @@ from gptlab.model.packed import packed
 
 # New tokens from which on packing pays in float32; it takes as long as about 20 of them save (124M parameters).
 PACKED_FROM = 64
+MOST_SAMPLES = 65_536  # of which each holds memory from the first token on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +176,7 @@ def stream(
     samples: int = 1,
     dtype: torch.dtype = torch.float32,
     unknown: Sequence[int] | None = None,
+    adjust: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Iterator[Int[Tensor, " rows"]]:
     """Return an iterator over new tokens, one of every row at a time, without touching torch's random state.
 
@@ -191,6 +193,7 @@ def stream(
         samples: rows for each prompt, which stand together.
         dtype: what matrices are multiplied in, by copies of the weights; the cache is in it, too.
         unknown: ids that are never drawn; None is those that the model says its tokenizer has not.
+        adjust: makes, of the ids that were read and the model's logits, those that a token is chosen by.
 
     Raises:
         ConfigError: an option out of its range, or a prompt that is empty or has ids outside the vocabulary.
@@ -211,7 +214,8 @@ def stream(
     left_out_ids = torch.tensor(left_out, dtype=torch.long, device=reader.device)
     drawn = partial(draw, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
 
-    def choose(logits: Tensor) -> Tensor:
+    def choose(texts: Tensor, logits: Tensor) -> Tensor:
+        logits = adjust(texts, logits) if adjust else logits
         return drawn(logits.index_fill(-1, left_out_ids, -torch.inf) if len(left_out_ids) else logits)
 
     return _columns(reader, prompts, choose, max_tokens, stop_id, samples)
@@ -284,8 +288,9 @@ def _unknown(model: Any, tokenizer: Tokenizer) -> list[int]:
 
 
 def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """Encode a prompt; an empty one is the token that starts every document."""
-    return tokenizer.encode(prompt) or [tokenizer.end_of_text]
+    """Encode a prompt, behind what the tokenizer's file puts in front of a text; an empty one is end-of-text."""
+    before, _ = tokenizer.frame
+    return [*before, *tokenizer.encode(prompt)] or [tokenizer.document_start("a text from no prompt")]
 
 
 def draw(
@@ -329,7 +334,7 @@ def keep_likeliest(
 def _columns(
     reader: Reader,
     prompts: Int[Tensor, "prompts time"],
-    choose: Callable[[Tensor], Tensor],
+    choose: Callable[[Tensor, Tensor], Tensor],
     max_tokens: int,
     stop_id: int | None,
     samples: int,
@@ -345,7 +350,7 @@ def _columns(
     texts = prompts[:, -kept:].repeat_interleave(samples, 0)
     over = torch.zeros(len(texts), dtype=torch.bool, device=reader.device)
     for left in range(max_tokens, 0, -1):
-        tokens = choose(logits.float())
+        tokens = choose(texts, logits.float())
         if stop_id is not None:
             tokens = tokens.masked_fill(over, stop_id)
             over = tokens == stop_id
@@ -367,6 +372,10 @@ def _check_options(
     for name, value in (("max_tokens", max_tokens), ("top_k", top_k), ("samples", samples)):
         if value is not None and value < 1:
             raise ConfigError(f"{name} = {value}: must be at least 1")
+    if samples > MOST_SAMPLES:
+        raise ConfigError(
+            f"samples = {samples}: at most {MOST_SAMPLES:,} are written at once; run again with another seed"
+        )
     if not 0 <= temperature < float("inf"):
         raise ConfigError(f"temperature = {temperature}: must be 0 (the likeliest token) or above")
     if top_p is not None and not 0 < top_p <= 1:

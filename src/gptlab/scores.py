@@ -5,9 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gptlab import recipe
-from gptlab.errors import GptlabError
-from gptlab.eval.hellaswag import VALIDATION_ITEMS
 from gptlab.parsing import parse_json, typed
 from gptlab.run_folder import run_of
 from gptlab.train.checkpoint import STATE, folders_of
@@ -31,10 +28,11 @@ class Scored:
 
         Args:
             score: the rest of the row.
-            items: the file or folder that somebody named to take the items from.
+            items: the file or folder that somebody named to take the items from; what they are, their hash says.
         """
         path = self.run / "metrics.jsonl"
-        row = {"step": self.step, "tokens": self.tokens, **score, "data": self._other_items(score, items)}
+        name = items.resolve().name if items is not None else None
+        row = {"step": self.step, "tokens": self.tokens, **score, "data": name}
         try:
             if went_back(path, self.step, self.lines):
                 print(
@@ -46,18 +44,6 @@ class Scored:
             print(f"  not kept in {_shown(path)}: {error.strerror or error}")
             return
         print(f"  kept in {_shown(path)}, for report and model card")
-
-    def _other_items(self, score: Mapping[str, Any], items: Path | None) -> str | None:
-        """Name the items, where they are neither the data set's own nor those that the run asks in training."""
-        if items is None or (score["task"], score["n"]) == ("hellaswag", VALIDATION_ITEMS):
-            return None
-        try:
-            config = recipe.load([self.run / "config.toml"])
-        except GptlabError:  # of an imported model, or of another version
-            return items.resolve().name
-        own = {"hellaswag": config.eval.hellaswag_file, "continuation": config.data.parts[0].path}
-        file = own.get(score["task"])
-        return None if file is not None and Path(file).resolve() == items.resolve() else items.resolve().name
 
 
 def scored(model: Path, folder: Path | None) -> Scored | None:

@@ -1,12 +1,13 @@
 import math
 import random
+import re
 
 import numpy as np
 import pytest
 
 from gptlab.errors import TaskError
 from gptlab.eval.accuracy import Accuracy, summarise
-from gptlab.eval.compare import Difference, Shift, compare, difference, mcnemar
+from gptlab.eval.compare import Difference, Shift, compare, difference, losses, mcnemar, shift
 
 
 def outcomes(right: list[bool], margins: list[float] | None = None) -> Accuracy:
@@ -66,23 +67,56 @@ def test_two_models_are_compared_by_both_rules_and_the_margin():
         "p": 1.0,
     }
     assert found["margin"].facts() == {
+        "n": 4,
         "difference": pytest.approx(0.2),
         "stderr": pytest.approx(np.std([0.2, 0.4, 0.1, 0.1], ddof=1) / 2),
     }
 
 
-def test_the_sentence_says_whether_they_differ():
+def test_the_sentence_says_which_scores_higher_there():
     said = Difference("acc", 70, 36, 1152, 34 / 1152, 0.0088, 0.0012).sentence("A", "B")
     assert said == (
-        "by acc B is right on 34 items more than A, of 1,152 items (+2.95 points +- 0.88, p = 0.0012): "
-        "they differ; at this n a difference under 1.7 points is noise"
+        "by acc B scores 2.95 +- 0.88 points above A on these 1,152 items "
+        "(70 that only it has right, 36 that only A has, p = 0.0012)"
     )
-    assert "as often as A" in difference("acc", [True, False], [False, True]).sentence("A", "B")
-    assert "no difference is shown" in difference("acc", [True, False], [False, True]).sentence("A", "B")
-    assert difference("acc", [True], [False]).sentence("A", "B").endswith("a single one says nothing")
-    assert "noise" not in difference("acc", [True, False], [True, False]).sentence("A", "B")
-    assert Shift(0.1, 0.2).sentence("A", "B").endswith("no difference is shown")
-    assert Shift(-0.1, 0.02).sentence("A", "B").endswith("they differ")
+    assert "2.95 +- 0.88 points below A" in Difference(
+        "acc", 36, 70, 1152, -34 / 1152, 0.0088, 0.0012
+    ).sentence("A", "B")
+    assert shift("over the same 3 windows", "nats", [1.0, 2.0, 3.0], [0.9, 1.91, 2.9]).sentence("A", "B") == (
+        "over the same 3 windows B is 0.0967 +- 0.0033 nats below A"
+    )
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        difference("acc", [True, False], [False, True]),
+        difference("acc", [True, False], [True, False]),
+        difference("acc", [True], [False]),
+        Difference("acc", 40, 36, 1152, 4 / 1152, 0.0076, 0.73),
+        Shift("in the margin", "nats", 9, 0.1, 0.2),
+        Shift("in the margin", "nats", 1, 0.1, None),
+        Shift("in the margin", "nats", 9, 0.0, 0.0),
+    ],
+)
+def test_where_no_difference_is_shown_nobody_is_called_equal(found):
+    said = found.sentence("A", "B")
+    assert "no difference is shown" in said
+    assert not re.search("equal|the same as|as often|differ |alike|noise", said)
+    if found.stderr:
+        assert re.search(r"B may (score|be) from -\d.* to \+\d.* from A", said)
+
+
+def test_losses_are_paired_by_window():
+    chance = random.Random(0)
+    first = [4 + chance.gauss(0, 1) for _ in range(200)]
+    second = [loss - 0.01 + chance.gauss(0, 0.02) for loss in first]
+    found = losses(first, second)
+    assert found.difference == pytest.approx(np.mean(second) - np.mean(first))
+    assert found.stderr == pytest.approx(np.std(np.subtract(second, first), ddof=1) / math.sqrt(200))
+    assert "over the same 200 windows B is 0.0" in found.sentence("A", "B")
+    with pytest.raises(TaskError, match="2 windows of one model, 3 of the other"):
+        losses([1.0, 2.0], [1.0, 2.0, 3.0])
 
 
 def test_other_items_are_refused():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from gptlab.data.shards import file_sha256
 from gptlab.errors import TaskError
 from gptlab.eval import hellaswag
 from gptlab.eval.accuracy import multiple_choice
@@ -177,22 +178,32 @@ def test_harness_refuses_an_ending_that_vanishes():
 
 
 @pytest.mark.parametrize(("split", "flag"), [("val", "--data"), ("train", "--fewshot-data")])
-def test_download_is_kept_whole_or_not_at_all(tmp_path, monkeypatch, split, flag):
-    monkeypatch.setitem(hellaswag.ITEMS, split, 3)
+def test_what_is_downloaded_is_the_published_file(tmp_path, monkeypatch, split, flag):
     (tmp_path / split).mkdir()
-    write(tmp_path / split, LINE, LINE, LINE)
-    url = tmp_path.as_uri() + "/{split}/items.jsonl"
+    served = write(tmp_path / split, LINE, LINE, LINE)
+    monkeypatch.setitem(hellaswag.SHA256, split, file_sha256(served))
+    url = served.as_uri().replace(f"/{split}/", "/{split}/")
     cache = tmp_path / "cache"
     path = hellaswag.downloaded(split, cache, url)
     assert len(read(path)) == 3
+    assert hellaswag.official(path, split)
     assert [file.name for file in cache.iterdir()] == [f"hellaswag_{split}.jsonl"]
     assert hellaswag.downloaded(split, cache, "file:///gone") == path  # from the cache, not the network
 
-    write(tmp_path / split, LINE)
-    problem = rf"sent 1 items, and HellaSwag's {split} set has 3; .*{flag} FILE"
+    write(tmp_path / split, LINE | {"ctx": "as many items, other ones"}, LINE, LINE)
+    problem = rf"sent a file of sha256 .*, and HellaSwag's {split} set has .*{flag} FILE"
     with pytest.raises(TaskError, match=problem):
         hellaswag.downloaded(split, tmp_path / "other", url)
     assert not (tmp_path / "other").exists()
+    path.write_bytes(served.read_bytes())
+    with pytest.raises(
+        TaskError, match=rf"is not HellaSwag's {split} set, .*; delete it to download it again"
+    ):
+        hellaswag.downloaded(split, cache, url)
+
+
+def test_a_sample_of_the_validation_set_is_not_the_set(shared):
+    assert not hellaswag.official(shared("data/hellaswag_val_sample.jsonl"), "val")
 
 
 def test_without_a_network_the_way_out_is_named(tmp_path):

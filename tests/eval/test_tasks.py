@@ -70,7 +70,7 @@ def test_every_task_is_built_and_scored_alike(name, tokenizer, folder, file):
     metrics = result.metrics()
     assert list(metrics) == [
         *("task", "protocol", "shots", "acc", "acc_norm", "stderr", "stderr_norm", "margin", "stderr_margin"),
-        *("n", "truncated"),
+        *("n", "items_sha256", "official", "truncated"),
     ]
     assert (metrics["task"], metrics["shots"], metrics["n"]) == (name, 0, len(task.items))
     assert json.loads(json.dumps(metrics)) == metrics
@@ -79,6 +79,32 @@ def test_every_task_is_built_and_scored_alike(name, tokenizer, folder, file):
     assert metrics["acc"] == sum(row["pred"] == row["label"] for row in rows) / len(rows)
     assert json.loads(json.dumps(rows[0])) == rows[0]
     assert list(rows[0]) == ["i", "label", "log_likelihoods", "pred", "pred_norm"]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_items_are_known_by_what_they_say(name, tokenizer, folder, file):
+    whole, part = (make(name, tokenizer, folder, file, limit=limit).items_sha256 for limit in (None, 3))
+    assert whole == make(name, tokenizer, folder, file).items_sha256 != part
+    assert not make(name, tokenizer, folder, file).official
+
+
+def test_how_a_file_is_written_makes_no_other_items(tokenizer, folder, file, tmp_path):
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    spelled = [
+        json.dumps({"split": "val", **line, "label": str(line["label"])}, indent=None) for line in lines
+    ]
+    other = tmp_path / "other.jsonl"
+    other.write_text("\n\n".join(spelled))
+    assert make("hellaswag", tokenizer, folder, other).items_sha256 == (
+        make("hellaswag", tokenizer, folder, file).items_sha256
+    )
+    for field in ("ctx", "ctx_a", "ctx_b", "activity_label", "endings", "label"):
+        changed = [dict(line) for line in lines]
+        changed[2][field] = {"endings": list("abcd"), "label": 1}.get(field, "another")
+        other.write_text("".join(json.dumps(line) + "\n" for line in changed))
+        assert make("hellaswag", tokenizer, folder, other).items_sha256 != (
+            make("hellaswag", tokenizer, folder, file).items_sha256
+        ), field
 
 
 @pytest.mark.parametrize("name", TASKS)

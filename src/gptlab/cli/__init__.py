@@ -4,8 +4,10 @@ Nothing heavy is imported until a command asks for it, so that `gptlab --help` a
 """
 
 import difflib
+import functools
 import inspect
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +16,8 @@ from typing import Annotated, Any, get_origin
 from gptlab.cli import data, models, runs
 from gptlab.errors import ConfigError, GptlabError
 from gptlab.memory import keep_freed
+from gptlab.outputs import file_unwritable
+from gptlab.parsing import check_numbers
 from gptlab.terminal import standard_streams
 
 INTERRUPTED = 75  # sysexits.h: EX_TEMPFAIL, "try again"
@@ -65,7 +69,10 @@ def _run(words: list[str]) -> int:
     words = words[len(name.split()) :]
     try:
         json_file = _take_json_file(words)
-        if not name.startswith("data "):  # whose workers read files of any size and have to stay small
+        if not name.startswith(
+            "data "
+        ):  # whose workers read files of any name and size, and have to stay small
+            _check_encoding(words)
             keep_freed()
         result = _parse(name, words)
         if json_file is not None:
@@ -106,6 +113,18 @@ def _overview(words: list[str]) -> int:
     return 0 if wanted else 2
 
 
+def _check_encoding(words: Sequence[str]) -> None:
+    """Refuse arguments that the terminal's encoding could not read: no model, picture or recipe can hold them."""
+    for word in words:
+        strange = re.search("[\ud800-\udfff]", word)
+        if strange is not None:
+            byte, encoding = ord(strange[0]) & 0xFF, sys.getfilesystemencoding().upper()
+            raise ConfigError(
+                f"{word[: strange.start()][-40:]!r} is followed by the byte 0x{byte:02X}, which is no {encoding}; "
+                "write it in UTF-8, with LC_ALL=C.UTF-8, or rename the file"
+            )
+
+
 def _take_json_file(words: list[str]) -> Path | None:
     at = next((at for at, word in enumerate(words) if word == "--json" or word.startswith("--json=")), None)
     if at is None:
@@ -116,8 +135,8 @@ def _take_json_file(words: list[str]) -> Path | None:
     if not name:
         raise ConfigError("--json: names no file; write --json FILE")
     file = Path(name)
-    if file.is_dir():
-        raise ConfigError(f"--json {file}: is a folder; name a file in it")
+    if (refusal := file_unwritable(file, "--json")) is not None:
+        raise ConfigError(refusal)
     return file
 
 
@@ -143,8 +162,18 @@ def _parse(name: str, words: list[str]) -> dict[str, Any]:
         # Here a choice is spelled out, as in TOML: --model.bias False; elsewhere --verify or --no-verify.
         in_words = tyro.conf.FlagConversionOff
         function.__annotations__["flags"] = Annotated[flags_type(), tyro.conf.arg(name=""), in_words]
+
+    @functools.wraps(function)
+    def checked(*given: Any, **named: Any) -> dict[str, Any]:
+        for key, value in named.items():
+            try:
+                check_numbers({} if key == "flags" else value, "--" + key.replace("_", "-"))
+            except ValueError as error:
+                raise ConfigError(str(error)) from None
+        return function(*given, **named)
+
     return tyro.cli(
-        function,
+        checked,
         args=words,
         prog=f"gptlab {name}",
         description=(inspect.getdoc(function) or "").partition("\n")[0],

@@ -214,11 +214,14 @@ def tokenizer(
     from gptlab.data.shards import aside
     from gptlab.data.sources import documents
     from gptlab.data.tokenizer import train_tokenizer
+    from gptlab.outputs import unwritable
 
     if out.exists():
         raise ConfigError(f"{out}: exists; choose another file, or delete it first")
     if not out.parent.is_dir():
         raise ConfigError(f"{out}: there is no folder {out.parent}; make it first")
+    if (refusal := unwritable(out)) is not None:
+        raise ConfigError(refusal)
     trained = train_tokenizer(documents(source, text_column), vocab_size)
     with aside(out) as file:
         file.write(trained.to_str(pretty=True).encode())

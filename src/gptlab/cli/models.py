@@ -31,7 +31,7 @@ def evaluate(
     device: Literal["auto", "cpu", "cuda"] = "auto",
     samples: Path | None = None,
 ) -> dict[str, Any]:
-    """Score a model on tasks, or two, and say whether they differ; runs keep their scores for report and model card.
+    """Score a model on tasks, or compare two checkpoints; runs keep their scores for report and model card.
 
     Args:
         models: a run, a checkpoint, or a Hugging Face folder; or two.
@@ -251,7 +251,8 @@ def import_model(
     Args:
         source: the folder or the file.
         out: the run folder to write, of step 0.
-        tokenizer: gpt2, bytes, or a file; None is the folder's own, or GPT-2's where the vocabulary has its size.
+        tokenizer: gpt2, bytes, or a file, which for a character-level model is nanoGPT's `stoi` as JSON; None is
+            the folder's own, or GPT-2's where the vocabulary has its size.
         like: for nanoGPT's relatives, a recipe whose [model] says what the tensors do not tell.
         rope_pairs: for nanoGPT's relatives, the channels that RoPE turns together: i and i + K/2, or 2i and 2i + 1.
         verify: load a Hugging Face folder in transformers too and compare its logits with the model's.

@@ -14,6 +14,7 @@ from gptlab.data.shards import read_shard
 from gptlab.data.tokenizer import Tokenizer, load_tokenizer
 from gptlab.data.verify import measure
 from gptlab.errors import DataError
+from gptlab.outputs import unwritable
 from gptlab.progress import Progress
 
 _VALIDATION = {"val", "valid", "validation"}
@@ -43,6 +44,8 @@ def adopt(folder: str | Path, *, tokenizer: str | Path = "gpt2", val: Sequence[P
         raise DataError(
             f'{folder}: was made by "gptlab data {there.made_by}" and has its manifest; there is nothing to adopt'
         )
+    if (refusal := unwritable(folder / MANIFEST)) is not None:  # before the shards are read
+        raise DataError(refusal)
     encoder = load_tokenizer(tokenizer)
     manifest = Manifest(
         tokenizer=TokenizerRecord.of(encoder),

@@ -46,7 +46,7 @@ class TokenizerRecord:
             name=tokenizer.name,
             hash=tokenizer.hash,
             vocab_size=tokenizer.vocab_size,
-            end_of_text=tokenizer.end_of_text,
+            end_of_text=tokenizer.document_start("a document of prepared data"),
         )
 
     def __str__(self) -> str:

@@ -80,6 +80,7 @@ def prepare(
     _check("shard_tokens", shard_tokens, MAX_SHARD_TOKENS)
     _check("workers", workers)
     encoder = load_tokenizer(tokenizer)
+    encoder.document_start("a document of prepared data")
     if encoder.vocab_size > MAX_VOCAB_SIZE:
         raise DataError(
             f"tokenizer {tokenizer}: its vocabulary of {encoder.vocab_size:,} is over the {MAX_VOCAB_SIZE:,} "

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from gptlab.data import vocab_merges
 from gptlab.data.tokenizer_file import BYTE_LEVEL, changes, traps
 from gptlab.errors import DataError, brief
 from gptlab.parsing import parse_json
@@ -87,9 +88,30 @@ class Tokenizer(ABC):
         known = len(self.vocabulary)
         return [id_ for id_ in range(rows) if id_ >= known or not self.vocabulary[id_]]
 
+    def document_start(self, purpose: str) -> int:
+        """Return end-of-text, which begins a document.
+
+        Args:
+            purpose: what needs it.
+
+        Raises:
+            DataError: there is none, as among single characters.
+        """
+        if self.end_of_text >= self.vocab_size:
+            raise DataError(
+                f"tokenizer {self.name}: has no {END_OF_TEXT} token, which {purpose} begins with; a model of single "
+                "characters can be sampled and scored, not trained further or exported"
+            )
+        return self.end_of_text
+
+    @property
+    def frame(self) -> tuple[list[int], list[int]]:
+        """The ids that stand in front of a text and behind it where a model reads one; most have none."""
+        return [], []
+
     @abstractmethod
     def encode(self, text: str) -> list[int]:
-        """Cut ordinary text into ids."""
+        """Cut ordinary text into ids, without its frame."""
 
     def encode_array(self, text: str) -> npt.NDArray[np.uint16]:
         """Encode into the shards' type, without the detour over Python integers where the library allows."""
@@ -311,6 +333,13 @@ class BPEFile(Tokenizer):
             raise DataError(f"tokenizer {self._origin}: {self._loss(raw, ids)}")
         return ids
 
+    @property
+    def frame(self) -> tuple[list[int], list[int]]:
+        """What the file's post_processor puts around a text."""
+        whole, text = (self._tokenizer.encode("a", add_special_tokens=framed).ids for framed in (True, False))
+        at = next(at for at in range(len(whole)) if whole[at : at + len(text)] == text)
+        return whole[:at], whole[at + len(text) :]
+
     def _loss(self, raw: bytes, ids: Iterable[int]) -> str:
         """Say what became of a text that did not become tokens that spell it."""
         beginning = f"a text that begins {raw[:40].decode(errors='ignore')!r}"
@@ -407,15 +436,24 @@ def cut_long_blanks(text: str) -> list[str]:
 def load_tokenizer(spec: str | Path) -> Tokenizer:
     """Find a tokenizer by its name in TOKENIZERS, or by the path of a JSON file or of its folder.
 
+    A folder may have vocab.json and merges.txt instead, and the JSON may be a character-level model's vocabulary.
+
     Raises:
-        DataError: there is no such name or file, or the file is not a lossless byte-level BPE.
+        DataError: there is no such name or file, or the file is neither a lossless byte-level BPE nor a vocabulary
+            of characters.
     """
+    from gptlab.data.characters import characters  # which makes a Tokenizer
+
     if isinstance(spec, str) and spec in TOKENIZERS:
         return TOKENIZERS[spec]()
     path = Path(spec) / FILE if Path(spec).is_dir() else Path(spec)
     try:
+        older = path.name == vocab_merges.VOCAB or (Path(spec).is_dir() and not path.exists())
+        if older and vocab_merges.has_both(path.parent):
+            return BPEFile(vocab_merges.tokenizer_json(path.parent, END_OF_TEXT), str(path.parent))
         # A mark at the beginning, as some editors write, is no part of the JSON.
-        return BPEFile(path.read_text(encoding="utf-8-sig"), str(path))
+        text = path.read_text(encoding="utf-8-sig")
+        return characters(text, str(path)) or BPEFile(text, str(path))
     except FileNotFoundError:
         raise DataError(
             f'tokenizer "{spec}": no such name or file; the names are {", ".join(TOKENIZERS)}'

@@ -1,7 +1,8 @@
-"""Two models on the same items: does one of them know more?
+"""Two checkpoints on the same items or the same text: which of them scores higher there, and how surely?
 
 Items that both get right or both get wrong say nothing about the difference, so a paired comparison sees
-differences that two scores with their own errors hide.
+differences that two scores with their own errors hide. It is one of two checkpoints: how far apart two seeds of
+one recipe are, it cannot see. And where no difference is shown, none of the sentences calls the two equal.
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,9 @@ from gptlab.eval.accuracy import Accuracy, mean
 
 LIKELY = 0.05  # a p-value below this is called a difference
 CRITICAL = 1.96  # standard errors on each side that hold 95 % of a normal distribution
+CHECKPOINTS_ONLY = (
+    "This compares two checkpoints and says nothing of their recipes: two seeds of one recipe differ as well."
+)
 
 
 @dataclass(frozen=True)
@@ -36,40 +40,54 @@ class Difference:
         return {key: value for key, value in asdict(self).items() if key != "metric"}
 
     def sentence(self, first: str, second: str) -> str:
-        """Say in words whether they differ."""
-        net = self.gained - self.lost
-        items = "item" if abs(net) == 1 else "items"
-        more = f"on {abs(net):,} {items} {'more' if net > 0 else 'fewer'} than" if net else "as often as"
-        said = f"by {self.metric} {second} is right {more} {first}, of {self.n:,} items"
-        if self.stderr is None:
-            return f"{said}; a single one says nothing"
-        verdict = "they differ" if self.p < LIKELY else "no difference is shown"
-        noise = 100 * CRITICAL * self.stderr
+        """Say in words which scores higher on these items, or that this is not shown."""
+        place = f"on these {self.n:,} items" if self.n > 1 else "on this one item"
+        if self.stderr is None or not self.gained + self.lost:
+            return f"by {self.metric} no difference is shown {place}" + (
+                ": a single one says nothing" if self.stderr is None else ": both are right on the same ones"
+            )
+        apart = f"{100 * abs(self.difference):.2f} +- {100 * self.stderr:.2f} points"
+        counts = f"{self.gained:,} that only it has right, {self.lost:,} that only {first} has"
+        if self.p < LIKELY:
+            way = "above" if self.difference > 0 else "below"
+            return (
+                f"by {self.metric} {second} scores {apart} {way} {first} {place} ({counts}, p = {self.p:.2g})"
+            )
+        low, high = (100 * (self.difference + side * CRITICAL * self.stderr) for side in (-1, 1))
         return (
-            f"{said} ({100 * self.difference:+.2f} points +- {100 * self.stderr:.2f}, p = {self.p:.2g}): {verdict}"
-            + (f"; at this n a difference under {noise:.1f} points is noise" if noise else "")
+            f"by {self.metric} no difference is shown {place}: {second} may score from {low:+.2f} to {high:+.2f} "
+            f"points from {first} ({counts}, p = {self.p:.2g})"
         )
 
 
 @dataclass(frozen=True)
 class Shift:
-    """How much further the second model prefers the right choice, in nats for a unit of length."""
+    """How far the second model's mean is from the first's, over what both were asked."""
 
+    what: str
+    """What the mean is of, as a sentence begins."""
+    unit: str
+    n: int
     difference: float
     stderr: float | None
-    """Paired standard error; None of a single item."""
+    """Paired standard error; None of a single one."""
 
     def facts(self) -> dict[str, Any]:
         """Return the numbers."""
-        return asdict(self)
+        return {"difference": self.difference, "stderr": self.stderr, "n": self.n}
 
     def sentence(self, first: str, second: str) -> str:
-        """Say in words what the margins do."""
-        error = f" +- {self.stderr:.4f}" if self.stderr is not None else ""
-        clear = self.stderr is not None and abs(self.difference) > CRITICAL * self.stderr
+        """Say in words whether the means are apart."""
+        if self.stderr is None:
+            return f"{self.what} no difference is shown: a single one says nothing"
+        apart = f"{abs(self.difference):.4f} +- {self.stderr:.4f} {self.unit}"
+        if abs(self.difference) > CRITICAL * self.stderr:
+            way = "above" if self.difference > 0 else "below"
+            return f"{self.what} {second} is {apart} {way} {first}"
+        low, high = (self.difference + side * CRITICAL * self.stderr for side in (-1, 1))
         return (
-            f"the margin of the right choice in {second} is {self.difference:+.4f}{error} nats from {first}'s: "
-            + ("they differ" if clear else "no difference is shown")
+            f"{self.what} no difference is shown: {second} may be from {low:+.4f} to {high:+.4f} {self.unit} "
+            f"from {first}"
         )
 
 
@@ -116,5 +134,26 @@ def compare(first: Accuracy, second: Accuracy) -> dict[str, Difference | Shift]:
     return {
         "acc": difference("acc", *acc),
         "acc_norm": difference("acc_norm", *acc_norm),
-        "margin": Shift(*mean([b - a for a, b in zip(*margins, strict=True)])),
+        "margin": shift("in the margin of the right choice", "nats", *margins),
     }
+
+
+def losses(first: Sequence[float], second: Sequence[float]) -> Shift:
+    """Compare two models' losses in nats a token, window by window of the same text.
+
+    The error takes the windows for independent; where a document has several, it is a little too small.
+
+    Raises:
+        TaskError: they are not of as many windows.
+    """
+    if len(first) != len(second) or not first:
+        raise TaskError(
+            f"{len(first)} windows of one model, {len(second)} of the other: score both on the same"
+        )
+    windows = "one window" if len(first) == 1 else f"the same {len(first):,} windows"
+    return shift(f"over {windows}", "nats a token", first, second)
+
+
+def shift(what: str, unit: str, first: Sequence[float], second: Sequence[float]) -> Shift:
+    """Compare two means over the same things."""
+    return Shift(what, unit, len(first), *mean([b - a for a, b in zip(first, second, strict=True)]))

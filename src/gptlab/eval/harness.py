@@ -1,19 +1,22 @@
-"""lm-evaluation-harness on any of our models: the model it asks, and its tasks in this process.
+"""lm-evaluation-harness's own tasks, put to any of our models in this process.
 
 To import this module is to import lm-evaluation-harness, which is there with the extra `eval` only.
 
-Source: lm-evaluation-harness 0.4.13, docs/model_guide.md; models/huggingface.py for what its numbers mean.
+Source: lm-evaluation-harness 0.4.13, evaluator.py.
 """
 
+import hashlib
 import io
+import json
 import logging
 import random
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from functools import cache, partialmethod
 from importlib.metadata import version
+from numbers import Real
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,151 +24,15 @@ import tqdm
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.evaluator import evaluate as harness_evaluate
-from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
-from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import TaskError
 from gptlab.eval import fewshot, task_data
-from gptlab.eval.item import Pair
-from gptlab.eval.score import Logits, Score, log_likelihoods
-from gptlab.progress import Progress
+from gptlab.eval.harness_model import HarnessModel
 
 VERSION = version("lm-eval")
-NEW_TOKENS = 256  # what lm-evaluation-harness writes where a task does not say how much
 # Of a perplexity, whose error has no formula there; it would take 100,000 and minutes.
 BOOTSTRAP = 1000
-
-
-Write = Callable[..., Iterator[int]]
-"""Continue ids: `write(ids, max_tokens=, temperature=, top_k=, top_p=)` yields the new ones."""
-
-
-class HarnessModel(TemplateLM):
-    """One of our models, or of transformers', as lm-evaluation-harness asks it."""
-
-    open: ClassVar[Callable[..., "HarnessModel"]]
-    """What makes one from `--model_args path=...`; whoever knows how to load models sets it."""
-
-    def __init__(
-        self, logits: Logits, tokenizer: Tokenizer, write: Write, *, context: int, device: torch.device
-    ) -> None:
-        super().__init__()
-        self._logits, self._tokenizer, self._write = logits, tokenizer, write
-        self._context, self._device = context, device
-        self.truncated = 0
-        """Requests so far that were longer than the context and lost their beginning."""
-
-    @classmethod
-    def create_from_arg_obj(
-        cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
-    ) -> Any:
-        """Load the model that `--model_args` names; sizes of batches are ours to choose."""
-        # The command's own --device is CUDA whether there is any or not, unless it is told.
-        device = "cpu" if (additional_config or {}).get("device") == "cpu" else "auto"
-        return cls.open(**{"device": device, **arg_dict})
-
-    @property
-    def eot_token_id(self) -> int:
-        return self._tokenizer.end_of_text
-
-    @property
-    def max_length(self) -> int:
-        """Longest input, in tokens."""
-        return self._context
-
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        return self._tokenizer.encode(string)
-
-    def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        return super().loglikelihood(list(requests), disable_tqdm=True)
-
-    def _loglikelihood_tokens(
-        self, requests: Sequence[tuple[Any, list[int], list[int]]], **options: Any
-    ) -> list[tuple[float, bool]]:
-        answers = [
-            (score.log_likelihood, score.greedy)
-            for score in self._scores([(before, ending) for _, before, ending in requests])
-        ]
-        for (texts, _, _), answer in zip(requests, answers, strict=True):
-            self.cache_hook.add_partial("loglikelihood", texts, answer)
-        return answers
-
-    def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[float]:
-        windows: list[list[Pair]] = []
-        for request in requests:
-            (text,) = request.args
-            rolling = get_rolling_token_windows(
-                token_list=self.tok_encode(text),
-                prefix_token=self.prefix_token_id,
-                max_seq_len=self._context,
-                context_len=1,
-            )
-            windows.append(
-                [(list(before), list(after)) for before, after in map(make_disjoint_window, rolling)]
-            )
-        scores = iter(self._scores([pair for pairs in windows for pair in pairs]))
-        totals = [sum(next(scores).log_likelihood for _ in pairs) for pairs in windows]
-        for request, total in zip(requests, totals, strict=True):
-            self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
-        return totals
-
-    def _scores(self, pairs: Sequence[Pair]) -> list[Score]:
-        empty = [number for number, pair in enumerate(pairs) if not all(pair)]
-        if empty:
-            raise TaskError(
-                f"request {empty[0]}: is empty, so that no token of it can be scored; mend the task's file"
-            )
-        with Progress("scoring", len(pairs), " texts") as progress:
-            scores = log_likelihoods(
-                self._logits, pairs, context=self._context, device=self._device, advance=progress.advance
-            )
-        self.truncated += sum(score.cut > 0 for score in scores)
-        return scores
-
-    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[str]:
-        texts: list[str] = []
-        with Progress("writing", len(requests), " texts") as progress:
-            for request in requests:
-                context, options = request.args
-                most = min(NEW_TOKENS, self._context // 2)  # of a model too small for that many
-                texts.append(self._continue(context, normalize_gen_kwargs(options, most)))
-                self.cache_hook.add_partial("generate_until", request.args, texts[-1])
-                progress.advance()
-        return texts
-
-    def _continue(self, context: str, options: Mapping[str, Any]) -> str:
-        end = self._tokenizer.end_of_text
-        stops = [stop for stop in handle_stop_sequences(options.get("until"), eos=None) if stop]
-        tokens = options["max_gen_toks"]
-        if tokens >= self._context:
-            raise TaskError(
-                f"max_gen_toks = {tokens}: must be below the model's context of {self._context}; "
-                f"ask for fewer with gptlab lm-eval --gen_kwargs max_gen_toks={self._context // 2}"
-            )
-        prompt = self._tokenizer.encode(context) or [end]
-        room = self._context - tokens
-        self.truncated += len(prompt) > room
-        ids: list[int] = []
-        text = ""
-        for id_ in self._write(
-            prompt[-room:],
-            max_tokens=tokens,
-            temperature=options.get("temperature", 1.0 if options.get("do_sample") else 0.0),
-            top_k=options.get("top_k"),
-            top_p=options.get("top_p"),
-        ):
-            if id_ == end:
-                break
-            ids.append(id_)
-            text = self._tokenizer.decode(ids)
-            if any(stop in text for stop in stops):
-                break
-        for stop in stops:
-            text = text.partition(stop)[0]
-        return text
-
 
 register_model("gptlab")(HarnessModel)
 
@@ -218,27 +85,27 @@ def evaluate(
     with specs as described:
         for name, spec in zip(names, described, strict=True):
             before = getattr(model, "truncated", 0)
-            found = _run(model, name, spec, shots, limit, keep)
+            found = _run(model, name, spec, shots, limit)
             truncated = getattr(model, "truncated", 0) - before
             for task in found["n-samples"]:
                 yield _line(found, task, keep) | {"truncated": truncated}
 
 
-def _run(
-    model: TemplateLM, name: str, spec: str, shots: int | None, limit: int | None, keep: bool
-) -> Mapping[str, Any]:
+def _run(model: TemplateLM, name: str, spec: str, shots: int | None, limit: int | None) -> Mapping[str, Any]:
     """Load and run what a name stands for, with the seeds and the rule for shots of the harness's own command."""
     try:
-        with _quiet():
+        with _quiet(), torch.random.fork_rng():
             random.seed(0)
             np.random.seed(1234)
+            torch.manual_seed(1234)
             loaded = _task_manager().load([spec])
             for task in loaded["tasks"].values():
                 own = task.get_config("num_fewshot")
                 task.set_config("num_fewshot", own or 0 if shots is None or own == 0 else shots)
                 task.set_fewshot_seed(fewshot.SEED)
+                _check_kind(name, task)
             run: Any = harness_evaluate
-            return run(model, loaded, limit=limit, bootstrap_iters=BOOTSTRAP, log_samples=keep)
+            return run(model, loaded, limit=limit, bootstrap_iters=BOOTSTRAP, log_samples=True)
     except TaskError:
         raise
     except Exception as error:  # it passes on whatever its parts raise
@@ -249,6 +116,18 @@ def _run(
         ) from error
 
 
+def _check_kind(name: str, task: Any) -> None:
+    if getattr(task, "UNSAFE_CODE", False):
+        raise TaskError(
+            f"task {name}: runs the code that a model writes; where that may be, ask with gptlab lm-eval "
+            "--confirm_run_unsafe_code"
+        )
+    if getattr(task, "MULTIMODAL", False):
+        raise TaskError(
+            f"task {name}: asks about pictures or sounds, which no gptlab model reads; name another"
+        )
+
+
 def _line(found: Mapping[str, Any], name: str, keep: bool) -> dict[str, Any]:
     line = {
         "task": name,
@@ -257,25 +136,35 @@ def _line(found: Mapping[str, Any], name: str, keep: bool) -> dict[str, Any]:
         "version": found["versions"].get(name),
         "shots": found["n-shot"].get(name),
         "n": found["n-samples"][name]["effective"],
+        "items_sha256": _items_sha256(found["samples"][name]),
     }
     for key, value in found["results"][name].items():
         metric, _, kind = key.partition(",")
-        if not kind or not isinstance(value, int | float | str):
+        if not kind or not isinstance(value, Real | str):
             continue
         # The names that our own tasks have, and a filter's behind the metric's where there are several.
         if kind != "none":
             plain, error, _ = metric.partition("_stderr")
             metric = f"{plain}_{kind}{error}"
         plain = {"acc_stderr": "stderr", "acc_norm_stderr": "stderr_norm"}.get(metric, metric)
-        line[plain] = None if value == "N/A" else value
+        # NumPy's numbers are none of Python's own to JSON.
+        number = value.item() if isinstance(value, np.generic) else value
+        line[plain] = None if number == "N/A" else number
     if keep:
         samples = found["samples"][name]
         line["items"] = {
             metric: [bool(sample[metric]) for sample in samples]
             for metric in ("acc", "acc_norm")
-            if all(metric in sample for sample in samples)
+            # Some tasks give an item a part of a point, or several filters' answers.
+            if all(sample.get(metric) in (0, 1) and sample["filter"] == "none" for sample in samples)
         }
     return line
+
+
+def _items_sha256(samples: Sequence[Mapping[str, Any]]) -> str:
+    """Return a hash of items as they were asked, with their solved examples."""
+    said = [[sample[f"{part}_hash"] for part in ("doc", "prompt", "target")] for sample in samples]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
 @contextmanager

@@ -7,18 +7,19 @@ is lm-evaluation-harness's: the activity in front, WikiHow's brackets removed, n
 Source: Zellers et al. (2019), https://arxiv.org/abs/1905.07830; https://github.com/rowanz/hellaswag.
 """
 
+import hashlib
 import json
 import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from http.client import HTTPException
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.request import urlopen
 
-from gptlab.data.shards import aside
+from gptlab.data.shards import aside, file_sha256
 from gptlab.errors import TaskError
 from gptlab.eval.item import Item, Lazy
 from gptlab.parsing import parse_json
@@ -26,7 +27,11 @@ from gptlab.progress import Progress
 
 URL = "https://raw.githubusercontent.com/rowanz/hellaswag/master/data/hellaswag_{split}.jsonl"
 VALIDATION_ITEMS = 10_042
-ITEMS = {"val": VALIDATION_ITEMS, "train": 39_905}
+SHA256 = {
+    "val": "0aa3b88843990f3f10a97b9575c94d7b71fb2205240ba04ae4884d9e9c992588",
+    "train": "dae5e69249868cb9fe4e23ff925c60b66169564cfb7072d793cd7356a2b69f8d",
+}
+"""Of the files at URL; tensorflow/datasets has the same, url_checksums/hellaswag.txt."""
 # What gives the file of a split on the command line.
 FLAGS = {"val": "--data", "train": "--fewshot-data"}
 CHOICES = 4
@@ -49,9 +54,11 @@ class Example:
 class Examples(Lazy[Example]):
     """The examples of a file, each read when it is asked for; the file was checked whole before."""
 
-    def __init__(self, path: Path, offsets: "array[int]", keys: "array[int]") -> None:
+    def __init__(self, path: Path, offsets: "array[int]", keys: "array[int]", sha256: str) -> None:
         super().__init__(self._read, range(len(offsets)))
         self.path = path
+        self.sha256 = sha256
+        """A hash of what the examples say, whatever else their lines hold and however they are spelled."""
         self.keys = keys
         """A number for each example, equal where two are the same in every field."""
         self._offsets = offsets
@@ -69,14 +76,21 @@ def read(path: Path, limit: int | None = None) -> Examples:
         TaskError: the file cannot be read, holds no example, or holds one that is broken.
     """
     offsets, keys = array("q"), array("q")
+    digest = hashlib.sha256()
     try:
         with path.open("rb") as lines:
-            for offset, (_, key) in _checked(lines, str(path), limit):
+            for offset, (example, key) in _checked(lines, str(path), limit):
                 offsets.append(offset)
                 keys.append(key)
+                digest.update(json.dumps(astuple(example)).encode() + b"\n")
     except (OSError, UnicodeDecodeError) as error:
         raise TaskError(f"{path}: cannot be read as a HellaSwag file ({error}); give a JSONL file") from error
-    return Examples(path, offsets, keys)
+    return Examples(path, offsets, keys, digest.hexdigest())
+
+
+def official(path: Path, split: str) -> bool:
+    """Say whether a file is that of a split as its authors published it, byte for byte."""
+    return file_sha256(path) == SHA256[split]
 
 
 def _checked(
@@ -207,21 +221,25 @@ def downloaded(split: str, folder: Path | None = None, url: str = URL) -> Path:
         TaskError: no network, no right to write, or not the file that was expected.
     """
     path = (folder or Path.home() / ".cache" / "gptlab") / f"hellaswag_{split}.jsonl"
-    if path.exists():
-        return path
     url, flag = url.format(split=split), FLAGS[split]
     try:
+        if path.exists():
+            if not official(path, split):
+                raise TaskError(
+                    f"{path}: is not HellaSwag's {split} set, whose sha256 begins with {SHA256[split][:12]}; "
+                    f"delete it to download it again, or give a file of your own with {flag} FILE"
+                )
+            return path
         content = _download(url)
-        items = sum(1 for _ in _checked(content.splitlines(keepends=True), url))
-        if items != ITEMS[split]:
+        if (found := hashlib.sha256(content).hexdigest()) != SHA256[split]:
             raise TaskError(
-                f"{url}: sent {items:,} items, and HellaSwag's {split} set has {ITEMS[split]:,}; "
-                f"get the file another way and give it with {flag} FILE"
+                f"{url}: sent a file of sha256 {found[:12]}, and HellaSwag's {split} set has "
+                f"{SHA256[split][:12]}; get the file another way and give it with {flag} FILE"
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         with aside(path) as file:
             file.write(content)
-    except (OSError, HTTPException, UnicodeDecodeError) as error:
+    except (OSError, HTTPException) as error:
         raise TaskError(
             f"{url}: cannot be downloaded to {path} ({error}); give HellaSwag's JSONL with {flag} FILE"
         ) from error

@@ -1,7 +1,9 @@
 """The tasks a model can be scored on, by name; a new one is a file beside this and a line in TASKS."""
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,6 +26,8 @@ class Result:
     task: str
     protocol: str
     shots: int
+    items_sha256: str
+    official: bool
     accuracy: Accuracy
 
     def samples(self) -> list[dict[str, Any]]:
@@ -44,6 +48,8 @@ class Result:
             "margin": score.margin,
             "stderr_margin": score.stderr_margin,
             "n": score.n,
+            "items_sha256": self.items_sha256,
+            "official": self.official,
             "truncated": score.truncated,
         }
 
@@ -58,6 +64,10 @@ class Task:
     shots: int = 0
     """Solved examples in front of each item."""
     items: Sequence[Item]
+    items_sha256: str
+    """A hash of what the items say, and of what solved examples are drawn from: other items, another score."""
+    official: bool = False
+    """Whether they are, from the first on, those that the data set's authors published."""
     context: int
     """The longest input of the model, in tokens."""
 
@@ -80,7 +90,11 @@ class Task:
             stop=stop,
             quiet=quiet,
         )
-        return Result(self.name, self.protocol, self.shots, accuracy)
+        return self.result(accuracy)
+
+    def result(self, accuracy: Accuracy) -> Result:
+        """Say what a count of right choices is of."""
+        return Result(self.name, self.protocol, self.shots, self.items_sha256, self.official, accuracy)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,20 +112,30 @@ class Source:
 
 
 def _hellaswag(source: Source) -> Task:
-    examples = hellaswag.read(source.file or hellaswag.downloaded("val"), source.limit)
+    file = source.file or hellaswag.downloaded("val")
+    examples = hellaswag.read(file, source.limit)
+    items_sha256, official = examples.sha256, hellaswag.official(file, "val")
     encode, ask = source.tokenizer.encode, PROTOCOLS[source.protocol]
+    # As lm-evaluation-harness does, and transformers: a model reads texts as it was taught.
+    before, _ = source.tokenizer.frame
+
+    def begun(item: Item) -> Item:
+        return replace(item, pairs=tuple(([*before, *context], ending) for context, ending in item.pairs))
 
     def plain(i: int) -> Item:
-        return ask(examples[i], encode)
+        return begun(ask(examples[i], encode))
 
     make = plain
     if source.shots:
-        pool = hellaswag.read(source.fewshot or hellaswag.downloaded("train"))
+        solved = source.fewshot or hellaswag.downloaded("train")
+        pool = hellaswag.read(solved)
+        items_sha256 = hashlib.sha256(f"{items_sha256} {pool.sha256}".encode()).hexdigest()
+        official = official and hellaswag.official(solved, "train")
         drawn = fewshot.draws(source.shots, examples.keys, pool.keys)
 
         def with_shots(i: int) -> Item:
             shown = "".join(hellaswag.solved(pool[number]) for number in drawn[i])
-            return hellaswag.harness(examples[i], encode, shown)
+            return begun(hellaswag.harness(examples[i], encode, shown))
 
         make = with_shots
     return Task(
@@ -119,6 +143,8 @@ def _hellaswag(source: Source) -> Task:
         protocol=source.protocol,
         shots=source.shots,
         items=Lazy(make, range(len(examples))),
+        items_sha256=items_sha256,
+        official=official,
         context=source.context,
     )
 
@@ -127,10 +153,13 @@ def _continuation(source: Source) -> Task:
     if source.data is None:
         raise TaskError("task continuation: is made from a prepared folder; name it with --data DIR")
     Manifest.load(source.data).check_reader(source.data, source.tokenizer)
+    items = continuation.build(source.data, source.limit)
+    said = [source.tokenizer.hash, [(item.pairs, item.label) for item in items]]
     return Task(
         name="continuation",
         protocol="continuation",
-        items=continuation.build(source.data, source.limit),
+        items=items,
+        items_sha256=hashlib.sha256(json.dumps(said).encode()).hexdigest(),
         context=source.context,
     )
 

@@ -1,5 +1,7 @@
 """Validation loss: the mean cross entropy of held-out text, per token and per byte."""
 
+import hashlib
+import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from gptlab.data.batches import Windows, validation_windows
 from gptlab.errors import TaskError
 from gptlab.eval.score import Logits, Stop, heed, outputs, predictions
 from gptlab.memory import in_parts
@@ -26,6 +29,8 @@ class Loss:
     """Targets, end-of-text among them."""
     text_bytes: int | None
     """UTF-8 bytes of text that the targets stand for; None where the tokenizer was not given."""
+    windows: Sequence[float] = ()
+    """Nats a token of each window, in order; none where processes are summed."""
 
     @property
     def per_token(self) -> float:
@@ -47,14 +52,22 @@ class Loss:
         return self.nats / math.log(2) / self.text_bytes if self.text_bytes else None
 
 
-def _nats(logits: Logits, device: torch.device | str, rows: Sequence[tuple[Tensor, Tensor]]) -> float:
-    """Return the summed cross entropy of a few rows of ids and targets."""
+def windows_sha256(windows: Windows, max_tokens: int | None = None) -> str:
+    """Return a hash of the held-out windows that a loss is taken over: of other ones, it is another loss."""
+    shards = [(shard.sha256, shard.tokens) for shard in windows.manifest.split(windows.split)]
+    count = validation_windows(windows, max_tokens)
+    said = [windows.manifest.tokenizer.hash, windows.context, count, shards]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+
+def _nats(logits: Logits, device: torch.device | str, rows: Sequence[tuple[Tensor, Tensor]]) -> list[float]:
+    """Return the summed cross entropy of each of a few rows of ids and targets."""
     ids_BT = torch.stack([ids for ids, _ in rows]).to(device)
     targets_N = torch.cat([targets for _, targets in rows]).to(device)
     places_N = torch.arange(len(targets_N), device=device)
     outputs_NX = outputs(logits, ids_BT).flatten(0, 1)
     log_probs_N, _ = predictions(logits, outputs_NX, places_N, targets_N)
-    return -log_probs_N.double().sum().item()
+    return (-log_probs_N.double()).view(len(rows), -1).sum(1).tolist()
 
 
 @torch.inference_mode()
@@ -81,14 +94,17 @@ def mean_loss(
         StopEvaluation: `stop` returned true.
     """
     nats, tokens, text_bytes = 0.0, 0, 0
+    means: list[float] = []
     with Progress("validating", None, " tokens", quiet=quiet) as progress:
         for ids_BT, targets_BT in batches:
             heed(stop)
             rows = list(zip(ids_BT, targets_BT, strict=True))
-            nats += sum(part for _, part in in_parts(partial(_nats, logits, device), rows))
+            found = [one for _, part in in_parts(partial(_nats, logits, device), rows) for one in part]
+            nats += sum(found)
+            means += [one / targets_BT.shape[1] for one in found]
             targets_N = targets_BT.flatten()
             tokens += len(targets_N)
             if token_bytes is not None:
                 text_bytes += int(token_bytes[targets_N.cpu().numpy()].sum())
             progress.advance(len(targets_N))
-    return Loss(nats, tokens, text_bytes if token_bytes is not None else None)
+    return Loss(nats, tokens, text_bytes if token_bytes is not None else None, means)

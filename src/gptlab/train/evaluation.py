@@ -66,7 +66,7 @@ def _known(log: MetricsLog, step: int) -> list[tuple[str, str]]:
 def _brief(row: Mapping[str, Any]) -> str:
     """Write a row as `loss 3.2811  bits_per_byte 0.9871`: texts in quotes, and nothing that goes without saying."""
     zero = (name for name, value in row.items() if isinstance(value, int) and not value)
-    dull = {"task", *zero, *(name for name, value in row.items() if value is None)}
+    dull = {"task", "items_sha256", *zero, *(name for name, value in row.items() if value is None)}
     said = {name: value for name, value in row.items() if name not in dull}
     return "  ".join(
         f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value!r}"

@@ -21,7 +21,7 @@ GOES_BACK = ("resume", "rollback")
 IDENTITY: dict[str, tuple[str, ...]] = {
     "step": (),
     "val": (),
-    "eval": ("task", "protocol", "shots", "n", "data"),
+    "eval": ("task", "protocol", "shots", "n"),  # and the items
     "sample": ("prompt", "text"),
 }
 """Kinds of rows, and what tells two rows of one step apart."""
@@ -154,6 +154,11 @@ def read_rows(path: Path, complain: Callable[[str], None] | None = None, *, own:
     return list(kept.values())
 
 
+def items_of(row: Row) -> str:
+    """Return what a score's items are known by: their hash, or in rows of before it a file's name, if any."""
+    return row.get("items_sha256") or row.get("data") or ""
+
+
 def _row(line: bytes) -> Row | None:
     try:
         row = parse_json(line)
@@ -175,7 +180,8 @@ def _subject(row: Row, position: int) -> tuple[Any, ...]:
         return "skip", row["step"]
     if kind not in IDENTITY:
         return "note", position
-    return kind, row["step"], *(json.dumps(row.get(key)) for key in IDENTITY[kind])
+    about = [row.get(key) for key in IDENTITY[kind]] + [items_of(row)] * (kind == "eval")
+    return kind, row["step"], *map(json.dumps, about)
 
 
 def _end_of_last_line(text: bytes) -> int:

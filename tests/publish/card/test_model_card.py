@@ -29,6 +29,8 @@ HELLASWAG = {
     "stderr": 0.0045,
     "stderr_norm": 0.0046,
     "n": 10042,
+    "items_sha256": "3f2a" * 16,
+    "official": True,
 }
 
 
@@ -67,8 +69,10 @@ def test_what_stands_in_the_files_of_a_run(run: Path, tiny_data: Path) -> None:
         f"| validation loss | {val['loss']:.4f} nats a token |",
         f"| to train on | {manifest['train']['tokens']:,} tokens of {manifest['train']['documents']} documents |",
         "| source | `english.jsonl` |",
-        f"| continuation | continuation | 0 | 7 | 25 | {100 * score['acc']:.2f} \N{PLUS-MINUS SIGN} ",
-        "| hellaswag | harness | 10 | 10,042 | 25 | 28.92 \N{PLUS-MINUS SIGN} 0.45 | 31.14 \N{PLUS-MINUS SIGN} 0.46 |",
+        f"| continuation | continuation | 0 | 7, items {score['items_sha256'][:8]} | 25 | {100 * score['acc']:.2f} "
+        "\N{PLUS-MINUS SIGN} ",
+        "| hellaswag | harness | 10 | 10,042, official items | 25 | 28.92 \N{PLUS-MINUS SIGN} 0.45 | "
+        "31.14 \N{PLUS-MINUS SIGN} 0.46 |",
         "](loss.png)",
         "## Licence\n\nmit",
     ):
@@ -89,26 +93,41 @@ def test_the_head_as_the_hub_reads_it(run: Path) -> None:
     assert (second.metric_type, second.metric_value) == ("acc_norm", 0.3114)
     assert first.dataset_type == "Rowan/hellaswag"
     assert first.dataset_name == "HellaSwag, harness protocol, 10-shot, 10,042 items"
-    assert first.dataset_args == {"protocol": "harness", "shots": 10, "n": 10042}
+    assert first.dataset_args == {key: HELLASWAG[key] for key in ("protocol", "shots", "n", "items_sha256")}
 
 
-def test_scores_on_somebodys_items_are_not_in_the_hubs_index(run: Path) -> None:
-    recipe, metrics = run / "config.toml", run / "metrics.jsonl"
-    recipe.write_text(
-        recipe.read_text().replace("[eval]\n", '[eval]\nhellaswag_file = "/home/me/mine.jsonl"\n')
-    )
-    assert written(card_of(run)).data.eval_results is not None  # as many as all
-    metrics.write_text(metrics.read_text().replace("10042", "1152"))
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"official": False}, "10,042, items 3f2a3f2a"),
+        ({"official": False, "data": "mi|ne.jsonl"}, r"10,042, items 3f2a3f2a of mi\|ne.jsonl"),
+        (
+            {"official": None, "items_sha256": None},
+            "10,042, items not on record",
+        ),  # of before there was a hash
+        ({"items_sha256": None}, "10,042, items not on record"),
+        ({"task": "piqa", "protocol": "lm-eval"}, "10,042, official items"),
+    ],
+)
+def test_scores_on_somebodys_items_are_not_in_the_hubs_index(
+    run: Path, change: dict[str, Any], told: str
+) -> None:
+    """However many they are: only what was checked against the published file is called HellaSwag's own."""
+    metrics = run / "metrics.jsonl"
+    lines = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text("".join(lines[:-1]) + json.dumps(HELLASWAG | change) + "\n")
     card = written(card_of(run))
     assert card.data.eval_results is None
-    assert "| hellaswag | harness | 10 | 1,152 |" in card.content
-    assert "/home/me" not in card.content
-    recipe.write_text(recipe.read_text().replace("hellaswag_file", "# hellaswag_file"))
-    assert written(card_of(run)).data.eval_results is not None
-    metrics.write_text(metrics.read_text().replace('"n": 1152', '"n": 1152, "data": "mi|ne.jsonl"'))
-    card = written(card_of(run))
-    assert card.data.eval_results is None
-    assert r"| hellaswag of `mi\|ne.jsonl` | harness | 10 | 1,152 |" in card.content
+    if "task" not in change:
+        assert f"| hellaswag | harness | 10 | {told} |" in card.content
+
+
+def test_a_score_near_chance_says_so(run: Path) -> None:
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(HELLASWAG | {"n": 1000, "acc": 0.26, "acc_norm": 0.29}) + "\n")
+    (line,) = (line for line in written(card_of(run)).content.splitlines() if "| 1,000, " in line)
+    assert "| 26.00 \N{PLUS-MINUS SIGN} 0.45, not shown to be above chance (25 %) | 29.00 " in line
+    assert line.count("not shown") == 1
 
 
 def test_scores_that_are_no_accuracy_are_told(run: Path) -> None:
@@ -121,9 +140,10 @@ def test_scores_that_are_no_accuracy_are_told(run: Path) -> None:
     apart, none = "\N{PLUS-MINUS SIGN}", "\N{EN DASH}"
     for told in (
         "| accuracy, % | normalised by length, % | other results |\n",
-        "| lambada_openai | lm-eval 0.4.13 | 0 | 9 | unknown | ",
+        "| lambada_openai | lm-eval 0.4.13 | 0 | 9, items not on record | unknown | ",
         f"| 25.00 {apart} 12.50 | {none} | perplexity 40.13 {apart} 1.5 |\n",
-        f"| wikitext | lm-eval 0.4.13 | 0 | 9 | unknown | {none} | {none} | word_perplexity 37.5 |\n",
+        f"| wikitext | lm-eval 0.4.13 | 0 | 9, items not on record | unknown | {none} | {none} | "
+        "word_perplexity 37.5 |\n",
         f"| 31.14 {apart} 0.46 | {none} |\n",
         "in training or later by `gptlab eval`",
     ):

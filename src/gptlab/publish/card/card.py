@@ -9,11 +9,20 @@ from typing import Any
 
 from gptlab import __version__
 from gptlab.data.tokenizer import Tokenizer
-from gptlab.eval.hellaswag import VALIDATION_ITEMS
+from gptlab.eval.chance import CHANCE
 from gptlab.model.gpt import ModelConfig
 from gptlab.model.size import measure
 from gptlab.page import DASH, amount, draw
-from gptlab.run_folder import ACCURACIES, CHANCE, as_number, loss_chart, results, score, training_hours
+from gptlab.run_folder import (
+    ACCURACIES,
+    as_number,
+    doubt,
+    loss_chart,
+    results,
+    score,
+    told_items,
+    training_hours,
+)
 from gptlab.train.metrics import Row
 
 from .estimate import estimate
@@ -86,10 +95,9 @@ def _head(card: Card) -> str:
 
 
 def _official(at: Origin) -> list[Row]:
-    """Return the scores on items of HellaSwag's own validation set, and not on those of somebody's file."""
-    own = at.run is not None and at.run.config.get("eval.hellaswag_file") is not None
+    """Return the scores on HellaSwag's own validation items, and of no file that anybody has changed."""
     rows = [row for row in at.rows("eval") if row["task"] == "hellaswag"]
-    return [row for row in rows if not (own or row["data"]) or row["n"] == VALIDATION_ITEMS]
+    return [row for row in rows if row.get("official") and row.get("items_sha256")]
 
 
 def _index(row: Row) -> list[Any]:
@@ -102,7 +110,7 @@ def _index(row: Row) -> list[Any]:
             dataset_type=HELLASWAG,
             dataset_name=f"HellaSwag, {row['protocol']} protocol, {row['shots']}-shot, {row['n']:,} items",
             dataset_split="validation",
-            dataset_args={"protocol": row["protocol"], "shots": row["shots"], "n": row["n"]},
+            dataset_args={key: row[key] for key in ("protocol", "shots", "n", "items_sha256")},
             metric_type=name,
             metric_value=round(row[name], 6),
             metric_args={"stderr": round(row[error], 6)} if row.get(error) is not None else None,
@@ -236,19 +244,20 @@ def _scores(at: Origin) -> str:
     body = "".join(_line(*cells) for cells in lines)
     return (
         f"{body}\nMeasured at this checkpoint, in training or later by `gptlab eval`; behind \N{PLUS-MINUS SIGN} is "
-        "one standard error. Scores of another protocol, of more shots or of other items are not comparable with "
-        "these.\n"
+        "one standard error, that of drawing the items. Scores of another protocol, of more shots or of other items "
+        "are not comparable with these. Above chance is what guessing reaches less than once in twenty times (exact "
+        "binomial test).\n"
     )
 
 
 def _score_cells(row: Row) -> list[str]:
     return [
-        row["task"] + (f" of `{row['data']}`" if row["data"] else ""),
+        row["task"],
         f"{row['protocol']} {row.get('lm_eval', '')}".strip(),
         f"{row['shots']}",
-        f"{row['n']:,}",
+        f"{row['n']:,}, {told_items([row])}",
         f"{100 * CHANCE[row['task']]:.0f}" if row["task"] in CHANCE else UNKNOWN,
-        *(score(row, name) for name in ACCURACIES),
+        *(", ".join(filter(None, (score(row, name), doubt(row, name)))) for name in ACCURACIES),
     ]
 
 

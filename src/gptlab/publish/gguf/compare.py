@@ -12,7 +12,9 @@ import torch
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import ExportError
 from gptlab.model.gpt import GPT
-from gptlab.publish.huggingface.compare import PROBE, any_ids
+from gptlab.publish.huggingface.compare import PROBE, any_ids, logits_at, places_of
+
+PIECE = 256  # tokens whose logits are there at once
 
 
 def compare(model: GPT, tokenizer: Tokenizer, file: Path, tolerance: float) -> float | None:
@@ -85,10 +87,9 @@ def _silence(llama: Any) -> Any:
 
 @torch.inference_mode()
 def _compare_logits(model: GPT, llm: Any, ids: list[int], tolerance: float) -> float:
-    logits = model(torch.tensor([ids], device=model.embed.weight.device))[0].cpu()
-    llm.reset()
-    llm.eval(ids)
-    diff = float((logits - torch.from_numpy(np.array(llm.scores[: len(ids)]))).abs().max())
+    places, device = places_of(len(ids)), model.embed.weight.device
+    logits = logits_at(model, torch.tensor([ids], device=device), places.to(device))[0].cpu()
+    diff = float((logits - _logits_at(llm, ids, places)).abs().max())
     limit = tolerance * float(logits.std(-1).mean())
     if not diff <= limit:  # nor may it be no number
         raise ExportError(
@@ -96,3 +97,16 @@ def _compare_logits(model: GPT, llm: Any, ids: list[int], tolerance: float) -> f
             "nothing was written"
         )
     return diff
+
+
+def _logits_at(llm: Any, ids: list[int], places: torch.Tensor) -> torch.Tensor:
+    llm.reset()
+    rows: list[np.ndarray] = []
+    for start in range(0, len(ids), PIECE):
+        llm.eval(ids[start : start + PIECE])
+        rows += [np.array(llm.scores[place]) for place in places.tolist() if start <= place < start + PIECE]
+        # It has room for every position's, which takes no memory before something is written there.
+        shape, kind = llm.scores.shape, llm.scores.dtype
+        llm.scores = None
+        llm.scores = np.empty(shape, kind)
+    return torch.from_numpy(np.stack(rows))

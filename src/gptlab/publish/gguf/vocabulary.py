@@ -18,6 +18,7 @@ def vocabulary_keys(tokenizer: Tokenizer) -> dict[str, Any]:
     Raises:
         ExportError: the tokenizer cuts text in a way that llama.cpp does not know as GPT-2's.
     """
+    end = tokenizer.document_start("llama.cpp's text")
     saved = tokenizer.files.get(FILE)
     text = saved.decode() if saved is not None else byte_level_bpe(tokenizer).to_str()
     content: dict[str, Any] = json.loads(text)
@@ -32,8 +33,8 @@ def vocabulary_keys(tokenizer: Tokenizer) -> dict[str, Any]:
             CONTROL if id_ in tokenizer.special else NORMAL if id_ in spelled else UNUSED for id_ in ids
         ],
         "merges": merges or [NO_MERGE],
-        "bos_token_id": tokenizer.end_of_text,
-        "eos_token_id": tokenizer.end_of_text,
+        "bos_token_id": end,
+        "eos_token_id": end,
     }
 
 

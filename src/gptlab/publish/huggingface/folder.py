@@ -206,9 +206,7 @@ def _write(
 ) -> None:
     for name, content in beside.items():
         (folder / name).write_bytes(content)
-    form, config, end = FORMATS[architecture], model.config, tokenizer.end_of_text
-    keys = form.config(config)
-    rope = keys.get("rope_parameters", {})
+    form, config, end = FORMATS[architecture], model.config, tokenizer.document_start("an export's text")
     said: dict[str, Any] = {"version": __version__, "model": asdict(config)}
     said |= {"of": of} if of is not None else {}
     said |= {"card": file_sha256(folder / CARD)} if CARD in beside else {}
@@ -216,10 +214,7 @@ def _write(
         folder / CONFIG,
         {
             "architectures": [architecture],
-            **keys,
-            **form.free,
-            # transformers 4 reads RoPE's keys here, 5 in rope_parameters, other programs in one or the other.
-            **{key: rope[key] for key in ("rope_theta", "partial_rotary_factor") if key in rope},
+            **form.written(config),
             "bos_token_id": end,
             "eos_token_id": end,
             # Some classes have another one by default, whose embedding they would not train.

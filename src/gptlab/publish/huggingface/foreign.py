@@ -1,6 +1,5 @@
 """Any Hugging Face folder as a model that can be scored and sampled, without running code from it."""
 
-import inspect
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,9 @@ from torch import Tensor, nn
 
 from gptlab.data.tokenizer import Tokenizer, load_tokenizer
 from gptlab.errors import CheckpointError, DataError
-from gptlab.sample import SampleOptions, attention_dtype, generate, in_format
+from gptlab.sample import Reader, SampleOptions, generate
+
+from .reading import Network, logits_of, longest_text, reader_of, require_causal, vocabulary_of
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 WEIGHTS_INDEX = "model.safetensors.index.json"  # of weights in several files
@@ -35,21 +36,22 @@ class HuggingFaceModel(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model: Any = model
-        context: int | None = getattr(self.model.config, "max_position_embeddings", None)
+        context = longest_text(model)
         if context is None:
             raise CheckpointError(
-                f"{CONFIG}: has no max_position_embeddings, so that the context is not known; "
-                "add it to the folder's copy"
+                f"{CONFIG}: has no max_position_embeddings, nor another name for it, so that the context is not known; "
+                "add it to the folder's copy, with the length of the texts that the model was trained on"
             )
-        self.context, self.vocab_size = context, int(self.model.config.vocab_size)
+        self.context, self.vocab_size = context, vocabulary_of(model)
+        self._network = Network(model)
 
     def forward(self, ids: Int[Tensor, "rows time"]) -> Float[Tensor, "rows time vocab"]:
         """Return the logits of the token that follows each prefix."""
-        return self.model(input_ids=ids, use_cache=False).logits
+        return logits_of(self.model, ids)
 
-    def reader(self, dtype: torch.dtype) -> "CacheReader":
+    def reader(self, dtype: torch.dtype) -> Reader:
         """Return a reader that has read nothing, and multiplies in a number format."""
-        return CacheReader(self, dtype)
+        return reader_of(self.model, self._network, self.context, self.vocab_size, dtype)
 
     def generate(
         self, ids: Tensor | Sequence[int], **options: Unpack[SampleOptions]
@@ -58,42 +60,20 @@ class HuggingFaceModel(nn.Module):
         return generate(self, ids, **options)
 
 
-class CacheReader:
-    """A model of transformers and the cache that it makes itself."""
-
-    def __init__(self, model: HuggingFaceModel, dtype: torch.dtype) -> None:
-        self.context, self.vocab_size = model.context, model.vocab_size
-        self.device: torch.device = model.model.device
-        self._model, self._attention_dtype = model.model, attention_dtype(self.device, dtype)
-        self._cache: Any = None
-        # Most classes can spare the head all positions but the last.
-        keeps = "logits_to_keep" in inspect.signature(model.model.forward).parameters
-        self._last_only = {"logits_to_keep": 1} if keeps else {}
-
-    def restart(self, ids: Tensor, *, copies: int, room: int) -> Tensor:
-        self._cache = None
-        logits = self.read(ids)
-        if copies > 1:
-            self._cache.batch_repeat_interleave(copies)
-        return logits.repeat_interleave(copies, 0)
-
-    def read(self, ids: Tensor) -> Tensor:
-        with in_format(self.device, self._attention_dtype):
-            output = self._model(
-                input_ids=ids, past_key_values=self._cache, use_cache=True, **self._last_only
-            )
-        self._cache = output.past_key_values
-        return output.logits[:, -1]
-
-
 def load_hugging_face(folder: Path, device: torch.device | str = "cpu") -> tuple[HuggingFaceModel, Tokenizer]:
     """Load a causal language model, in float32, and its tokenizer.
 
     Raises:
-        CheckpointError: the folder is none of transformers', is damaged, holds only pickles or has a
-            tokenizer that gptlab cannot work with; or transformers is not installed.
+        CheckpointError: the folder is none of transformers', is damaged, holds only pickles, has a
+            tokenizer that gptlab cannot work with or a model that is not causal; or transformers is not installed.
     """
-    model = HuggingFaceModel(load_causal_lm(folder)).to(device)
+    loaded = load_causal_lm(folder).to(device)
+    try:
+        with quiet_transformers():
+            require_causal(loaded, longest_text(loaded), vocabulary_of(loaded))
+        model = HuggingFaceModel(loaded)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
     return model, folder_tokenizer(folder)
 
 
@@ -139,7 +119,7 @@ def load_causal_lm(folder: Path, *, our_own: bool = False) -> Any:
             model, report = loaded
             # There are configs that can be loaded and not computed.
             with torch.no_grad():
-                model.eval()(input_ids=torch.zeros(1, 1, dtype=torch.long), use_cache=False)
+                logits_of(model.eval(), torch.zeros(1, 1, dtype=torch.long))
     except Exception as error:  # transformers passes on whatever its parts raise
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise CheckpointError(f"{folder}: transformers cannot load it ({reason})") from error

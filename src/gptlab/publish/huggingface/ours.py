@@ -1,7 +1,7 @@
 """A Hugging Face folder as one of our own models, where its class and its config fit our switches.
 
 Nothing is taken on trust: the config and the tensors that we would write for what was read must be those that
-were read.
+were read, and a key of the config that we do not know must be one that decides nothing.
 """
 
 import re
@@ -9,21 +9,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from gptlab.errors import CheckpointError
 from gptlab.model.gpt import ModelConfig
-from gptlab.parsing import parse_json, typed
+from gptlab.parsing import typed
 from gptlab.publish.checked import checked_state
 
-from .foreign import CONFIG, MISSING, WEIGHTS, WEIGHTS_INDEX, quiet_transformers, require_safetensors
+from .foreign import CONFIG, require_safetensors
 from .formats import FORMATS, MARK, Format
+from .keys import as_written, differences, json_object, resolved
+from .tensors import read_tensors
 
-# What transformers' older classes saved besides their parameters: masks, and wavelengths of RoPE.
-BUFFERS = re.compile(r"\.attn\.(masked_)?bias$|\.rotary_emb\.inv_freq$")
+ADAPTER = "adapter_config.json"
+MOST = 6  # misfits that are named
 
 
 class UnfitError(CheckpointError):
@@ -35,20 +34,34 @@ def read_ours(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
 
     Raises:
         UnfitError: there is none, and the message says what does not fit.
-        CheckpointError: the folder is damaged or holds only pickles.
+        CheckpointError: the folder is damaged, holds only pickles, or an adapter besides.
     """
     require_safetensors(folder)
-    raw = _json(folder / CONFIG)
+    if (folder / ADAPTER).is_file():
+        raise CheckpointError(
+            f"{folder}: has an {ADAPTER}, which changes the model for those who have peft and for nobody else; "
+            "merge the adapter, or take the file out"
+        )
+    raw = json_object(folder / CONFIG)
     kind = raw.get("model_type")
-    form = next((form for form in FORMATS.values() if form.model_type == kind), None)
-    if form is None:
+    name = next((name for name, form in FORMATS.items() if form.model_type == kind), None)
+    if name is None:
         known = ", ".join(form.model_type for form in FORMATS.values())
         raise UnfitError(f"{folder}: gptlab has no model_type {kind}; it has {known}")
-    tensors = _tensors(folder, form)
+    form = FORMATS[name]
     misfits = ""
     try:
-        for theirs, config in _candidates(folder, form, raw):
-            misfits = _misfits(form, theirs, config, tensors)
+        tensors, marked = read_tensors(folder, form), _marked(raw, form)
+        odd = as_written(raw, name, marked) if marked is not None else "no mark of an export"
+        # An export as it was written needs nobody to explain it.
+        theirs: Any = resolved(folder, odd) if form.native and odd else None
+        for config in _candidates(form, raw if theirs is None else theirs.to_dict(), marked):
+            found = _misfits(form, config, tensors)
+            if form.native and theirs is None:
+                found += [key for key in [as_written(raw, name, config)] if key]
+            else:
+                found += differences(form, theirs, raw, config)
+            misfits = ", ".join(found[:MOST]) + (f" and {len(found) - MOST} more" if found[MOST:] else "")
             if misfits:
                 continue
             try:
@@ -61,90 +74,30 @@ def read_ours(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     raise UnfitError(complaint) if form.native else CheckpointError(complaint)
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = parse_json(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read as JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: holds no JSON object")
-    return content
-
-
-def _candidates(
-    folder: Path, form: Format, raw: Mapping[str, Any]
-) -> Iterator[tuple[Mapping[str, Any], ModelConfig]]:
-    """Yield what the model may be, the likeliest first, with the keys that it must agree with.
-
-    An export of ours says of which model it was made, which tells a repeated head from one of many. Somebody may
-    have trained it further since, and then what the class can hold decides.
-    """
+def _marked(raw: Mapping[str, Any], form: Format) -> ModelConfig | None:
+    """Return of which model an export of ours says it was made, if it can be one of its class."""
     try:
         marked = typed(ModelConfig, raw[MARK]["model"])
     except (KeyError, TypeError, ValueError):
-        marked = None
+        return None
+    return None if form.misfits(marked) else marked
+
+
+def _candidates(form: Format, theirs: Mapping[str, Any], marked: ModelConfig | None) -> Iterator[ModelConfig]:
+    """Yield what the model may be, the likeliest first.
+
+    The mark of an export tells a repeated head from one of many. Somebody may have trained it further since, and
+    then what the class can hold decides.
+    """
     if marked is not None:
-        yield raw, marked
-    theirs = _resolved(folder) if form.native else raw
-    if marked is not None:
-        yield theirs, marked
-    yield theirs, form.guess(theirs)
+        yield marked
+    yield form.guess(theirs)
 
 
-def _resolved(folder: Path) -> dict[str, Any]:
-    """Return a config with what it leaves out, which only transformers knows."""
-    try:
-        from transformers import AutoConfig
-    except ImportError as error:
-        raise CheckpointError(f"{folder}: {MISSING}") from error
-    try:
-        with quiet_transformers():
-            config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # transformers passes on whatever its parts raise
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise CheckpointError(f"{folder}: transformers cannot read its {CONFIG} ({reason})") from error
-    return config.to_dict()
-
-
-def _misfits(
-    form: Format, theirs: Mapping[str, Any], config: ModelConfig, tensors: Mapping[str, Tensor]
-) -> str:
-    """Return what the config.json of such a model of ours would have otherwise, or an empty text."""
-    found = form.misfits(config)
+def _misfits(form: Format, config: ModelConfig, tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return what such a model of ours would have otherwise, but for the keys of its config."""
     layers = len({number for name in tensors for number in re.findall(r"\.(\d+)\.", name)[:1]})
-    if config.n_layer != layers:
-        found.append(f"n_layer = {config.n_layer} (there are tensors of {layers})")
-    for key, value in form.config(config).items():
-        given = theirs.get(key)
-        if isinstance(value, dict) and isinstance(given, dict):
-            pairs = [(f"{key}.{part}", given.get(part), value[part]) for part in value]
-        elif key == form.activation and given in form.activations[config.mlp]:
-            continue
-        else:
-            pairs = [(key, given, value)]
-        unsaid = form.numbers.values()  # where None stands for what follows from the others
-        found += [
-            f"{name} = {there} (gptlab has {here} there)"
-            for name, there, here in pairs
-            if there != here and not (there is None and name in unsaid)
-        ]
-    return ", ".join(found)
-
-
-def _tensors(folder: Path, form: Format) -> dict[str, Tensor]:
-    files = [folder / WEIGHTS]
-    if not files[0].is_file():
-        named = _json(folder / WEIGHTS_INDEX).get("weight_map", {})
-        # A name with folders in it would lead out of this one.
-        files = [folder / Path(str(name)).name for name in sorted(set(named.values()))]
-    found: dict[str, Tensor] = {}
-    for file in files:
-        try:
-            found |= load_file(file)
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{file}: not a readable safetensors file ({error})") from None
-    found = {name: tensor.to(torch.float32) for name, tensor in found.items() if not BUFFERS.search(name)}
-    if any(name.startswith(form.prefix) for name in found):
-        return found
-    # OpenAI's own files name the tensors of the network without its head.
-    return {name if name.startswith("lm_head.") else form.prefix + name: t for name, t in found.items()}
+    number = (
+        [f"n_layer = {config.n_layer} (there are tensors of {layers})"] if config.n_layer != layers else []
+    )
+    return form.misfits(config) + number

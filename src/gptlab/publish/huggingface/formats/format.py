@@ -20,6 +20,7 @@ UNGATED = {"gelu": GELU_TANH, "gelu_erf": GELU_ERF, "relu2": ("relu2",)}
 GATED = {"swiglu": ("silu", "swish")}
 RMSNORMS = ("rmsnorm", "rmsnorm_no_gain")
 
+HEAD = "lm_head.weight"
 # RoPE with wavelengths so long that no context turns anything: sin x is below what float32 adds to 1.
 STILL = 1e30
 
@@ -53,7 +54,7 @@ def same(theirs: str, ours: str) -> Held:
 
 def transposed(theirs: str, ours: str) -> Held:
     """Hold a matrix as (inputs, outputs)."""
-    return Held((theirs,), ours, lambda tensor: (tensor.T,), lambda parts: parts[0].T)
+    return Held((theirs,), ours, lambda tensor: (tensor.mT,), lambda parts: parts[0].mT)
 
 
 def repeated(theirs: Sequence[str], ours: str) -> Held:
@@ -100,6 +101,8 @@ class Format:
     """Keys that must have these values."""
     free: ClassVar[Mapping[str, object]] = {}
     """Keys that are written with these values and decide nothing, such as the dropout of later training."""
+    unread: ClassVar[Sequence[str]] = ()
+    """Keys that others write, and that decide nothing either, whatever they say."""
     rope: ClassVar[Mapping[str, object] | None] = {}
     """What `rope_parameters` holds besides the base; None for a class that has no RoPE."""
     native: ClassVar[bool] = True
@@ -147,6 +150,14 @@ class Format:
             keys["rope_parameters"] = {**turning, "rope_theta": c.rope_theta, **self.rope}
         return keys | dict(self.fixed)
 
+    def written(self, c: ModelConfig) -> dict[str, Any]:
+        """Return the keys of config.json that an export has of such a model."""
+        keys = self.config(c)
+        rope = keys.get("rope_parameters", {})
+        # transformers 4 reads RoPE's keys beside the others, 5 in rope_parameters, other programs either.
+        flat = {key: rope[key] for key in ("rope_theta", "partial_rotary_factor") if key in rope}
+        return {**keys, **self.free, **flat}
+
     def guess(self, theirs: Mapping[str, Any]) -> ModelConfig:
         """Return our config for a config.json; whether it fits shows when `config` is made of it again.
 
@@ -189,7 +200,7 @@ class Format:
         if c.norm_order == "pre":
             yield from self.norm(self.final_norm, "norm", c)
         if not c.tie_embeddings:
-            yield same("lm_head.weight", "unembed.weight")
+            yield same(HEAD, "unembed.weight")
 
     def positions(self, c: ModelConfig) -> Iterator[Piece]:
         """List what the class knows of positions."""
@@ -262,8 +273,12 @@ class Format:
                 kept = False
             if not kept:
                 raise ValueError(f"gptlab cannot hold the tensor {names[0]} as it is")
-        spare = sorted(tensors.keys() - known - ({"lm_head.weight"} if c.tie_embeddings else set()))
-        if spare:
+        spare = sorted(tensors.keys() - known)
+        if c.tie_embeddings and spare == [HEAD]:
+            # transformers takes a head that is there for one of its own, unless it is the embedding's copy.
+            if not torch.equal(tensors[HEAD], tensors[f"{self.embed}.weight"]):
+                raise ValueError(f"{HEAD} is not the embedding, and the config says that it is")
+        elif spare:
             raise ValueError(f"gptlab has no place for the tensor {spare[0]}")
         return state
 

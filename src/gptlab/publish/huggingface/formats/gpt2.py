@@ -56,6 +56,11 @@ class GPT2(Format):
         "add_cross_attention": False,
     }
     free: ClassVar = {"embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0}
+    unread = (
+        "n_ctx",  # OpenAI's own; the length is n_positions
+        *("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels"),
+        "summary_first_dropout",
+    )
     rope = None
     biased = True
 

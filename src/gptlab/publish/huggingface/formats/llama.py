@@ -1,6 +1,6 @@
 """Formats with RoPE and RMSNorm: Llama and its relatives. A norm without gain has a gain of one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -25,6 +25,10 @@ class Llama(Format):
     activations = GATED
     bias_keys = ("attention_bias", "mlp_bias")
     free: ClassVar = {"attention_dropout": 0.0}
+    unread: ClassVar[Sequence[str]] = (
+        "is_llama_config",
+        "rope_interleaved",
+    )  # of nanotron, which made SmolLM
 
     def config(self, c: ModelConfig) -> dict[str, Any]:
         return {**super().config(c), "head_dim": c.head_dim}
@@ -36,6 +40,7 @@ class SmolLM3(Llama):
     model_type = "smollm3"
     holds: ClassVar = {**Llama.holds, "position": ["none"]}
     fixed: ClassVar = {"use_sliding_window": False}
+    unread = ("max_window_layers", "no_rope_layer_interval")  # of other layers than these
 
     def config(self, c: ModelConfig) -> dict[str, Any]:
         return {**super().config(c), "no_rope_layers": [0] * c.n_layer}
@@ -56,6 +61,7 @@ class Qwen3(Llama):
     holds: ClassVar = {**Llama.holds, "position": ["rope", "none"], "qk_norm": [True], "bias": [False]}
     bias_keys = ("attention_bias",)
     fixed: ClassVar = {"use_sliding_window": False}
+    unread = ("max_window_layers",)  # of the sliding window that is not there
 
 
 class Apertus(Format):

@@ -1,0 +1,96 @@
+"""GPT-2's older two files, vocab.json and merges.txt, as the one tokenizer.json that says the same."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from gptlab.errors import DataError
+from gptlab.parsing import parse_json
+
+VOCAB, MERGES, ADDED = "vocab.json", "merges.txt", "added_tokens.json"
+CLASSES = ("GPT2Tokenizer", "GPT2TokenizerFast")  # that cut words by GPT-2's rule
+MODEL_TYPES = ("gpt2", "gpt_neo", "gptj", "phi", "starcoder2")  # whose tokenizer is one of them
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+
+
+def has_both(folder: Path) -> bool:
+    """Say whether a folder has the two files."""
+    return all((folder / name).is_file() for name in (VOCAB, MERGES))
+
+
+def tokenizer_json(folder: Path, end_of_text: str) -> str:
+    """Write the two files as a tokenizer.json.
+
+    Args:
+        folder: where they lie.
+        end_of_text: the token that is special, if the vocabulary has it.
+
+    Raises:
+        DataError: a file is damaged, or what lies beside says that words are cut by another rule than GPT-2's.
+    """
+    _refuse_other_rules(folder)
+    vocabulary = _object(folder / VOCAB)
+    lines = (folder / MERGES).read_text(encoding="utf-8-sig").split("\n")
+    merges = [
+        line.rstrip("\r").split(" ") for line in lines if line.strip() and not line.startswith("#version")
+    ]
+    for merge in merges:
+        if len(merge) != 2:
+            raise DataError(
+                f"tokenizer {folder / MERGES}: {' '.join(merge)!r} is no merge; write two tokens a line"
+            )
+    special = {"content": end_of_text, "special": True, "id": vocabulary.get(end_of_text)}
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    model = {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": None,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": False,
+        "byte_fallback": False,
+        "ignore_merges": False,
+        "vocab": vocabulary,
+        "merges": merges,
+    }
+    content: dict[str, Any] = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [special | flags] if end_of_text in vocabulary else [],
+        "normalizer": None,
+        "pre_tokenizer": BYTE_LEVEL,
+        "post_processor": None,
+        "decoder": BYTE_LEVEL,
+        "model": model,
+    }
+    return json.dumps(content)
+
+
+def _refuse_other_rules(folder: Path) -> None:
+    remedy = "load it in transformers and save it, which writes tokenizer.json"
+    if (folder / ADDED).is_file():
+        raise DataError(f"tokenizer {folder / ADDED}: has tokens that {VOCAB} has not; {remedy}")
+    said = _object(folder / "tokenizer_config.json")
+    kind = said.get("tokenizer_class")
+    if kind is None:
+        model_type = _object(folder / "config.json").get("model_type", "gpt2")
+        if model_type not in MODEL_TYPES:
+            raise DataError(f"tokenizer {folder}: {VOCAB} does not say how {model_type} cuts words; {remedy}")
+    elif kind not in CLASSES:
+        raise DataError(f"tokenizer {folder}: {VOCAB} does not say how {kind} cuts words; {remedy}")
+    for key in ("add_prefix_space", "add_bos_token"):
+        if said.get(key):
+            raise DataError(f"tokenizer {folder}: {key} in tokenizer_config.json changes a text; {remedy}")
+
+
+def _object(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = parse_json(path.read_bytes())
+    except ValueError as error:
+        raise DataError(f"tokenizer {path}: is not JSON ({error}); get it again") from None
+    if not isinstance(content, dict):
+        raise DataError(f"tokenizer {path}: holds no JSON object; get it again")
+    return content
