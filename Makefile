@@ -1,15 +1,22 @@
-# make demo, test, check, docs: the same words at the desk and in CI.
+# make demo, test, test-avx2, check, docs: the same words at the desk and in CI.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check docs install install-dev
+# A processor as most laptops have it. What was compiled for a larger one is kept apart from what is compiled here.
+AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 TORCHINDUCTOR_CACHE_DIR=$(CURDIR)/$(VENV)/avx2
+NUMERICAL := tests/model tests/properties tests/machine tests/eval tests/formats/huggingface tests/test_sample.py tests/train/test_optim.py tests/train/test_state.py tests/train/test_loop.py
+
+.PHONY: demo test test-avx2 check docs install install-dev
 
 demo: install
 	$(BIN)/gptlab demo
 
 test: install-dev
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope -m "not long"
+
+test-avx2: install-dev
+	$(AVX2) $(BIN)/python -m pytest --numprocesses 2 --dist loadscope -m "not slow and not long" $(NUMERICAL)
 
 check: install-dev
 	$(BIN)/ruff format --check

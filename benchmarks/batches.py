@@ -18,11 +18,13 @@ from pathlib import Path
 import torch
 
 from gptlab.data.batches import TrainBatches, Windows
+from gptlab.data.load_tokenizer import load_tokenizer
 from gptlab.data.manifest import Manifest, Shard, TokenizerRecord
 from gptlab.data.shards import HEADER_BYTES, TOKEN, shard_header
-from gptlab.data.tokenizer import load_tokenizer
+from gptlab.machine.device import choose_device, describe
 from gptlab.model.gpt import GPT, SIZES, ModelConfig
-from gptlab.train.device import autocast, choose_device, describe
+from gptlab.model.in_format import autocast
+from gptlab.outputs import file_unwritable
 from gptlab.train.optim import AdamWConfig, build_optimizer
 from gptlab.train.step import Objective
 
@@ -78,6 +80,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    if arguments.json and (refusal := file_unwritable(arguments.json, "--json")):
+        raise SystemExit(refusal)
 
     device = choose_device("auto")
     batches = TrainBatches(Windows(arguments.data, "train", CONTEXT), 1337)

@@ -35,7 +35,7 @@ from sections.section import Complaint, Job, flagged, read_json, write_json
 from step import commit
 
 from gptlab.errors import brief
-from gptlab.train.device import choose_device, describe
+from gptlab.machine.device import choose_device, describe
 
 LOOK_EVERY_S = 1.0  # at what a section has found so far
 

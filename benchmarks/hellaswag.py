@@ -32,17 +32,18 @@ import torch
 from lm_eval.evaluator import evaluate as harness_evaluate
 from lm_eval.models.huggingface import HFLM
 
-from gptlab.data.tokenizer import load_tokenizer
+from gptlab.data.load_tokenizer import load_tokenizer
 from gptlab.eval import fewshot, harness, task_data, tasks
 from gptlab.eval.hellaswag import CHOICES
 from gptlab.eval.score import good_batch_tokens
-from gptlab.memory import keep_freed
+from gptlab.formats.huggingface import export
+from gptlab.loading import load
+from gptlab.machine.device import choose_device, describe
+from gptlab.machine.memory import keep_freed
 from gptlab.model.gpt import SIZES, ModelConfig
 from gptlab.model.packed import packed
-from gptlab.publish.huggingface import export
+from gptlab.outputs import file_unwritable
 from gptlab.sample import GeneratingGPT
-from gptlab.saved import load
-from gptlab.train.device import choose_device, describe
 
 Side = Callable[[Path, int], np.ndarray]  # (file of items, batch size) -> log-likelihoods, a row an item
 
@@ -151,6 +152,8 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    if arguments.json and (refusal := file_unwritable(arguments.json, "--json")):
+        raise SystemExit(refusal)
     keep_freed()  # as gptlab's commands do
 
     if arguments.model is not None:

@@ -24,6 +24,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from gptlab.outputs import file_unwritable
+
 WORKERS = 2
 
 DATASETS = """
@@ -146,10 +148,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    if arguments.json and (refusal := file_unwritable(arguments.json, "--json")):
+        raise SystemExit(refusal)
 
     import pyarrow.parquet as pq
 
-    from gptlab.train.device import choose_device, describe
+    from gptlab.machine.device import choose_device, describe
 
     files = sorted(arguments.corpus.rglob("*.parquet"))
     text_bytes = 0

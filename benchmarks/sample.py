@@ -23,15 +23,16 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from gptlab.data.tokenizer import load_tokenizer
-from gptlab.memory import keep_freed
+from gptlab.data.load_tokenizer import load_tokenizer
+from gptlab.formats.huggingface import export
+from gptlab.formats.huggingface.wrap import quiet_transformers
+from gptlab.loading import load
+from gptlab.machine.device import choose_device, describe
+from gptlab.machine.memory import keep_freed
 from gptlab.model.gpt import SIZES, ModelConfig
 from gptlab.model.packed import packed
-from gptlab.publish.huggingface import export
-from gptlab.publish.huggingface.foreign import quiet_transformers
+from gptlab.outputs import file_unwritable
 from gptlab.sample import GeneratingGPT
-from gptlab.saved import load
-from gptlab.train.device import choose_device, describe
 
 FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Write = Callable[[Tensor, int], Tensor]  # (prompts, new tokens) -> both, a row a prompt
@@ -71,6 +72,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    if arguments.json and (refusal := file_unwritable(arguments.json, "--json")):
+        raise SystemExit(refusal)
     keep_freed()  # as gptlab's commands do; the other side gains by it, too
 
     device = choose_device("auto")

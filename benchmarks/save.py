@@ -18,12 +18,15 @@ from pathlib import Path
 
 import torch
 
+from gptlab.machine.device import choose_device, describe
+from gptlab.machine.world import World
 from gptlab.model.gpt import GPT, SIZES, ModelConfig
-from gptlab.train.device import World, autocast, choose_device, describe
+from gptlab.model.in_format import autocast
+from gptlab.outputs import file_unwritable
+from gptlab.runs.metrics import MetricsLog
+from gptlab.train.console import Record
 from gptlab.train.guard import WINDOW, Guard, GuardConfig
-from gptlab.train.metrics import MetricsLog
 from gptlab.train.optim import AdamWConfig, build_optimizer, optimizer_state
-from gptlab.train.record import Record
 from gptlab.train.saver import Saver
 from gptlab.train.step import Gradient, Objective
 
@@ -67,6 +70,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to save; None is a temporary folder")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    if arguments.json and (refusal := file_unwritable(arguments.json, "--json")):
+        raise SystemExit(refusal)
 
     device = choose_device(arguments.device)
     torch.manual_seed(0)

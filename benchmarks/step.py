@@ -29,9 +29,11 @@ import torch
 from torch import Tensor, nn
 
 from gptlab.errors import brief
-from gptlab.memory import keep_freed
+from gptlab.machine.device import DeviceName, DTypeName, choose_device, describe
+from gptlab.machine.memory import keep_freed
 from gptlab.model.gpt import GPT, SIZES, ModelConfig
-from gptlab.train.device import DeviceName, DTypeName, autocast, choose_device, describe
+from gptlab.model.in_format import autocast
+from gptlab.outputs import file_unwritable
 from gptlab.train.objective import Objective
 from gptlab.train.optim import AdamWConfig, build_optimizer
 
@@ -99,6 +101,16 @@ def transformers_model(work: Work, compiled: bool) -> tuple[nn.Module, Loss]:
     return model, lambda ids, targets: model(input_ids=ids, labels=ids).loss
 
 
+def _adamw(model: nn.Module) -> torch.optim.Optimizer:
+    """Build the same optimizer over a model whose parameters have other names."""
+    config = AdamWConfig()
+    groups = [
+        {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+
+
 def training_step(side: Side, work: Work) -> Step:
     """Build a side's step: gradients over the micro-batches, clipping, the update."""
     device = choose_device(work.device)
@@ -106,7 +118,7 @@ def training_step(side: Side, work: Work) -> Step:
     rows = torch.randint(work.vocabulary, (work.sequences, work.shape["context"] + 1), device=device)
     ids, targets = rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
     model, loss_of = side.build(work, side.compiled)
-    optimizer = build_optimizer(model, AdamWConfig())
+    optimizer = build_optimizer(model, AdamWConfig()) if isinstance(model, GPT) else _adamw(model)
 
     def step() -> None:
         total = torch.zeros((), device=device)
@@ -313,6 +325,8 @@ def main() -> int:
     parser.add_argument("--compile", action="store_true", help="torch.compile on all sides")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    if arguments.json and (refusal := file_unwritable(arguments.json, "--json")):
+        raise SystemExit(refusal)
 
     device, at = choose_device(arguments.device), commit()
     work = Work(

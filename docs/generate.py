@@ -1,12 +1,14 @@
-"""Write docs/config.md and docs/export.md from the code.
+"""Write docs/config.md, docs/export.md and the tree in README.md from the code.
 
 The first has the keys of a recipe, the choices they have and the commands; the second says which class of
-transformers holds which model.
+transformers holds which model; the third has a phrase for each file, the beginning of its docstring.
 
 python docs/generate.py      which is what `make docs` does; a test sees to it that nobody forgets
 """
 
+import ast
 import inspect
+import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from itertools import product
@@ -14,22 +16,25 @@ from pathlib import Path
 from typing import Any
 
 from gptlab import cli, recipe
-from gptlab.data.engines import ENGINES
-from gptlab.data.files import FORMATS
-from gptlab.data.sources import SOURCES
-from gptlab.data.tokenizer import TOKENIZERS
+from gptlab.data.load_tokenizer import TOKENIZERS
+from gptlab.data.prepare.engines import ENGINES
+from gptlab.data.sources.files import FORMATS
+from gptlab.data.sources.table import SOURCES
 from gptlab.eval.hellaswag import PROTOCOLS
+from gptlab.formats.gguf import ARCHITECTURES
+from gptlab.formats.huggingface.classes import FORMATS as HF_CLASSES
+from gptlab.formats.huggingface.classes import OWN, format_of
 from gptlab.model.gpt import NORM_ORDERS, SIZES, ModelConfig
 from gptlab.model.mlp import MLPS
 from gptlab.model.norm import NORMS
 from gptlab.model.position import POSITIONS
-from gptlab.publish.gguf import ARCHITECTURES
-from gptlab.publish.huggingface.formats import FORMATS as HF_CLASSES
-from gptlab.publish.huggingface.formats import OWN, format_of
-from gptlab.train.optim import OPTIMIZERS
 from gptlab.train.schedule import SCHEDULES
 
 DOCS = Path(__file__).parent
+SOURCE = DOCS.parent / "src" / "gptlab"
+TREE = "<!-- tree: written by `make docs` from the first sentence of each file -->"
+END_OF_TREE = "<!-- end of the tree -->"
+COLUMN = 24  # where the phrases begin
 
 HEAD = """\
 <!-- Written by docs/generate.py. Change the docstrings in src/gptlab and run `make docs`. -->
@@ -55,7 +60,7 @@ again), 130 stopped by hand.
 """
 
 EXPORT_HEAD = """\
-<!-- Written by docs/generate.py. Change src/gptlab/publish/huggingface/formats and run `make docs`. -->
+<!-- Written by docs/generate.py. Change src/gptlab/formats/huggingface/classes and run `make docs`. -->
 
 # Export
 
@@ -147,7 +152,7 @@ CHOICES: dict[str, Mapping[str, Any]] = {
     "[model] norm_order": NORM_ORDERS,
     "[model] position": POSITIONS,
     "[model] mlp": MLPS,
-    "[optim] name": OPTIMIZERS,
+    "[optim] name": recipe.KINDS["optim"],
     "[schedule] name": SCHEDULES,
     "[eval] protocol": PROTOCOLS,
     "tokenizer": TOKENIZERS,
@@ -208,8 +213,13 @@ def spelled(values: Iterable[object]) -> str:
 
 
 def section(name: str) -> str:
-    """Describe the keys of one section."""
-    kind = recipe.SECTIONS[name]
+    """Describe the keys of one section, of each of its kinds."""
+    kinds = recipe.KINDS.get(name, {}) or {name: recipe.SECTIONS[name]}
+    return "\n".join(section_of_kind(name, kind) for kind in kinds.values())
+
+
+def section_of_kind(name: str, kind: type[Any]) -> str:
+    """Describe the keys of one kind of a section."""
     rows = [
         (f"`{key}`", recipe.type_name(hint), f"`{written(default)}`", text)
         for key, hint, default, text in recipe.entries(kind)
@@ -239,7 +249,7 @@ def choices() -> list[str]:
 
 def command(name: str) -> str:
     """Describe one command and its arguments."""
-    function = cli.COMMANDS[name]
+    function = cli.command(name)
     texts = arguments(function)
     usage, rows = [f"gptlab {name}"], []
     for parameter in inspect.signature(function).parameters.values():
@@ -310,9 +320,45 @@ def written(value: Any) -> str:
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 
-PAGES: dict[str, Callable[[], str]] = {"config.md": page, "export.md": export_page}
+def readme() -> str:
+    """Return README.md with a tree that is fresh."""
+    text = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    before, begin, rest = text.partition(TREE)
+    _, end, after = rest.partition(END_OF_TREE)
+    return f"{before}{begin}\n```\n{tree(SOURCE, '')}```\n{end}{after}"
+
+
+def tree(folder: Path, indent: str) -> str:
+    """Describe a folder's files, then its folders with theirs."""
+    lines = [f"{indent}{folder.name + '/':<{COLUMN - len(indent)}} {phrase(folder / '__init__.py')}\n"]
+    indent += "  "
+    files = [file for file in sorted(folder.glob("*.py")) if not file.name.startswith("__")]
+    if folder.name == "commands":  # whose names say it all
+        lines += textwrap.wrap(
+            ", ".join(file.stem for file in files), 110, initial_indent=indent, subsequent_indent=indent
+        )
+        lines[1:] = [f"{line}\n" for line in lines[1:]]
+    else:
+        lines += [f"{indent}{file.stem:<{COLUMN - len(indent)}} {phrase(file)}\n" for file in files]
+    lines += [tree(each, indent) for each in sorted(folder.iterdir()) if (each / "__init__.py").is_file()]
+    return "".join(lines)
+
+
+def phrase(file: Path) -> str:
+    """Return what the first sentence of a file's docstring begins with."""
+    text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+    sentence = " ".join(text.partition("\n\n")[0].split())
+    sentence = re.split(r"[.?] (?=[A-Z])", sentence)[0].rstrip(".")
+    # A file's own name stands beside it already, and what explains the phrase stands in the file.
+    own = re.match(rf"(?:`?gptlab[\w -]*`?|{file.stem}s?|\S+): ", sentence, re.IGNORECASE)
+    sentence = sentence[own.end() :] if own else sentence
+    short = re.split("[:;] ", sentence)[0]
+    return short[0].upper() + short[1:] if own and short.split()[0].isalpha() else short
+
+
+PAGES: dict[str, Callable[[], str]] = {"config.md": page, "export.md": export_page, "../README.md": readme}
 
 if __name__ == "__main__":
     for name, write in PAGES.items():
         (DOCS / name).write_text(write(), encoding="utf-8")
-        print(DOCS / name)
+        print((DOCS / name).resolve())

@@ -100,7 +100,7 @@ def english(seed: int, sentences: int) -> str:
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prepared folder of bytes: about 50,000 tokens to train on and 6,000 held out."""
-    from gptlab.data.prepare import prepare
+    from gptlab.data.prepare.prepare import prepare
 
     folder = tmp_path_factory.mktemp("tiny_data")
     source = folder / "english.jsonl"

@@ -9,7 +9,7 @@ from gptlab.anneal import annealed
 from gptlab.cli import main
 from gptlab.errors import CheckpointError, ConfigError, TrainError
 from gptlab.run import train as train_run
-from gptlab.train.metrics import read_rows
+from gptlab.runs.metrics import read_rows
 
 FLAGS = {"train": {"steps": 12, "save_every_steps": 3, "keep": 9}, "optim": {"lr": 1e-3}}
 

@@ -78,7 +78,7 @@ def damaged(tiny_data, tmp_path):
 
 
 def subprocess_environment():
-    return {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])}
+    return {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
 
 
 def test_help_is_there_in_an_instant():
@@ -160,7 +160,8 @@ def test_every_command_has_help(gptlab, name):
     answer = gptlab(*name.split(), "--help")
     assert (answer.code, answer.err) == (0, "")
     assert answer.out.startswith(f"usage: gptlab {name} ")
-    first, *_ = cli.COMMANDS[name].__doc__.splitlines()
+    first, *_ = cli.command(name).__doc__.splitlines()
+    assert first == cli.COMMANDS[name]
     assert first in " ".join(answer.out.split())
     assert "Args:" not in answer.out
     assert "flags" not in answer.out
@@ -365,7 +366,7 @@ def test_check(gptlab, tmp_path):
 def test_a_flag_of_a_command_needs_no_value(gptlab, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "gptlab.check.run_checks", lambda config, overfit: seen.append((config.bias, overfit)) or []
+        "gptlab.model.check.run_checks", lambda config, overfit: seen.append((config.bias, overfit)) or []
     )
     for words in (["--overfit"], ["--no-overfit"], [], ["--overfit", "--model.bias", "False"]):
         assert gptlab("check", *words).code == 0
@@ -639,7 +640,7 @@ def test_a_refused_sample_shows_no_prompt(gptlab, run):
 def test_an_argument_that_is_no_text_is_refused(gptlab, run, word):
     answer = gptlab("sample", run, "--prompt", word, "--max-tokens", 2)
     assert (answer.code, answer.out) == (1, "")
-    assert "which is no UTF-8; write it in UTF-8" in answer.err
+    assert "which is no UTF-8; write it in UTF-8 under" in answer.err
     assert len(answer.err.splitlines()) == 1
 
 
@@ -660,7 +661,7 @@ def test_a_terminal_of_ascii(run):
     ]
     refused = subprocess.run([*command, "caf\u00e9".encode()], env=environment, capture_output=True)
     assert refused.returncode == 1
-    assert b"'caf' is followed by the byte 0xC3, which is no ASCII" in refused.stderr
+    assert b"an argument has the byte 0xC3 behind 'caf', which is no ASCII" in refused.stderr
     told = subprocess.run([*command, "cafe"], env=environment, capture_output=True, check=True)
     assert told.stdout.isascii()
     assert b"\\u" in told.stdout

@@ -6,7 +6,7 @@ import pytest
 
 from gptlab import cli
 from gptlab.contamination import TASKS, contamination
-from gptlab.data.prepare import prepare
+from gptlab.data.prepare.prepare import prepare
 from gptlab.errors import ConfigError, TaskError
 
 # Each sentence occurs once, so that only what is planted is found.

@@ -8,13 +8,13 @@ import sys
 import pytest
 import torch
 
-from gptlab import saved
+from gptlab import loading as saved
 from gptlab.eval.score import log_likelihoods
-from gptlab.memory import free_bytes, peak_bytes
+from gptlab.machine.memory import free_bytes, peak_bytes
 from gptlab.model.gpt import GPT, ModelConfig
 from gptlab.model.loss import IGNORED, next_token_loss
+from gptlab.runs.metrics import read_rows
 from gptlab.train import objective
-from gptlab.train.metrics import read_rows
 
 pytestmark = pytest.mark.gpu
 

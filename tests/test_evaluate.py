@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from gptlab import cli, evaluate
-from gptlab.errors import ConfigError, TaskError
+from gptlab.errors import ConfigError, GptlabError, TaskError
 from gptlab.evaluate import Request
-from gptlab.publish.huggingface import export
-from gptlab.saved import load
+from gptlab.formats.huggingface import export
+from gptlab.loading import load
 
 pytestmark = pytest.mark.usefixtures("torch_settings")
 
@@ -148,6 +148,32 @@ def test_losses_over_other_windows_are_not_compared(run, tiny_recipe, tiny_data,
         evaluate.evaluate([run, tmp_path / "short"], Request(task="loss", data=tiny_data))
 
 
+def test_each_model_is_opened_once(run, exported, tiny_data, monkeypatch):
+    opened = []
+
+    def counted(path, device):
+        opened.append(path)
+        return load(path, device)
+
+    monkeypatch.setattr(evaluate, "load", counted)
+    evaluate.evaluate([run, exported], Request(task="loss,continuation", data=tiny_data, limit=64))
+    assert len(opened) == 2
+    facts = evaluate.evaluate([run, run], Request(task="loss", data=tiny_data, limit=64))
+    assert len(opened) == 4
+    assert facts["comparison"]["loss"]["loss"]["difference"] == 0
+
+
+@pytest.mark.parametrize("names", ["hellaswag,continuation", "hellaswag,loss"])
+def test_a_wrong_input_is_told_before_the_work(run, hellaswag, monkeypatch, names):
+    def evaluated(*_, **__):
+        raise AssertionError("a task was scored")
+
+    monkeypatch.setattr(evaluate.tasks.Task, "evaluate", evaluated)
+    monkeypatch.setattr(evaluate, "mean_loss", evaluated)
+    with pytest.raises(GptlabError, match=r"items\.jsonl/manifest\.json: cannot be read"):
+        evaluate.evaluate([run], Request(task=names, data=hellaswag))
+
+
 @pytest.mark.parametrize("name", ["file/x.jsonl", "folder", "x" * 300])
 def test_samples_that_cannot_be_written_are_refused_before_the_work(
     run, hellaswag, tmp_path, monkeypatch, name
@@ -241,6 +267,16 @@ def test_without_the_harness_its_extra_is_named(run, monkeypatch, capsys):
             "--samples: holds the items of one",
         ),
         (["a"], {"task": ","}, "--task: names none"),
+        (
+            ["a"],
+            {"task": "hellaswag,loss", "protocol": "lm-eval"},
+            "--task loss: is gptlab's own and none of lm-evaluation-harness; leave --protocol out",
+        ),
+        (
+            ["a"],
+            {"task": "continuation", "protocol": "lm-eval"},
+            "--task continuation: is gptlab's own",
+        ),
     ],
 )
 def test_what_cannot_be_asked_is_refused(models, options, problem):

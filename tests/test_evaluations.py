@@ -9,8 +9,9 @@ import torch
 from gptlab import cli, evaluations
 from gptlab.eval import tasks
 from gptlab.model.gpt import GPT
-from gptlab.train import checkpoint, interrupt
-from gptlab.train.metrics import read_rows
+from gptlab.runs import checkpoint
+from gptlab.runs.metrics import read_rows
+from gptlab.train import interrupt
 
 FLAGS = {"sample": {"prompts": ["The", "A"], "max_tokens": 4}}
 WORDS = ["--sample.prompts", "The", "A", "--sample.max-tokens", "4"]

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from gptlab.eval import tree
-from gptlab.train.device import describe
+from gptlab.machine.device import describe
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "benchmarks"))  # as Python does for a file that lies there

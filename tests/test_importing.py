@@ -12,10 +12,12 @@ from safetensors.torch import load_file
 
 import gptlab
 from gptlab import cli, recipe
-from gptlab.data.tokenizer import load_tokenizer
+from gptlab.data.load_tokenizer import load_tokenizer
+from gptlab.data.tokenizer import END_OF_TEXT, PROBES
+from gptlab.data.train_tokenizer import train_tokenizer
 from gptlab.errors import ConfigError
-from gptlab.publish.huggingface import compare
-from gptlab.publish.huggingface.vocabulary import write_tokenizer
+from gptlab.formats.huggingface import compare
+from gptlab.formats.huggingface.vocabulary import write_tokenizer
 from gptlab.sample import GeneratingGPT
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -226,10 +228,13 @@ def test_a_character_level_model_writes(of_characters: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        ("sample RUN", "which a text from no prompt begins with"),
+        ("sample RUN", "to begin a text with; give --prompt TEXT"),
         ("sample RUN --prompt \u4f60", "has no token for '\u4f60'"),
-        ("export RUN OUT", "which an export's text begins with"),
-        ("data prepare TEXT OUT --tokenizer META", "which a document of prepared data begins with"),
+        ("export RUN OUT", "a model of single characters cannot be exported"),
+        (
+            "data prepare TEXT OUT --tokenizer META",
+            "meta.json: has no <|endoftext|> to begin a text with; a model of single",
+        ),
     ],
 )
 def test_what_a_character_level_model_cannot_do(
@@ -245,3 +250,61 @@ def test_what_a_character_level_model_cannot_do(
     line = fails(capsys, *(places.get(word, word) for word in words.split()))
     assert complaint in line
     assert not (tmp_path / "out").exists()
+
+
+def in_front(folder: Path, id_: int) -> None:
+    """Let a folder's tokenizer put a token in front of every text."""
+    file = folder / "tokenizer.json"
+    content = json.loads(file.read_text())
+    token = {"id": "<s>", "ids": [id_], "tokens": ["<s>"]}
+    single = [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    content["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": single,
+        "pair": [*single, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"<s>": token},
+    }
+    file.write_text(json.dumps(content))
+
+
+def test_what_stands_in_front_of_a_text_is_imported_and_exported(folder: Path, tmp_path: Path) -> None:
+    in_front(folder, 256)
+    run("import", folder, tmp_path / "run", tmp_path=tmp_path)
+    run("export", tmp_path / "run", tmp_path / "again", tmp_path=tmp_path)
+    for place in (folder, tmp_path / "run", tmp_path / "again"):
+        assert gptlab.load(place, "cpu")[1].frame == ([256], []), place
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["sample FOLDER --prompt a --max-tokens 2", "eval FOLDER --task hellaswag --data ITEMS"],
+)
+def test_a_token_in_front_that_the_model_has_not_is_refused(
+    words: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    in_front(folder, 999)
+    items = tmp_path / "items.jsonl"
+    text = {"ctx": "a", "ctx_a": "a", "ctx_b": "", "activity_label": "a", "endings": [*"bcde"], "label": 0}
+    items.write_text(json.dumps(text) + "\n")
+    line = fails(capsys, *({"FOLDER": folder, "ITEMS": items}.get(word, word) for word in words.split()))
+    assert "its post_processor puts id 999 around a text, and the last one is 256" in line
+
+
+def test_a_folder_with_the_older_two_files_is_read(tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    trained = train_tokenizer(PROBES, 300)
+    size = trained.get_vocab_size()
+    torch.manual_seed(0)
+    config = GPT2Config(**{**SIZES, "vocab_size": size}, n_positions=32, bos_token_id=0, eos_token_id=0)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "theirs")
+    trained.model.save(str(tmp_path / "theirs"))
+    vocabulary = tmp_path / "theirs" / "vocab.json"
+    words = json.loads(vocabulary.read_text()) | {END_OF_TEXT: trained.token_to_id(END_OF_TEXT)}
+    vocabulary.write_text(json.dumps(words))
+    facts = run("import", tmp_path / "theirs", tmp_path / "run", tmp_path=tmp_path)
+    assert facts["max_diff"] < 1e-4
+    model, tokenizer = gptlab.load(tmp_path / "run", "cpu")
+    assert tokenizer.encode("an item") == trained.encode("an item").ids
+    assert run("sample", tmp_path / "theirs", "--max-tokens", 3, tmp_path=tmp_path)["texts"]
+    assert model.config.vocab_size == size

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from gptlab import cli
-from gptlab.datasheet import write_page
 from gptlab.errors import ConfigError
-from gptlab.outputs import fingerprint, unwritable
+from gptlab.outputs import file_unwritable, fingerprint, unwritable
+from gptlab.report.datasheet import write_page
 
 Refused = Callable[..., str]
 
@@ -79,7 +79,7 @@ def test_it_is_refused_before_the_work(
     monkeypatch.setattr("gptlab.publishing.load", load)
     assert "holds another export" in refused("export", runs[1], tmp_path / "out")
     assert "holds another GGUF file" in refused("export", runs[1], tmp_path / "m.gguf", "--to", "gguf")
-    monkeypatch.setattr("gptlab.report.draw", load)
+    monkeypatch.setattr("gptlab.report.runs.draw", load)
     thesis = tmp_path / "thesis"
     thesis.mkdir()
     (thesis / "thesis.tex").touch()
@@ -239,6 +239,34 @@ def test_nothing_is_left_where_something_could_be_written(tmp_path: Path) -> Non
         "new/" + "x" * 300,
     ):  # with what a name grows by until the file is whole
         assert "File name too long" in str(unwritable(tmp_path / name))
+
+
+def test_a_file_that_is_written_in_its_place_may_have_the_longest_name(tmp_path: Path) -> None:
+    for letters in (240, 255):
+        assert file_unwritable(tmp_path / ("x" * letters), "--json") is None
+        assert file_unwritable(tmp_path / "new" / ("x" * letters), "--samples") is None
+        assert "File name too long" in str(unwritable(tmp_path / ("x" * letters)))
+    assert "File name too long" in str(file_unwritable(tmp_path / ("x" * 256), "--json"))
+
+
+def test_a_link_to_a_file_that_is_not_there_yet_makes_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], refused: Refused
+) -> None:
+    link = tmp_path / "link.json"
+    link.symlink_to("target.json")
+    assert file_unwritable(link, "--json") is None
+    assert not (tmp_path / "target.json").exists()
+    assert cli.main(["data", "list", "--json", str(link)]) == 0
+    assert json.loads((tmp_path / "target.json").read_text())
+    for name, target, problem in (
+        ("away", "no/such/folder/x.json", "No such file or directory"),
+        ("through", "target.json/x.json", "Not a directory"),
+        ("loop", "loop", ""),
+    ):
+        (tmp_path / name).symlink_to(target)
+        told = refused("data", "list", "--json", tmp_path / name)
+        assert told.startswith(f"--json {tmp_path / name}: cannot be written")
+        assert problem in told
 
 
 def test_a_pipe_is_not_opened(tmp_path: Path) -> None:

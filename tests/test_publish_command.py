@@ -12,7 +12,7 @@ from huggingface_hub import snapshot_download
 from model_hub import ModelHub, model_hub
 
 from gptlab import cli
-from gptlab.saved import load
+from gptlab.loading import load
 
 # The client's own, of the library that it speaks HTTP with.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")

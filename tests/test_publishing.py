@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from gptlab import cli
-from gptlab.publish.huggingface import export
-from gptlab.saved import load
+from gptlab.formats.huggingface import export
+from gptlab.loading import load
 
 
 def told(folder: Path) -> str:

@@ -12,10 +12,10 @@ from gptlab.errors import ConfigError
 from gptlab.eval.tasks import EvalConfig
 from gptlab.model.gpt import SIZES, ModelConfig
 from gptlab.recipe import RunConfig
+from gptlab.runs.mirrors import MirrorConfig
 from gptlab.sample import SampleConfig
 from gptlab.train.config import TrainConfig
 from gptlab.train.guard import GuardConfig
-from gptlab.train.mirrors import MirrorConfig
 from gptlab.train.optim import AdamWConfig
 from gptlab.train.schedule import ScheduleConfig
 
@@ -519,3 +519,42 @@ def test_a_byte_order_mark_is_no_part_of_a_recipe(tmp_path, capsys):
 def test_a_date_is_no_text():
     with pytest.raises(ConfigError, match=r"mirror\.project = .*1979.*: must be text"):
         recipe.load([write("a", "[mirror]\nproject = 1979-05-27\n")])
+
+
+def test_a_base_lies_below_from_its_own_folder(tmp_path, monkeypatch):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "first.toml").write_text('[model]\nsize = "tiny"\nmlp = "swiglu"\n[optim]\nlr = 1e-3\n')
+    (tmp_path / "deep" / "second.toml").write_text('base = "../first.toml"\n[model]\nn_layer = 2\n')
+    (tmp_path / "third.toml").write_text('base = "deep/second.toml"\n[optim]\nlr = 2e-3\n')
+    monkeypatch.chdir(tmp_path / "deep")
+    config = recipe.load([tmp_path / "third.toml"])
+    assert (config.model.n_layer, config.model.n_embd, config.model.mlp) == (2, 128, "swiglu")
+    assert config.optim.lr == 2e-3
+    assert "base" not in recipe.to_toml(config)
+
+
+def test_a_base_and_its_variants_section_of_another_name(tmp_path):
+    """As with several recipes on the command line: a section whose name changes is replaced."""
+    (tmp_path / "one.toml").write_text('[schedule]\nname = "cosine"\nwarmup_steps = 7\n')
+    (tmp_path / "two.toml").write_text('base = "one.toml"\n[schedule]\nname = "wsd"\n')
+    (tmp_path / "over.toml").write_text('[schedule]\nname = "wsd"\n')
+    given = recipe.load([tmp_path / "one.toml", tmp_path / "over.toml"])
+    assert recipe.load([tmp_path / "two.toml"]).schedule == given.schedule
+
+
+@pytest.mark.parametrize(
+    ("files", "complaint"),
+    [
+        ({"a": 'base = "b.toml"', "b": 'base = "a.toml"'}, "its base a.toml leads back to itself"),
+        ({"a": 'base = "./a.toml"'}, "its base ./a.toml leads back to itself"),
+        ({"a": 'base = "none.toml"'}, "none.toml: no such file; .*a.toml names it as its base"),
+        ({"a": "base = 3"}, "base = 3: must name a recipe"),
+        ({"a": 'base = "b.toml"', "b": "model = 1"}, "b.toml: model stands outside a section"),
+        ({"a": '[base]\nfile = "b.toml"'}, "must name a recipe"),
+    ],
+)
+def test_a_base_that_is_none(tmp_path, files, complaint):
+    for name, text in files.items():
+        (tmp_path / f"{name}.toml").write_text(text)
+    with pytest.raises(ConfigError, match=complaint):
+        recipe.load([tmp_path / "a.toml"])

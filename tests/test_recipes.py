@@ -2,12 +2,14 @@
 
 import re
 import shlex
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from gptlab import recipe
+from gptlab.data.sources.table import SOURCES
 from gptlab.model.size import measure
 from gptlab.train.schedule import rate
 
@@ -29,7 +31,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 def header(name):
     """The lines of a recipe's head, and of its fields by name."""
-    lines = RECIPES[name].read_text().partition("\n[")[0].splitlines()
+    lines = RECIPES[name].read_text().partition("\n\n")[0].splitlines()
     assert all(re.match("#( |$)", line) for line in lines if line)
     fields = dict(match.groups() for line in lines if (match := re.match(r"# ([A-Z]\w+): (.+)$", line)))
     return lines, fields
@@ -213,6 +215,27 @@ def test_the_wide_pair():
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if "swiglu" in name])
 def test_what_is_called_a_llama_exports_as_one(name):
-    formats = pytest.importorskip("gptlab.publish.huggingface.formats")
+    formats = pytest.importorskip("gptlab.formats.huggingface.classes")
     assert "Without biases it is a Llama" in RECIPES[name].read_text()
     assert formats.format_of(config_of(name).model) == "LlamaForCausalLM"
+
+
+@every_recipe
+def test_a_variant_is_the_keys_that_differ(name):
+    raw = tomllib.loads(RECIPES[name].read_text())
+    if "base" in raw:
+        below = recipe.read(RECIPES[name].parent / raw.pop("base"))
+        repeated = [
+            f"{section}.{key}"
+            for section, values in raw.items()
+            for key, value in values.items()
+            if below.get(section, {}).get(key) == value
+        ]
+        assert not repeated
+
+
+@every_recipe
+def test_its_text_is_of_a_source_that_gptlab_knows(name):
+    prepare = next(words for words in commands(name) if words[:3] == ["gptlab", "data", "prepare"])
+    assert prepare[3] in SOURCES
+    assert config_of(name).data.path == prepare[4]

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from gptlab.data.tokenizer import load_tokenizer
+from gptlab.data.load_tokenizer import load_tokenizer
 from gptlab.errors import CheckpointError, ConfigError
+from gptlab.formats.huggingface import export
 from gptlab.model.gpt import GPT, ModelConfig
 from gptlab.model.packed import packed
-from gptlab.publish.huggingface import export
 from gptlab.sample import (
     PACKED_FROM,
     GeneratingGPT,

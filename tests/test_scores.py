@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from gptlab import cli, evaluate
-from gptlab.data.shards import file_sha256
 from gptlab.eval import hellaswag
-from gptlab.page import file_name
-from gptlab.run_folder import read_metrics, read_runs
+from gptlab.report.page import file_name
+from gptlab.runs import checkpoint, metrics
+from gptlab.runs.history import read_metrics, read_runs
+from gptlab.runs.metrics import MetricsLog, read_rows
 from gptlab.scores import scored
-from gptlab.train import checkpoint, metrics
-from gptlab.train.metrics import MetricsLog, read_rows
+from gptlab.storage import file_sha256
 
 pytestmark = pytest.mark.usefixtures("torch_settings")
 
@@ -204,7 +204,7 @@ def test_a_record_that_cannot_be_written_costs_no_result(
     record = run / "metrics.jsonl"
     before = record.read_bytes()
     if full:
-        monkeypatch.setattr(metrics.disk, "free_bytes", lambda folder: 4096)
+        monkeypatch.setattr(metrics.storage, "free_bytes", lambda folder: 4096)
     else:
         record.rename(run / "aside")
         record.mkdir()

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from step import Side, Work, gptlab_model, peak_bytes, training_step
 
-from gptlab import memory
-from gptlab.memory import ran_out, release
-from gptlab.train.device import autocast, choose_device
+from gptlab.machine import memory
+from gptlab.machine.device import choose_device
+from gptlab.machine.memory import ran_out, release
+from gptlab.model.in_format import autocast
 from gptlab.train.micro_batch import estimate
 
 from .section import Job

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.nn.attention import SDPBackend
 
-from gptlab.train.device import describe
+from gptlab.machine.device import describe
 
 from .section import Job, attempt
 

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from gptlab.errors import brief
 from gptlab.eval import tree
+from gptlab.machine.device import set_matmul_precision
 from gptlab.model.gpt import GPT, ModelConfig
-from gptlab.train.device import InFormat, autocast, set_matmul_precision
+from gptlab.model.in_format import InFormat, autocast
 from gptlab.train.objective import Objective
 
 from .section import Complaint, Job

@@ -10,14 +10,15 @@ from typing import Any
 
 import torch
 
-from gptlab.data.tokenizer import load_tokenizer
+from gptlab.data.load_tokenizer import load_tokenizer
 from gptlab.errors import GptlabError
 from gptlab.eval import tasks
 from gptlab.eval.score import log_likelihoods
+from gptlab.machine.device import set_matmul_precision
 from gptlab.model.gpt import GPT, ModelConfig
+from gptlab.model.in_format import InFormat
 from gptlab.model.packed import packed
 from gptlab.sample import generate
-from gptlab.train.device import InFormat, set_matmul_precision
 
 from .section import HELLASWAG, ROOT, Job, median_s
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from gptlab.memory import release
-from gptlab.train.device import peak_flops
+from gptlab.machine.device import peak_flops
+from gptlab.machine.memory import release
 
 from .section import Job, attempt, median_s
 

@@ -12,7 +12,7 @@ import torch
 from step import Lanes, Loss, Side, Work, gptlab_model, race, speedups, spread, transformers_model
 from torch import nn
 
-from gptlab.train.device import choose_device
+from gptlab.machine.device import choose_device
 
 from .section import PEERS, Complaint, Job
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from gptlab import recipe
 from gptlab.errors import ConfigError
-from gptlab.train import checkpoint
-from gptlab.train.plan import Budget
+from gptlab.runs import checkpoint
+from gptlab.runs.folder import RECIPE
+from gptlab.train.budget import Budget
 from gptlab.train.schedule import rate
 
 
@@ -44,7 +45,7 @@ def annealed(
             f"--from {start}: say how long the decay takes, with --anneal-hours or --anneal-steps"
         )
     found = checkpoint.chosen(start, print)
-    own = found.folder.parent.parent / "config.toml"
+    own = found.folder.parent.parent / RECIPE
     if not own.is_file():
         raise ConfigError(f"--from {start}: its run has no config.toml, which tells its learning rate")
     config, step = recipe.load([own]), found.state["step"]

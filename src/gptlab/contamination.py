@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from gptlab.data.audit.ngrams import Integers, Ngrams, words
+from gptlab.data.audit.search import Found, Search, document_at
 from gptlab.data.manifest import Manifest
-from gptlab.data.ngrams import Integers, Ngrams, words
-from gptlab.data.search import Found, Search, document_at
-from gptlab.data.sources import documents
+from gptlab.data.sources.table import documents
 from gptlab.errors import ConfigError
 from gptlab.eval import continuation, hellaswag
 

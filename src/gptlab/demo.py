@@ -12,22 +12,24 @@ from typing import Any
 
 import numpy as np
 
-from gptlab import page, report
 from gptlab.data.manifest import Manifest
-from gptlab.data.prepare import prepare
-from gptlab.data.sources import documents
-from gptlab.data.tokenizer import train_tokenizer
+from gptlab.data.prepare.prepare import prepare
+from gptlab.data.sources.table import documents
+from gptlab.data.train_tokenizer import train_tokenizer
 from gptlab.errors import ConfigError, TrainError
 from gptlab.eval import chance
 from gptlab.evaluate import Request, evaluate
+from gptlab.loading import load
 from gptlab.model.size import measure
 from gptlab.outputs import occupied
 from gptlab.publishing import export_folder
 from gptlab.recipe import Raw, check, merge, to_toml
+from gptlab.report import page
+from gptlab.report import runs as report
+from gptlab.report.charts import loss_chart
 from gptlab.run import train
-from gptlab.run_folder import loss_chart, read_runs
+from gptlab.runs.history import read_runs
 from gptlab.sample import sample_text
-from gptlab.saved import load
 
 SOURCE = "python-docs"
 VOCABULARY = 2048

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from gptlab.errors import brief
-from gptlab.memory import total_bytes
+from gptlab.machine.memory import total_bytes
 from gptlab.progress import Progress, quantity
 
 EXTRAS = {
@@ -73,7 +73,7 @@ def _versions(folder: Path) -> Found:
 def _device(folder: Path) -> Found:
     import torch
 
-    from gptlab.train.device import choose_device, describe, peak_flops
+    from gptlab.machine.device import choose_device, describe, peak_flops
 
     device = choose_device("auto")
     facts = describe(device)
@@ -83,7 +83,7 @@ def _device(folder: Path) -> Found:
         yield (
             "good" if known else "fair",
             f"{torch.cuda.device_count()} x {facts['device']}, {quantity(memory, 'B')}"
-            + ("" if known else "; its peak is not in the table of train/device.py, so no MFU is shown"),
+            + ("" if known else "; its peak is not in the table of machine/device.py, so no MFU is shown"),
         )
     else:
         yield "fair", f"no CUDA device; {facts['device']}, {facts['threads']} threads: small models only"
@@ -93,7 +93,8 @@ def _formats(folder: Path) -> Found:
     """Time a product of matrices in each number format."""
     import torch
 
-    from gptlab.train.device import autocast, choose_device, choose_dtype
+    from gptlab.machine.device import choose_device, choose_dtype
+    from gptlab.model.in_format import autocast
 
     device = choose_device("auto")
     chosen = choose_dtype("auto", device)
@@ -126,8 +127,8 @@ def _attention(folder: Path) -> Found:
     """Ask which kernel computes attention: for training, and for texts of any length."""
     import torch
 
+    from gptlab.machine.device import choose_device, choose_dtype, product_type
     from gptlab.model.kernels import any_shape, choose
-    from gptlab.train.device import choose_device, choose_dtype, product_type
 
     device = choose_device("auto")
     chosen = product_type(choose_dtype("auto", device))
@@ -147,7 +148,7 @@ def _attention(folder: Path) -> Found:
 def _compiler(folder: Path) -> Found:
     import torch
 
-    from gptlab.train.device import choose_device
+    from gptlab.machine.device import choose_device
 
     device = choose_device("auto")
     compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
@@ -172,7 +173,7 @@ def _disk(folder: Path) -> Found:
 
 
 def _renames(folder: Path) -> Found:
-    from gptlab.train.drive import probe
+    from gptlab.machine.drive import probe
 
     drive = probe(folder)
     if drive.keeps:

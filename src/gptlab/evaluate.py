@@ -4,7 +4,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,24 @@ import torch
 from gptlab.data.batches import Windows, validation_batches
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import ConfigError, GptlabError, TaskError, brief
-from gptlab.eval import compare, published, tasks
+from gptlab.eval import paired as compare
+from gptlab.eval import published, tasks
 from gptlab.eval.hellaswag import VALIDATION_ITEMS
 from gptlab.eval.score import good_batch_tokens
 from gptlab.eval.validation import mean_loss, windows_sha256
+from gptlab.loading import checkpoint_folder, load
+from gptlab.machine.device import DeviceName, DTypeName, choose_device, warn_if_emulated
+from gptlab.model.in_format import InFormat
 from gptlab.model.packed import packed
 from gptlab.outputs import file_unwritable
-from gptlab.run_folder import ACCURACIES, doubt, results, standard_error, told_items
+from gptlab.report.results import doubt, results, standard_error, told_items
+from gptlab.runs.metrics import ACCURACIES
 from gptlab.sample import stream
-from gptlab.saved import checkpoint_folder, load
-from gptlab.scores import scored
-from gptlab.train.device import DeviceName, DTypeName, InFormat, choose_device
+from gptlab.scores import Scored, scored
 
 LM_EVAL = "lm-eval"  # the protocol of whatever lm-evaluation-harness asks itself
+OWN = {*tasks.TASKS, "loss"}
+ONLY_OURS = OWN - {"hellaswag"}  # which lm-evaluation-harness has too
 MISSING = 'this needs lm-evaluation-harness: pip install "gptlab[eval]"'
 
 
@@ -59,6 +64,10 @@ class Request:
             )
         if self.samples is not None and (refusal := file_unwritable(self.samples, "--samples")) is not None:
             raise ConfigError(refusal)
+        if theirs := [name for name in self.foreign if name in ONLY_OURS]:
+            raise ConfigError(
+                f"--task {theirs[0]}: is gptlab's own and none of lm-evaluation-harness; leave --protocol out"
+            )
         if self.foreign:
             _harness().check_names(self.foreign)
 
@@ -70,7 +79,7 @@ class Request:
     @property
     def own(self) -> list[str]:
         """Those that gptlab asks itself."""
-        return [] if self.protocol == LM_EVAL else [n for n in self.names if n in tasks.TASKS or n == "loss"]
+        return [] if self.protocol == LM_EVAL else [name for name in self.names if name in OWN]
 
     @property
     def foreign(self) -> list[str]:
@@ -88,6 +97,8 @@ class Model:
     tokenizer: Tokenizer
     context: int
     device: torch.device
+    run: Scored | None = None
+    """What keeps its scores; None where it is no run's."""
 
 
 def evaluate(models: Sequence[Path], request: Request) -> dict[str, Any]:
@@ -104,9 +115,11 @@ def evaluate(models: Sequence[Path], request: Request) -> dict[str, Any]:
         raise ConfigError(f"{len(models)} models: give one, or two to be compared")
     if len(models) == 2 and request.samples is not None:
         raise ConfigError("two models: --samples is for one at a time")
+    opened: list[Model | None] = [None] * len(models)
     if len(models) == 2 and "loss" in request.own:
-        _same_windows(models)
-    answers = [[*_ask(path, request, keep=len(models) == 2)] for path in models]
+        opened = [*_open_both(models, request)]
+    # Each is let go before the next one is asked.
+    answers = [[*_ask(opened.pop(0), path, request, keep=len(models) == 2)] for path in models]
     results = [facts for answer in answers for facts, _ in answer]
     for facts in results:
         if facts["task"] == "hellaswag" and facts["protocol"] != LM_EVAL:
@@ -127,17 +140,16 @@ def evaluate(models: Sequence[Path], request: Request) -> dict[str, Any]:
 Answer = tuple[dict[str, Any], dict[str, Any]]  # what is written, and what a comparison needs besides
 
 
-def _ask(path: Path, request: Request, *, keep: bool) -> Iterator[Answer]:
-    folder = checkpoint_folder(path)
-    run = scored(path, folder)
-    model = _open(path, request.device, request.dtype, folder)
-    common = {"model": str(path), "dtype": request.dtype}
-    for name in request.own:
-        if name == "loss":
-            facts, windows = _loss(model, request)
+def _ask(model: Model | None, path: Path, request: Request, *, keep: bool) -> Iterator[Answer]:
+    model = model or _open_checkpoint(path, request)
+    run, common = model.run, {"model": str(path), "dtype": request.dtype}
+    # All are made before the first is put, which may take hours: what cannot be asked is told at once.
+    for name, task in [(name, _made(name, model, request)) for name in request.own]:
+        if isinstance(task, Windows):
+            facts, windows = _loss(task, model, request)
             yield common | facts, {"task": name, "windows": windows}
         else:
-            result = _score(name, model, request)
+            result = _score(task, model, request)
             facts = result.metrics()
             if run is not None:
                 run.keep({**facts, "dtype": request.dtype}, request.data)
@@ -161,36 +173,55 @@ def _ask(path: Path, request: Request, *, keep: bool) -> Iterator[Answer]:
             yield common | line, {"task": line["task"], "items": items}
 
 
-def _open(path: Path, device: DeviceName, dtype: DTypeName, checkpoint: Path | None = None) -> Model:
+def _open_checkpoint(path: Path, request: Request) -> Model:
+    folder = checkpoint_folder(path)
+    run = scored(path, folder)  # before the weights are read, as the run may go on meanwhile
+    return replace(_open(folder or path, request.device, request.dtype), path=path, run=run)
+
+
+def _open(path: Path, device: DeviceName, dtype: DTypeName) -> Model:
     where = choose_device(device)
-    network, tokenizer = load(checkpoint or path, device)
+    warn_if_emulated(dtype, where, "--dtype")
+    network, tokenizer = load(path, device)
     if dtype == "float32":  # in bfloat16 it gains nothing with rows of this length
         network = packed(network)
     return Model(path, network, InFormat(network, dtype, where), tokenizer, network.context, where)
 
 
-def _same_windows(models: Sequence[Path]) -> None:
-    """Refuse to compare losses that are not taken over the same windows, before any is taken."""
-    first, second = (load(checkpoint_folder(path) or path, "cpu")[0].context for path in models)
-    if first != second:
+def _open_both(models: Sequence[Path], request: Request) -> tuple[Model, Model]:
+    """Open two models whose losses are to be compared, which have to be taken over the same windows."""
+    first, second = (_open_checkpoint(path, request) for path in models)
+    if first.context != second.context:
         raise ConfigError(
-            f"--task loss: {models[0]} reads windows of {first:,} tokens, {models[1]} of {second:,}, and two losses "
-            "are compared over the same ones; score each by itself"
+            f"--task loss: {first.path} reads windows of {first.context:,} tokens, {second.path} of "
+            f"{second.context:,}, and two losses are compared over the same ones; score each by itself"
         )
+    return first, second
 
 
-def _score(name: str, model: Model, request: Request) -> tasks.Result:
-    task = tasks.build(
+def _made(name: str, model: Model, request: Request) -> tasks.Task | Windows:
+    """Make a task of ours for a model; that of the loss is the windows it is taken over."""
+    data = request.data
+    if name == "loss":
+        if data is None:
+            raise TaskError("task loss: is taken on a prepared folder; name it with --data DIR")
+        held_out = Windows(data, "val", model.context)
+        held_out.manifest.check_reader(data, model.tokenizer)
+        return held_out
+    return tasks.build(
         name,
         tokenizer=model.tokenizer,
         context=model.context,
-        data=request.data,
-        file=request.data,
+        data=data,
+        file=data,
         fewshot=request.fewshot_data,
         protocol=request.protocol,
         shots=request.shots or 0,
         limit=request.limit,
     )
+
+
+def _score(task: tasks.Task, model: Model, request: Request) -> tasks.Result:
     result = task.evaluate(model.logits, device=model.device)
     score = result.accuracy
     facts: dict[str, Any] = {
@@ -198,7 +229,7 @@ def _score(name: str, model: Model, request: Request) -> tasks.Result:
         "data": request.data.name if request.data is not None else None,
     }
     print(
-        f"{model.path}: {name}, protocol {task.protocol}, {task.shots} shots, {score.n} items, {request.dtype}"
+        f"{model.path}: {task.name}, protocol {task.protocol}, {task.shots} shots, {score.n} items, {request.dtype}"
     )
     print(f"  {told_items([facts])}")
     for metric, error in ACCURACIES.items():
@@ -243,23 +274,20 @@ def _percent(fraction: float, error: float | None) -> str:
     return f"{100 * fraction:6.2f} %" + (f" +- {100 * error:.2f}" if error is not None else "")
 
 
-def _loss(model: Model, request: Request) -> tuple[dict[str, Any], Sequence[float]]:
-    data = request.data
-    if data is None:
-        raise TaskError("task loss: is taken on a prepared folder; name it with --data DIR")
-    held_out = Windows(data, "val", model.context)
-    held_out.manifest.check_reader(data, model.tokenizer)
+def _loss(held_out: Windows, model: Model, request: Request) -> tuple[dict[str, Any], Sequence[float]]:
     rows = max(1, good_batch_tokens(model.device) // model.context)
     batches = validation_batches(held_out, rows, request.limit)
     loss = mean_loss(model.logits, batches, device=model.device, token_bytes=model.tokenizer.token_bytes)
-    print(f"{model.path}: loss, {loss.tokens:,} held-out tokens of {data}, context {model.context}")
+    print(
+        f"{model.path}: loss, {loss.tokens:,} held-out tokens of {held_out.folder}, context {model.context}"
+    )
     print(
         f"  {loss.per_token:.4f} nats a token"
         + (f", {loss.bits_per_byte:.4f} bits a byte" if loss.bits_per_byte else "")
     )
     facts = {
         "task": "loss",
-        "data": str(data),
+        "data": str(held_out.folder),
         "context": model.context,
         "loss": loss.per_token,
         "bits_per_byte": loss.bits_per_byte,

@@ -18,10 +18,11 @@ from gptlab.eval import tasks
 from gptlab.eval.accuracy import Row, summarise
 from gptlab.eval.score import Stop, good_batch_tokens
 from gptlab.eval.validation import Loss, mean_loss, windows_sha256
+from gptlab.machine.world import World
 from gptlab.model.gpt import GPT
+from gptlab.model.in_format import InFormat
 from gptlab.recipe import RunConfig
 from gptlab.sample import sample_text
-from gptlab.train.device import InFormat, World
 from gptlab.train.evaluation import Evaluation
 from gptlab.train.interrupt import Interrupt, together
 

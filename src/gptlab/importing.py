@@ -1,7 +1,7 @@
 """`gptlab import`: a model from elsewhere as a run of no steps, to evaluate, to train further, to export again.
 
 OUT/ config.toml                       a recipe that trains it further: [model] as found, [train] init_from
-     checkpoints/step_00000000/        see train/checkpoint.py; the optimizer has nothing yet
+     checkpoints/step_00000000/        see runs/checkpoint.py; the optimizer has nothing yet
      latest
 """
 
@@ -16,17 +16,19 @@ from torch import Tensor
 
 from gptlab import recipe
 from gptlab.data.characters import AS_JSON
-from gptlab.data.tokenizer import TOKENIZERS, Tokenizer, load_tokenizer
+from gptlab.data.load_tokenizer import TOKENIZERS, load_tokenizer
+from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import CheckpointError, ConfigError, DataError, ExportError
+from gptlab.formats.huggingface import compare_logits, folder_tokenizer, read_ours
+from gptlab.formats.llmc import MAGIC, read_llmc
+from gptlab.formats.nanogpt import RopePairs, read_nanogpt
 from gptlab.model.gpt import GPT, ModelConfig
 from gptlab.model.size import measure
 from gptlab.outputs import occupied
 from gptlab.progress import quantity
-from gptlab.publish.aside import folder_aside
-from gptlab.publish.huggingface import compare_logits, folder_tokenizer, read_ours
-from gptlab.publish.llmc import MAGIC, read_llmc
-from gptlab.publish.nanogpt import RopePairs, read_nanogpt
-from gptlab.train import checkpoint
+from gptlab.runs import checkpoint
+from gptlab.runs.folder import RECIPE
+from gptlab.storage import whole_folder
 
 Found = tuple[ModelConfig, dict[str, Tensor]]
 GPT2_ROWS = range(50257, 50433)  # of GPT-2's vocabulary as it is, or padded to a multiple of up to 256
@@ -59,10 +61,10 @@ def import_model(
     config, state = READERS[kind](source, model_like, rope_pairs)
     reader = _tokenizer(source, config, tokenizer)
     difference = _compare(source, config, state) if verify and kind == "Hugging Face" else None
-    with folder_aside(out.resolve()) as aside:
+    with whole_folder(out.resolve()) as aside:
         recipe_text = recipe.to_toml(recipe.RunConfig(model=config), ["model"])
         start = f"[train]\ninit_from = {json.dumps(str(out.resolve()))}\n"
-        (aside / "config.toml").write_text(f"{recipe_text}\n{start}", encoding="utf-8")
+        (aside / RECIPE).write_text(f"{recipe_text}\n{start}", encoding="utf-8")
         identity = {
             "model": asdict(config),
             "tokenizer": {"name": reader.name, "hash": reader.hash},
@@ -134,7 +136,7 @@ def _by_name(reader: Tokenizer) -> Tokenizer:
             ours = make()
         except DataError:  # not to be had here, and so not the one that prepared any data here
             continue
-        if ours.hash == reader.hash:
+        if ours.hash == reader.hash and ours.frame == reader.frame:
             return ours
     return reader
 

@@ -38,7 +38,7 @@ def fingerprint(*parts: str | bytes) -> str:
     return digest.hexdigest()[:16]
 
 
-def unwritable(out: Path, flag: str = "") -> str | None:
+def unwritable(out: Path, flag: str = "", *, aside: bool = True) -> str | None:
     """Say on one line, before the work begins, why a file or folder cannot be written; None where it can.
 
     Nothing is left behind: no folder is made, and what is there keeps its content.
@@ -46,31 +46,39 @@ def unwritable(out: Path, flag: str = "") -> str | None:
     Args:
         out: the file, or the folder.
         flag: the flag that names it, where that is to be said.
+        aside: whether it is written under a longer name first, and not in its place.
     """
+    named = out
     try:
+        if (
+            not aside and out.is_symlink()
+        ):  # to be opened, which makes what it leads to, but no folder for that
+            out = Path(os.path.realpath(out))
+            out.parent.stat()
         place = next(each for each in (out, *out.absolute().parents) if os.path.lexists(each))
         if out.is_dir() or place != out:
             probe, name = tempfile.mkstemp(prefix=".gptlab-", dir=place)
             os.close(probe)
             Path(name).unlink()
-            for name in (*out.absolute().relative_to(place.absolute()).parts, out.name + ASIDE_LETTERS * "x"):
+            longest = [out.name + ASIDE_LETTERS * "x"] if aside else []
+            for name in (*out.absolute().relative_to(place.absolute()).parts, *longest):
                 with suppress(FileNotFoundError):
                     (place / name).lstat()  # which tells what is too long a name
         elif out.is_file():
             with out.open("ab"):
                 pass
         elif not os.access(out, os.W_OK):  # opened, a pipe would be at its end
-            return f"{flag} {out}: cannot be written; choose another".strip()
+            return f"{flag} {named}: cannot be written; choose another".strip()
     except OSError as error:
-        return f"{flag} {out}: cannot be written ({error.strerror}); choose another".strip()
+        return f"{flag} {named}: cannot be written ({error.strerror}); choose another".strip()
     return None
 
 
 def file_unwritable(file: Path, flag: str) -> str | None:
-    """Say on one line why a file must not be written, whatever is in it; None where it may be."""
+    """Say on one line why a file must not be written in its place, whatever is in it; None where it may be."""
     if os.path.isdir(file):  # noqa: PTH112 - Path's raises where a name is too long
         return f"{flag} {file}: is a folder; name a file in it"
-    return unwritable(file, flag)
+    return unwritable(file, flag, aside=False)
 
 
 def occupied(out: Path) -> str | None:

@@ -5,13 +5,9 @@ import tempfile
 from pathlib import Path
 
 from gptlab import __version__
-from gptlab.data.shards import file_sha256
 from gptlab.errors import ExportError
-from gptlab.model.gpt import GPT
-from gptlab.outputs import fingerprint
-from gptlab.publish.card import CARD, CURVE, Card, card_files, find_origin
-from gptlab.publish.gguf import ExportedGGUF, GGUFDType, export_gguf, gguf_file, refuse_file
-from gptlab.publish.huggingface import (
+from gptlab.formats.gguf import ExportedGGUF, GGUFDType, export_gguf, gguf_file, refuse_file
+from gptlab.formats.huggingface import (
     FILES,
     Exported,
     export,
@@ -21,11 +17,17 @@ from gptlab.publish.huggingface import (
     read_mark,
     refuse_place,
 )
-from gptlab.publish.huggingface.formats import OWN
+from gptlab.formats.huggingface.classes import OWN
+from gptlab.formats.huggingface.write import CARD, CURVE
+from gptlab.loading import checkpoint_folder, load
+from gptlab.model.gpt import GPT
+from gptlab.outputs import fingerprint
+from gptlab.publish.card import Card, card_files
+from gptlab.publish.origin import find_origin
 from gptlab.publish.push import Pushed, open_repository, push
-from gptlab.run_folder import identity, run_of
-from gptlab.saved import checkpoint_folder, load
-from gptlab.train.checkpoint import STATE
+from gptlab.runs.checkpoint import STATE
+from gptlab.runs.folder import identity, run_of
+from gptlab.storage import file_sha256
 
 
 def export_folder(
@@ -141,3 +143,8 @@ def export_file(
     refuse_file(gguf_file(out, name, dtype), of)
     network, tokenizer = load(model, "cpu")
     return export_gguf(network, tokenizer, out, name=name, dtype=dtype, licence=licence, verify=verify, of=of)
+
+
+def compared(difference: float | None) -> str:
+    """Say how far an export is from its model."""
+    return "not compared" if difference is None else f"logits differ by at most {difference:.1e}"

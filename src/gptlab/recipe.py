@@ -31,11 +31,12 @@ from gptlab.errors import ConfigError
 from gptlab.eval.tasks import EvalConfig
 from gptlab.model.gpt import SIZES, ModelConfig
 from gptlab.parsing import check_numbers, parse_toml
+from gptlab.runs.mirrors import MirrorConfig
 from gptlab.sample import SampleConfig
+from gptlab.train.adamw import AdamWConfig
 from gptlab.train.config import TrainConfig
 from gptlab.train.guard import GuardConfig
-from gptlab.train.mirrors import MirrorConfig
-from gptlab.train.optim import AdamWConfig
+from gptlab.train.optim import OPTIMIZERS, OptimConfig
 from gptlab.train.schedule import ScheduleConfig
 
 Raw = dict[str, Any]
@@ -51,7 +52,7 @@ class RunConfig:
     """What is read."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """How long, in what portions and in what number format."""
-    optim: AdamWConfig = field(default_factory=AdamWConfig)
+    optim: OptimConfig = field(default_factory=AdamWConfig)
     """The optimizer."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     """The learning rate over the steps."""
@@ -83,6 +84,9 @@ SECTIONS: dict[str, type[Any]] = {
 }  # type: ignore[misc]
 
 
+KINDS: dict[str, dict[str, type[Any]]] = {"optim": {name: kind.config for name, kind in OPTIMIZERS.items()}}
+"""Sections of which there are several kinds, told apart by their `name`."""
+
 FORMS = ("path", "train")  # of [data]: one set or several; the later recipe's form counts
 
 
@@ -105,22 +109,36 @@ def load(files: Sequence[Path], flags: Mapping[str, Any] | None = None) -> RunCo
     return config
 
 
-def read(file: Path) -> Raw:
-    """Read one recipe as it stands."""
+def read(file: Path, above: Sequence[Path] = ()) -> Raw:
+    """Read one recipe, laid over the one that it names as its `base`, if any.
+
+    Args:
+        file: the recipe; a base is found from its folder.
+        above: the recipes that named it as their base.
+    """
     try:
         raw = parse_toml(file.read_bytes())
     except FileNotFoundError:
-        raise ConfigError(
-            f"recipe {file}: no such file; see the recipes/ folder for those there are"
-        ) from None
+        named = (
+            f"{above[-1]} names it as its base" if above else "see the recipes/ folder for those there are"
+        )
+        raise ConfigError(f"recipe {file}: no such file; {named}") from None
     except ValueError as error:
         raise ConfigError(f"recipe {file}: not valid TOML: {error}") from None
+    base = raw.pop("base", None)
     for key, value in raw.items():
         if not isinstance(value, dict):
             raise ConfigError(
                 f"recipe {file}: {key} stands outside a section; put it under one of {_listing()}"
             )
-    return _sized(raw)
+    if base is None:
+        return _sized(raw)
+    if not isinstance(base, str):
+        raise ConfigError(f'recipe {file}: base = {base!r}: must name a recipe, such as "gpt2_124m.toml"')
+    below, chain = file.parent / base, (*above, file)
+    if below.resolve() in map(Path.resolve, chain):
+        raise ConfigError(f"recipe {file}: its base {base} leads back to itself; name another recipe")
+    return merge(read(below, chain), _sized(raw))
 
 
 def _sized(raw: Raw) -> Raw:
@@ -163,6 +181,7 @@ def check(raw: Raw) -> RunConfig:
     """
     from pydantic import TypeAdapter, ValidationError
 
+    raw = {name: _named(name, values) for name, values in raw.items()}
     try:
         check_numbers(raw)
     except ValueError as error:
@@ -176,13 +195,42 @@ def check(raw: Raw) -> RunConfig:
         if error.errors()[0]["type"] == "json_invalid":
             raise ConfigError(f"recipe: cannot be read: {error.errors()[0]['msg']}") from None
         # A value that fits none of several types is one mistake, of which pydantic complains once a type.
-        complaints = dict.fromkeys(_complaint(dict(problem), raw) for problem in error.errors())
+        problems = (_of_kind(dict(problem), raw) for problem in error.errors())
+        complaints = dict.fromkeys(_complaint(problem, raw) for problem in problems if problem is not None)
         raise ConfigError("; ".join(complaints)) from None
     except (
         ValueError,
         RecursionError,
     ) as error:  # of json: a number of thousands of digits, brackets too deep
         raise ConfigError(f"recipe: cannot be read: {error}") from None
+
+
+def _named(section: str, values: Any) -> Any:
+    """Say which kind of section is meant, where nobody did.
+
+    Raises:
+        ConfigError: there is no such kind.
+    """
+    if section not in KINDS or not isinstance(values, dict):
+        return values
+    named = {"name": SECTIONS[section].name, **values}
+    if named["name"] not in list(KINDS[section]):
+        known = " or ".join(f'"{name}"' for name in KINDS[section])
+        raise ConfigError(f"{section}.name = {named['name']!r}: must be {known}")
+    return named
+
+
+def _kind(section: str, raw: Raw) -> type[Any]:
+    """Return the dataclass of a section."""
+    return KINDS[section][raw[section]["name"]] if section in KINDS and section in raw else SECTIONS[section]
+
+
+def _of_kind(problem: Raw, raw: Raw) -> Raw | None:
+    """Return a complaint without the kind that pydantic puts into its place; None if another kind is meant."""
+    section, *rest = problem["loc"] or ("",)
+    if len(KINDS.get(section, ())) < 2 or not rest:
+        return problem
+    return {**problem, "loc": (section, *rest[1:])} if rest[0] == _kind(section, raw).__name__ else None
 
 
 def _in_json(value: Any) -> Any:
@@ -192,7 +240,11 @@ def _in_json(value: Any) -> Any:
 
 def _read_none(section: str, values: Any) -> Any:
     """Read "none" as None where a key may be that: TOML has no null, and a default may be something else."""
-    hints = get_type_hints(SECTIONS[section]) if section in SECTIONS and isinstance(values, dict) else {}
+    kind = (
+        KINDS.get(section, {}).get(values["name"]) if section in KINDS and isinstance(values, dict) else None
+    )
+    kind = kind or SECTIONS.get(section)
+    hints = get_type_hints(kind) if kind is not None and isinstance(values, dict) else {}
     off = {
         key for key, hint in hints.items() if types.NoneType in get_args(hint) and str not in get_args(hint)
     }
@@ -203,7 +255,7 @@ def _complaint(problem: Raw, raw: Raw) -> str:
     path: list[Any] = list(problem["loc"])
     key = _key(path)
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        known = [*SECTIONS] if len(path) == 1 else [f.name for f in fields(_tables(path))]
+        known = [*SECTIONS] if len(path) == 1 else [f.name for f in fields(_tables(path, raw))]
         near = difflib.get_close_matches(path[-1], known, 1, 0.5)
         remedy = f"did you mean {_key([*path[:-1], *near])}?" if near else f"known are {', '.join(known)}"
         return f"{key}: there is no such key; {remedy}"
@@ -216,8 +268,8 @@ def _complaint(problem: Raw, raw: Raw) -> str:
     section, name = path[:2]
     if len(path) == 4:
         value = raw[section][name][path[2]][path[3]]
-        return f"{key} = {value!r}: must be {type_name(get_type_hints(_tables(path))[path[3]])}"
-    hint = get_type_hints(SECTIONS[section])[name]
+        return f"{key} = {value!r}: must be {type_name(get_type_hints(_tables(path, raw))[path[3]])}"
+    hint = get_type_hints(_kind(section, raw))[name]
     return f"{section}.{name} = {raw[section][name]!r}: must be {type_name(hint)}"
 
 
@@ -226,9 +278,9 @@ def _key(path: Sequence[str | int]) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
 
 
-def _tables(path: Sequence[str | int]) -> Any:
+def _tables(path: Sequence[str | int], raw: Raw) -> Any:
     """Return the dataclass that a key belongs to: its section, or the tables within it."""
-    kind = SECTIONS[str(path[0])]
+    kind = _kind(str(path[0]), raw)
     return _table(get_type_hints(kind)[str(path[1])]) if len(path) == 4 else kind
 
 
@@ -290,16 +342,14 @@ def _toml(value: Any) -> str:
 
 def differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
     """Return the keys that differ, as `section.key: (old value, new value)`."""
-    pairs = (
-        (
-            f"{section}.{item.name}",
-            getattr(getattr(old, section), item.name),
-            getattr(getattr(new, section), item.name),
-        )
-        for section in SECTIONS
-        for item in fields(SECTIONS[section])
-    )
-    return {key: (before, after) for key, before, after in pairs if before != after}
+    found: dict[str, tuple[Any, Any]] = {}
+    for section in SECTIONS:
+        before, after = getattr(old, section), getattr(new, section)
+        for key in dict.fromkeys(item.name for item in (*fields(before), *fields(after))):
+            pair = getattr(before, key, None), getattr(after, key, None)
+            if pair[0] != pair[1]:
+                found[f"{section}.{key}"] = pair
+    return found
 
 
 def documentation(kind: type[Any]) -> dict[str, str]:
@@ -345,14 +395,17 @@ def flags_type() -> Any:
     """Return the type of the flags of `gptlab train`: RunConfig's sections, with everything left out at will."""
     import tyro
 
-    def section(name: str, kind: type[Any]) -> Any:
-        keys = {
+    def section(name: str, kinds: Sequence[type[Any]]) -> Any:
+        keys: dict[str, Any] = {
             key: NotRequired[
                 Annotated[hint, tyro.conf.arg(help=text, help_behavior_hint=f"(default: {default})")]
             ]
+            for kind in reversed(kinds)  # of keys that several have, those of the first
             for key, hint, default, text in entries(kind)
             if _table(hint) is None  # too much for a flag: it takes a file
         }
+        if len(kinds) > 1:
+            keys["name"] = NotRequired[Literal[tuple(KINDS[name])]]
         if name == "model":
             size = Annotated[
                 Literal[tuple(SIZES)], tyro.conf.arg(help="Layers, heads, width and context by name.")
@@ -360,7 +413,11 @@ def flags_type() -> Any:
             keys["size"] = NotRequired[size]
         return TypedDict(f"{name.title()}Flags", keys)  # type: ignore[operator]
 
-    return TypedDict("Flags", {name: NotRequired[section(name, kind)] for name, kind in SECTIONS.items()})  # type: ignore[operator]
+    sections = {
+        name: section(name, list(KINDS[name].values()) if name in KINDS else [kind])
+        for name, kind in SECTIONS.items()
+    }
+    return TypedDict("Flags", {name: NotRequired[kind] for name, kind in sections.items()})  # type: ignore[operator]
 
 
 def _listing() -> str:

@@ -1,65 +1,43 @@
-"""The run folder, and the wiring of all parts.
-
-RUN/ config.toml        the recipe as resolved: `gptlab train RUN/config.toml` repeats the run
-     environment.json   machine, versions, command
-     metrics.jsonl      what happened, one JSON object a line
-     checkpoints/       see train/checkpoint.py
-     latest, best       names of checkpoint folders
-"""
+"""A run from its recipe to its end: its folder is held, its record opened, and what happens is told."""
 
 import json
-import os
 import subprocess
 import sys
 import time
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import torch
-
-from gptlab import __version__, recipe, saved
+from gptlab import __version__, recipe, storage
+from gptlab import loading as saved
+from gptlab.build import attention_kernel, build
 from gptlab.data.manifest import Manifest
 from gptlab.data.mixture import Sets
-from gptlab.errors import ConfigError, TrainError
-from gptlab.evaluations import evaluations
-from gptlab.lock import lock
-from gptlab.memory import total_bytes
-from gptlab.model import kernels
+from gptlab.errors import ConfigError
+from gptlab.machine.device import (
+    choose_dtype,
+    describe,
+    warn_if_emulated,
+)
+from gptlab.machine.drive import probe
+from gptlab.machine.world import World, join_world, restarts
 from gptlab.model.gpt import GPT
 from gptlab.model.size import Size, measure
 from gptlab.progress import quantity
 from gptlab.recipe import RunConfig
-from gptlab.train import checkpoint, disk, mirrors, plausible
-from gptlab.train.device import (
-    InFormat,
-    World,
-    choose_dtype,
-    describe,
-    join_world,
-    peak_flops,
-    product_type,
-    restarts,
-    seed_all,
-    set_deterministic,
-    set_matmul_precision,
-)
-from gptlab.train.drive import probe
+from gptlab.runs import checkpoint, mirrors
+from gptlab.runs.folder import ENVIRONMENT, METRICS, RECIPE, alone
+from gptlab.runs.metrics import MetricsLog, read_rows
+from gptlab.train import plausible
 from gptlab.train.interrupt import Interrupt
 from gptlab.train.loop import Trainer
-from gptlab.train.metrics import MetricsLog, read_rows
-from gptlab.train.optim import build_optimizer
-from gptlab.train.plan import Budget
-from gptlab.train.schedule import rate
 
-METRICS = "metrics.jsonl"
 MANY_EPOCHS = (
     4  # Muennighoff et al. 2023, https://arxiv.org/abs/2305.16264: up to four are nearly as good as new text
 )
-STATE_BYTES = 16  # of a parameter: itself, its gradient and AdamW's two means, in float32
 PINNED = ("model.", "train.seed")  # what a run cannot change half-way and stay the same run
 
 
@@ -86,7 +64,7 @@ def train(
     Raises:
         GptlabError: see errors.py; nothing is written where the recipe or the data cannot be used.
     """
-    own = out / "config.toml"
+    own = out / RECIPE
     if not recipes and not own.is_file():
         raise ConfigError(f"--out {out}: holds no run to continue; name a recipe to start one")
     config = recipe.load(list(recipes) or ([own] if own.is_file() else []), flags)
@@ -97,14 +75,14 @@ def train(
     with (
         join_world(config.train.device) as world,
         interrupt.listening(),
-        _alone(out, world),
+        alone(out, world),
     ):
         changed = _compare(own, config, out)
         sets = Sets(config.data, config.model.context, config.train.seed)
         trainer = build(config, sets, out, world, interrupt, replan=replan)
         resumed = trainer.resume()  # before anything is written: the checkpoint may be another model's
         if not resumed and config.train.init_from is not None:
-            _start_from(config.train.init_from, trainer.model, config)
+            _start_from(config.train.init_from, trainer.state.model, config)
         if not resumed and config.train.anneal_from is not None:
             trainer.branch(checkpoint.chosen(Path(config.train.anneal_from), print))
         if world.main and restarts():
@@ -138,44 +116,6 @@ def train(
 
 
 @contextmanager
-def _alone(out: Path, world: World) -> Generator[None]:
-    """Hold the run folder: the record of what happens in it is locked by the process that writes it.
-
-    Raises:
-        TrainError: another one holds it.
-    """
-    record, made = out / METRICS, not out.exists()
-    if world.main:
-        out.mkdir(parents=True, exist_ok=True)
-    with record.open("ab") if world.main else nullcontext() as file:
-        if world.from_main(file is not None and _taken(file, out)):
-            raise TrainError(
-                f"{out}: another process is training this run; wait for that one or stop it, or choose another --out"
-            )
-        try:
-            yield
-        finally:
-            if world.main and not (out / "config.toml").exists():
-                with suppress(OSError):  # a start that was refused leaves nothing of its own
-                    if record.stat().st_size == 0:
-                        record.unlink()
-                    if made:
-                        out.rmdir()
-
-
-def _taken(file: IO[bytes], out: Path) -> bool:
-    try:
-        if not lock(file):
-            print(f"{out}: has no locks; see to it that no other process trains this run", flush=True)
-        # Another may have taken it away between our opening and locking it.
-        return not (out / METRICS).exists() or not os.path.samestat(
-            os.fstat(file.fileno()), (out / METRICS).stat()
-        )
-    except BlockingIOError:
-        return True
-
-
-@contextmanager
 def _open_log(config: RunConfig, out: Path, step: int) -> Generator[MetricsLog]:
     """Open the record of a run, and its mirrors."""
     told = mirrors.Run(out, step, asdict(config), config.mirror.project)
@@ -197,96 +137,6 @@ class _Silent(MetricsLog):
 
     def sync(self) -> None:
         pass
-
-
-def build(
-    config: RunConfig, sets: Sets, out: Path, world: World, interrupt: Interrupt, *, replan: bool = False
-) -> Trainer:
-    """Put a run's parts together; nothing is written."""
-    tokenizer = sets.tokenizer
-    if config.model.vocab_size < tokenizer.vocab_size:
-        raise ConfigError(
-            f"model.vocab_size = {config.model.vocab_size}: the tokenizer of {sets.sets[0].path} has "
-            f"{tokenizer.vocab_size}; leave the key out to take the tokenizer's"
-        )
-    if config.train.batch_tokens // config.model.context < world.size:
-        raise ConfigError(
-            f"train.batch_tokens = {config.train.batch_tokens}: holds fewer sequences of {config.model.context} "
-            f"tokens than there are processes ({world.size}); use fewer processes or larger batches"
-        )
-    size = measure(config.model)
-    _check_memory(size, world)
-    deterministic = config.train.deterministic
-    set_deterministic(
-        deterministic if deterministic is not None else world.device.type == "cpu",
-        compiled=config.train.compile,
-    )
-    dtype = choose_dtype(config.train.dtype, world.device)
-    set_matmul_precision(dtype)
-    attention_kernel(config, world.device)  # refused before memory is asked for
-    seed_all(config.train.seed)
-    model = GPT(config.model).to(world.device)
-
-    peak = peak_flops(world.device, dtype)
-    return Trainer(
-        model=model,
-        optimizer=build_optimizer(model, config.optim),
-        batches=sets.order,
-        rate=lambda step, progress: config.optim.lr * rate(config.schedule, step, progress),
-        config=config.train,
-        guard=config.guard,
-        budget=Budget(
-            config.train,
-            warmup_steps=config.schedule.warmup_steps,
-            evaluate_every=config.eval.every_steps,
-            again=replan,
-        ),
-        dtype=dtype,
-        context=config.model.context,
-        world=world,
-        run=out,
-        identity={
-            "model": asdict(config.model),
-            "tokenizer": {"name": tokenizer.name, "hash": tokenizer.hash},
-            "seed": config.train.seed,
-            "data": sets.fingerprint,
-        },
-        files=tokenizer.files,
-        evaluations=evaluations(config, model, InFormat(model, dtype, world.device), sets, world, interrupt),
-        evaluate_every=config.eval.every_steps,
-        flops_per_token=size.flops_per_token,
-        peak_flops=peak * world.size if peak is not None else None,
-        interrupt=interrupt,
-    )
-
-
-def attention_kernel(config: RunConfig, device: torch.device) -> str:
-    """Return the name of the kernel that computes attention in a run's training.
-
-    Raises:
-        ConfigError: the one that the recipe asks for does not.
-    """
-    asked, shape = config.train.attention_kernel, config.model
-    dtype = product_type(choose_dtype(config.train.dtype, device))
-    grouped = shape.kv_heads < shape.n_head and asked == "auto"  # else they are repeated where they must
-    with kernels.only(asked):
-        name = kernels.choose(device, dtype, shape.head_dim, False, grouped, True)
-    if asked != "auto" and name not in (asked, "unknown"):
-        raise ConfigError(
-            f"train.attention_kernel = {asked}: torch {torch.__version__} has no such kernel for {dtype} heads of "
-            f"{shape.head_dim} on this {device.type}; auto takes one that it has"
-        )
-    return name or "unknown"
-
-
-def _check_memory(size: Size, world: World) -> None:
-    """Refuse what cannot fit before the first byte of it is asked for, as a system may grant it and kill later."""
-    needed, there = STATE_BYTES * size.parameters + 4 * size.tables, total_bytes(world.device.type)
-    if there is not None and needed > there:
-        raise ConfigError(
-            f"model: {quantity(size.parameters)} parameters and tables take {quantity(needed, 'B')} to train, and "
-            f"this {world.device.type} has {quantity(there, 'B')}; choose a smaller width, vocabulary or context"
-        )
 
 
 def _start_from(folder: str, model: GPT, config: RunConfig) -> None:
@@ -328,7 +178,7 @@ def _compare(own: Path, config: RunConfig, out: Path) -> dict[str, Any] | None:
 
 
 def _is_foreign(file: Path) -> bool:
-    return file.suffix != disk.ASIDE and not (file.name == METRICS and file.stat().st_size == 0)
+    return file.suffix != storage.ASIDE and not (file.name == METRICS and file.stat().st_size == 0)
 
 
 def _asked_to_stop(out: Path) -> str | None:
@@ -339,9 +189,9 @@ def _asked_to_stop(out: Path) -> str | None:
 
 
 def _prepare_folder(out: Path, config: RunConfig, world: World) -> None:
-    if not (out / "config.toml").is_file():
+    if not (out / RECIPE).is_file():
         _keep_recipe(out, config)
-    environment = out / "environment.json"
+    environment = out / ENVIRONMENT
     if environment.is_file():
         return
     size = measure(config.model)
@@ -357,12 +207,12 @@ def _prepare_folder(out: Path, config: RunConfig, world: World) -> None:
         "command": sys.argv,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
-    disk.replace_text(environment, json.dumps(facts, indent=1) + "\n")
+    storage.replace_text(environment, json.dumps(facts, indent=1) + "\n")
 
 
 def _keep_recipe(out: Path, config: RunConfig) -> None:
     """Write the recipe down; of a run that has begun, only when a step is done under it."""
-    disk.replace_text(out / "config.toml", recipe.to_toml(config))
+    storage.replace_text(out / RECIPE, recipe.to_toml(config))
 
 
 def _look_at_drive(out: Path) -> None:
@@ -397,9 +247,10 @@ def _announce(
     compiling = ", compiling takes some minutes at first" if config.train.compile else ""
     print(
         f"training: {_length(config)} of {config.train.batch_tokens:,} tokens = {n_sequence} sequences of "
-        f"{shape.context}, {most}{trainer.updater.micro_batch} at once on {world.size} process(es), "
-        f"{trainer.dtype}, {attention_kernel(config, world.device)} attention, {world.device.type}{compiling}"
+        f"{shape.context}, {most}{trainer.updater.slices.rows} at once on {world.size} process(es), "
+        f"{trainer.updater.dtype}, {attention_kernel(config, world.device)} attention, {world.device.type}{compiling}"
     )
+    warn_if_emulated(trainer.updater.dtype, world.device, "--train.dtype")
     plan = trainer.budget.plan
     epochs = sets.epochs(plan.steps * n_sequence) if plan is not None else {}
     for one in sets.sets:
@@ -413,7 +264,7 @@ def _announce(
         for complaint in plausible.warnings(
             config.optim,
             config.schedule,
-            dtype=trainer.dtype,
+            dtype=trainer.updater.dtype,
             parameters=size.parameters,
             bfloat16=choose_dtype("auto", world.device) == "bfloat16",
         ):

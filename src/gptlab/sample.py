@@ -4,8 +4,7 @@ A prompt is read once, whatever the number of samples. When a text outgrows the 
 cache is made anew from the last half context, since learned positions cannot be shifted.
 """
 
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, Required, TypedDict, Unpack
@@ -16,10 +15,10 @@ from torch import Tensor, nn
 
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import CheckpointError, ConfigError
-from gptlab.memory import in_parts
+from gptlab.machine.memory import in_parts
 from gptlab.model.attention import LayerCache
 from gptlab.model.gpt import GPT
-from gptlab.model.kernels import any_shape
+from gptlab.model.in_format import attention_dtype, in_format
 from gptlab.model.packed import packed
 
 # New tokens from which on packing pays in float32; it takes as long as about 20 of them save (124M parameters).
@@ -141,21 +140,8 @@ class GPTReader:
 
     def _next_logits(self, ids: Tensor, cache: list[LayerCache]) -> Tensor:
         # The logits of a whole prompt would be larger than everything else together.
-        with in_format(self.device, attention_dtype(self.device, self._dtype)):
+        with in_format(attention_dtype(self.device, self._dtype), self.device):
             return self._model.head(self._model.hidden(ids, cache)[:, -1:])[:, 0]
-
-
-def attention_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
-    """Return what attention computes in where matrices are multiplied in `dtype`."""
-    # On a CPU torch's attention of a single query takes several times as long in bfloat16 as in float32.
-    return dtype if device.type == "cuda" else torch.float32
-
-
-@contextmanager
-def in_format(device: torch.device, dtype: torch.dtype) -> Generator[None]:
-    """Let a model with float32 weights read in a number format, texts of any length."""
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32), any_shape():
-        yield
 
 
 def kept_tokens(length: int, context: int) -> int:
@@ -290,7 +276,7 @@ def _unknown(model: Any, tokenizer: Tokenizer) -> list[int]:
 def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
     """Encode a prompt, behind what the tokenizer's file puts in front of a text; an empty one is end-of-text."""
     before, _ = tokenizer.frame
-    return [*before, *tokenizer.encode(prompt)] or [tokenizer.document_start("a text from no prompt")]
+    return [*before, *tokenizer.encode(prompt)] or [tokenizer.document_start("give --prompt TEXT")]
 
 
 def draw(

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from gptlab.parsing import parse_json, typed
-from gptlab.run_folder import run_of
-from gptlab.train.checkpoint import STATE, folders_of
-from gptlab.train.metrics import append_row, count_lines, went_back
+from gptlab.runs.checkpoint import STATE, folders_of
+from gptlab.runs.folder import METRICS, run_of
+from gptlab.runs.metrics import append_row, count_lines, went_back
 
 BY = "gptlab eval"
 
@@ -30,7 +30,7 @@ class Scored:
             score: the rest of the row.
             items: the file or folder that somebody named to take the items from; what they are, their hash says.
         """
-        path = self.run / "metrics.jsonl"
+        path = self.run / METRICS
         name = items.resolve().name if items is not None else None
         row = {"step": self.step, "tokens": self.tokens, **score, "data": name}
         try:
@@ -52,7 +52,7 @@ def scored(model: Path, folder: Path | None) -> Scored | None:
     if folder is None or run is None or folder.resolve() not in map(Path.resolve, folders_of(run)):
         return None
     try:
-        lines = count_lines(run / "metrics.jsonl")
+        lines = count_lines(run / METRICS)
         state = parse_json((folder / STATE).read_bytes())
         return Scored(run, typed(int, state["step"]), typed(int, state["tokens"]), lines)
     except (OSError, AttributeError, LookupError, TypeError, ValueError):

@@ -20,6 +20,7 @@ from gptlab.data.batches import Windows
 from gptlab.data.mixture import DataConfig
 from gptlab.errors import ConfigError
 from gptlab.outputs import Record, file_refusal, fingerprint
+from gptlab.runs.folder import LATEST
 from gptlab.train.config import TrainConfig
 
 KIND = "batch file"
@@ -205,7 +206,7 @@ def check_ready(data: DataConfig, train: TrainConfig, context: int, out: Path) -
     for part in data.parts:
         for split in ("train", "val"):
             Windows(part.path, split, context)
-    for key in ("init_from", "anneal_from") if not (out / "latest").is_file() else ():
+    for key in ("init_from", "anneal_from") if not (out / LATEST).is_file() else ():
         start = getattr(train, key)
         if start is not None and not Path(start).is_dir():
             raise ConfigError(f"train.{key} = {start}: there is no such folder; name a run or a checkpoint")

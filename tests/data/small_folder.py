@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from gptlab.data.load_tokenizer import load_tokenizer
 from gptlab.data.manifest import Manifest, TokenizerRecord
+from gptlab.data.prepare.writer import ShardWriter
 from gptlab.data.shards import read_shard
-from gptlab.data.tokenizer import load_tokenizer
-from gptlab.data.writer import ShardWriter
 
 END = 256  # end-of-text of the bytes tokenizer
 DOCUMENTS = [[END, *b"one"], [END, *b"and two"], [END, *b"3"], [END, *b"the fourth, longer than the rest"]]

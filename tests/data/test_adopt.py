@@ -7,8 +7,9 @@ import pytest
 from small_folder import END, make_folder, overwrite, replace
 
 from gptlab.data.adopt import adopt
+from gptlab.data.load_tokenizer import load_tokenizer
 from gptlab.data.manifest import MANIFEST, Manifest
-from gptlab.data.tokenizer import load_tokenizer, train_tokenizer
+from gptlab.data.train_tokenizer import train_tokenizer
 from gptlab.data.verify import verify
 from gptlab.errors import DataError
 

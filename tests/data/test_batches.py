@@ -16,10 +16,10 @@ from gptlab.data.batches import (
     validation_batches,
     validation_windows,
 )
+from gptlab.data.load_tokenizer import load_tokenizer
 from gptlab.data.manifest import Manifest, TokenizerRecord
+from gptlab.data.prepare.writer import ShardWriter
 from gptlab.data.shards import HEADER_BYTES, Tokens, read_shard, shard_header
-from gptlab.data.tokenizer import load_tokenizer
-from gptlab.data.writer import ShardWriter
 from gptlab.errors import DataError
 
 SHARDS = {"train": [50, 4, 17, 5, 33], "val": [29]}

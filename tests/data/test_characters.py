@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gptlab.data.characters import AS_JSON, Characters
-from gptlab.data.tokenizer import load_tokenizer
+from gptlab.data.load_tokenizer import load_tokenizer
 from gptlab.errors import DataError
 
 LETTERS = sorted("\n !?abcdefgh\u00e9\u4f60\U0001f642")
@@ -67,6 +67,7 @@ def test_the_command_that_is_shown_makes_the_file(tmp_path: Path, monkeypatch: p
         ({"a": -1, "b": 0}, "its ids are not 0 to 1, each once"),
         (["a", "a"], "its ids are not 0 to 0, each once"),
         ({"stoi": {"a": 1.0}}, "the tokenizers library cannot read it"),
+        ({"9" * 5000: "a", "0": "b"}, "the tokenizers library cannot read it"),
         ({}, "the tokenizers library cannot read it"),
         ([], "the tokenizers library cannot read it"),
     ],
@@ -83,6 +84,6 @@ def test_an_unknown_character_is_named() -> None:
 
 
 def test_there_is_no_end_of_text() -> None:
-    with pytest.raises(DataError, match="which a document begins with"):
-        Characters(STOI).document_start("a document")
+    with pytest.raises(DataError, match=r"meta\.json: has no <\|endoftext\|> to begin a text with; do this"):
+        Characters(STOI, "meta.json").document_start("do this")
     assert Characters(STOI).unknown_below(len(LETTERS)) == []

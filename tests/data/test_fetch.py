@@ -15,8 +15,7 @@ import pytest
 from local_hub import COMMIT, LocalHub, local_hub
 from small_folder import END, make_folder
 
-from gptlab import cli
-from gptlab.data import disk
+from gptlab import cli, storage
 from gptlab.data.batches import Windows
 from gptlab.data.fetch import PARTIAL, READY, Ready, fetch, find_ready
 from gptlab.data.manifest import MANIFEST, Manifest
@@ -192,14 +191,16 @@ def test_a_full_disk_is_foreseen_and_met_on_the_way(
 ):
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(disk, "shutil", SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=10_000)))
+        patch.setattr(storage, "shutil", SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=10_000)))
         with pytest.raises(DataError, match=r"about 12\.1kB are needed, 10kB are free; .* --max-tokens"):
             bring(out)
         assert not hub.sent
         assert bring(out, 1)["fetched"] == 2
     left = iter([10_000, 10_000, 100])
     with monkeypatch.context() as patch:
-        patch.setattr(disk, "shutil", SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=next(left))))
+        patch.setattr(
+            storage, "shutil", SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=next(left)))
+        )
         with pytest.raises(DataError, match=r"about 3\.02kB are needed, 100B are free"):
             bring(out)
     assert names(out) == sorted([PARTIAL, MANIFEST, *FILES[:3]])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gptlab.data.adopt import adopt
 from gptlab.data.batches import Windows
-from gptlab.data.prepare import prepare
+from gptlab.data.prepare.prepare import prepare
 
 
 def rows_of(windows: Windows) -> list[list[int]]:

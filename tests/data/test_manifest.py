@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from small_folder import make_folder, replace
 
+from gptlab.data.bpe_file import BPEFile
 from gptlab.data.manifest import MANIFEST, Manifest, Shard, TokenizerRecord
-from gptlab.data.tokenizer import BPEFile, train_tokenizer
+from gptlab.data.train_tokenizer import train_tokenizer
 from gptlab.data.verify import verify
 from gptlab.errors import DataError
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gptlab.data.batches import TrainBatches, Windows
 from gptlab.data.mixture import BLOCK, DataConfig, Mixture, Part, Sets, share_block
-from gptlab.data.prepare import prepare
+from gptlab.data.prepare.prepare import prepare
 from gptlab.errors import DataError
 
 CONTEXT = 8

@@ -6,9 +6,10 @@ import numpy.typing as npt
 import pytest
 from small_folder import END, make_folder, replace
 
-from gptlab.data.shards import TOKEN, aside, documents, read_shard, write_shard
+from gptlab.data.shards import TOKEN, documents, read_shard, write_shard
 from gptlab.data.verify import verify
 from gptlab.errors import DataError
+from gptlab.storage import whole_file
 
 
 def test_the_bytes_are_those_llmc_writes(tmp_path: Path):
@@ -38,10 +39,10 @@ def test_tokens_that_do_not_fit_are_not_written(tokens: npt.ArrayLike, complaint
 
 def test_a_file_written_aside_appears_whole_or_not_at_all(tmp_path: Path):
     path = tmp_path / "a"
-    with aside(path) as file:
+    with whole_file(path) as file:
         file.write(b"first")
         assert not path.exists()
-    with pytest.raises(TypeError), aside(path) as file:
+    with pytest.raises(TypeError), whole_file(path) as file:
         file.writelines([b"second", None])
     assert path.read_bytes() == b"first"
     assert list(tmp_path.iterdir()) == [path]

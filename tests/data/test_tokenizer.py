@@ -11,19 +11,12 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gptlab.data.tokenizer import (
-    CHECKED_EVERY,
-    FILE,
-    LONG_BLANK,
-    MAX_VOCAB_SIZE,
-    TOKENIZERS,
-    BPEFile,
-    Tokenizer,
-    _cut_long_words,
-    cut_long_blanks,
-    load_tokenizer,
-    train_tokenizer,
-)
+from gptlab.data import gpt2_tokenizer
+from gptlab.data.bpe_file import BPEFile
+from gptlab.data.gpt2_tokenizer import CHECKED_EVERY, LONG_BLANK, cut_long_blanks
+from gptlab.data.load_tokenizer import TOKENIZERS, load_tokenizer
+from gptlab.data.tokenizer import FILE, MAX_VOCAB_SIZE, Tokenizer
+from gptlab.data.train_tokenizer import _cut_long_words, train_tokenizer
 from gptlab.errors import DataError
 
 TEXTS = [
@@ -284,9 +277,8 @@ def test_the_fast_encoder_takes_long_runs(gpt2, unit):
 
 
 def test_one_that_does_not_agree_is_left_alone(gpt2, monkeypatch):
-    from gptlab.data import tokenizer
 
-    monkeypatch.setattr(tokenizer.np, "array_equal", lambda left, right: False)
+    monkeypatch.setattr(gpt2_tokenizer.np, "array_equal", lambda left, right: False)
     assert load_tokenizer("gpt2")._fast is None
 
 
@@ -333,10 +325,9 @@ BLANKS = [" ", "\n", "\t", "\r\n", "\u00a0", "\u3000", " \n", "\n ", "\x85"]
 @pytest.mark.parametrize("blank", BLANKS)
 def test_long_runs_are_cut_where_tiktoken_cuts(gpt2, blank, monkeypatch):
     """Of every length around the one from which on they are cut, before all that may follow."""
-    from gptlab.data import tokenizer
 
     whole = gpt2._encoding.encode_ordinary
-    monkeypatch.setattr(tokenizer, "LONG_BLANK", 7)
+    monkeypatch.setattr(gpt2_tokenizer, "LONG_BLANK", 7)
     for length in range(40):
         for before in ("", "x", "9,", "it's", "\x1c"):
             for after in ("", "x", "7", "-", "'s", "\u4f60", "\x1f", "y" + blank * 20 + "z"):
@@ -353,11 +344,10 @@ def test_long_runs_are_cut_where_tiktoken_cuts(gpt2, blank, monkeypatch):
     st.integers(1, 9),
 )
 def test_cutting_long_runs_changes_no_token(gpt2, parts, length):
-    from gptlab.data import tokenizer
 
     text = "".join(parts)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tokenizer, "LONG_BLANK", length)
+        patch.setattr(gpt2_tokenizer, "LONG_BLANK", length)
         assert gpt2.encode(text) == gpt2._encoding.encode_ordinary(text)
         assert gpt2._reference(text).tolist() == gpt2._encoding.encode_ordinary(text)
 

@@ -10,9 +10,12 @@ import pytest
 import tokenizers
 
 from gptlab.cli import main
+from gptlab.data.bpe_file import BPEFile
+from gptlab.data.load_tokenizer import load_tokenizer
 from gptlab.data.manifest import Manifest
 from gptlab.data.shards import read_shard, write_shard
-from gptlab.data.tokenizer import FILE, MAX_VOCAB_SIZE, BPEFile, load_tokenizer, train_tokenizer
+from gptlab.data.tokenizer import FILE, MAX_VOCAB_SIZE
+from gptlab.data.train_tokenizer import train_tokenizer
 from gptlab.data.verify import verify
 from gptlab.errors import DataError
 
@@ -317,7 +320,7 @@ def test_a_document_that_cannot_be_cut_is_named(name: str, place: str, tmp_path:
 def test_what_is_switched_off_is_off_in_an_exported_model(tmp_path: Path):
     """There transformers reads the copy, and the configuration beside it does not make end-of-text special."""
     transformers = pytest.importorskip("transformers")
-    from gptlab.publish.huggingface.vocabulary import write_tokenizer
+    from gptlab.formats.huggingface.vocabulary import write_tokenizer
 
     change = put("added_tokens", 0, "special", value=False), put("truncation", value=TRUNCATION)
     ours = BPEFile(changed(*change))

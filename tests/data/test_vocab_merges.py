@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from gptlab.data import vocab_merges
-from gptlab.data.tokenizer import END_OF_TEXT, PROBES, load_tokenizer, train_tokenizer
+from gptlab.data.load_tokenizer import load_tokenizer
+from gptlab.data.tokenizer import END_OF_TEXT, PROBES
+from gptlab.data.train_tokenizer import train_tokenizer
 from gptlab.errors import DataError
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from gptlab.data.tokenizer import load_tokenizer
+from gptlab.data.load_tokenizer import load_tokenizer
 from gptlab.errors import TaskError
+from gptlab.formats.huggingface import export
 from gptlab.model.gpt import ModelConfig
-from gptlab.publish.huggingface import export
 from gptlab.sample import GeneratingGPT, stream
 
 pytest.importorskip("lm_eval")

@@ -1,19 +1,28 @@
-"""Every request, option and argument of lm-evaluation-harness: as its own `hf` model on the same folder, or refused."""
+"""Scores that lm-evaluation-harness asks for, and model arguments: as its own `hf` on the same folder, or refused."""
 
-import json
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from beside_hf import (
+    CONTEXT,
+    END,
+    PAIRS,
+    PROMPTS,
+    TALK,
+    Folder,
+    copies,
+    framed,
+    ours,
+    requests,
+    same_scores,
+    small_export,
+    theirs,
+    written,
+)
 
-from gptlab.data.tokenizer import load_tokenizer
-from gptlab.errors import GptlabError, TaskError
-from gptlab.model.gpt import ModelConfig
-from gptlab.publish.huggingface import export
-from gptlab.sample import GeneratingGPT, sample_text
+from gptlab.errors import TaskError
 
 pytest.importorskip("lm_eval")
 pytest.importorskip("transformers")
@@ -22,116 +31,19 @@ from gptlab import evaluate
 from gptlab.eval import generation, harness_text
 from gptlab.eval.model_arguments import SETTLED, Arguments
 
-CONTEXT = 400
-END = "<|endoftext|>"
 DOCS = Path(__file__).parents[2] / "docs" / "lm_eval.md"
-PAIRS = [
-    ("the old", " miller"),
-    ("", " abc"),
-    ("", END + "x"),
-    ("a  ", " b"),
-    (f"{END}the", " x"),
-    (f"abc{END}d", f"e{END}"),
-    ("x" * 450, "yz"),
-    ("x", "y" * (CONTEXT - 2)),
-]
-TEXTS = ["hello world", "", f"a{END}b", f"{END}x", "z" * 900]
-PROMPTS = ["the old", "a grey heron followed", "rain and river " * 40, f"{END}ab"]
-TEMPLATE = (
-    "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}\n{% endfor %}"
-    "{% if add_generation_prompt %}assistant:{% if enable_thinking %}<think>{% endif %}{{ extra or '' }}{% endif %}"
-)
-TALK = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who?"}]
-
-Folder = Callable[..., Path]
+# transformers and the harness warn of what is tried here on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory) -> Path:
-    torch.manual_seed(3)
-    shape = {"n_layer": 2, "n_head": 4, "n_embd": 64, "context": CONTEXT, "vocab_size": 257}
-    model = GeneratingGPT(ModelConfig(**shape)).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(3)  # so that no two tokens are near a tie
-    folder = tmp_path_factory.mktemp("export") / "hf"
-    export(model, load_tokenizer("bytes"), folder, verify=False)
-    return folder
+    return small_export(tmp_path_factory.mktemp("export") / "hf")
 
 
 @pytest.fixture
 def folder(exported, tmp_path) -> Folder:
-    """Copies of the export, each with its files changed."""
-
-    def make(**changes: dict[str, Any]) -> Path:
-        copy = tmp_path / f"hf{len(list(tmp_path.iterdir()))}"
-        shutil.copytree(exported, copy)
-        for name, keys in changes.items():
-            file = copy / f"{name}.json"
-            file.write_text(json.dumps(json.loads(file.read_text()) | keys))
-        return copy
-
-    return make
-
-
-def framed(*pieces: str) -> dict[str, Any]:
-    """A post_processor: "text", and end-of-text around it."""
-    special = {"SpecialToken": {"id": END, "type_id": 0}}
-    text = {"Sequence": {"id": "A", "type_id": 0}}
-    pair = [text, {"Sequence": {"id": "B", "type_id": 1}}]
-    return {
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [text if piece == "text" else special for piece in pieces],
-            "pair": pair,
-            "special_tokens": {END: {"id": END, "ids": [256], "tokens": [END]}},
-        }
-    }
-
-
-def ours(path: Path, **arguments: Any) -> Any:
-    return evaluate._from_arguments(path=str(path), device="cpu", **arguments)
-
-
-def theirs(path: Path, **arguments: Any) -> Any:
-    from lm_eval.models.huggingface import HFLM
-
-    return HFLM(pretrained=str(path), device="cpu", dtype="float32", batch_size=1, **arguments)
-
-
-def requests(kind: Any, *arguments: tuple[Any, ...]) -> list[Any]:
-    from lm_eval.api.instance import Instance
-
-    return [Instance(kind, {}, each, 0, ("task", 0, 1)) for each in arguments]
-
-
-def same_scores(first: Any, second: Any) -> list[float]:
-    """Hold log-likelihoods of pairs and texts against each other."""
-    asked = requests("loglikelihood", *PAIRS)
-    mine, expected = first.loglikelihood(asked), second.loglikelihood(asked, disable_tqdm=True)
-    for pair, (found, greedy), (number, wanted) in zip(PAIRS, mine, expected, strict=True):
-        assert found == pytest.approx(number, abs=1e-4, rel=1e-5), pair
-        assert greedy == wanted, pair
-    asked = requests("loglikelihood_rolling", *[(text,) for text in TEXTS])
-    totals = second.loglikelihood_rolling(asked, disable_tqdm=True)
-    assert first.loglikelihood_rolling(asked) == pytest.approx(totals, abs=1e-4, rel=1e-5)
-    return [found for found, _ in mine]
-
-
-def written(model: Any, prompt: str, **options: Any) -> str:
-    asked = requests("generate_until", (prompt, options))
-    (text,) = model.generate_until(asked, disable_tqdm=True)
-    return text
-
-
-@pytest.fixture(autouse=True)
-def calm(monkeypatch):
-    """Let transformers and the harness warn of what is tried here on purpose."""
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    return copies(exported, tmp_path)
 
 
 @pytest.mark.parametrize("arguments", [{}, {"add_bos_token": True}, {"add_bos_token": False}], ids=str)
@@ -159,202 +71,16 @@ def test_the_token_in_front_changes_the_numbers(folder):
 
 
 @pytest.mark.parametrize("arguments", [{"prefix_token_id": 65}, {"max_length": 50}], ids=str)
-def test_model_arguments_that_change_numbers(exported, monkeypatch, arguments):
-    if "max_length" in arguments:
-        monkeypatch.setattr(__import__("sys").modules[__name__], "PAIRS", PAIRS[:-1])
+def test_model_arguments_that_change_numbers(exported, arguments):
     first, second = ours(exported, **arguments), theirs(exported, **arguments)
-    same_scores(first, second)
+    same_scores(first, second, PAIRS[:-1] if "max_length" in arguments else PAIRS)
     assert (first.prefix_token_id, first.max_length) == (second.prefix_token_id, second.max_length)
     for prompt in PROMPTS:
         assert written(first, prompt, max_gen_toks=12) == written(second, prompt, max_gen_toks=12)
 
 
-GREEDY: list[dict[str, Any]] = [
-    {},
-    {"max_gen_toks": 24},
-    {"max_new_tokens": 24},
-    {"max_tokens": 9, "max_completion_tokens": 5},
-    {"max_gen_toks": 24, "until": [""]},
-    {"max_gen_toks": 24, "until": "o"},
-    {"max_gen_toks": 24, "until": ["\x0b", ">>"]},
-    {"max_gen_toks": 24, "do_sample": False, "temperature": 0.7, "top_k": 3, "top_p": 0.5},
-    {"max_gen_toks": 24, "do_sample": False, "typical_p": 0.5, "min_p": 0.2},
-    {"max_gen_toks": 24, "temperature": 0},
-    {"max_gen_toks": 24, "repetition_penalty": 1.5},
-    {"max_gen_toks": 24, "no_repeat_ngram_size": 2},
-    {"max_gen_toks": 24, "min_new_tokens": 20},
-    {"max_gen_toks": 24, "min_length": 20},
-    {"max_gen_toks": 24, "num_beams": 1, "num_return_sequences": 1, "length_penalty": 1.0},
-]
-
-
-def test_generation_arguments_that_are_honoured(exported):
-    first, second = ours(exported), theirs(exported)
-    texts = set()
-    for options in GREEDY:
-        for prompt in PROMPTS:
-            text = written(first, prompt, **options)
-            assert text == written(second, prompt, **options), (options, prompt)
-            texts.add(text)
-    assert len(texts) > 20
-
-
-@pytest.mark.parametrize(
-    "said",
-    [
-        {"max_new_tokens": 5},
-        {"max_new_tokens": 500},
-        {"min_new_tokens": 30, "max_new_tokens": 40},
-        {"eos_token_id": [256, 62]},
-        {"eos_token_id": None},
-        {"repetition_penalty": 1.3},
-        {"do_sample": True, "top_p": 0.3, "temperature": 0.1},
-        {"no_repeat_ngram_size": 1, "num_beams": 1},
-    ],
-    ids=str,
-)
-def test_what_a_folder_says_of_generation(folder, said):
-    path = folder(generation_config=said)
-    first, second = ours(path), theirs(path)
-    for options in ({"max_gen_toks": 24}, {"max_new_tokens": 24, "repetition_penalty": 1.1}):
-        for prompt in PROMPTS[:2]:
-            assert written(first, prompt, **options) == written(second, prompt, **options), options
-
-
-def test_a_folder_that_asks_for_what_is_not_honoured_is_refused(folder):
-    model = ours(folder(generation_config={"num_beams": 4}))
-    with pytest.raises(
-        TaskError, match=r"generation_config.json: num_beams = 4 is not honoured; take it out"
-    ):
-        written(model, "a", max_gen_toks=4)
-    assert written(model, "a", max_gen_toks=4, num_beams=1)
-    path = folder()
-    for content, problem in (
-        ("[]", "no JSON object"),
-        ('{"eos_token_id": "x"}', "eos_token_id = 'x': must be"),
-    ):
-        (path / "generation_config.json").write_text(content)
-        with pytest.raises(TaskError, match=problem):
-            ours(path)
-
-
-def test_every_generation_argument_of_transformers_is_known_or_refused(exported):
-    from transformers import GenerationConfig
-
-    model = ours(exported)
-    known = {*generation.HONOURED, *generation.PROCESSED}
-    for name in GenerationConfig().to_dict():
-        if name in known:
-            continue
-        with pytest.raises(
-            TaskError, match=f"^{name} = 7: this generation argument is not honoured; "
-        ) as told:
-            written(model, "a", max_gen_toks=4, do_sample=True, temperature=1.0, **{name: 7})
-        assert "\n" not in str(told.value)
-
-
-@pytest.mark.parametrize(
-    ("options", "problem"),
-    [
-        ({"seed": 1}, "seed = 1: .* seed the draws with gptlab lm-eval --seed"),
-        ({"stop": ["a"]}, "stop = .* name stop sequences with until"),
-        ({"max_length": 30}, "max_length = 30: .* say how much is written with max_gen_toks"),
-        ({"max_gen_toks": 0}, "max_gen_toks = 0: must be at least 1 and below"),
-        ({"max_gen_toks": CONTEXT}, f"max_gen_toks = {CONTEXT}: must be at least 1 and below"),
-        ({"max_gen_toks": "9"}, "max_gen_toks = '9': must be int"),
-        ({"do_sample": True}, "do_sample = True with temperature = 0: draws need one above 0"),
-        ({"do_sample": "no"}, "do_sample = 'no': must be bool"),
-        ({"temperature": None}, "temperature = None: must be int or float"),
-        ({"until": [3]}, r"until = \[3\]: must be texts"),
-        ({"until": {"a": 1}}, r"until = \{'a': 1\}: must be texts"),
-        ({"repetition_penalty": -2}, "repetition_penalty = -2: transformers refuses it"),
-        ({"top_k": -3, "do_sample": True, "temperature": 1.0}, "top_k = -3: must be at least 1"),
-    ],
-)
-def test_generation_arguments_that_are_refused(exported, options, problem):
-    with pytest.raises(GptlabError, match=problem) as told:
-        written(ours(exported), "the", **options)
-    assert "\n" not in str(told.value)
-
-
-def test_draws_follow_the_seed_and_differ_between_repeats(exported):
-    model, options = ours(exported), {"max_gen_toks": 12, "temperature": 1.0, "until": []}
-    asked = requests("generate_until", *[("the old", options)] * 4)
-
-    def seeded(seed: int) -> list[str]:
-        torch.manual_seed(seed)
-        return model.generate_until(asked)
-
-    texts = seeded(1234)
-    assert len(set(texts)) > 1
-    assert texts == seeded(1234) != seeded(5)
-
-
-def test_draws_are_of_the_likeliest_tokens_that_transformers_takes(exported):
-    # top_k is 50 where nobody says, as for `hf`; one of 1 leaves the likeliest.
-    plain = generation.plan({"temperature": 1.0}, generation.Defaults(), eos=END, context=CONTEXT)
-    assert (plain.top_k, plain.top_p) == (50, None)
-    model, second = ours(exported), theirs(exported)
-    options = {"max_gen_toks": 12, "temperature": 5.0, "top_k": 1}
-    assert written(model, "the old", **options) == written(second, "the old", **options)
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {},
-        {"chat_template_args": {"extra": "so"}},
-        {"enable_thinking": True, "think_end_token": ">"},
-        {"enable_thinking": False},
-        {"think_end_token": 62},
-        {"think_end_token": "62"},
-        {"think_end_token": "never there"},
-    ],
-    ids=str,
-)
-def test_chat_templates_and_thoughts(folder, arguments):
-    path = folder(tokenizer_config={"chat_template": TEMPLATE})
-    first, second = ours(path, **arguments), theirs(path, **arguments)
-    answered = [*TALK, {"role": "assistant", "content": "I"}]
-    prompt = first.apply_chat_template(TALK)
-    assert prompt == second.apply_chat_template(TALK)
-    assert first.apply_chat_template(answered, False) == second.apply_chat_template(answered, False)
-    assert first.tokenizer_name == second.tokenizer_name
-    assert first.chat_template(True) == second.chat_template(True) == TEMPLATE
-    for text in (prompt, "the old"):
-        assert written(first, text, max_gen_toks=20) == written(second, text, max_gen_toks=20)
-    if not arguments.get("enable_thinking"):
-        same_scores(first, second)
-
-
-def test_a_template_that_knows_no_system(folder):
-    refusal = "{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}"
-    template = "{% for m in messages %}" + refusal + "{{ m.content }}{% endfor %}"
-    path = folder(tokenizer_config={"chat_template": template})
-    assert ours(path).apply_chat_template(TALK) == theirs(path).apply_chat_template(TALK) == "Who?"
-
-
-def test_chat_templates_that_cannot_be_had(exported, folder, monkeypatch):
-    def refused(model: Any, asked: bool | str, problem: str) -> None:
-        with pytest.raises(TaskError, match=f"^--apply_chat_template.*{problem}"):
-            model.chat_template(asked)
-
-    refused(ours(exported), True, "has no chat template; leave it out, or put one into")
-    named = folder(tokenizer_config={"chat_template": TEMPLATE})
-    refused(ours(named), "tool_use", "tool_use: a name is not honoured, and .* has no name")
-    broken = ours(folder(tokenizer_config={"chat_template": "{{ 1 / 0 }}"}))
-    with pytest.raises(TaskError, match=r"--apply_chat_template: .* template fails \(ZeroDivisionError"):
-        broken.apply_chat_template(TALK)
-
-    def absent(*_: Any, **__: Any) -> Any:
-        raise ImportError
-
-    monkeypatch.setattr(harness_text, "FolderText", absent)
-    refused(ours(named), True, "chat templates need transformers")
-
-
 def test_a_run_is_asked_as_its_export(exported):
-    from gptlab.saved import load
+    from gptlab.loading import load
 
     network, tokenizer = load(exported, "cpu")
     model = evaluate.Model(
@@ -429,15 +155,25 @@ def test_thinking_is_for_tasks_that_write(exported):
 
 @pytest.mark.parametrize("pair", [("a", ""), ("", ""), (" ", "a"), ("", END)])
 def test_a_request_with_nothing_to_score_is_refused(exported, pair):
-    with pytest.raises(TaskError, match="request 1: is empty, so that no token of it can be scored"):
-        ours(exported).loglikelihood(requests("loglikelihood", ("a", "b"), pair))
+    asked = requests("loglikelihood", ("a", "b"), pair)
+    with pytest.raises(TaskError, match="task task, item 1: an ending is empty, so that no token of it"):
+        ours(exported).loglikelihood(asked)
+    asked[1].task_name = None
+    with pytest.raises(TaskError, match="request 1: an ending is empty"):
+        ours(exported).loglikelihood(asked)
 
 
-def test_an_ending_longer_than_the_context_is_refused(exported):
-    with pytest.raises(
-        TaskError, match=f"request 0: has 500 tokens to be scored, and .* context is {CONTEXT}"
-    ):
-        ours(exported).loglikelihood(requests("loglikelihood", ("a", "b" * 500)))
+def test_an_ending_longer_than_the_context_loses_its_beginning_and_is_counted(exported):
+    """As hf would score what is left of it; itself it fails."""
+    ending = ("the old miller " * 50)[: CONTEXT + 100]
+    first, second = ours(exported), theirs(exported)
+    found = first.loglikelihood(requests("loglikelihood", ("a", ending), ("a", "b")))
+    assert first.truncated == 1
+    left = requests("loglikelihood", (ending[99], ending[100:]), ("a", "b"))
+    expected = second.loglikelihood(left, disable_tqdm=True)
+    assert [number for number, _ in found] == pytest.approx([n for n, _ in expected], abs=1e-4, rel=1e-5)
+    with pytest.raises(AssertionError):
+        second.loglikelihood(requests("loglikelihood", ("a", ending)), disable_tqdm=True)
 
 
 def test_of_equal_likeliest_tokens_the_first_is_the_greedy_one(folder):
@@ -453,20 +189,10 @@ def test_of_equal_likeliest_tokens_the_first_is_the_greedy_one(folder):
     assert [greedy for _, greedy in first] == [greedy for _, greedy in second] == [True, False]
 
 
-def test_a_prompt_begins_with_the_token_of_the_folder(folder):
-    from gptlab.saved import load
-
-    path = folder(tokenizer=framed("end", "text"))
-    model, tokenizer = load(path, "cpu")
-    begun = sample_text(model, tokenizer, "the old", max_tokens=6, temperature=0)
-    ids = model.generate([256, *b"the old"], max_tokens=6, temperature=0, stop_id=256)[0, 8:].tolist()
-    assert begun == [tokenizer.decode(ids[: ids.index(256)] if 256 in ids else ids)]
-
-
 def test_hellaswag_of_our_own_begins_with_the_token_of_the_folder(folder, shared, tmp_path):
     from gptlab.eval import tasks
     from gptlab.eval.harness import evaluate as by_the_harness
-    from gptlab.saved import load
+    from gptlab.loading import load
 
     lines = shared("data/hellaswag_val_sample.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     file = tmp_path / "items" / "hellaswag.jsonl"

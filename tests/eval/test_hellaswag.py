@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from gptlab.data.shards import file_sha256
 from gptlab.errors import TaskError
 from gptlab.eval import hellaswag
 from gptlab.eval.accuracy import multiple_choice
 from gptlab.eval.hellaswag import Example, completion, harness, read
+from gptlab.storage import file_sha256
 
 LINE = {
     "ind": 4,

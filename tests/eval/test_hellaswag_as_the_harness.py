@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from gptlab.data.tokenizer import load_tokenizer
+from gptlab.data.load_tokenizer import load_tokenizer
 from gptlab.eval.accuracy import multiple_choice
 from gptlab.eval.hellaswag import harness, harness_texts, read
 from gptlab.eval.tasks import build

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from gptlab.data.load_tokenizer import load_tokenizer
 from gptlab.data.manifest import Manifest, Shard, TokenizerRecord
 from gptlab.data.shards import write_shard
-from gptlab.data.tokenizer import Tokenizer, load_tokenizer
+from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import DataError, TaskError
 from gptlab.eval.score import StopEvaluation
 from gptlab.eval.tasks import TASKS, EvalConfig, Task, TaskName, build

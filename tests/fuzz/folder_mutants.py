@@ -48,9 +48,9 @@ def write_originals(folder: Path) -> list[Path]:
     """Export each model, and let transformers save some of the exports again, in several files."""
     import transformers
 
-    from gptlab.data.tokenizer import load_tokenizer
+    from gptlab.data.load_tokenizer import load_tokenizer
+    from gptlab.formats.huggingface import export
     from gptlab.model.gpt import ModelConfig
-    from gptlab.publish.huggingface import export
     from gptlab.sample import GeneratingGPT
 
     tokenizer, found = load_tokenizer("bytes"), list[Path]()

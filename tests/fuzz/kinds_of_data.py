@@ -14,7 +14,7 @@ LINES = [f"Line {number} of a text that says little, and says it {number % 7} ti
 
 
 def a_prepared_folder(folder: Path) -> None:
-    from gptlab.data.prepare import prepare
+    from gptlab.data.prepare.prepare import prepare
 
     source = folder / "source.jsonl"
     source.write_text("".join(json.dumps({"text": line}) + "\n" for line in LINES))
@@ -24,8 +24,8 @@ def a_prepared_folder(folder: Path) -> None:
 
 def read_prepared(folder: Path) -> None:
     """Counts are of the shards as they are, names lie within, and every window is tokens of the vocabulary."""
+    from gptlab.data.audit.inspect import inspect
     from gptlab.data.batches import TrainBatches, Windows
-    from gptlab.data.inspect import inspect
     from gptlab.data.manifest import SPLITS, Manifest
     from gptlab.data.verify import verify
 
@@ -64,7 +64,7 @@ def adopt_shards(folder: Path) -> None:
 
 
 def a_part(folder: Path) -> None:
-    from gptlab.data.prepare import prepare
+    from gptlab.data.prepare.prepare import prepare
 
     for number in (1, 2):
         (folder / f"source{number}.txt").write_text("\n".join(LINES[number::2]))
@@ -75,7 +75,7 @@ def a_part(folder: Path) -> None:
 
 def merge_parts(folder: Path) -> None:
     """What was merged verifies."""
-    from gptlab.data.prepare import merge
+    from gptlab.data.prepare.prepare import merge
     from gptlab.data.verify import verify
 
     merge(folder / "data")
@@ -83,14 +83,14 @@ def merge_parts(folder: Path) -> None:
 
 
 def a_tokenizer(folder: Path) -> None:
-    from gptlab.data.tokenizer import train_tokenizer
+    from gptlab.data.train_tokenizer import train_tokenizer
 
     (folder / "tokenizer.json").write_text(train_tokenizer(LINES, 290).to_str())
 
 
 def read_tokenizer(folder: Path) -> None:
     """It has no more ids than its file has letters, and gives a text back."""
-    from gptlab.data.tokenizer import load_tokenizer
+    from gptlab.data.load_tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(folder / "tokenizer.json")
     ids = tokenizer.encode(LINES[0])
@@ -116,7 +116,7 @@ def sources(folder: Path) -> None:
 
 def read_sources(folder: Path) -> None:
     """Every document is a text that UTF-8 can hold, and none is empty."""
-    from gptlab.data.files import cut_file
+    from gptlab.data.sources.files import cut_file
 
     problems: list[GptlabError] = []
     for file in sorted(folder.iterdir()):
@@ -142,7 +142,7 @@ def hellaswag_items(folder: Path) -> None:
 
 def read_hellaswag(folder: Path) -> None:
     """An example has four endings and one of them is right, and both protocols can ask it."""
-    from gptlab.data.tokenizer import load_tokenizer
+    from gptlab.data.load_tokenizer import load_tokenizer
     from gptlab.eval.hellaswag import PROTOCOLS, read
 
     encode = load_tokenizer("bytes").encode

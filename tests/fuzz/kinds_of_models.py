@@ -11,9 +11,9 @@ from kinds_of_runs import try_model
 
 def a_hugging_face_folder(switches: Mapping[str, Any]) -> Callable[[Path], None]:
     def make(folder: Path) -> None:
-        from gptlab.data.tokenizer import load_tokenizer
+        from gptlab.data.load_tokenizer import load_tokenizer
+        from gptlab.formats.huggingface import export, load_hugging_face
         from gptlab.model.gpt import ModelConfig
-        from gptlab.publish.huggingface import export, load_hugging_face
         from gptlab.sample import GeneratingGPT
 
         a_tokenizer(folder)
@@ -43,8 +43,8 @@ def llmc_file(folder: Path) -> None:
 
 def read_llmc_file(folder: Path) -> None:
     """The tensors are those of such a model."""
-    from gptlab.publish.checked import checked_state
-    from gptlab.publish.llmc import read_llmc
+    from gptlab.formats.checked import checked_state
+    from gptlab.formats.llmc import read_llmc
 
     checked_state(*read_llmc(folder / "model.bin"))
 
@@ -68,8 +68,8 @@ def torch_files(folder: Path) -> None:
 
 def read_torch_files(folder: Path) -> None:
     """The tensors are those of such a model."""
-    from gptlab.publish.checked import checked_state
-    from gptlab.publish.nanogpt import read_nanogpt
+    from gptlab.formats.checked import checked_state
+    from gptlab.formats.nanogpt import read_nanogpt
 
     checked_state(*read_nanogpt(folder / "ckpt.pt"))
     checked_state(*read_nanogpt(folder / "old.pt"))

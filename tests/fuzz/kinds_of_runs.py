@@ -40,8 +40,8 @@ def a_log(folder: Path) -> None:
 
 def read_log(folder: Path) -> None:
     """A row has a kind and a step, JSON holds what is reported, and the log can be gone on with."""
-    from gptlab import report
-    from gptlab.train.metrics import MetricsLog, read_rows
+    from gptlab.report import runs as report
+    from gptlab.runs.metrics import MetricsLog, read_rows
 
     path = folder / "metrics.jsonl"
     rows = read_rows(path)
@@ -83,9 +83,9 @@ def a_run(folder: Path) -> None:
 
     import torch
 
-    from gptlab.data.tokenizer import load_tokenizer
+    from gptlab.data.load_tokenizer import load_tokenizer
     from gptlab.model.gpt import GPT, ModelConfig
-    from gptlab.train import checkpoint
+    from gptlab.runs import checkpoint
 
     tokenizer = load_tokenizer("bytes")
     config = ModelConfig(n_layer=1, n_head=2, n_embd=8, context=16, vocab_size=tokenizer.vocab_size)
@@ -110,7 +110,7 @@ def a_run(folder: Path) -> None:
 def read_run(folder: Path) -> None:
     """A checkpoint that is taken has its tensors, and its model gives a logit for each id."""
     import gptlab
-    from gptlab.train import checkpoint
+    from gptlab.runs import checkpoint
 
     told: list[str] = []
     problems: list[GptlabError] = []
@@ -155,7 +155,7 @@ def mend_checkpoints(folder: Path) -> None:
 
 
 def a_started_run(folder: Path) -> None:
-    from gptlab.data.prepare import prepare
+    from gptlab.data.prepare.prepare import prepare
 
     (folder / "source.txt").write_text("\n".join(LINES))
     prepare(folder / "source.txt", folder / "data", tokenizer="bytes", val_tokens=200, workers=1)
@@ -191,7 +191,7 @@ tasks = []
 
 def go_on(folder: Path) -> None:
     """What goes on gets to its end, and counts its steps once."""
-    from gptlab.train.metrics import read_rows
+    from gptlab.runs.metrics import read_rows
 
     result = train(folder, steps=3)
     assert (result["status"], result["step"], result["tokens"]) == ("finished", 3, 3 * 64)

@@ -13,8 +13,8 @@ from folder_keys import KEYS
 from folder_mutants import mutate, write_originals
 
 from gptlab.errors import GptlabError
-from gptlab.publish.huggingface import HuggingFaceModel
-from gptlab.saved import load
+from gptlab.formats.huggingface import HuggingFaceModel
+from gptlab.loading import load
 
 FEW, MANY = 60, 3_500
 TOLERANCE = 1e-3  # of the largest logit
@@ -33,8 +33,8 @@ def of_transformers(folder: Path) -> Any:
     """Load a folder as transformers does; the class of our own as AutoModelForCausalLM takes it from the folder."""
     from transformers import AutoModelForCausalLM
 
-    from gptlab.publish.huggingface.foreign import quiet_transformers
-    from gptlab.publish.huggingface.modeling_gptlab import GPTLabForCausalLM
+    from gptlab.formats.huggingface.modeling_gptlab import GPTLabForCausalLM
+    from gptlab.formats.huggingface.wrap import quiet_transformers
 
     own = json.loads((folder / "config.json").read_text())["model_type"] == "gptlab"
     maker: Any = GPTLabForCausalLM if own else AutoModelForCausalLM

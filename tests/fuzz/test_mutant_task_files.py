@@ -10,11 +10,11 @@ import torch
 from mutations import Traps
 from task_files import ROWS, mutant
 
-from gptlab.data.tokenizer import load_tokenizer
+from gptlab.data.load_tokenizer import load_tokenizer
 from gptlab.errors import GptlabError
 from gptlab.eval import tasks
+from gptlab.formats.huggingface import export
 from gptlab.model.gpt import ModelConfig
-from gptlab.publish.huggingface import export
 from gptlab.sample import GeneratingGPT
 
 pytest.importorskip("lm_eval")

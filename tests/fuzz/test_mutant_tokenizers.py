@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from tokenizer_mutants import END, mutant, originals, texts
 
-from gptlab.data.tokenizer import Tokenizer, load_tokenizer
+from gptlab.data.load_tokenizer import load_tokenizer
+from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import DataError
 
 FEW, MANY = 100, 5_000

@@ -5,7 +5,7 @@ import torch
 from jaxtyping import TypeCheckError
 from torch import Tensor
 
-from gptlab.model.attention import Attention, LayerCache
+from gptlab.model.attention import Attention, LayerCache, Reading
 from gptlab.model.position import POSITIONS, NoPosition
 
 WIDTH, HEADS, CONTEXT = 24, 6, 16
@@ -89,7 +89,7 @@ def test_a_cache_continues_the_textbooks(n_kv_head: int, pieces: tuple[int, ...]
     attention, x_BTD = built(n_kv_head, qk_norm=True), noise(2, 7, WIDTH)
     cache = LayerCache(torch.full((2, n_kv_head, CONTEXT, 2, HEAD_DIM), torch.nan))
     with torch.no_grad():
-        y_BTD = torch.cat([attention(piece, cache) for piece in x_BTD.split(pieces, 1)], 1)
+        y_BTD = torch.cat([attention(piece, Reading(cache)) for piece in x_BTD.split(pieces, 1)], 1)
         expected_BTD = reference(attention, POSITIONS["rope"](CONTEXT, WIDTH, HEAD_DIM, theta=100.0), x_BTD)
     torch.testing.assert_close(y_BTD, expected_BTD, atol=1e-5, rtol=1e-5)
     assert cache.length == 7

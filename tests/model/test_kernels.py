@@ -6,8 +6,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gptlab.model import kernels
-from gptlab.sample import in_format
-from gptlab.train.device import InFormat
+from gptlab.model.in_format import InFormat, in_format
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 FORMATS = [torch.float32, torch.bfloat16, torch.float16]
@@ -114,7 +113,7 @@ def test_reading_leaves_cudnn_out_and_training_does_not():
     cpu = torch.device("cpu")
     InFormat(model, "float32", cpu)(torch.zeros(1))
     InFormat(model, "bfloat16", cpu).hidden(torch.zeros(1))
-    with in_format(cpu, torch.bfloat16):
+    with in_format(torch.bfloat16, cpu):
         model(0)
     assert seen == [False, False, False]
     assert torch.backends.cuda.cudnn_sdp_enabled()

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gptlab.check import CHECKS, run_checks
+from gptlab.model.check import CHECKS, run_checks
 from gptlab.model.gpt import GPT, NORM_ORDERS, ModelConfig
 from gptlab.model.mlp import MLPS
 from gptlab.model.norm import NORMS

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from gptlab import cli
+from gptlab.loading import load
 from gptlab.sample import sample_text
-from gptlab.saved import load
 
 DOCS = Path(__file__).parents[2] / "docs" / "serving.md"
 PROMPT, TOKENS = "The river ", 20

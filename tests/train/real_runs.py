@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 
-from gptlab.train.metrics import read_rows
+from gptlab.runs.metrics import read_rows
 
 TIMINGS = {"step_s", "tokens_per_s", "mfu"}
 

@@ -8,9 +8,9 @@ import time
 import pytest
 from real_runs import command, finish, launcher, rows, start
 
-from gptlab import lock as locks
-from gptlab import run
 from gptlab.errors import ConfigError, TrainError
+from gptlab.machine import lock as locks
+from gptlab.runs import folder
 
 LONG = ("--train.steps", 100_000, "--eval.every-steps", 100_000)
 
@@ -102,13 +102,13 @@ def test_a_record_that_went_between_opening_and_locking_is_another_process(train
         (tmp_path / "run" / "metrics.jsonl").unlink()  # as a start that is refused does
         return True
 
-    monkeypatch.setattr(run, "lock", lock)
+    monkeypatch.setattr(folder, "lock", lock)
     with pytest.raises(TrainError, match="another process"):
         train(tmp_path / "run")
 
 
 def test_a_drive_without_locks_is_named(train, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(run, "lock", lambda file: False)
+    monkeypatch.setattr(folder, "lock", lambda file: False)
     train(tmp_path / "run", {"train": {"steps": 2}})
     assert "has no locks; see to it that no other process trains this run" in capsys.readouterr().out
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from real_runs import command, finish, launcher, rows
 
-from gptlab.train.step import Updater
+from gptlab.train.slices import Slices
 
 STEPS = 80
 SAVED = {"steps": STEPS, "save_every_steps": 20, "keep": 9}
@@ -58,13 +58,13 @@ def test_another_micro_batch(one, train, tmp_path, micro_batch):
 
 
 def test_the_samples_are_asked_for_in_the_same_order(one, train, tmp_path, monkeypatch):
-    asked, read = {1: [], 8: []}, Updater._read
+    asked, read = {1: [], 8: []}, Slices._read
 
     def noted(self, first, size):
-        asked[self._config.micro_batch] += range(first, first + size)
+        asked[self.rows] += range(first, first + size)
         return read(self, first, size)
 
-    monkeypatch.setattr(Updater, "_read", noted)
+    monkeypatch.setattr(Slices, "_read", noted)
     for micro_batch in asked:
         train(
             stopped(one, 60, tmp_path / str(micro_batch)),

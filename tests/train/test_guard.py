@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 
 from gptlab.errors import TrainError
+from gptlab.runs.metrics import read_rows
 from gptlab.train import skip
 from gptlab.train.guard import WINDOW, Guard, GuardConfig
-from gptlab.train.metrics import read_rows
 from gptlab.train.step import Gradient, Updater
 
 
@@ -86,8 +86,8 @@ def poison(monkeypatch):
 
     def spoiled(self, first, stop):
         found = plain(self, first, stop)
-        skipped = self._batches.skip
-        numbers = {skip.number(first + place, skipped) for place in range(self._n_sequence)}
+        skipped = self._state.batches.skip
+        numbers = {skip.number(first + place, skipped) for place in range(self.slices.n_sequence)}
         return replace(found, norm=math.inf) if found and numbers & poisoned else found
 
     monkeypatch.setattr(Updater, "gradient", spoiled)

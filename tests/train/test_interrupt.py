@@ -177,7 +177,7 @@ def test_in_another_thread_nobody_listens():
 STUCK = """
 import sys, threading, time
 from gptlab import cli
-from gptlab.train import checkpoint
+from gptlab.runs import checkpoint
 from gptlab.train.interrupt import Interrupt
 from gptlab.train.step import Updater
 

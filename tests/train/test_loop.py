@@ -9,13 +9,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gptlab import recipe, run
+from gptlab import recipe
+from gptlab.build import build as wired
 from gptlab.data.mixture import Sets
 from gptlab.errors import CheckpointError, ConfigError, TrainError
-from gptlab.train import checkpoint, loop, objective
-from gptlab.train.device import World
+from gptlab.machine.world import World
+from gptlab.runs import checkpoint
+from gptlab.runs.metrics import read_rows
+from gptlab.train import loop, objective
 from gptlab.train.interrupt import Interrupt
-from gptlab.train.metrics import read_rows
 from gptlab.train.step import Updater
 
 
@@ -140,7 +142,7 @@ def test_the_best_is_forgotten_with_its_checkpoint_and_not_before(train, tmp_pat
 def build(tiny_recipe, out, flags=None):
     config = recipe.load([tiny_recipe], flags or {})
     sets = Sets(config.data, config.model.context, config.train.seed)
-    return run.build(config, sets, out, World(0, 1, torch.device("cpu")), Interrupt())
+    return wired(config, sets, out, World(0, 1, torch.device("cpu")), Interrupt())
 
 
 class TooLarge(torch.nn.Module):
@@ -160,7 +162,7 @@ def test_out_of_memory_halves_the_micro_batch_and_says_so(tiny_recipe, tmp_path,
     trainer = build(tiny_recipe, tmp_path, {"train": {"micro_batch": "auto"}})
     trainer.updater.objective = TooLarge(trainer.updater.objective)
     trainer.updater.prepare(print)
-    assert trainer.updater.micro_batch == 2
+    assert trainer.updater.slices.rows == 2
     assert "micro_batch is now 2" in capsys.readouterr().out
 
 

@@ -8,9 +8,9 @@ import pytest
 from real_runs import command, finish, launcher
 
 from gptlab import recipe, run
-from gptlab.data.prepare import prepare
+from gptlab.data.prepare.prepare import prepare
 from gptlab.errors import CheckpointError
-from gptlab.train.metrics import read_rows
+from gptlab.runs.metrics import read_rows
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ def gpt(**switches: object) -> GPT:
 def learn(model: GPT, optimizer: torch.optim.Optimizer, steps: range) -> None:
     """Update by gradients that depend on the step alone: a model's own would make noise of rounding."""
     for step in steps:
-        set_rate(optimizer, CONFIG.lr / (step + 1))
+        set_rate(optimizer, 1 / (step + 1))
         draw = torch.Generator().manual_seed(step)
         for parameter in model.parameters():
             parameter.grad = torch.randn(parameter.shape, generator=draw)
@@ -51,7 +51,7 @@ def by_hand(model: GPT) -> torch.optim.Optimizer:
         "blocks.0.mlp.down.weight",
     ]
     groups = [
-        {"params": [parameter], "weight_decay": 0.3 if name in decayed else 0.0}
+        {"params": [parameter], "weight_decay": 0.3 if name in decayed else 0.0, "peak": CONFIG.lr}
         for name, parameter in model.named_parameters()
     ]
     return torch.optim.AdamW(groups, lr=CONFIG.lr, betas=(0.8, 0.9), eps=1e-6, fused=False, foreach=False)

@@ -6,7 +6,7 @@ import time
 import pytest
 from real_runs import command, finish, hashes, record, start
 
-from gptlab.train.metrics import read_rows
+from gptlab.runs.metrics import read_rows
 
 THREADS = 2
 

@@ -11,9 +11,10 @@ from contextlib import suppress
 import pytest
 import torch
 
+from gptlab import storage
 from gptlab.errors import TrainError
-from gptlab.train import checkpoint, disk
-from gptlab.train.metrics import MetricsLog, read_rows
+from gptlab.runs import checkpoint
+from gptlab.runs.metrics import MetricsLog, read_rows
 from gptlab.train.saver import Saver
 from gptlab.train.step import Updater
 
@@ -75,7 +76,7 @@ def test_whatever_goes_wrong_the_newest_whole_checkpoint_loads(tmp_path, fault):
         assert checkpoint.newest(run, complaints.append).state["step"] == 4
         assert checkpoint.pointed(run / "latest") == checkpoint.folder_of(run, 4)
         assert [
-            folder.name for folder in (run / "checkpoints").iterdir() if folder.suffix == disk.ASIDE
+            folder.name for folder in (run / "checkpoints").iterdir() if folder.suffix == storage.ASIDE
         ] == []
         if faults.count <= at:
             break
@@ -90,7 +91,7 @@ def events(out, name):
 
 def test_a_full_disk_costs_a_checkpoint_and_no_training(train, tmp_path, monkeypatch, capsys):
     full = threading.Event()
-    monkeypatch.setattr(disk, "free_bytes", lambda folder: 10 if full.is_set() else 10**12)
+    monkeypatch.setattr(storage, "free_bytes", lambda folder: 10 if full.is_set() else 10**12)
     save_one = checkpoint.save
 
     def filling(run, state, **parts):
@@ -115,7 +116,7 @@ def test_a_full_disk_costs_a_checkpoint_and_no_training(train, tmp_path, monkeyp
 
 
 def test_a_last_checkpoint_that_cannot_be_written_is_an_error(train, tmp_path, monkeypatch):
-    monkeypatch.setattr(disk, "free_bytes", lambda folder: 10)
+    monkeypatch.setattr(storage, "free_bytes", lambda folder: 10)
     with pytest.raises(
         TrainError, match=r"step 12 could not be saved .* Mend the disk and run the same command again"
     ):
@@ -186,7 +187,7 @@ def small_disk(tmp_path):
 @pytest.mark.parametrize("checked", [True, False], ids=["seen before", "seen in writing"])
 def test_a_drive_that_is_full(train, small_disk, monkeypatch, checked):
     if not checked:
-        monkeypatch.setattr(disk, "free_bytes", lambda folder: 10**12)
+        monkeypatch.setattr(storage, "free_bytes", lambda folder: 10**12)
     run = small_disk / "run"
     flags = {"train": {"save_every_steps": 2, "keep": 9}, "eval": {"every_steps": 50}}
     with pytest.raises(TrainError, match=r"step 12 could not be saved .* Mend the disk"):

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from gptlab.train.plan import Plan
+from gptlab.train.budget import Plan
 from gptlab.train.schedule import SCHEDULES, ScheduleConfig, rate
 
 STEPS = 100

@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import gptlab
+from gptlab import storage
 from gptlab.errors import CheckpointError
-from gptlab.train import checkpoint, disk
+from gptlab.runs import checkpoint
 
 
 def save(run, step=1, **state):
@@ -118,7 +119,7 @@ def test_an_optimizers_state_of_another_make_is_refused(change, train, tmp_path)
     tensors = load_file(folder / "optimizer.safetensors")
     change(tensors)
     save_file(tensors, folder / "optimizer.safetensors")
-    digest = disk.file_hash(folder / "optimizer.safetensors")
+    digest = storage.file_sha256(folder / "optimizer.safetensors")
     rewrite(folder, lambda state: state["sha256"].update({"optimizer.safetensors": digest}), mend=True)
     with pytest.raises(CheckpointError, match="does not hold what it should for"):
         train(out, {"train": {"steps": 5}})

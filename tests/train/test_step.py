@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -14,11 +15,13 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gptlab.errors import TrainError
-from gptlab.memory import ran_out
+from gptlab.machine import device, world
+from gptlab.machine.memory import ran_out
+from gptlab.machine.world import World
 from gptlab.model.gpt import GPT, ModelConfig, plain
-from gptlab.train import device, step
-from gptlab.train.device import World
+from gptlab.train import probe, step
 from gptlab.train.objective import Objective
+from gptlab.train.probe import Probe
 from gptlab.train.step import Updater
 
 
@@ -52,7 +55,7 @@ def test_every_pass_has_one_shape(tiny_recipe, tmp_path, torch_settings):
 
 
 def test_more_than_a_share_at_once_is_a_share(tiny_recipe, tmp_path, torch_settings):
-    assert build(tiny_recipe, tmp_path, {"train": {"micro_batch": 100}}).updater.micro_batch == 8
+    assert build(tiny_recipe, tmp_path, {"train": {"micro_batch": 100}}).updater.slices.rows == 8
 
 
 @pytest.mark.parametrize("processes", [1, 3, 5, 6])
@@ -64,17 +67,9 @@ def test_processes_make_equal_numbers_of_passes_over_all_samples(
     parts = build(tiny_recipe, tmp_path, {"train": {"micro_batch": micro_batch}})
     passes = []
     for rank in range(processes):
-        world = World(rank, processes, torch.device("cpu"))
-        updater = Updater(
-            parts.model,
-            parts.optimizer,
-            parts.batches,
-            config=parts.config,
-            dtype="float32",
-            context=32,
-            world=world,
-        )
-        passes.append(list(updater._passes()))
+        one = World(rank, processes, torch.device("cpu"))
+        updater = Updater(replace(parts.state, world=one), parts.config, "float32")
+        passes.append(list(updater.slices._passes()))
     assert len({len(own) for own in passes}) == 1
     samples = [start + place for own in passes for start, size in own for place in range(size)]
     assert samples == list(range(8))
@@ -89,7 +84,7 @@ def test_a_compiler_that_fails_is_done_without(tiny_recipe, tmp_path, torch_sett
     ]
     assert updater._inner.compiled_as == "nothing"
     assert updater.objective.seen == [((8, 32), 8)] * 2
-    assert all(parameter.grad is None for parameter in updater._model.parameters())
+    assert all(parameter.grad is None for parameter in updater._state.model.parameters())
 
 
 def test_what_fails_without_a_compiler_too_is_raised(tiny_recipe, tmp_path, torch_settings):
@@ -125,15 +120,15 @@ def test_a_graph_is_forgotten_before_another_size_is_tried(
 
 def test_a_size_that_was_found_before_is_kept(tiny_recipe, tmp_path, torch_settings, monkeypatch):
     """On a GPU the memory is asked once in a run's life: what continues has the size it had."""
-    monkeypatch.setattr(Updater, "_estimate", lambda self, coming: pytest.fail("asked again"))
+    monkeypatch.setattr(Probe, "_estimate", lambda self, coming: pytest.fail("asked again"))
     updater = watched(tiny_recipe, tmp_path, {})
-    updater.settle(2)
+    updater.probe.settle(2)
     cuda = World(0, 1, torch.device("cuda"))
-    monkeypatch.setattr(Updater, "_failure", lambda self: None)
+    monkeypatch.setattr(Probe, "_failure", lambda self: None)
     monkeypatch.setattr(torch, "empty", lambda *a, **k: None)
-    monkeypatch.setattr(updater, "_world", cuda)
+    monkeypatch.setattr(updater.probe, "_world", cuda)
     updater.prepare(print)
-    assert updater.micro_batch == 2
+    assert updater.slices.rows == 2
 
 
 def test_a_gpus_memory_is_estimated_with_the_optimizer_to_come(
@@ -141,20 +136,20 @@ def test_a_gpus_memory_is_estimated_with_the_optimizer_to_come(
 ):
     trainer = build(tiny_recipe, tmp_path, {"train": {"compile": True}})
     updater, asked, said = trainer.updater, [], []
-    weights = 4 * sum(parameter.numel() for parameter in trainer.model.parameters())
+    weights = 4 * sum(parameter.numel() for parameter in trainer.state.model.parameters())
 
     def peak(device, work, size):
         asked.append((size, updater._inner.compiled_as))
         return 1000 + 100 * size
 
-    monkeypatch.setattr(step, "peak_bytes", peak)
-    monkeypatch.setattr(step, "free_bytes", lambda device: (2 * weights + 1000 + 100 * 3) / 0.9 + 1)
-    monkeypatch.setattr(Updater, "_failure", lambda self: None)
-    monkeypatch.setattr(updater, "_world", World(0, 1, torch.device("cuda")))
+    monkeypatch.setattr(probe, "peak_bytes", peak)
+    monkeypatch.setattr(probe, "free_bytes", lambda device: (2 * weights + 1000 + 100 * 3) / 0.9 + 1)
+    monkeypatch.setattr(Probe, "_failure", lambda self: None)
+    monkeypatch.setattr(updater.probe, "_world", World(0, 1, torch.device("cuda")))
     monkeypatch.setattr(torch, "empty", lambda size, **k: asked.append(size))
     updater.prepare(said.append)
     assert asked == [(8, "nothing"), (16, "nothing"), 2 * weights]
-    assert (updater.micro_batch, updater._inner.compiled_as) == (2, "whole")
+    assert (updater.slices.rows, updater._inner.compiled_as) == (2, "whole")
     assert said == ["memory is for 2 sequences at once, as a pass over a few tells"]
 
 
@@ -167,7 +162,7 @@ def test_memory_that_runs_out_in_the_first_update_is_named(
     def full(*_, **__):
         raise torch.OutOfMemoryError("full")
 
-    monkeypatch.setattr(updater._optimizer, "step", full)
+    monkeypatch.setattr(updater._state.optimizer, "step", full)
     with pytest.raises(TrainError, match=r"out of memory with train\.micro_batch = 8"):
         updater.update(found)
 
@@ -233,16 +228,16 @@ def test_ddp_sends_the_last_blocks_gradients_before_the_first_blocks_are_compute
 
 def test_processes_know_their_device_from_the_start(monkeypatch):
     asked = {}
-    monkeypatch.setattr(device, "choose_device", lambda name: torch.device("cuda", 1))
+    monkeypatch.setattr(world, "choose_device", lambda name: torch.device("cuda", 1))
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
-    monkeypatch.setattr(device, "rendezvous", lambda *a, **k: iter([(dist.HashStore(), 1, 2)]))
+    monkeypatch.setattr(world, "rendezvous", lambda *a, **k: iter([(dist.HashStore(), 1, 2)]))
     monkeypatch.setattr(
         dist, "init_process_group", lambda backend, **options: asked.update(options, backend=backend)
     )
     monkeypatch.setattr(dist, "new_group", lambda backend: None)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with device.join_world("auto") as world:
-        assert (world.rank, world.size) == (1, 2)
+    with world.join_world("auto") as joined:
+        assert (joined.rank, joined.size) == (1, 2)
     assert (asked["backend"], asked["device_id"]) == ("nccl", torch.device("cuda", 1))
 
 
@@ -258,7 +253,7 @@ def test_the_residual_stream_in_the_format_of_the_products(tiny_recipe, tmp_path
     seen, losses = {}, {}
     for residual in ("float32", "products"):
         trainer = build(tiny_recipe, tmp_path, {"train": {"dtype": "bfloat16", "residual": residual}})
-        first = trainer.model.blocks[0]
+        first = trainer.state.model.blocks[0]
         first.register_forward_hook(
             lambda block, given, y, name=residual: seen.update({name: (given[0].dtype, y.dtype)})
         )
@@ -267,7 +262,7 @@ def test_the_residual_stream_in_the_format_of_the_products(tiny_recipe, tmp_path
     assert losses["products"].loss == pytest.approx(losses["float32"].loss, rel=1e-3)
     assert losses["products"].norm == pytest.approx(losses["float32"].norm, rel=2e-2)
     # Where nothing is cast, as in samples in float32, there is nothing to follow.
-    trainer.model(torch.zeros(1, 4, dtype=torch.long))
+    trainer.state.model(torch.zeros(1, 4, dtype=torch.long))
     assert seen["products"] == (torch.float32,) * 2
 
 
@@ -285,8 +280,8 @@ def test_where_one_process_fails_at_first_no_other_waits_for_it(
     tiny_recipe, tmp_path, torch_settings, monkeypatch
 ):
     updater = watched(tiny_recipe, tmp_path, {})
-    world = SimpleNamespace(size=2, device=torch.device("cpu"), count=lambda *facts: [1])
-    monkeypatch.setattr(updater, "_world", world)
+    several = SimpleNamespace(size=2, device=torch.device("cpu"), count=lambda *facts: [1])
+    monkeypatch.setattr(updater.probe, "_world", several)
     with pytest.raises(TrainError, match="another process could not make its first pass"):
         updater.prepare(print)
 
@@ -294,12 +289,12 @@ def test_where_one_process_fails_at_first_no_other_waits_for_it(
 def test_where_one_has_no_compiler_all_try_without(tiny_recipe, tmp_path, torch_settings, monkeypatch):
     updater = build(tiny_recipe, tmp_path, {"train": {"compile": True}}).updater
     tried = []
-    monkeypatch.setattr(Updater, "_failure", lambda self: tried.append(self._inner.compiled_as))
+    monkeypatch.setattr(Probe, "_failure", lambda self: tried.append(self._objective.compiled_as))
     counts = iter([[0], [1]])  # none has failed; one of two is compiled
-    world = SimpleNamespace(
+    several = SimpleNamespace(
         size=2, device=torch.device("cpu"), count=lambda *facts: next(counts), smallest=lambda value: value
     )
-    monkeypatch.setattr(updater, "_world", world)
+    monkeypatch.setattr(updater.probe, "_world", several)
     updater.prepare(print)
     assert tried == ["whole", "nothing"]
 

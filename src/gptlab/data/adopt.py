@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gptlab.data.load_tokenizer import load_tokenizer
 from gptlab.data.manifest import MANIFEST, Manifest, Shard, TokenizerRecord
 from gptlab.data.shards import read_shard
-from gptlab.data.tokenizer import Tokenizer, load_tokenizer
+from gptlab.data.tokenizer import Tokenizer
 from gptlab.data.verify import measure
 from gptlab.errors import DataError
 from gptlab.outputs import unwritable

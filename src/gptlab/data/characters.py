@@ -27,7 +27,7 @@ class Characters(Tokenizer):
     """
 
     def __init__(self, ids: Mapping[str, int], origin: str = FILE) -> None:
-        self._ids, self._origin = dict(ids), origin
+        self._ids = dict(ids)
         for character in self._ids:
             if len(character) != 1:
                 raise DataError(
@@ -40,13 +40,14 @@ class Characters(Tokenizer):
             )
         vocabulary = [character.encode() for character in sorted(self._ids, key=self._ids.__getitem__)]
         super().__init__(FILE, vocabulary, end_of_text=len(vocabulary), bytes_per_token=1.0)
+        self.origin = origin
 
     def encode(self, text: str) -> list[int]:
         try:
             return [self._ids[character] for character in text]
         except KeyError as error:
             raise DataError(
-                f"tokenizer {self._origin}: has no token for {error}, which is in a text that begins {text[:40]!r}; "
+                f"tokenizer {self.origin}: has no token for {error}, which is in a text that begins {text[:40]!r}; "
                 "take it out of the text"
             ) from None
 
@@ -55,7 +56,7 @@ class Characters(Tokenizer):
         return {FILE: json.dumps(self._ids).encode()}
 
     def __reduce__(self) -> tuple[type["Characters"], tuple[dict[str, int], str]]:
-        return Characters, (self._ids, self._origin)
+        return Characters, (self._ids, self.origin)
 
 
 def characters(text: str, origin: str) -> Characters | None:
@@ -76,6 +77,6 @@ def characters(text: str, origin: str) -> Characters | None:
         return None
     if all(type(id_) is int for id_ in content.values()):
         return Characters(content, origin)
-    if all(isinstance(letter, str) and id_.isdecimal() for id_, letter in content.items()):
+    if all(isinstance(letter, str) and id_.isdecimal() and len(id_) < 10 for id_, letter in content.items()):
         return Characters({letter: int(id_) for id_, letter in content.items()}, origin)
     return None

@@ -13,14 +13,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gptlab.data.adopt import choose_splits
-from gptlab.data.disk import check_room
-from gptlab.data.hub import HubFile, Repository
+from gptlab.data.load_tokenizer import load_tokenizer
 from gptlab.data.manifest import MANIFEST, REMEDIES, Manifest, Shard, TokenizerRecord
 from gptlab.data.shards import HEADER_BYTES, TOKEN
-from gptlab.data.tokenizer import Tokenizer, load_tokenizer
+from gptlab.data.sources.hub import HubFile, Repository
+from gptlab.data.tokenizer import Tokenizer
 from gptlab.data.verify import measure
 from gptlab.errors import DataError
 from gptlab.progress import Progress
+from gptlab.storage import check_room
 
 PARTIAL = ".partial"
 PATTERN = "*.bin"

@@ -11,13 +11,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gptlab.data.shards import REBUILD, Tokens, aside, read_shard
-from gptlab.data.tokenizer import FILE, MAX_VOCAB_SIZE, TOKENIZERS, Tokenizer, load_tokenizer
+from gptlab.data.load_tokenizer import TOKENIZERS, load_tokenizer
+from gptlab.data.shards import REBUILD, Tokens, read_shard
+from gptlab.data.tokenizer import FILE, MAX_VOCAB_SIZE, Tokenizer
 from gptlab.errors import DataError
 from gptlab.parsing import names_neighbour, parse_json, typed
+from gptlab.storage import whole_file
 
 MANIFEST = "manifest.json"
 SPLITS = ("train", "val")
+
+
+NO_END = (
+    "a model of single characters is not trained further; choose gpt2, bytes or a tokenizer.json for another"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +53,7 @@ class TokenizerRecord:
             name=tokenizer.name,
             hash=tokenizer.hash,
             vocab_size=tokenizer.vocab_size,
-            end_of_text=tokenizer.document_start("a document of prepared data"),
+            end_of_text=tokenizer.document_start(NO_END),
         )
 
     def __str__(self) -> str:
@@ -139,7 +146,7 @@ class Manifest:
 
     def save(self, folder: Path) -> None:
         """Write the manifest, which declares the folder finished."""
-        with aside(folder / MANIFEST) as file:
+        with whole_file(folder / MANIFEST) as file:
             file.write((json.dumps(asdict(self), indent=2) + "\n").encode())
 
     def split(self, split: str) -> list[Shard]:
@@ -194,7 +201,7 @@ class Manifest:
         """
         if reader.hash != self.tokenizer.hash:
             raise DataError(
-                f"{folder}: its tokenizer is {self.tokenizer}, the model reads {TokenizerRecord.of(reader)}; "
+                f"{folder}: its tokenizer is {self.tokenizer}, the model reads {reader.name} ({reader.hash[:12]}); "
                 "prepare the text again with the model's own"
             )
 
@@ -224,3 +231,13 @@ REMEDIES = {
     "fetch": 'run "gptlab data fetch" again to bring it anew',
 }
 """What mends a damaged shard, by the command that made the folder."""
+
+
+def told(facts: dict[str, Any]) -> str:
+    """Write a manifest's summary as people read it."""
+    train, val, dropped = facts["train"], facts["val"], facts["dropped"]
+    copies = f", {dropped['documents']:,} copies of {dropped['tokens']:,} tokens left out" if dropped else ""
+    return (
+        f"{train['tokens']:,} tokens to train on in {train['shards']} shard(s), "
+        f"{val['tokens']:,} to validate on, tokenizer {facts['tokenizer']}{copies}"
+    )

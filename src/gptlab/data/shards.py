@@ -6,17 +6,14 @@ tokens. Each document starts with the end-of-text token, and none crosses from o
 Source: llm.c, dev/data/data_common.py and llmc/dataloader.h.
 """
 
-import hashlib
-import os
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from gptlab.errors import DataError
+from gptlab.storage import whole_file
 
 MAGIC = 20240520
 VERSION = 1
@@ -30,21 +27,6 @@ Tokens = npt.NDArray[np.uint16]
 REBUILD = 'run "gptlab data prepare" again to rebuild it'
 
 _SEARCH_TOKENS = 1_000_000  # looked through at a time, so that memory does not grow with the shard
-
-
-@contextmanager
-def aside(path: Path) -> Generator[BinaryIO, None, None]:
-    """Open a file that appears at `path` whole and on disk, or not at all."""
-    hidden = path.with_name(f".{path.name}.{os.getpid()}.aside")
-    try:
-        with hidden.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        hidden.replace(path)
-    except BaseException:
-        hidden.unlink(missing_ok=True)
-        raise
 
 
 def shard_header(tokens: int) -> bytes:
@@ -67,7 +49,7 @@ def write_shard(path: Path, tokens: npt.ArrayLike) -> None:
         )
     if array.min() < 0 or array.max() > np.iinfo(TOKEN).max:
         raise DataError(f"shard {path}: tokens must lie between 0 and {np.iinfo(TOKEN).max:,}")
-    with aside(path) as file:
+    with whole_file(path) as file:
         file.write(shard_header(array.size))
         file.write(array.astype(TOKEN).tobytes())
 
@@ -159,12 +141,6 @@ def check_range(tokens: Tokens, vocab_size: int, path: Path, start: int, remedy:
             f"shard {path}: token {tokens[at]} at position {start + at:,} is outside the vocabulary of "
             f"{vocab_size:,}; {remedy}"
         )
-
-
-def file_sha256(path: Path) -> str:
-    """Hash a whole file, header and all."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 _HEADERLESS = (

@@ -1,4 +1,4 @@
-"""Multiple choice: how often the right choice is the likeliest, and by how much."""
+"""How often the right choice is the likeliest, and by how much."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence

@@ -148,8 +148,11 @@ class HarnessModel(TemplateLM):
             )
         for number, request in enumerate(requests):
             if not all(isinstance(part, str) for part in request.args) or not request.args[1]:
-                raise _nothing_to_score(number)
-        return super().loglikelihood(list(requests), disable_tqdm=True)
+                raise NothingToScoreError(number, request)
+        try:
+            return super().loglikelihood(list(requests), disable_tqdm=True)
+        except NothingToScoreError as error:
+            raise NothingToScoreError(error.number, requests[error.number]) from None
 
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, list[int], list[int]]], **options: Any
@@ -184,12 +187,7 @@ class HarnessModel(TemplateLM):
     def _scores(self, pairs: Sequence[Pair]) -> list[Score]:
         for number, (before, ending) in enumerate(pairs):
             if not before or not ending:
-                raise _nothing_to_score(number)
-            if len(ending) > self._context:
-                raise TaskError(
-                    f"request {number}: has {len(ending):,} tokens to be scored, and the model's context is "
-                    f"{self._context:,}; shorten it in the task's file"
-                )
+                raise NothingToScoreError(number)
         with Progress("scoring", len(pairs), " texts") as progress:
             scores = log_likelihoods(
                 self._logits, pairs, context=self._context, device=self._device, advance=progress.advance
@@ -250,7 +248,18 @@ class HarnessModel(TemplateLM):
         return generation.cut_at(text, stops)
 
 
-def _nothing_to_score(number: int) -> TaskError:
-    return TaskError(
-        f"request {number}: is empty, so that no token of it can be scored; mend the task's file"
-    )
+class NothingToScoreError(TaskError):
+    """An ending without a token.
+
+    Args:
+        number: which request's it is.
+        request: the request, which may know its task and item.
+    """
+
+    def __init__(self, number: int, request: Any = None) -> None:
+        task, item = getattr(request, "task_name", None), getattr(request, "doc_id", None)
+        place = f"request {number}" if task is None or item is None else f"task {task}, item {item}"
+        super().__init__(
+            f"{place}: an ending is empty, so that no token of it can be scored; mend the task's file"
+        )
+        self.number = number

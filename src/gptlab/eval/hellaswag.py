@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.request import urlopen
 
-from gptlab.data.shards import aside, file_sha256
 from gptlab.errors import TaskError
 from gptlab.eval.item import Item, Lazy
 from gptlab.parsing import parse_json
 from gptlab.progress import Progress
+from gptlab.storage import file_sha256, whole_file
 
 URL = "https://raw.githubusercontent.com/rowanz/hellaswag/master/data/hellaswag_{split}.jsonl"
 VALIDATION_ITEMS = 10_042
@@ -237,7 +237,7 @@ def downloaded(split: str, folder: Path | None = None, url: str = URL) -> Path:
                 f"{SHA256[split][:12]}; get the file another way and give it with {flag} FILE"
             )
         path.parent.mkdir(parents=True, exist_ok=True)
-        with aside(path) as file:
+        with whole_file(path) as file:
             file.write(content)
     except (OSError, HTTPException) as error:
         raise TaskError(

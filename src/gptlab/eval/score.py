@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gptlab.eval import tree
 from gptlab.eval.item import Pair
-from gptlab.memory import in_parts
+from gptlab.machine.memory import in_parts
 
 Logits = Callable[[Tensor], Tensor]  # ids_BT -> logits_BTV
 Stop = Callable[[], bool]

@@ -1,4 +1,4 @@
-"""Validation loss: the mean cross entropy of held-out text, per token and per byte."""
+"""The mean cross entropy of held-out text, per token and per byte."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from torch import Tensor
 from gptlab.data.batches import Windows, validation_windows
 from gptlab.errors import TaskError
 from gptlab.eval.score import Logits, Stop, heed, outputs, predictions
-from gptlab.memory import in_parts
+from gptlab.machine.memory import in_parts
 from gptlab.progress import Progress
 
 

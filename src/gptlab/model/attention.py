@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from .kernels import attend
-from .norm import NORMS
-from .position import NoPosition
+from gptlab.model.kernels import attend
+from gptlab.model.norm import NORMS
+from gptlab.model.position import NoPosition
 
 
 class LayerCache:
@@ -57,6 +57,25 @@ class Layout:
     """True where the token of the second axis sees the one of the third."""
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How a layer reads; by itself, whole texts from their beginning."""
+
+    cache: LayerCache | None = None
+    """What it has read before."""
+    layout: Layout | None = None
+    """Where the tokens stand, in rows that are no plain texts."""
+    cells: Int[Tensor, " N"] | None = None
+    """The tokens that are wanted of it, counted through the flattened rows; None is all."""
+
+    def wanted(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "rows tokens D"]:
+        """Return the tokens that are wanted; of some cells, as one row."""
+        return x_BTD if self.cells is None else x_BTD.flatten(0, 1)[None, self.cells]
+
+
+PLAIN = Reading()
+
+
 class Attention(nn.Module):
     """softmax(q k^T / sqrt(K)) v for every head, under a causal mask.
 
@@ -89,13 +108,11 @@ class Attention(nn.Module):
         self.k_norm = NORMS[norm](self.head_dim, eps=norm_eps, bias=False) if qk_norm else nn.Identity()
         self.out = nn.Linear(n_embd, n_embd, bias=bias)
 
-    def forward(
-        self, x_BTD: Float[Tensor, "B T D"], cache: LayerCache | None = None, layout: Layout | None = None
-    ) -> Float[Tensor, "B T D"]:
+    def forward(self, x_BTD: Float[Tensor, "B T D"], reading: Reading = PLAIN) -> Float[Tensor, "B T D"]:
         heads_BHTK = self.qkv(x_BTD).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         q_BHTK, k_BGSK, v_BGSK = heads_BHTK.split((self.n_head, self.n_kv_head, self.n_kv_head), dim=1)
 
-        (position,) = self._position
+        (position,), cache, layout = self._position, reading.cache, reading.layout
         start = cache.length if cache is not None else 0
         positions = layout.positions_BT if layout is not None else start
         q_BHTK = position.rotate(self.q_norm(q_BHTK), positions)

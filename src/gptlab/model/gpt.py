@@ -1,4 +1,4 @@
-"""The GPT: embeddings, a stack of blocks, a head.
+"""The network on a page: embeddings, a stack of blocks, a head.
 
 Source: Radford et al. (2019), Language models are unsupervised multitask learners, sec. 2.3, and the parts'
 own papers, named where they stand.
@@ -8,7 +8,7 @@ Axes: B batch, T time, D width, V vocabulary.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +16,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .attention import Attention, LayerCache, Layout
-from .mlp import MLPS, MLPName
-from .norm import NORMS, NormName
-from .position import POSITIONS, NoPosition, PositionName, Start
+from gptlab.model.attention import PLAIN, Attention, LayerCache, Layout, Reading
+from gptlab.model.mlp import MLPS, MLPName
+from gptlab.model.norm import NORMS, NormName
+from gptlab.model.position import POSITIONS, NoPosition, PositionName, Start
+from gptlab.model.roles import role
 
 SIZES: dict[str, dict[str, int]] = {
     "tiny": {"n_layer": 4, "n_head": 4, "n_embd": 128, "context": 128},
@@ -60,16 +61,11 @@ class Block(nn.Module):
         self.mlp = MLPS[c.mlp](c.n_embd, c.hidden, bias=c.bias)
 
     def forward(
-        self,
-        x_BTD: Float[Tensor, "B T D"],
-        cache: LayerCache | None,
-        layout: Layout | None = None,
-        cells: Int[Tensor, " N"] | None = None,
+        self, x_BTD: Float[Tensor, "B T D"], reading: Reading = PLAIN
     ) -> Float[Tensor, "rows tokens D"]:
-        """Add to every token, or return those at some cells of the flattened rows only, as one row."""
-        x_BTD = x_BTD + self.attention(self.norm1(x_BTD), cache, layout)
-        x = x_BTD if cells is None else x_BTD.flatten(0, 1)[None, cells]
-        return x + self.mlp(self.norm2(x))
+        """Return every token, or those that the reading wants."""
+        x_BTD = reading.wanted(x_BTD + self.attention(self.norm1(x_BTD), reading))
+        return x_BTD + self.mlp(self.norm2(x_BTD))
 
 
 class PostNormBlock(Block):
@@ -81,31 +77,26 @@ class PostNormBlock(Block):
     final_norm = False
 
     def forward(
-        self,
-        x_BTD: Float[Tensor, "B T D"],
-        cache: LayerCache | None,
-        layout: Layout | None = None,
-        cells: Int[Tensor, " N"] | None = None,
+        self, x_BTD: Float[Tensor, "B T D"], reading: Reading = PLAIN
     ) -> Float[Tensor, "rows tokens D"]:
-        x_BTD = self.norm1(x_BTD + self.attention(x_BTD, cache, layout))
-        x = x_BTD if cells is None else x_BTD.flatten(0, 1)[None, cells]
-        return self.norm2(x + self.mlp(x))
+        x_BTD = reading.wanted(self.norm1(x_BTD + self.attention(x_BTD, reading)))
+        return self.norm2(x_BTD + self.mlp(x_BTD))
 
 
-RunBlock = Callable[..., Tensor]  # a block and what it is given -> what it returns
+RunBlock = Callable[[nn.Module, Tensor, Reading], Tensor]
 
 
-def plain(block: Block, *inputs: Any) -> Tensor:
+def plain(block: nn.Module, x_BTD: Tensor, reading: Reading) -> Tensor:
     """Run a block."""
-    return block(*inputs)
+    return block(x_BTD, reading)
 
 
-def recomputed(block: Block, *inputs: Any) -> Tensor:
+def recomputed(block: nn.Module, x_BTD: Tensor, reading: Reading) -> Tensor:
     """Run a block, and again in the backward pass, so that its activations need not be kept.
 
     Source: Chen et al. (2016), https://arxiv.org/abs/1604.06174.
     """
-    return checkpoint(block, *inputs, use_reentrant=False)
+    return checkpoint(block, x_BTD, reading, use_reentrant=False)
 
 
 NORM_ORDERS = {"pre": Block, "post": PostNormBlock}
@@ -288,10 +279,9 @@ class GPT(nn.Module):
         if self.short_residual and torch.is_autocast_enabled(x.device.type):
             # Nobody else would: autocast leaves embeddings alone, and what is added to them follows them.
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        last = len(self.blocks) - 1
-        for layer, block in enumerate(self.blocks):
-            own_cache = cache[layer] if cache is not None else None
-            x = run(block, x, own_cache, layout, cells if layer == last else None)
+        for block, own in zip(self.blocks, cache or [None] * len(self.blocks), strict=True):
+            wanted = cells if block is self.blocks[-1] else None
+            x = run(block, x, Reading(own, layout, wanted))
         return self.norm(x)
 
     def head(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T V"]:
@@ -322,7 +312,7 @@ def soft_cap(logits: Float[Tensor, "*lead V"], cap: float | None) -> Float[Tenso
 
 @torch.no_grad()
 def init_weights(model: GPT) -> None:
-    """Initialise every parameter by its role, from torch's global random state.
+    """Initialise every parameter by its role (roles.py), from torch's global random state.
 
     Matrices that write to the residual stream start smaller, so that its variance does not grow with depth;
     SwiGLU's and attention's alike.
@@ -330,18 +320,14 @@ def init_weights(model: GPT) -> None:
     Source: Radford et al. (2019), sec. 2.3; GPT-2's `model.py` for the spread.
     """
     spread = 0.02
-    residual_spread = spread / (2 * model.config.n_layer) ** 0.5
+    smaller = spread / (2 * model.config.n_layer) ** 0.5
     for name, parameter in model.named_parameters():
-        match name.split("."):
-            case ["embed" | "unembed" | "position", "weight"]:
+        match role(name).start:
+            case "normal":
                 nn.init.normal_(parameter, std=spread)
-            case ["blocks", _, "attention", "out", "weight"] | ["blocks", _, "mlp", "down", "weight"]:
-                nn.init.normal_(parameter, std=residual_spread)
-            case ["blocks", _, "attention", "qkv", "weight"] | ["blocks", _, "mlp", "gate" | "up", "weight"]:
-                nn.init.normal_(parameter, std=spread)
-            case [*_, "norm" | "norm1" | "norm2" | "q_norm" | "k_norm", "weight"]:
+            case "smaller":
+                nn.init.normal_(parameter, std=smaller)
+            case "ones":
                 nn.init.ones_(parameter)
-            case [*_, "bias"]:
+            case "zeros":
                 nn.init.zeros_(parameter)
-            case _:
-                raise ValueError(f"no initialisation is known for {name}; give it a role in init_weights")

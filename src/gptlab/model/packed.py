@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .gpt import GPT
-from .mlp import ACTIVATIONS, Activated
+from gptlab.model.gpt import GPT
+from gptlab.model.mlp import ACTIVATIONS, Activated
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -1,10 +1,12 @@
 """How big a model is and what a token of it costs, from its configuration alone."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
 
-from .gpt import GPT, ModelConfig
+from gptlab.model.gpt import GPT, ModelConfig
+from gptlab.model.roles import role
 
 
 @dataclass(frozen=True)
@@ -35,16 +37,10 @@ def measure(config: ModelConfig) -> Size:
     """
     with torch.device("meta"):
         model = GPT(config)
-    parameters = sum(p.numel() for p in model.parameters())
-    embedding = sum(
-        p.numel()
-        for name, p in model.named_parameters()
-        if name.startswith(("embed.", "unembed.", "position."))
-    )
-    matrices = sum(
-        p.numel() for name, p in model.named_parameters() if p.ndim == 2 and name.startswith("blocks.")
-    )
-    matrices += model.head_weight_VD.numel()
+    counts: Counter[str] = Counter()
+    for name, parameter in model.named_parameters():
+        counts[role(name).kind] += parameter.numel()
+    matrices = counts["matrix"] + model.head_weight_VD.numel()
     attention = 12 * config.n_layer * config.n_embd * config.context
     tables = sum(buffer.numel() for buffer in model.buffers())
-    return Size(parameters, embedding, tables, 6 * matrices + attention)
+    return Size(counts.total(), counts["table"] + counts["head"], tables, 6 * matrices + attention)

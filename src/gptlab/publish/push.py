@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from gptlab.errors import ExportError
-from gptlab.publish.huggingface import mark_of, read_mark
-from gptlab.publish.huggingface.foreign import CONFIG
+from gptlab.formats.huggingface import mark_of, read_mark
+from gptlab.formats.huggingface.wrap import CONFIG
 
 NO_TOKEN = (
     "no token of the Hugging Face hub is here; make one that may write on the hub's page of your settings, and log "

@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from gptlab.machine.device import DeviceName, DTypeName
 from gptlab.model.kernels import KernelName
-
-from .device import DeviceName, DTypeName
 
 
 @dataclass(frozen=True, kw_only=True)

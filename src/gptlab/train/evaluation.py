@@ -5,11 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gptlab.machine.world import World
 from gptlab.progress import duration
-
-from .device import World
-from .metrics import MetricsLog, read_rows
-from .record import Record
+from gptlab.runs.metrics import MetricsLog, read_rows
+from gptlab.train.console import Record
 
 
 @dataclass(frozen=True)

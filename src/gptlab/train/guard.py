@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gptlab.parsing import typed
-
-from .step import Gradient
+from gptlab.train.gradient import Gradient
 
 ROLLBACKS = 3  # more would hide what is wrong
 WINDOW = 128  # losses that a new one is compared with

@@ -9,8 +9,7 @@ from types import FrameType
 from typing import TypeVar
 
 from gptlab.errors import TrainError
-
-from .device import World
+from gptlab.machine.world import World
 
 T = TypeVar("T")
 

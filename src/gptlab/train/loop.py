@@ -4,30 +4,25 @@ A step: save and evaluate if due; gather the gradient; update; record; go back i
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
-
-import torch
+from typing import Literal
 
 from gptlab.errors import TrainError
-from gptlab.model.gpt import GPT
-
-from . import checkpoint, skip
-from .checkpoint import Checkpoint
-from .config import TrainConfig
-from .device import DTypeName, World
-from .evaluation import Evaluation, evaluate
-from .guard import ROLLBACKS, Guard, GuardConfig
-from .interrupt import Interrupt
-from .metrics import MetricsLog
-from .optim import set_rate
-from .plan import Budget
-from .record import Record
-from .saver import Saver
-from .state import State
-from .step import Batches, Updater
+from gptlab.runs import checkpoint
+from gptlab.runs.checkpoint import Checkpoint
+from gptlab.runs.folder import BEST
+from gptlab.runs.metrics import MetricsLog
+from gptlab.train import skip
+from gptlab.train.config import TrainConfig
+from gptlab.train.console import Record, Work
+from gptlab.train.evaluation import Evaluation, evaluate
+from gptlab.train.guard import ROLLBACKS
+from gptlab.train.interrupt import Interrupt
+from gptlab.train.optim import set_rate
+from gptlab.train.saver import Saver
+from gptlab.train.state import State
+from gptlab.train.step import Updater
 
 
 @dataclass
@@ -35,73 +30,31 @@ class Trainer:
     """The built parts of a run, and the loop over them.
 
     Args:
-        model: on its device, with its first weights.
-        optimizer: over the model's parameters.
-        batches: the training sequences.
-        rate: learning rate of the update after a number of updates, with so much of the decay done, from 0 to 1.
+        state: where the run stands, and what decides how it goes on.
+        updater: makes the updates.
+        saver: writes the checkpoints.
+        rate: fraction of the peak rate after a number of updates, with so much of the decay done, from 0 to 1.
         config: the recipe's [train].
-        guard: the recipe's [guard].
-        budget: how long the run goes on.
-        dtype: the number format that `config.dtype` stands for here.
-        context: tokens of a sequence.
-        world: the processes.
-        run: the run folder.
-        identity: what a checkpoint says of the model, its tokenizer and its data; resuming demands the same.
-        files: further files of every checkpoint, by name.
         evaluations: measured at step 0, every `evaluate_every` steps and at the end.
         evaluate_every: in steps.
-        flops_per_token: of a forward and a backward pass.
-        peak_flops: of all devices together, in FLOP/s; None where it is not known.
+        work: what a step is worth, for the record.
         interrupt: who may want to stop.
     """
 
-    model: GPT
-    optimizer: torch.optim.Optimizer
-    batches: Batches
+    state: State
+    updater: Updater
+    saver: Saver
     rate: Callable[[int, float], float]
     config: TrainConfig
-    guard: GuardConfig
-    budget: Budget
-    dtype: DTypeName
-    context: int
-    world: World
-    run: Path
-    identity: Mapping[str, Any]
-    files: Mapping[str, bytes]
     evaluations: Sequence[Evaluation]
     evaluate_every: int
-    flops_per_token: float
-    peak_flops: float | None
+    work: Work
     interrupt: Interrupt
+    after_step: Callable[[], None] | None = None
+    """Called once, after the first step of this process; by the first process."""
 
     def __post_init__(self) -> None:
-        skipping = skip.Skipping(self.batches)
-        self.updater = Updater(
-            self.model,
-            self.optimizer,
-            skipping,
-            config=self.config,
-            dtype=self.dtype,
-            context=self.context,
-            world=self.world,
-        )
-        self.state = State(
-            self.model,
-            self.optimizer,
-            self.updater.scaler,
-            Guard(self.guard),
-            self.budget,
-            skipping,
-            identity=self.identity,
-            context=self.context,
-            world=self.world,
-        )
-        self.saver = Saver(
-            self.run, keep=self.config.keep, keep_every=self.config.keep_every_steps, files=self.files
-        )
-        self._saved_time = time.monotonic()
-        self.after_step: Callable[[], None] | None = None
-        """Called once, after the first step of this process; by the first process."""
+        self.world, self.budget, self._saved_time = self.state.world, self.state.budget, time.monotonic()
 
     def resume(self) -> bool:
         """Take up the newest whole checkpoint of the run folder; say whether there was one.
@@ -120,15 +73,15 @@ class Trainer:
         micro_batch, processes = (found.state.get(key) for key in ("micro_batch", "processes"))
         alike = self.config.micro_batch == "auto" and processes == self.world.size
         if alike and isinstance(micro_batch, int):
-            self.updater.settle(micro_batch)
+            self.updater.probe.settle(micro_batch)
         return True
 
     def _find(self, at_most: int | None = None) -> Checkpoint | None:
         """Find the newest whole checkpoint, the same one in all processes."""
         main = self.world.main
-        found = checkpoint.newest(self.run, print, at_most=at_most) if main else None
+        found = checkpoint.newest(self.saver.run, print, at_most=at_most) if main else None
         step = self.world.from_main(None if found is None else found.state["step"])
-        return found if main or step is None else checkpoint.load(checkpoint.folder_of(self.run, step))
+        return found if main or step is None else checkpoint.load(checkpoint.folder_of(self.saver.run, step))
 
     def branch(self, found: Checkpoint) -> None:
         """Go on from another run's checkpoint, with the schedule from its start.
@@ -150,12 +103,12 @@ class Trainer:
         """Go on from one of the run's own checkpoints; those past it do not count any more."""
         at = self.state
         at.take_up(found)
-        self.updater.ahead.forget()
+        self.updater.slices.ahead.forget()
         self.saver.saved = at.step
-        if at.best is not None and not checkpoint.folder_of(self.run, at.best["step"]).is_dir():
+        if at.best is not None and not checkpoint.folder_of(self.saver.run, at.best["step"]).is_dir():
             at.best = None  # a later one was better, and did not survive either
         if self.world.main:
-            checkpoint.rewind(self.run, at.step, at.best["step"] if at.best is not None else None)
+            checkpoint.rewind(self.saver.run, at.step, at.best["step"] if at.best is not None else None)
 
     def fit(self, log: MetricsLog) -> Literal["finished", "interrupted"]:
         """Train until the last step, or until somebody wants to stop; either way the work is saved.
@@ -163,17 +116,10 @@ class Trainer:
         Raises:
             TrainError: the loss is beyond help, the memory too small, or the last checkpoint cannot be written.
         """
-        record = Record(
-            log,
-            self.world,
-            steps=self.budget.plan.steps if self.budget.plan is not None else None,
-            step=self.state.step,
-            batch_tokens=self.config.batch_tokens,
-            flops_per_token=self.flops_per_token,
-            peak_flops=self.peak_flops,
-        )
+        steps = self.budget.plan.steps if self.budget.plan is not None else None
+        record = Record(log, self.world, self.work, steps=steps, step=self.state.step)
         self.updater.prepare(record.say)
-        with self.saver, self.updater.ahead:
+        with self.saver, self.updater.slices.ahead:
             return self._fit(record)
 
     def _fit(self, record: Record) -> Literal["finished", "interrupted"]:
@@ -199,8 +145,8 @@ class Trainer:
                 self._plan(record)
 
             began = time.monotonic()
-            lr = self.rate(at.step, self.budget.progress(at.step))
-            set_rate(self.optimizer, lr)
+            fraction = self.rate(at.step, self.budget.progress(at.step))
+            lr = set_rate(at.optimizer, fraction)
             gradient = self.updater.gradient(at.sample, self._stop)
             if gradient is None:
                 stop = True
@@ -217,7 +163,7 @@ class Trainer:
                 self.after_step = None
             self._look_at_saver(record)
             if complaint is not None:
-                samples = self._numbers(at.sample - self.config.batch_tokens // self.context)
+                samples = self._numbers(at.sample - self.config.batch_tokens // self.state.context)
                 record.event("skip", at.step, reason=complaint, samples=samples, skipped=at.guard.skipped)
             if at.guard.exhausted:
                 self._go_back(record, f"{complaint}, {at.guard.bad} times in a row")
@@ -263,10 +209,10 @@ class Trainer:
                 else "with no checkpoint to go back to"
             )
             raise TrainError(
-                f"step {at.step}: {complaint}, {tried}; continue from {self.run}/latest with a lower --optim.lr "
+                f"step {at.step}: {complaint}, {tried}; continue from {self.saver.run}/latest with a lower --optim.lr "
                 "or --train.dtype bfloat16"
             )
-        before = self.guard.patience * self.config.batch_tokens // self.context
+        before = guard.config.patience * self.config.batch_tokens // self.state.context
         samples = self._numbers(max(sample - before, found.state["sample"]))
         ranges = skip.joined([*at.batches.skip, samples])
         left, skipped, rollbacks = at.step, guard.skipped, guard.rollbacks + 1
@@ -280,7 +226,7 @@ class Trainer:
     def _evaluate(self, record: Record) -> None:
         """Measure, and note whether it is the best so far."""
         at = self.state
-        self.model.eval()
+        at.model.eval()
         began = time.monotonic()
         loss = evaluate(self.evaluations, step=at.step, tokens=at.tokens, record=record, world=self.world)
         if at.step == 0 or at.step > record.first:  # else most of it is on record, and took no time now
@@ -290,7 +236,7 @@ class Trainer:
         self.saver.wait()
         if self.saver.saved == at.step:  # else there is nothing to point at
             at.best = {"step": at.step, "loss": loss}
-            checkpoint.point(self.run / "best", checkpoint.folder_of(self.run, at.step))
+            checkpoint.point(self.saver.run / BEST, checkpoint.folder_of(self.saver.run, at.step))
 
     def _save_is_due(self, evaluating: bool) -> bool:
         step, config = self.state.step, self.config
@@ -313,7 +259,7 @@ class Trainer:
             return
         record.log.sync()  # what a checkpoint takes for granted must not be lost in a power cut
         self.saver.start(
-            {**at.facts(), "micro_batch": self.updater.micro_batch},
+            {**at.facts(), "micro_batch": self.updater.slices.rows},
             model=at.model_tensors(),
             optimizer=at.optimizer_tensors(),
             good=at.guard.good,

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 
-from gptlab.memory import ran_out
+from gptlab.machine.memory import ran_out
 
 # More fill a device no better. On a CPU there is no out-of-memory error to learn from; on a GPU llm.c and nanoGPT
 # give an A100 as many.

@@ -1,65 +1,51 @@
-"""The optimizer, and its state under the names of the parameters."""
+"""The optimizers by name, their rates, and their state under the names of the parameters."""
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from gptlab.errors import CheckpointError
+from gptlab.train.adamw import AdamWConfig, adamw
+
+PEAK = "peak"  # of a group: its highest rate
 
 
-@dataclass(frozen=True, kw_only=True)
-class AdamWConfig:
-    """Adam with decoupled weight decay.
+@dataclass(frozen=True)
+class Kind:
+    """A kind of optimizer: the keys of its [optim], and how it is built."""
 
-    Source: Loshchilov and Hutter (2019), https://arxiv.org/abs/1711.05101, algorithm 2.
-    """
-
-    name: Literal["adamw"] = "adamw"
-    """The optimizer; see train/optim.py."""
-    lr: float = 6e-4
-    """Peak learning rate."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    """Decay of the running means of the gradient and of its square."""
-    eps: float = 1e-8
-    """Added to the root of the mean square."""
-    weight_decay: float = 0.1
-    """Pull of the matrices towards zero, times the learning rate; gains and biases are not decayed."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.lr < math.inf:
-            raise ValueError(f"lr = {self.lr}: must be above 0, and finite")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas = {self.betas}: each must lie in [0, 1)")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay = {self.weight_decay}: must be at least 0")
+    config: type[Any]
+    """A dataclass whose `name` is the kind's, and whose `lr` is the peak rate of the matrices."""
+    build: Callable[[nn.Module, Any], torch.optim.Optimizer]
+    """Its groups hold every parameter once, each with its own peak as its rate; the matrices' comes first."""
 
 
-def adamw(groups: list[dict[str, Any]], config: AdamWConfig) -> torch.optim.Optimizer:
-    """Build torch's own AdamW, in its fused form."""
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+OPTIMIZERS = {"adamw": Kind(AdamWConfig, adamw)}
+
+if TYPE_CHECKING:
+    OptimConfig = AdamWConfig
+else:
+    OptimConfig = reduce(or_, (kind.config for kind in OPTIMIZERS.values()))
 
 
-OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], AdamWConfig], torch.optim.Optimizer]] = {"adamw": adamw}
-
-
-def build_optimizer(model: nn.Module, config: AdamWConfig) -> torch.optim.Optimizer:
-    """Build the optimizer over a model's parameters: matrices are decayed, vectors are not."""
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return OPTIMIZERS[config.name](groups, config)
-
-
-def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of the next update."""
+def build_optimizer(model: nn.Module, config: Any) -> torch.optim.Optimizer:
+    """Build the optimizer that a recipe's [optim] describes over a model's parameters."""
+    optimizer = OPTIMIZERS[config.name].build(model, config)
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group[PEAK] = group["lr"]
+    return optimizer
+
+
+def set_rate(optimizer: torch.optim.Optimizer, fraction: float) -> float:
+    """Set the learning rates of the next update, each to a fraction of its group's peak; return the first group's."""
+    for group in optimizer.param_groups:
+        group["lr"] = group[PEAK] * fraction
+    return optimizer.param_groups[0]["lr"]
 
 
 def state_bytes_to_come(optimizer: torch.optim.Optimizer) -> int:
@@ -106,9 +92,3 @@ def load_optimizer_state(
 
 def _first(names: Iterable[str]) -> str | None:
     return next(iter(names), None)
-
-
-if TYPE_CHECKING:
-    OptimizerName = str
-else:
-    OptimizerName = Literal[tuple(OPTIMIZERS)]

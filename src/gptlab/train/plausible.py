@@ -3,9 +3,8 @@
 from collections.abc import Iterator
 
 from gptlab.progress import quantity
-
-from .optim import AdamWConfig
-from .schedule import ScheduleConfig
+from gptlab.train.optim import AdamWConfig
+from gptlab.train.schedule import ScheduleConfig
 
 DECAY_FLOOR = 0.1  # GPT-3 (section 2.3) and llm.c's GPT-2 end at a tenth and at zero, as recipes/ do
 RATES: dict[float, tuple[float, float]] = {

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import checkpoint
+from gptlab.runs import checkpoint
 
 
 class Saver:
@@ -30,7 +30,7 @@ class Saver:
         """The step of the last checkpoint that is whole."""
         self.seconds = 0.0
         """How long the slowest save took, from the copy to the end."""
-        self._run, self._keep, self._keep_every, self._files = run, keep, keep_every, files
+        self.run, self._keep, self._keep_every, self._files = run, keep, keep_every, files
         self._buffers: dict[str, Tensor] = {}
         self._thread: threading.Thread | None = None
         self._failure: tuple[int, str] | None = None
@@ -80,7 +80,7 @@ class Saver:
 
     def prune(self, good: int | None = None) -> None:
         """Delete the checkpoints that are not to be kept."""
-        checkpoint.prune(self._run, self._keep, every=self._keep_every, before=good)
+        checkpoint.prune(self.run, self._keep, every=self._keep_every, before=good)
 
     def _copy(self, part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Copy tensors into buffers that the next save will use again."""
@@ -105,7 +105,7 @@ class Saver:
         began: float,
     ) -> None:
         try:
-            checkpoint.save(self._run, state, **parts, files=self._files)
+            checkpoint.save(self.run, state, **parts, files=self._files)
             self.saved = state["step"]
             self.prune(good)
         except Exception as error:  # whatever it is, it must not end the training

@@ -5,11 +5,10 @@ the same; with one, the numbers in it are never counted.
 """
 
 from collections.abc import Iterable, Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor
-
-from .step import Batches
 
 Range = tuple[int, int]
 """The first and the last number of samples to step over."""
@@ -42,6 +41,14 @@ def joined(ranges: Iterable[Range]) -> list[Range]:
         else:
             result.append((first, last))
     return result
+
+
+class Batches(Protocol):
+    """Where sequences come from: a pure function of the global sample's number."""
+
+    def batch(self, first: int, count: int) -> tuple[Tensor, Tensor]:
+        """Return the ids and the targets of the samples `first` to `first + count - 1`, each (count, T)."""
+        ...
 
 
 class Skipping:

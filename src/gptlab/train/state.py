@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from gptlab.errors import CheckpointError
+from gptlab.machine.random_states import random_state, restore_random_state
+from gptlab.machine.world import World
 from gptlab.model.gpt import GPT
 from gptlab.parsing import typed
-
-from .checkpoint import Checkpoint
-from .device import World, random_state, restore_random_state
-from .guard import Guard
-from .optim import load_optimizer_state, optimizer_state
-from .plan import Budget
-from .skip import Skipping
+from gptlab.runs.checkpoint import Checkpoint
+from gptlab.train.budget import Budget
+from gptlab.train.guard import Guard
+from gptlab.train.optim import load_optimizer_state, optimizer_state
+from gptlab.train.skip import Skipping
 
 
 @dataclass

@@ -1,0 +1,134 @@
+"""The wiring: a checked recipe and its data to a Trainer. Nothing is written."""
+
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from gptlab.data.mixture import Sets
+from gptlab.errors import ConfigError
+from gptlab.evaluations import evaluations
+from gptlab.machine.device import (
+    choose_dtype,
+    peak_flops,
+    product_type,
+    set_deterministic,
+    set_matmul_precision,
+)
+from gptlab.machine.memory import total_bytes
+from gptlab.machine.random_states import seed_all
+from gptlab.machine.world import World
+from gptlab.model import kernels
+from gptlab.model.gpt import GPT
+from gptlab.model.in_format import InFormat
+from gptlab.model.size import Size, measure
+from gptlab.progress import quantity
+from gptlab.recipe import RunConfig
+from gptlab.train.budget import Budget
+from gptlab.train.console import Work
+from gptlab.train.guard import Guard
+from gptlab.train.interrupt import Interrupt
+from gptlab.train.loop import Trainer
+from gptlab.train.optim import build_optimizer
+from gptlab.train.saver import Saver
+from gptlab.train.schedule import rate
+from gptlab.train.skip import Skipping
+from gptlab.train.state import State
+from gptlab.train.step import Updater
+
+STATE_BYTES = 16  # of a parameter: itself, its gradient and AdamW's two means, in float32
+
+
+def build(
+    config: RunConfig, sets: Sets, out: Path, world: World, interrupt: Interrupt, *, replan: bool = False
+) -> Trainer:
+    """Put a run's parts together; nothing is written."""
+    tokenizer = sets.tokenizer
+    if config.model.vocab_size < tokenizer.vocab_size:
+        raise ConfigError(
+            f"model.vocab_size = {config.model.vocab_size}: the tokenizer of {sets.sets[0].path} has "
+            f"{tokenizer.vocab_size}; leave the key out to take the tokenizer's"
+        )
+    if config.train.batch_tokens // config.model.context < world.size:
+        raise ConfigError(
+            f"train.batch_tokens = {config.train.batch_tokens}: holds fewer sequences of {config.model.context} "
+            f"tokens than there are processes ({world.size}); use fewer processes or larger batches"
+        )
+    size = measure(config.model)
+    _check_memory(size, world)
+    deterministic = config.train.deterministic
+    set_deterministic(
+        deterministic if deterministic is not None else world.device.type == "cpu",
+        compiled=config.train.compile,
+    )
+    dtype = choose_dtype(config.train.dtype, world.device)
+    set_matmul_precision(dtype)
+    attention_kernel(config, world.device)  # refused before memory is asked for
+    seed_all(config.train.seed)
+    model = GPT(config.model).to(world.device)
+
+    peak = peak_flops(world.device, dtype)
+    state = State(
+        model,
+        build_optimizer(model, config.optim),
+        torch.amp.GradScaler(world.device.type, enabled=dtype == "float16"),
+        Guard(config.guard),
+        Budget(
+            config.train,
+            warmup_steps=config.schedule.warmup_steps,
+            evaluate_every=config.eval.every_steps,
+            again=replan,
+        ),
+        Skipping(sets.order),
+        identity={
+            "model": asdict(config.model),
+            "tokenizer": {"name": tokenizer.name, "hash": tokenizer.hash},
+            "seed": config.train.seed,
+            "data": sets.fingerprint,
+        },
+        context=config.model.context,
+        world=world,
+    )
+    return Trainer(
+        state,
+        Updater(state, config.train, dtype),
+        Saver(out, keep=config.train.keep, keep_every=config.train.keep_every_steps, files=tokenizer.files),
+        partial(rate, config.schedule),
+        config.train,
+        evaluations(config, model, InFormat(model, dtype, world.device), sets, world, interrupt),
+        config.eval.every_steps,
+        Work(
+            config.train.batch_tokens, size.flops_per_token, peak * world.size if peak is not None else None
+        ),
+        interrupt,
+    )
+
+
+def attention_kernel(config: RunConfig, device: torch.device) -> str:
+    """Return the name of the kernel that computes attention in a run's training.
+
+    Raises:
+        ConfigError: the one that the recipe asks for does not.
+    """
+    asked, shape = config.train.attention_kernel, config.model
+    dtype = product_type(choose_dtype(config.train.dtype, device))
+    grouped = shape.kv_heads < shape.n_head and asked == "auto"  # else they are repeated where they must
+    with kernels.only(asked):
+        name = kernels.choose(device, dtype, shape.head_dim, False, grouped, True)
+    if asked != "auto" and name not in (asked, "unknown"):
+        raise ConfigError(
+            f"train.attention_kernel = {asked}: torch {torch.__version__} has no such kernel for {dtype} heads of "
+            f"{shape.head_dim} on this {device.type}; auto takes one that it has"
+        )
+    return name or "unknown"
+
+
+def _check_memory(size: Size, world: World) -> None:
+    """Refuse what cannot fit before the first byte of it is asked for, as a system may grant it and kill later."""
+    needed, there = STATE_BYTES * size.parameters + 4 * size.tables, total_bytes(world.device.type)
+    if there is not None and needed > there:
+        raise ConfigError(
+            f"model: {quantity(size.parameters)} parameters and tables take {quantity(needed, 'B')} to train, and "
+            f"this {world.device.type} has {quantity(there, 'B')}; choose a smaller width, vocabulary or context"
+        )

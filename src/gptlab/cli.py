@@ -1,0 +1,185 @@
+"""The command line: a table of commands, one of which is imported and run.
+
+Nothing heavy is imported until a command asks for it, so that `gptlab --help` answers at once.
+"""
+
+import difflib
+import functools
+import inspect
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, get_origin
+
+from gptlab.commands import INTERRUPTED
+from gptlab.errors import ConfigError, GptlabError
+from gptlab.machine.memory import keep_freed
+from gptlab.outputs import file_unwritable
+from gptlab.parsing import check_numbers
+from gptlab.terminal import standard_streams
+
+COMMANDS = {
+    "demo": "Run the whole pipeline on text that comes with Python, in minutes on a CPU.",
+    "data prepare": "Turn documents into shards of tokens; run again to continue.",
+    "data merge": "Put the parts of a preparation together.",
+    "data fetch": "Bring shards that are tokenized already from the Hugging Face hub; run again to continue.",
+    "data adopt": "Give a folder of llm.c's or modded-nanogpt's .bin files a manifest; the files stay as they are.",
+    "data verify": "Check every shard of a prepared folder against its manifest.",
+    "data inspect": "Show what a prepared folder holds: numbers, lengths, copies, some documents.",
+    "data contamination": "Search the training shards for word n-grams of a task's items.",
+    "data list": "List the sources that are known by name, and the sets of shards that are ready.",
+    "data tokenizer": "Train a byte-level BPE tokenizer.",
+    "train": "Train a model; with a run in OUT that is not finished, continue it.",
+    "slurm": "Write a Slurm batch file that trains, saves before the time limit and queues itself again.",
+    "doctor": "Tell what this machine, and the drive that a folder lies on, can do for a run.",
+    "eval": "Score a model on tasks, or compare two checkpoints; runs keep their scores for report and model card.",
+    "lm-eval": "Hand arguments to lm-evaluation-harness's own command line, which then knows the model `gptlab`.",
+    "sample": "Write text with a model.",
+    "export": "Write a model for others: as a Hugging Face folder, or as a GGUF file for llama.cpp.",
+    "publish": "Push a model and its card to the Hugging Face hub; run again to go on after a broken connection.",
+    "import": "Make a run of a Hugging Face folder, of llm.c's .bin, or of nanoGPT's ckpt.pt and files like it.",
+    "report": "Draw runs: curves, a table of results, and a page that holds them.",
+    "check": "Test an architecture: causality, order, relative shift, cache, gradients.",
+    "config": "Print a recipe as resolved: every key, itself a recipe.",
+}
+"""Every command, and what it does; `commands` has a file for each."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 success, 1 a named error, 2 usage, 75 interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    patient = words[:1] in (["train"], ["demo"])  # what they make is worth more than what they say
+    try:
+        with standard_streams(patient=patient):
+            return _run(words)
+    except BrokenPipeError:
+        return 1  # whoever read our output, `head` perhaps, has seen enough
+    except OSError as error:  # what was left to be written at the end
+        print(f"gptlab: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
+        return 1
+
+
+def _run(words: list[str]) -> int:
+    name = next((name for name in COMMANDS if words[: len(name.split())] == name.split()), None)
+    if name is None:
+        return _overview(words)
+    words = words[len(name.split()) :]
+    try:
+        json_file = _take_json_file(words)
+        # Those of data read files of any name and size, and their workers have to stay small.
+        if not name.startswith("data "):
+            _check_encoding(words)
+            keep_freed()
+        result = _parse(name, words)
+        if json_file is not None:
+            json_file.parent.mkdir(parents=True, exist_ok=True)
+            json_file.write_text(json.dumps(result, indent=1, default=str) + "\n", encoding="utf-8")
+    except GptlabError as error:
+        print(f"gptlab {name}: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        print(f"gptlab {name}: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"gptlab {name}: stopped", file=sys.stderr)
+        return 130
+    return INTERRUPTED if result.get("status") == "interrupted" else 0
+
+
+def command(name: str) -> Callable[..., dict[str, Any]]:
+    """Return the function of a command, whose parameters are its arguments and flags."""
+    file = name.replace(" ", "_").replace("-", "_")
+    return import_module(f"gptlab.commands.{'import_' if file == 'import' else file}").run
+
+
+def _overview(words: list[str]) -> int:
+    wanted = not words or words[0] in ("-h", "--help", "help")
+    if words[:1] == ["--version"]:
+        from gptlab import __version__
+
+        print(f"gptlab {__version__}")
+        return 0
+    lines = ["usage: gptlab COMMAND ... [--json FILE]", ""]
+    lines += [f"  {name:<16} {what}" for name, what in COMMANDS.items()]
+    lines += ["", "gptlab COMMAND --help tells its arguments; --json FILE writes the result for programs."]
+    print("\n".join(lines), file=sys.stdout if wanted else sys.stderr)
+    if not wanted:
+        near = difflib.get_close_matches(" ".join(words[:2]), COMMANDS, 1) or difflib.get_close_matches(
+            words[0], COMMANDS, 1
+        )
+        meant = f"; did you mean {near[0]!r}?" if near else ""
+        print(f"\ngptlab: there is no command {' '.join(words[:2])!r}{meant}", file=sys.stderr)
+    return 0 if wanted else 2
+
+
+def _check_encoding(words: Sequence[str]) -> None:
+    """Refuse arguments that the terminal's encoding could not read: no model, picture or recipe can hold them."""
+    for word in words:
+        strange = re.search("[\ud800-\udfff]", word)
+        if strange is not None:
+            byte, encoding = ord(strange[0]) & 0xFF, sys.getfilesystemencoding().upper()
+            before = word[: strange.start()][-40:]
+            raise ConfigError(
+                f"an argument has the byte 0x{byte:02X} behind {before!r}, which is no {encoding}; "
+                "write it in UTF-8 under LC_ALL=C.UTF-8, and rename a file that is called so"
+            )
+
+
+def _take_json_file(words: list[str]) -> Path | None:
+    at = next((at for at, word in enumerate(words) if word == "--json" or word.startswith("--json=")), None)
+    if at is None:
+        return None
+    _, given, name = words.pop(at).partition("=")
+    if not given and at < len(words):
+        name = words.pop(at)
+    if not name:
+        raise ConfigError("--json: names no file; write --json FILE")
+    file = Path(name)
+    if (refusal := file_unwritable(file, "--json")) is not None:
+        raise ConfigError(refusal)
+    return file
+
+
+def _parse(name: str, words: list[str]) -> dict[str, Any]:
+    import tyro
+
+    function = command(name)
+    if any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(function).parameters.values()):
+        return function(*words)  # another program's arguments
+    for parameter in inspect.signature(function).parameters.values():
+        kind, shown = parameter.annotation, parameter.name.upper()
+        if parameter.kind is parameter.POSITIONAL_ONLY and get_origin(kind) is not Annotated:
+            shown = f"[{shown} ...]" if get_origin(kind) is tuple else shown
+            as_named = tyro.conf.arg(metavar=shown, help_behavior_hint="")
+            function.__annotations__[parameter.name] = Annotated[kind, as_named]
+        elif parameter.name.endswith("_") and get_origin(kind) is not Annotated:  # `from` is Python's word
+            function.__annotations__[parameter.name] = Annotated[
+                kind, tyro.conf.arg(name=parameter.name[:-1])
+            ]
+    if "flags" in inspect.signature(function).parameters:
+        from gptlab.recipe import flags_type
+
+        # Here a choice is spelled out, as in TOML: --model.bias False; elsewhere --verify or --no-verify.
+        in_words = tyro.conf.FlagConversionOff
+        function.__annotations__["flags"] = Annotated[flags_type(), tyro.conf.arg(name=""), in_words]
+
+    @functools.wraps(function)
+    def checked(*given: Any, **named: Any) -> dict[str, Any]:
+        for key, value in named.items():
+            try:
+                check_numbers({} if key == "flags" else value, "--" + key.replace("_", "-"))
+            except ValueError as error:
+                raise ConfigError(str(error)) from None
+        return function(*given, **named)
+
+    return tyro.cli(
+        checked,
+        args=words,
+        prog=f"gptlab {name}",
+        description=(inspect.getdoc(function) or "").partition("\n")[0],
+    )

@@ -1,0 +1,9 @@
+"""The commands, a file each: the parameters of its `run` are the arguments and flags."""
+
+from collections.abc import Mapping
+from typing import Any
+
+INTERRUPTED = 75  # sysexits.h: EX_TEMPFAIL, "try again"
+
+Flags = Mapping[str, Any]
+"""Keys of a recipe as flags, `--section.key VALUE`; the parser learns which there are only when it needs to."""

@@ -1,0 +1,24 @@
+"""`gptlab data inspect`."""
+
+from pathlib import Path
+from typing import Any
+
+
+def run(folder: Path, /, *, out: Path | None = None) -> dict[str, Any]:
+    """Show what a prepared folder holds: numbers, lengths, copies, some documents.
+
+    Args:
+        folder: the prepared folder.
+        out: folder for the same as a page, `index.html`, with its pictures; None writes none.
+    """
+    from gptlab.data.audit.inspect import inspect
+    from gptlab.report.datasheet import refuse_place, told, write_page
+
+    if out is not None:
+        refuse_place(folder, out)
+    facts = inspect(folder)
+    print(told(facts))
+    if out is not None:
+        facts["files"] = write_page(facts, out)
+        print(f"\n{out / 'index.html'}: written, and {len(facts['files']) - 1} picture(s)")
+    return facts

@@ -1,0 +1,20 @@
+"""`gptlab data list`."""
+
+from typing import Any
+
+
+def run() -> dict[str, Any]:
+    """List the sources that are known by name, and the sets of shards that are ready."""
+    from gptlab.data.fetch import READY
+    from gptlab.data.sources import table as known
+
+    sources = known.list_sources()
+    ready = [
+        {"name": name, "size": found.size, "description": found.description} for name, found in READY.items()
+    ]
+    for command, listed in (("prepare", sources), ("fetch", ready)):
+        print(f"for gptlab data {command}:")
+        for entry in listed:
+            print(f"  {entry['name']:<16} {entry['size']:>8}  {entry['description']}")
+    print("for both: hf:OWNER/NAME and so on, any data set on the Hugging Face hub, of text or of shards")
+    return {"sources": sources, "ready": ready}

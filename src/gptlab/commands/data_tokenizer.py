@@ -1,0 +1,34 @@
+"""`gptlab data tokenizer`."""
+
+from pathlib import Path
+from typing import Any
+
+from gptlab.errors import ConfigError
+
+
+def run(source: str, out: Path, /, *, vocab_size: int, text_column: str | None = None) -> dict[str, Any]:
+    """Train a byte-level BPE tokenizer.
+
+    Args:
+        source: as for `gptlab data prepare`.
+        out: the JSON file to write.
+        vocab_size: entries, end-of-text and the 256 bytes among them.
+        text_column: where the text is, in .jsonl and .parquet; None finds it.
+    """
+    from gptlab.data.sources.table import documents
+    from gptlab.data.train_tokenizer import train_tokenizer
+    from gptlab.outputs import unwritable
+    from gptlab.storage import whole_file
+
+    if out.exists():
+        raise ConfigError(f"{out}: exists; choose another file, or delete it first")
+    if not out.parent.is_dir():
+        raise ConfigError(f"{out}: there is no folder {out.parent}; make it first")
+    if (refusal := unwritable(out)) is not None:
+        raise ConfigError(refusal)
+    trained = train_tokenizer(documents(source, text_column), vocab_size)
+    with whole_file(out) as file:
+        file.write(trained.to_str(pretty=True).encode())
+    entries = trained.get_vocab_size()
+    print(f"{out}: {entries:,} entries" + (" (the text gives no more)" if entries < vocab_size else ""))
+    return {"file": str(out), "vocab_size": entries}

@@ -1,0 +1,54 @@
+"""`gptlab eval`."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+
+def run(
+    models: tuple[Path, ...],
+    /,
+    *,
+    task: str,
+    protocol: Literal["completion", "harness", "lm-eval"] = "completion",
+    shots: int | None = None,
+    data: Path | None = None,
+    fewshot_data: Path | None = None,
+    task_data: Path | None = None,
+    limit: int | None = None,
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    samples: Path | None = None,
+) -> dict[str, Any]:
+    """Score a model on tasks, or compare two checkpoints; runs keep their scores for report and model card.
+
+    Args:
+        models: a run, a checkpoint, or a Hugging Face folder; or two.
+        task: hellaswag, continuation, or loss (on prepared shards); another name is lm-evaluation-harness's, and
+            several have commas between them.
+        protocol: how HellaSwag is asked: as llm.c does, as lm-evaluation-harness does, or by that itself.
+        shots: solved examples before each item; None is none, or what lm-evaluation-harness says of its own.
+        data: HellaSwag's JSONL (None downloads it), or for gptlab's other tasks a prepared folder.
+        fewshot_data: JSONL that HellaSwag's solved examples are drawn from; None downloads its training set.
+        task_data: folder with a file for each task of lm-evaluation-harness; None downloads them.
+        limit: items from the start, or for `loss` tokens; None is all.
+        dtype: number format of the products.
+        device: where to run.
+        samples: file for one JSON line an item.
+    """
+    from gptlab.evaluate import Request, evaluate
+
+    return evaluate(
+        models,
+        Request(
+            task=task,
+            protocol=protocol,
+            shots=shots,
+            data=data,
+            fewshot_data=fewshot_data,
+            task_data=task_data,
+            limit=limit,
+            dtype=dtype,
+            device=device,
+            samples=samples,
+        ),
+    )

@@ -1,0 +1,63 @@
+"""`gptlab export`."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from gptlab.errors import ConfigError
+
+
+def run(
+    model: Path,
+    out: Path,
+    /,
+    *,
+    to: Literal["huggingface", "gguf"] = "huggingface",
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+    licence: str | None = None,
+    verify: bool = True,
+) -> dict[str, Any]:
+    """Write a model for others: as a Hugging Face folder, or as a GGUF file for llama.cpp.
+
+    Args:
+        model: a run, a checkpoint, or a Hugging Face folder.
+        out: the folder to write, or the .gguf file.
+        to: what to write.
+        dtype: number format of a GGUF file's matrices.
+        licence: the hub's identifier of the model's licence (mit, apache-2.0 ...), which the card or the file tells.
+        verify: load it in transformers, or in llama.cpp where llama-cpp-python is installed, and compare its logits
+            with the model's.
+    """
+    if to == "gguf":
+        return _export_gguf(model, out, dtype=dtype, licence=licence, verify=verify)
+    if dtype != "float32":
+        raise ConfigError(
+            f"--dtype {dtype}: is for --to gguf; a Hugging Face folder holds float32, and whoever loads it chooses"
+        )
+    from gptlab.publishing import compared, export_folder
+
+    facts = export_folder(model, out, verify=verify, licence=licence)
+    print(f"{out}: {facts['class']}, {compared(facts['max_diff'])}")
+    if facts["remote_code"] is not None:
+        print(f"  {facts['remote_code']}; loading it takes trust_remote_code=True")
+    return {**facts}
+
+
+def _export_gguf(
+    model: Path,
+    out: Path,
+    *,
+    dtype: Literal["float32", "float16", "bfloat16"],
+    licence: str | None,
+    verify: bool,
+) -> dict[str, Any]:
+    from gptlab.progress import quantity
+    from gptlab.publishing import compared, export_file
+
+    facts = export_file(model, out, dtype=dtype, licence=licence, verify=verify)
+    print(
+        f"{facts['file']}: {facts['architecture']} of llama.cpp, {dtype}, {quantity(facts['bytes'], 'B')}, "
+        + compared(facts["max_diff"])
+    )
+    if verify and facts["max_diff"] is None:
+        print("  llama-cpp-python is not installed, so llama.cpp has not loaded it")
+    return {**facts}

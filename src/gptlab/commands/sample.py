@@ -1,0 +1,73 @@
+"""`gptlab sample`."""
+
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+
+def run(
+    model: Path,
+    /,
+    *,
+    prompt: str = "",
+    max_tokens: int = 100,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+    samples: int = 1,
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+) -> dict[str, Any]:
+    """Write text with a model.
+
+    Args:
+        model: a run, a checkpoint, or a Hugging Face folder.
+        prompt: how the text begins; an empty one starts a document.
+        max_tokens: the most tokens that follow.
+        temperature: what the logits are divided by; 0 takes the likeliest token.
+        top_k: draw from the k likeliest tokens; None is all.
+        top_p: draw from the likeliest tokens that together reach this probability; None is all.
+        seed: of the draws; None is another one every time.
+        samples: texts to write from the one prompt.
+        dtype: number format of the products; auto is a 16-bit one where the device has products of its own for
+            it, else float32, in which texts are the same everywhere.
+    """
+    import torch
+
+    from gptlab.loading import load
+    from gptlab.machine.device import choose_device, choose_dtype, warn_if_emulated
+    from gptlab.sample import kept_tokens, prompt_ids, sample_text, stream_text
+
+    network, tokenizer = load(model)
+    device = choose_device("auto")
+    number_format = choose_dtype(dtype, device)
+    warn_if_emulated(number_format, device, "--dtype")
+    given = len(prompt_ids(tokenizer, prompt))
+    read = kept_tokens(given, network.context)
+    if read < given:
+        print(
+            f"the prompt has {given} tokens, the context {network.context}: the last {read} are read",
+            file=sys.stderr,
+        )
+    options: Any = {
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "seed": seed,
+        "dtype": getattr(torch, number_format),
+    }
+    if samples == 1:
+        pieces = stream_text(network, tokenizer, prompt, **options)
+        # The first piece comes before the prompt is shown: an option may yet be refused.
+        texts = [next(pieces, "")]
+        print(prompt + texts[0], end="", flush=True)
+        for piece in pieces:
+            print(piece, end="", flush=True)
+            texts[0] += piece
+        print()
+    else:
+        texts = sample_text(network, tokenizer, prompt, samples=samples, **options)
+        for number, text in enumerate(texts, 1):
+            print(f"--- {number}\n{prompt}{text}")
+    return {"prompt": prompt, "texts": texts, "dtype": number_format}

@@ -1,0 +1,42 @@
+"""`gptlab train`."""
+
+from pathlib import Path
+from typing import Any
+
+from gptlab.commands import Flags
+from gptlab.errors import ConfigError
+
+
+def run(
+    recipes: tuple[Path, ...] = (),
+    /,
+    *,
+    out: Path,
+    max_hours: float | None = None,
+    replan: bool = False,
+    from_: Path | None = None,
+    anneal_hours: float | None = None,
+    anneal_steps: int | None = None,
+    flags: Flags,
+) -> dict[str, Any]:
+    """Train a model; with a run in OUT that is not finished, continue it.
+
+    Args:
+        recipes: TOML files, merged left to right; none is OUT's own.
+        out: the run folder.
+        max_hours: save and stop after that time, with exit code 75.
+        replan: measure anew how many steps fit into train.hours.
+        from_: a run or checkpoint whose learning rate is to come down from where it stands; OUT is a new run.
+        anneal_hours: how long that takes.
+        anneal_steps: or in how many steps.
+        flags: keys of the recipe.
+    """
+    from gptlab.run import train
+
+    if from_ is not None:
+        from gptlab.anneal import annealed
+
+        recipes, flags = annealed(from_, recipes, flags, hours=anneal_hours, steps=anneal_steps)
+    elif anneal_hours is not None or anneal_steps is not None:
+        raise ConfigError("--anneal-hours and --anneal-steps: name the checkpoint to anneal with --from")
+    return train(recipes, out, flags, max_hours=max_hours, replan=replan)

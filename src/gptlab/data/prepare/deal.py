@@ -1,0 +1,131 @@
+"""Dealing: the documents of finished jobs, in order, to the shards of the two splits (holdout.py says to which)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from gptlab.data.manifest import Manifest
+from gptlab.data.prepare.duplicates import Copies, Hashes, first_of_each
+from gptlab.data.prepare.holdout import HASHES, Asked, HoldOut, hold_out
+from gptlab.data.prepare.jobs import Documents, Job
+from gptlab.data.prepare.request import MAX_VAL_TOKENS, VAL_FRACTION, Plan
+from gptlab.data.prepare.writer import ShardWriter
+from gptlab.data.shards import Tokens
+from gptlab.errors import DataError
+from gptlab.progress import Progress
+
+
+def deal(plan: Plan, jobs: Sequence[Job], fraction: float) -> Manifest:
+    """Deal the documents out to the shards of the two splits.
+
+    Raises:
+        DataError: there are too few of them to split.
+    """
+    documents, tokens, lowest, highest = 0, 0, HASHES, 0
+    hashes: list[Hashes] = []
+    for _, table in _tables(plan, jobs):
+        documents += table.size
+        tokens += int(table["tokens"].sum())
+        if plan.deduplicate:
+            hashes.append(table["hash"].copy())
+        lowest, highest = min(lowest, int(table["hash"].min())), max(highest, int(table["hash"].max()))
+    if documents == 0:
+        raise DataError(f'source "{plan.source.name}": holds no documents; pass files with text')
+    if documents > 1 and lowest == highest:
+        raise DataError(
+            f'source "{plan.source.name}": its {documents:,} documents are all the same, so none can '
+            "validate; pass others"
+        )
+    token_bytes = plan.encoder.token_bytes
+    copies = Copies(plan.partial, hashes)
+
+    def kept() -> Iterator[Documents]:
+        return first_of_each((table for _, table in _tables(plan, jobs)), copies.repeated)
+
+    with (
+        ShardWriter(plan.out, "train", plan.shard_tokens, token_bytes) as train,
+        ShardWriter(plan.out, "val", plan.shard_tokens, token_bytes) as val,
+    ):
+        if documents == 1:
+            validation = _split_document(plan, jobs, train, val)
+        else:
+            asked = Asked(
+                fraction=fraction,
+                tokens=plan.val_tokens,
+                estimate=plan.source.bytes / plan.encoder.bytes_per_token,
+                whole=plan.max_tokens is None or tokens < plan.max_tokens,
+                usual_fraction=VAL_FRACTION,
+            )
+            held_out = hold_out(asked, lowest, highest, kept)
+            most = plan.max_tokens
+            if most is not None and not asked.whole:
+                # The end of a document that is cut has an end-of-text of its own, which counts as well.
+                most -= sum(map(held_out.cuts, kept()))
+            _split_documents(replace(plan, max_tokens=most), jobs, held_out, train, val, copies)
+            validation = str(held_out)
+    dropped = {"documents": copies.documents, "tokens": copies.tokens} if plan.deduplicate else None
+    return plan.manifest(validation, (*train.shards, *val.shards), dropped)
+
+
+def _split_documents(
+    plan: Plan,
+    jobs: Sequence[Job],
+    held_out: HoldOut,
+    train: ShardWriter,
+    val: ShardWriter,
+    copies: Copies,
+) -> None:
+    with Progress("writing shards", sum(job.bytes for job in jobs), "B") as progress:
+        for job, table in _tables(plan, jobs):
+            tokens = job.checked_tokens(plan.partial, plan.encoder.vocab_size)
+            ends = np.cumsum(table["tokens"])
+            starts = ends - table["tokens"]
+            validating = held_out.tokens(table)
+            kept = ~copies.find(job, table)
+            for start, end, validates in zip(
+                *(row[kept].tolist() for row in (starts, ends, validating)), strict=True
+            ):
+                document = tokens[start:end]
+                if 0 < validates < document.size:
+                    _add_parts(document, validates, train, val)
+                else:
+                    (val if validates else train).add(document)
+            progress.advance(job.bytes)
+
+
+def _split_document(plan: Plan, jobs: Sequence[Job], train: ShardWriter, val: ShardWriter) -> str:
+    """Cut a source's only document in two: the end of it validates."""
+    [(job, table)] = _tables(plan, jobs)
+    document = job.checked_tokens(plan.partial, plan.encoder.vocab_size)[: int(table["tokens"][0])]
+    validation = plan.val_tokens or min(max(int(VAL_FRACTION * document.size), 1), MAX_VAL_TOKENS)
+    if document.size - validation < 2:
+        raise DataError(
+            f'source "{plan.source.name}": is one document of {document.size:,} tokens; {validation:,} for '
+            "validation leave nothing to train on, ask for fewer with --val-tokens"
+        )
+    _add_parts(document, validation, train, val)
+    return f"the last {validation:,} tokens of the only document"
+
+
+def _add_parts(document: Tokens, validating: int, train: ShardWriter, val: ShardWriter) -> None:
+    """Cut a document in two, so many tokens to validate; both begin with its end-of-text."""
+    train.add(document[:-validating])
+    val.add(np.concatenate([document[:1], document[-validating:]]))
+
+
+def _tables(plan: Plan, jobs: Sequence[Job]) -> Iterator[tuple[Job, Documents]]:
+    """Read the jobs' documents; where there is a limit, the document that passes it is cut there."""
+    remaining = plan.max_tokens
+    for job in jobs:
+        table = job.documents(plan.partial)
+        if remaining is not None:
+            table = table[: int(np.searchsorted(np.cumsum(table["tokens"]), remaining)) + 1]
+            excess = int(table["tokens"].sum()) - remaining
+            if excess > 0:
+                table["tokens"][-1] -= np.uint64(excess)
+            remaining = max(-excess, 0)
+        if table.size:
+            yield job, table
+        if remaining == 0:
+            return

@@ -1,0 +1,141 @@
+"""Formats with RoPE and RMSNorm: Llama and its relatives. A norm without gain has a gain of one."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from gptlab.formats.huggingface.classes.format import (
+    GATED,
+    RMSNORMS,
+    UNGATED,
+    Constant,
+    Format,
+    Held,
+    Piece,
+    repeated,
+)
+from gptlab.model.gpt import ModelConfig
+
+
+class Llama(Format):
+    """Meta's Llama: RoPE, RMSNorm, SwiGLU, grouped heads."""
+
+    model_type = "llama"
+    holds: ClassVar = {
+        "norm": RMSNORMS,
+        "norm_order": ["pre"],
+        "position": ["rope"],
+        "mlp": list(GATED),
+        "qk_norm": [False],
+        "logit_soft_cap": [None],
+    }
+    activations = GATED
+    bias_keys = ("attention_bias", "mlp_bias")
+    free: ClassVar = {"attention_dropout": 0.0}
+    unread: ClassVar[Sequence[str]] = (
+        "is_llama_config",
+        "rope_interleaved",
+    )  # of nanotron, which made SmolLM
+
+    def config(self, c: ModelConfig) -> dict[str, Any]:
+        return {**super().config(c), "head_dim": c.head_dim}
+
+
+class SmolLM3(Llama):
+    """Hugging Face's SmolLM3: Llama whose layers may do without positions, here all of them."""
+
+    model_type = "smollm3"
+    holds: ClassVar = {**Llama.holds, "position": ["none"]}
+    fixed: ClassVar = {"use_sliding_window": False}
+    unread = ("max_window_layers", "no_rope_layer_interval")  # of other layers than these
+
+    def config(self, c: ModelConfig) -> dict[str, Any]:
+        return {**super().config(c), "no_rope_layers": [0] * c.n_layer}
+
+
+class Arcee(Llama):
+    """Arcee's AFM: Llama with an MLP of two matrices."""
+
+    model_type = "arcee"
+    holds: ClassVar = {**Llama.holds, "position": ["rope", "none"], "mlp": ["relu2", "gelu", "gelu_erf"]}
+    activations = UNGATED
+
+
+class Qwen3(Llama):
+    """Alibaba's Qwen3: Llama with normalised queries and keys, and no bias in the MLP."""
+
+    model_type = "qwen3"
+    holds: ClassVar = {**Llama.holds, "position": ["rope", "none"], "qk_norm": [True], "bias": [False]}
+    bias_keys = ("attention_bias",)
+    fixed: ClassVar = {"use_sliding_window": False}
+    unread = ("max_window_layers",)  # of the sliding window that is not there
+
+
+class Apertus(Format):
+    """The Swiss AI Initiative's Apertus: Qwen3 with an MLP of two matrices."""
+
+    model_type = "apertus"
+    holds: ClassVar = {**Qwen3.holds, "mlp": list(UNGATED)}
+    activations = UNGATED
+    bias_keys = ("attention_bias",)
+    free: ClassVar = {"attention_dropout": 0.0}
+    norms = ("attention_layernorm", "feedforward_layernorm")
+
+
+class VaultGemma(Llama):
+    """Google's VaultGemma: Llama with capped logits, and no bias in the MLP.
+
+    Its gains are stored less one, and it multiplies the embeddings by sqrt(n_embd): ours are divided by that, and
+    where the head is tied, the last norm makes up for it. A squared ReLU is a gated one with equal halves.
+    """
+
+    model_type = "vaultgemma"
+    holds: ClassVar = {
+        "norm": RMSNORMS,
+        "norm_order": ["pre"],
+        "position": ["rope", "none"],
+        "mlp": ["swiglu", "relu2"],
+        "qk_norm": [False],
+        "bias": [False],
+    }
+    numbers: ClassVar = {**Format.numbers, "logit_soft_cap": "final_logit_softcapping"}
+    activation, bias_keys = "hidden_activation", ("attention_bias",)
+    activations: ClassVar = {**GATED, "relu2": ("relu",)}
+    fixed: ClassVar = {"attn_logit_softcapping": None}
+    exact = False
+    norms = ("input_layernorm", "pre_feedforward_layernorm")
+
+    def config(self, c: ModelConfig) -> dict[str, Any]:
+        layers = ["full_attention"] * c.n_layer
+        return {**super().config(c), "query_pre_attn_scalar": c.head_dim, "layer_types": layers}
+
+    def norm(self, theirs: str, ours: str, c: ModelConfig, width: int | None = None) -> Iterator[Piece]:
+        scale = c.n_embd**0.5 if c.tie_embeddings and ours == "norm" else 1.0
+        if c.norm == "rmsnorm_no_gain":
+            yield Constant(f"{theirs}.weight", (c.n_embd,), scale - 1)
+        else:
+            yield Held(
+                (f"{theirs}.weight",),
+                f"{ours}.weight",
+                lambda gain: (gain * scale - 1,),
+                lambda parts: (parts[0] + 1) / scale,
+            )
+
+    def pieces(self, c: ModelConfig) -> Iterator[Piece]:
+        _, *others = super().pieces(c)
+        scale = c.n_embd**0.5
+
+        def divide(table: Tensor) -> tuple[Tensor]:
+            return (table / scale,)
+
+        yield Held((f"{self.embed}.weight",), "embed.weight", divide, lambda parts: parts[0] * scale)
+        yield from others
+
+    def mlp_pieces(self, theirs: str, ours: str, c: ModelConfig) -> Iterator[Piece]:
+        if c.mlp == "relu2":
+            halves = [f"{theirs}{name}.weight" for name in ("gate_proj", "up_proj")]
+            yield repeated(halves, f"{ours}up.weight")
+            yield from self.linear(f"{theirs}down_proj", f"{ours}down", c.n_embd, c)
+        else:
+            yield from super().mlp_pieces(theirs, ours, c)

@@ -1,0 +1,293 @@
+"""How a class of transformers reads a text: found out by trying, since neither its name nor its config tells.
+
+Among the classes that AutoModelForCausalLM loads there are encoders, which see the future, and decoders whose cache
+cannot be repeated, or emptied, or is not there. So every model reads a few tokens first.
+Axes: B rows, T time, V vocabulary.
+"""
+
+import inspect
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from gptlab.errors import CheckpointError, brief
+from gptlab.machine.memory import ran_out
+from gptlab.model.in_format import attention_dtype, in_format
+from gptlab.progress import QUIET_S, StatusLine
+from gptlab.sample import Reader
+
+# What configs call the longest text, the commonest name first.
+LENGTHS = (
+    *("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length", "n_ctx"),
+    *("context_length", "max_target_positions", "model_max_length"),
+)
+# Tokens of the texts that are tried: as many as cost about a second, and never more or fewer than these.
+MOST, FEWEST, WORK = 512, 16, 10_000_000_000  # the last in tokens times parameters
+READ_SINGLY = 8  # of a text, to try the cache
+# Two ways of computing a logit may differ by this share of the largest one; a GPU multiplies in TF32.
+TOLERANCE = {"cpu": 1e-4, "cuda": 1e-3}
+# Where two experts are as likely, rounding chooses: so few places may differ, but none of the last ones.
+STRAY_SHARE, LAST = 0.05, 4
+
+
+def longest_text(model: Any) -> int | None:
+    """Return how many tokens a model of transformers can read, or None where its config does not say."""
+    config = _text_config(model)
+    named = (getattr(config, name, None) for name in LENGTHS)
+    length = next((n for n in named if isinstance(n, int) and not isinstance(n, bool) and n > 0), None)
+    if length is None:
+        return None
+    for name, table in model.named_modules():
+        # RoBERTa, ProphetNet and their kin count positions from behind the padding's own on.
+        if isinstance(table, nn.Embedding) and "position" in name and table.padding_idx is not None:
+            length = min(length, table.num_embeddings - table.padding_idx - 1)
+    if getattr(config, "ngram", None):  # ProphetNet looks up the place that it predicts, too
+        length -= 1
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope":
+        # Behind this length all wavelengths are others, and with them what was read before.
+        length = min(length, rope.get("original_max_position_embeddings") or length)
+    return length
+
+
+def vocabulary_of(model: Any) -> int:
+    """Return how many ids a model of transformers has.
+
+    Raises:
+        CheckpointError: its config does not say so.
+    """
+    size = getattr(_text_config(model), "vocab_size", None)
+    if not isinstance(size, int) or size < 1:
+        raise CheckpointError(
+            f"config.json: vocab_size = {size}: must be the number of ids; add it to the folder's copy"
+        )
+    return size
+
+
+def _text_config(model: Any) -> Any:
+    """Return the part of a config that is about text."""
+    config = model.config
+    return config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
+
+
+# How a text is read on: with a cache that is repeated for several samples, with one that is made for each of them
+# anew, or without one.
+Way = Literal["repeated", "continued", "whole"]
+CACHED: tuple[Way, ...] = ("repeated", "continued")
+
+
+class Network:
+    """What was found out of a model of transformers; copies of the model share it."""
+
+    def __init__(self, model: Any) -> None:
+        self.told = False
+        self._model = model
+        self._way: Way | None = None
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "Network":
+        return self
+
+    def way(self, context: int, vocab_size: int) -> "Way":
+        """Return the fastest way of reading on that gives the logits of the whole text."""
+        if self._way is None:
+            self._way = _fastest(self._model, context, vocab_size)
+        return self._way
+
+
+def _fastest(model: Any, context: int, vocab_size: int) -> Way:
+    for way in CACHED:
+        if _reads_on(model, way, context, vocab_size):
+            return way
+    return "whole"
+
+
+def logits_of(model: Any, ids_BT: Tensor, **options: Any) -> Tensor:
+    """Return the logits of the token that follows each prefix, without a cache.
+
+    Raises:
+        CheckpointError: transformers cannot compute them.
+    """
+    with named(model, ids_BT):
+        return model(input_ids=ids_BT, **taken(model, use_cache=False, **options)).logits
+
+
+@contextmanager
+def named(model: Any, ids_BT: Tensor) -> Generator[None]:
+    """Raise what transformers raises as an error that names the class; memory at its end is left to be seen."""
+    try:
+        yield
+    except Exception as error:  # transformers passes on whatever its parts raise
+        if ran_out(error):
+            raise
+        raise CheckpointError(
+            f"{type(model).__name__} cannot read {ids_BT.shape[1]} ids ({brief(error)}); a causal model of text alone "
+            "is wanted, and a config that fits it"
+        ) from error
+
+
+def taken(model: Any, **options: Any) -> dict[str, Any]:
+    """Return those of some arguments that a model of transformers takes."""
+    known = inspect.signature(model.forward).parameters
+    return {name: value for name, value in options.items() if name in known}
+
+
+def reader_of(model: Any, network: Network, context: int, vocab_size: int, dtype: torch.dtype) -> Reader:
+    """Return a reader that has read nothing, with the model's cache where that can be trusted."""
+    way = network.way(context, vocab_size)
+    if way == "whole":
+        return WholeReader(model, context, vocab_size, dtype, network)
+    return CacheReader(model, context, vocab_size, dtype, way)
+
+
+class CacheReader:
+    """A model of transformers and the cache that it makes itself."""
+
+    def __init__(self, model: Any, context: int, vocab_size: int, dtype: torch.dtype, way: Way) -> None:
+        self.context, self.vocab_size = context, vocab_size
+        self.device: torch.device = model.device
+        self._model, self.way = model, way
+        self._attention_dtype = attention_dtype(self.device, dtype)
+        # Most classes can spare the head all positions but the last.
+        self._last_only = taken(model, logits_to_keep=1)
+        self._cache_name = next(
+            iter(taken(model, past_key_values=None, cache_params=None)), "past_key_values"
+        )
+        self._cache: Any = None
+
+    def restart(self, ids: Tensor, *, copies: int, room: int) -> Tensor:
+        self._cache = None
+        if copies == 1 or self.way != "repeated":
+            return self.read(ids.repeat_interleave(copies, 0))
+        logits = self.read(ids)
+        self._cache.batch_repeat_interleave(copies)
+        return logits.repeat_interleave(copies, 0)
+
+    def read(self, ids: Tensor) -> Tensor:
+        cache = {self._cache_name: self._cache}
+        with in_format(self._attention_dtype, self.device), named(self._model, ids):
+            output = self._model(input_ids=ids, use_cache=True, **cache, **self._last_only)
+        self._cache = output[self._cache_name]
+        return output.logits[:, -1]
+
+
+class WholeReader:
+    """A model of transformers that reads the whole text anew for every token."""
+
+    def __init__(
+        self, model: Any, context: int, vocab_size: int, dtype: torch.dtype, network: Network
+    ) -> None:
+        self.context, self.vocab_size = context, vocab_size
+        self.device: torch.device = model.device
+        self._model, self._network = model, network
+        self._attention_dtype = attention_dtype(self.device, dtype)
+        self._last_only = taken(model, logits_to_keep=1)
+        self._text, self._start = torch.empty(0), time.monotonic()
+
+    def restart(self, ids: Tensor, *, copies: int, room: int) -> Tensor:
+        self._text = ids
+        logits = self._logits()
+        self._text = ids.repeat_interleave(copies, 0)
+        return logits.repeat_interleave(copies, 0)
+
+    def read(self, ids: Tensor) -> Tensor:
+        if not self._network.told and time.monotonic() - self._start > QUIET_S:
+            self._network.told = True
+            StatusLine().show(
+                f"{type(self._model).__name__} has no cache that gives its own logits: every token reads the whole "
+                f"text, of up to {self.context:,} tokens",
+                final=True,
+            )
+        self._text = torch.cat((self._text, ids), 1)
+        return self._logits()
+
+    def _logits(self) -> Tensor:
+        with in_format(self._attention_dtype, self.device):
+            return logits_of(self._model, self._text, **self._last_only)[:, -1]
+
+
+@torch.inference_mode()
+def require_causal(model: Any, context: int | None, vocab_size: int) -> None:
+    """Be sure that what a model predicts depends on the text before alone, in a batch as by itself.
+
+    Raises:
+        CheckpointError: it does not, or it cannot read ids alone.
+    """
+    name = type(model).__name__
+    text_BT, other_BT = _texts(model, context, vocab_size)
+    length = text_BT.shape[1]
+    # Odd, so that it lies within a chunk where a class cuts texts into chunks.
+    seen = length // 2 | 1
+    alone, again = logits_of(model, text_BT), logits_of(model, text_BT)
+    if alone.shape != (1, length, vocab_size):
+        raise CheckpointError(
+            f"{name} makes logits of shape {tuple(alone.shape)} of {length} ids and a vocabulary of {vocab_size:,}; "
+            f"(1, {length}, {vocab_size}) is that of a model of text alone, which is wanted"
+        )
+    begun = logits_of(model, text_BT[:, :seen])
+    changed = torch.cat((text_BT[:, :seen], other_BT[:, seen:]), 1)
+    padded = torch.cat((text_BT[:, :seen], torch.zeros_like(text_BT[:, seen:])), 1)
+    batch = logits_of(model, torch.cat((text_BT, changed, padded, other_BT)))
+    others = logits_of(model, other_BT)
+    if _differ(alone, again):
+        raise CheckpointError(f"{name} makes other logits of the same text every time; it cannot be scored")
+    if any(_differ(row[None, :seen], begun) for row in (alone[0], *batch[:3])):
+        raise CheckpointError(_not_causal(name, model))
+    if _differ(alone, batch[:1]) or _differ(others, batch[3:]):
+        raise CheckpointError(
+            f"{name} makes other logits of a text where others are read beside it; it cannot be scored in batches"
+        )
+
+
+def _not_causal(name: str, model: Any) -> str:
+    remedy = "take a causal model, as GPT-2 is"
+    for key in ("is_decoder", "causal"):
+        if getattr(model.config, key, None) is False:
+            asked = f'put "{key}": true into the folder\'s copy of config.json'
+            remedy = f"if it was trained to write text, {asked}; else {remedy}"
+    return f"{name} is not causal here: what it predicts depends on tokens that come later; {remedy}"
+
+
+def _texts(model: Any, context: int | None, vocab_size: int) -> tuple[Tensor, Tensor]:
+    """Return two texts, the same every time, that differ in every token but for the one that pads."""
+    size = sum(parameter.numel() for parameter in model.parameters())
+    length = min(context or MOST, MOST, max(FEWEST, WORK // size))
+    generator = torch.Generator().manual_seed(0)
+    text = torch.randint(vocab_size, (1, length), generator=generator)
+    other = (text + torch.randint(1, max(2, vocab_size), (1, length), generator=generator)) % vocab_size
+    padding = getattr(_text_config(model), "pad_token_id", None)
+    if isinstance(padding, int) and 0 <= padding < vocab_size:
+        # Some classes count positions without it, which their caches do not.
+        text[:, length // 3] = other[:, length // 3] = padding
+    return text.to(model.device), other.to(model.device)
+
+
+def _differ(logits: Tensor, others: Tensor) -> bool:
+    """Say whether logits of the same places differ by more than rounding and rare choices explain."""
+    bound = TOLERANCE.get(logits.device.type, 1e-3) * others.abs().max()
+    places = ~((logits - others).abs().amax(-1) <= bound)  # what is no number differs
+    return bool(places[:, -LAST:].any()) or float(places.float().mean()) > STRAY_SHARE
+
+
+@torch.inference_mode()
+def _reads_on(model: Any, way: Way, context: int, vocab_size: int) -> bool:
+    """Say whether a cache, emptied between two texts, gives the logits of reading without one."""
+    texts_BT = torch.cat(_texts(model, context, vocab_size))
+    length = texts_BT.shape[1]
+    start = max(1, length - READ_SINGLY)
+    reader = CacheReader(model, context, vocab_size, torch.float32, way)
+    try:
+        for rows_BT in (texts_BT, texts_BT.flip(0)):
+            copies_BT = rows_BT.repeat_interleave(2, 0)
+            read = [reader.restart(rows_BT[:, :start], copies=2, room=length)]
+            read += [reader.read(copies_BT[:, at : at + 1]) for at in range(start, length)]
+            if _differ(torch.stack(read, 1), logits_of(model, copies_BT)[:, start - 1 :]):
+                return False
+    except Exception as error:  # a class without such a cache fails as it likes
+        if ran_out(error):
+            raise
+        return False
+    return True

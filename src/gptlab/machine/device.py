@@ -1,0 +1,129 @@
+"""The devices of this machine, and the number formats that they compute in."""
+
+import os
+import platform
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from gptlab.errors import ConfigError
+from gptlab.machine import gpus
+
+DTypeName = Literal["auto", "float32", "tf32", "bfloat16", "float16"]
+DeviceName = Literal["auto", "cpu", "cuda"]
+SLOW = 5  # times as long as in float32; a busy machine may make it two
+
+
+def choose_device(name: DeviceName) -> torch.device:
+    """Return the device that a name stands for.
+
+    Raises:
+        ConfigError: CUDA is asked for and there is none.
+    """
+    cuda = torch.cuda.is_available()
+    if name == "cuda" and not cuda:
+        raise ConfigError("train.device = cuda: torch finds no CUDA device here; use cpu, or auto")
+    if name == "cpu" or not cuda:
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def choose_dtype(name: DTypeName, device: torch.device) -> DTypeName:
+    """Resolve `auto`: bfloat16 where the device computes in it, else float16 on CUDA, else float32."""
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16")
+    return "bfloat16" if fast else "float32"
+
+
+def product_type(name: DTypeName) -> torch.dtype:
+    """Return the type of what is multiplied in a number format."""
+    return getattr(torch, name) if name in ("bfloat16", "float16") else torch.float32
+
+
+def warn_if_emulated(name: DTypeName, device: torch.device, flag: str) -> None:
+    """Say on standard error how much slower a number format is than float32 on a CPU that has no products for it.
+
+    Args:
+        name: the format that was asked for.
+        device: where it is computed.
+        flag: how it was asked for.
+    """
+    dtype = product_type(name)
+    if device.type != "cpu" or dtype == torch.float32:
+        return
+    factor = _seconds(dtype) / _seconds(torch.float32)
+    if factor > SLOW:
+        print(
+            f"warning: {flag} {name}: this processor emulates it, and a product takes {factor:.0f} times as long as "
+            f"in float32 (measured just now); {flag} float32 spares that",
+            file=sys.stderr,
+        )
+
+
+def _seconds(dtype: torch.dtype) -> float:
+    """Time a product of matrices, small enough for a processor that emulates it."""
+    x = torch.ones(256, 512, dtype=dtype)
+    weight = torch.ones(512, 512, dtype=dtype)
+    times: list[float] = []
+    for _ in range(3):
+        began = time.perf_counter()
+        torch.mm(x, weight)
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def set_matmul_precision(name: DTypeName) -> None:
+    """Let float32 products use TF32 where that was asked for, and only there."""
+    torch.set_float32_matmul_precision("high" if name == "tf32" else "highest")
+
+
+def set_deterministic(deterministic: bool, *, compiled: bool = False) -> None:
+    """Choose between kernels that repeat themselves bit for bit and faster ones."""
+    if deterministic:
+        # cuBLAS repeats itself only with a fixed workspace, which it reads from here.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
+    if compiled:
+        import torch._inductor.config as inductor  # which takes a second
+
+        # Else it tries on the device which kernels are fastest, and in what order they add depends on that.
+        inductor.deterministic = deterministic
+
+
+def peak_flops(device: torch.device, dtype: DTypeName) -> float | None:
+    """Return the device's published peak in FLOP/s for a number format; None where it is not known."""
+    gpu = gpus.known(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    if gpu is None:
+        return None
+    return {"bfloat16": gpu.half, "float16": gpu.half, "tf32": gpu.tf32}.get(dtype)
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """Return what a reader of the results must know of the machine."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "host": socket.gethostname(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
+        "cpu_count": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _cpu_name() -> str:
+    if sys.platform == "linux":
+        with Path("/proc/cpuinfo").open() as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,6 +1,0 @@
-"""GGUF: one file with weights, tokenizer and shape, which llama.cpp and what is built on it run."""
-
-from .architectures import ARCHITECTURES
-from .file import DTYPES, ExportedGGUF, GGUFDType, export_gguf, gguf_file, refuse_file
-
-__all__ = ["ARCHITECTURES", "DTYPES", "ExportedGGUF", "GGUFDType", "export_gguf", "gguf_file", "refuse_file"]

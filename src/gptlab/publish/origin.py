@@ -1,0 +1,185 @@
+"""Where a model comes from, as far as its files tell; what they do not tell is None, and never guessed."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PureWindowsPath
+from typing import Any, cast
+
+from gptlab.data.manifest import Manifest
+from gptlab.data.mixture import fingerprint, share_block
+from gptlab.data.sources.hub_source import PREFIX, split_name
+from gptlab.errors import DataError
+from gptlab.parsing import parse_toml
+from gptlab.runs.changes import read_none, spelled, told
+from gptlab.runs.folder import METRICS, RECIPE, run_of
+from gptlab.runs.history import Run, read_runs
+from gptlab.runs.metrics import Row
+
+# Keys of a recipe that hold a path, of which others need to know the last part only.
+PATHS = ("path", "init_from", "anneal_from", "hellaswag_file")
+
+# What parts raise that no recipe names.
+NO_PARTS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A prepared folder that a run read, as its manifest has it."""
+
+    manifest: Manifest
+    share: float
+    """Which part of the samples was from it."""
+
+    @property
+    def hub_name(self) -> str | None:
+        """The data set on the hub, OWNER/NAME; None where the text is from elsewhere."""
+        for text in (self.manifest.revision, self.manifest.source):
+            if text.startswith(PREFIX):
+                return split_name(text.removeprefix(PREFIX))[0]
+        return None
+
+    @property
+    def source(self) -> str:
+        """The source, of a file or folder the name alone."""
+        return self.hub_name or last_part(self.manifest.source)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What is known of a model."""
+
+    name: str
+    """The run's, or its folder's."""
+    state: Mapping[str, Any]
+    """What the checkpoint says of itself; nothing, where there is none."""
+    run: Run | None
+    """The run that it is a checkpoint of."""
+    recipe: str | None
+    """That run's recipe, as it was for this checkpoint, of paths the last part alone."""
+    data: Sequence[DataSet] | None
+    """What it was trained on, if that is still there and the same."""
+
+    @property
+    def step(self) -> int | None:
+        """Updates of the weights so far; None for a model that gptlab has not trained."""
+        return None if "imported" in self.state else self.state.get("step")
+
+    def rows(self, kind: str) -> list[Row]:
+        """Return the run's rows of a kind about this very checkpoint."""
+        rows = self.run.metrics[kind] if self.run is not None else []
+        return [row for row in rows if row["step"] == self.state.get("step")]
+
+    @property
+    def past(self) -> Run | None:
+        """The run as it was at this checkpoint, without what came later."""
+        return self.run.until(self.step or 0) if self.run is not None else None
+
+    @property
+    def steps(self) -> list[Row]:
+        """The rows of the steps that led here."""
+        return self.past.metrics["step"] if self.past is not None else []
+
+    @property
+    def processes(self) -> int | None:
+        """How many processes trained; None where that is not known, or changed on the way."""
+        found = self.past.history["processes"] if self.past is not None else ()
+        return found[0][1] if len(found) == 1 else None
+
+    @property
+    def changes(self) -> list[str]:
+        """What was changed on the way here, in words, of paths the last part alone."""
+        changes = self.past.changes if self.past is not None else {}
+        return [
+            f"{key} {told([(step, spelled(_bare(key, value))) for step, value in values])}"
+            for key, values in changes.items()
+        ]
+
+
+def find_origin(model: Path, state: Mapping[str, Any]) -> Origin:
+    """Find out what the files around a model tell of it.
+
+    Args:
+        model: MODEL of the command line.
+        state: of the checkpoint that was loaded, or nothing for a Hugging Face folder.
+
+    Raises:
+        ConfigError: a file of the run is damaged.
+    """
+    folder = run_of(model) if state else None
+    if folder is None:
+        return Origin(model.resolve().name, state, None, None, None)
+    run = read_runs([folder])[0] if (folder / METRICS).is_file() else None
+    own = folder / RECIPE
+    text = own.read_text("utf-8") if run is not None and run.config and own.is_file() else None
+    found = Origin(folder.name, state, run, None, _data_sets(run, state) if run is not None else None)
+    return replace(found, recipe=_recipe(text, found.past)) if text and found.past is not None else found
+
+
+def last_part(path: str) -> str:
+    """Return the last part of a path of any system."""
+    return PureWindowsPath(path).name or path
+
+
+def _recipe(text: str, run: Run) -> str:
+    """Return a config.toml with the values that a run's last step was done under.
+
+    Where the data lie is left as it is: they are the same, or the run would not have gone on.
+    """
+    written = parse_toml(text.encode())
+    for key in run.history:
+        section, _, name = key.rpartition(".")
+        if section in ("", "data"):
+            continue
+        table = written.get(section)
+        before = read_none(table.get(name)) if isinstance(table, dict) else None
+        value = run.config.get(key)
+        if before != read_none(value):
+            # A path that is none is left out; in any other place, "none" stands for it.
+            left_out = value is None and isinstance(before, str)
+            text = _with_line(text, section, name, "" if left_out else f"{name} = {_toml(value)}\n")
+    paths = re.compile(rf'^({"|".join(PATHS)}) = "(.*)"$', re.MULTILINE)
+    return paths.sub(lambda found: f'{found[1]} = "{last_part(found[2])}"', text)
+
+
+def _with_line(text: str, section: str, name: str, line: str) -> str:
+    """Put a line in the place of a key's, or at the head of its section."""
+    begin = re.search(rf"^\[{re.escape(section)}\]\n", text, re.MULTILINE)
+    if begin is None:
+        return f"{text}\n[{section}]\n{line}"
+    end = re.compile(r"^\[", re.MULTILINE).search(text, begin.end())
+    stop = end.start() if end is not None else len(text)
+    old = re.compile(rf"^{re.escape(name)} = .*\n", re.MULTILINE).search(text, begin.end(), stop)
+    first, last = old.span() if old is not None else (begin.end(), begin.end())
+    return text[:first] + line + text[last:]
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, cast(list[Any], value)))}]"
+    return json.dumps("none" if value is None else value, ensure_ascii=False)
+
+
+def _bare(key: str, value: Any) -> Any:
+    """Return a setting's value, of paths the last part alone."""
+    if isinstance(value, list):
+        return [_bare(key, each) for each in cast(list[Any], value)]
+    if isinstance(value, dict):
+        return {name: _bare(name, each) for name, each in cast(dict[str, Any], value).items()}
+    is_path = isinstance(value, str) and key.rpartition(".")[2] in PATHS
+    return last_part(value) if is_path else value
+
+
+def _data_sets(run: Run, state: Mapping[str, Any]) -> list[DataSet] | None:
+    parts = run.config.get("data.train") or [{"path": run.config.get("data.path", "")}]
+    try:
+        samples = share_block([float(part.get("weight", 1.0)) for part in parts])
+        manifests = [Manifest.load(part["path"]) for part in parts]
+    except (DataError, *NO_PARTS):
+        return None
+    if fingerprint([manifest.fingerprint for manifest in manifests], samples) != state.get("data"):
+        return None
+    return [
+        DataSet(manifest, count / sum(samples)) for manifest, count in zip(manifests, samples, strict=True)
+    ]

@@ -1,0 +1,299 @@
+"""Checkpoint folders, complete or not there.
+
+    RUN/checkpoints/step_00004000/model.safetensors      the parameters, a tied head once
+                                  optimizer.safetensors  {parameter}/{quantity}
+                                  state.json             step, tokens, data position, random states, model,
+                                                         tokenizer, its own sha256, and those of the other files
+                                  tokenizer.json         where the tokenizer is a trained one
+    RUN/latest, RUN/best                                 the name of a checkpoint folder
+
+A folder is written aside, forced to the disk and renamed, so that its name promises that all of it is there; what
+is older goes only after that, and RUN/latest and RUN/best never name what is not there. Nothing in it depends on
+the number of processes, and none of it is a pickle.
+"""
+
+import errno
+import hashlib
+import json
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from gptlab import storage
+from gptlab.errors import CheckpointError
+from gptlab.parsing import names_neighbour, parse_json, typed
+from gptlab.runs import tensor_file
+from gptlab.runs.folder import BEST, CHECKPOINTS, LATEST
+
+MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+# What torch, numpy and Python raise when they are given back something else than they gave.
+DAMAGE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+OWN_HASH = "state_sha256"
+SPARE_BYTES = 1 << 20  # for the state, the tokenizer, and what a file system keeps for itself
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint folder whose state has been read and whose files have their hashes."""
+
+    folder: Path
+    state: dict[str, Any]
+
+    @contextmanager
+    def blamed(self) -> Generator[None]:
+        """Say of what a state raises that no run leaves, while it is taken up, that the state is damaged.
+
+        Raises:
+            CheckpointError: it is.
+        """
+        try:
+            yield
+        except DAMAGE as error:
+            raise CheckpointError(
+                f"{self.folder / STATE}: damaged ({type(error).__name__}: {error}); move {self.folder.name} away to "
+                "go on from an earlier one"
+            ) from error
+
+    def model(self) -> dict[str, Tensor]:
+        """Read the parameters."""
+        return _tensors(self.folder / MODEL)
+
+    def optimizer(self) -> dict[str, Tensor]:
+        """Read the optimizer's tensors."""
+        return _tensors(self.folder / OPTIMIZER)
+
+
+def save(
+    run: Path,
+    state: Mapping[str, Any],
+    *,
+    model: Mapping[str, Tensor],
+    optimizer: Mapping[str, Tensor],
+    files: Mapping[str, bytes],
+) -> Path:
+    """Write `RUN/checkpoints/step_N` and point RUN/latest at it; a failure leaves everything as it was.
+
+    Args:
+        run: the run folder.
+        state: what `state.json` holds; its `step` names the folder.
+        model: the parameters, on the CPU.
+        optimizer: the optimizer's tensors, on the CPU.
+        files: further files, by name.
+
+    Raises:
+        OSError: the disk is full, or fails.
+    """
+    folder = folder_of(run, state["step"])
+    written = storage.unfinished(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if written.exists():
+        storage.remove(written)
+    needed = SPARE_BYTES + sum(tensor.nbytes for part in (model, optimizer) for tensor in part.values())
+    if storage.free_bytes(folder.parent) < needed:
+        free = storage.free_bytes(folder.parent)
+        raise OSError(errno.ENOSPC, f"{needed:,} bytes are needed, {free:,} are free", str(folder.parent))
+    try:
+        written.mkdir()
+        hashes = {
+            MODEL: storage.write(written / MODEL, tensor_file.pieces(model)),
+            OPTIMIZER: storage.write(written / OPTIMIZER, tensor_file.pieces(optimizer)),
+            **{name: storage.write(written / name, [content]) for name, content in files.items()},
+        }
+        said = {**state, OWN_HASH: _hash(state), "sha256": hashes}
+        storage.write(written / STATE, [(json.dumps(said, indent=1) + "\n").encode()])
+        storage.sync_folder(written)
+        if folder.exists():  # from a save of this step that failed in its last moments
+            storage.set_aside(folder)
+        written.rename(folder)
+    except OSError:
+        _give_back(written)
+        raise
+    storage.sync_folder(folder.parent)
+    point(run / LATEST, folder)
+    return folder
+
+
+def _hash(state: Mapping[str, Any]) -> str:
+    """Hash what a state says, however it is laid out."""
+    said = json.loads(json.dumps(state))  # keys as JSON has them
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def _give_back(folder: Path) -> None:
+    """Free the space of what could not be finished, if the disk still lets us."""
+    try:
+        storage.remove(folder)
+    except OSError:
+        return
+
+
+def folder_of(run: Path, step: int) -> Path:
+    """Return the folder of a step's checkpoint."""
+    return run / CHECKPOINTS / f"step_{step:08d}"
+
+
+def step_of(folder: Path) -> int:
+    """Return the step that a checkpoint folder is named for."""
+    return int(folder.name.removeprefix("step_"))
+
+
+def point(pointer: Path, folder: Path) -> None:
+    """Make RUN/latest or RUN/best name a checkpoint folder."""
+    storage.replace_text(pointer, folder.name + "\n")
+
+
+def pointed(pointer: Path) -> Path | None:
+    """Return the folder that RUN/latest or RUN/best names, if there is one."""
+    if not pointer.is_file():
+        return None
+    name = pointer.read_bytes().decode(errors="replace").strip()
+    return next((folder for folder in folders_of(pointer.parent) if folder.name == name), None)
+
+
+def load(folder: Path, *, for_reading: bool = False) -> Checkpoint:
+    """Read a checkpoint folder's state and check its files against their hashes.
+
+    Args:
+        folder: the checkpoint.
+        for_reading: the optimizer's file, two thirds of all, is neither read nor missed: training cannot go on then.
+
+    Raises:
+        CheckpointError: something is missing, damaged, or no checkpoint at all.
+    """
+    path = folder / STATE
+    try:
+        state = parse_json(path.read_bytes())
+        hashes = typed(dict[str, str], state.pop("sha256"))
+        typed(int, state["step"])
+        own = state.pop(OWN_HASH, None)  # None: in checkpoints of gptlab 0.1, or after a change by hand
+        if own not in (_hash(state), None):
+            raise ValueError(f"{OWN_HASH} is another; if it was changed by hand, take that line out")
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder}: no {STATE} there; it is not a checkpoint folder") from None
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: cannot be read ({error.strerror}); use an earlier checkpoint"
+        ) from None
+    except DAMAGE as error:
+        raise CheckpointError(
+            f"{path}: damaged ({type(error).__name__}: {error}); use an earlier one"
+        ) from None
+    if not {MODEL, OPTIMIZER} <= hashes.keys() or not all(map(names_neighbour, hashes)):
+        raise CheckpointError(f"{path}: names not all files, or others; use an earlier checkpoint")
+    for name, expected in hashes.items():
+        if for_reading and name == OPTIMIZER:
+            continue
+        file = folder / name
+        try:
+            if not file.is_file():
+                raise CheckpointError(f"{folder}: {name} is missing; use an earlier checkpoint")
+            found = storage.file_sha256(file)
+        except OSError as error:
+            raise CheckpointError(
+                f"{file}: cannot be read ({error.strerror}); use an earlier checkpoint"
+            ) from None
+        if found != expected:
+            raise CheckpointError(f"{file}: its sha256 is not the one in {STATE}; use an earlier checkpoint")
+    return Checkpoint(folder, state)
+
+
+def newest(run: Path, complain: Callable[[str], None], at_most: int | None = None) -> Checkpoint | None:
+    """Return the newest checkpoint that is whole; None where there is none at all.
+
+    Args:
+        run: the run folder.
+        complain: is told of every newer one that had to be passed over.
+        at_most: pass over those of later steps, without a word.
+
+    Raises:
+        CheckpointError: there are checkpoints and all of them are damaged.
+    """
+    folders = [folder for folder in folders_of(run) if at_most is None or step_of(folder) <= at_most]
+    for folder in reversed(folders):
+        try:
+            found = load(folder)
+            if found.state["step"] == step_of(folder):
+                return found
+            complain(f"{folder}: its {STATE} is of step {found.state['step']}; use an earlier checkpoint")
+        except CheckpointError as error:
+            complain(str(error))
+    if folders:
+        raise CheckpointError(
+            f"{run}: all {len(folders)} checkpoints are damaged; move the folder away to start anew"
+        )
+    return None
+
+
+def chosen(path: Path, complain: Callable[[str], None]) -> Checkpoint:
+    """Read the checkpoint that a path names: that folder, or the newest whole one of a run.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    found = load(path) if (path / STATE).is_file() else newest(path, complain)
+    if found is None:
+        raise CheckpointError(f"{path}: neither a checkpoint nor a run that has one")
+    return found
+
+
+def folders_of(run: Path) -> list[Path]:
+    """List the complete checkpoint folders of a run, oldest first."""
+    found = (run / CHECKPOINTS).glob("step_*")
+    return sorted((folder for folder in found if _counts(folder)), key=step_of)
+
+
+def _counts(folder: Path) -> bool:
+    return folder.name.removeprefix("step_").isdecimal() and folder.is_dir()
+
+
+def prune(run: Path, keep: int, *, every: int | None = None, before: int | None = None) -> None:
+    """Delete the checkpoints that nobody needs, and what a crash left half-written.
+
+    Args:
+        run: the run folder.
+        keep: how many of the newest to keep, besides those that RUN/best and RUN/latest name.
+        every: keep those of steps that this divides.
+        before: keep the newest one that is not past this step, or else the oldest.
+    """
+    folders = folders_of(run)
+    kept = {pointed(run / BEST), pointed(run / LATEST), *folders[-keep:]}
+    if every is not None:
+        kept |= {folder for folder in folders if step_of(folder) % every == 0}
+    if before is not None:
+        kept |= {*([folder for folder in folders if step_of(folder) <= before][-1:] or folders[:1])}
+    for folder in (run / CHECKPOINTS).glob("step_*"):
+        if folder not in kept and (_counts(folder) or folder.suffix == storage.ASIDE):
+            storage.remove(folder)
+
+
+def rewind(run: Path, step: int, best: int | None) -> None:
+    """Set aside the checkpoints past a step, from which the run takes another way, and mend the pointers.
+
+    Args:
+        run: the run folder.
+        step: the step of a checkpoint that is whole.
+        best: the step of the best checkpoint up to there; None where there is none.
+    """
+    here = folder_of(run, step)
+    if pointed(run / LATEST) != here:
+        point(run / LATEST, here)
+    if best is None:
+        (run / BEST).unlink(missing_ok=True)
+    elif pointed(run / BEST) != folder_of(run, best):
+        point(run / BEST, folder_of(run, best))
+    for folder in reversed(folders_of(run)):
+        if step_of(folder) > step:
+            storage.set_aside(folder)
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from None

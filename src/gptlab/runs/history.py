@@ -1,0 +1,247 @@
+"""What a run folder says of itself, for whoever tells others: reports, model cards.
+
+It is read from the files alone, so without torch: `metrics.jsonl`, and where they exist `config.toml` and
+`environment.json`.
+"""
+
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gptlab.errors import ConfigError
+from gptlab.parsing import parse_json, parse_toml
+from gptlab.runs.changes import History, history, read_none, spelled, told, until
+from gptlab.runs.folder import ENVIRONMENT, METRICS, RECIPE
+from gptlab.runs.metrics import ACCURACIES, GOES_BACK, IDENTITY, Row, read_rows
+
+Floats = npt.NDArray[np.float64]
+Metrics = dict[str, list[Row]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder as read."""
+
+    name: str
+    folder: Path
+    config: Row
+    """The recipe under which its last step was done, with keys like `model.norm`."""
+    environment: Row
+    metrics: Metrics
+    history: History = field(default_factory=dict[str, Sequence[tuple[int, Any]]])
+    """What was changed on the way; see there."""
+
+    @property
+    def planned_steps(self) -> int | None:
+        """The step at which the run ends: that of its newest plan, or of its recipe."""
+        plans: list[tuple[int, int]] = []
+        for row in self.metrics["event"]:
+            if row.get("event") == "plan" and "steps" in row:
+                plans.append((row["step"], row["steps"]))
+            elif row.get("event") in GOES_BACK:
+                kept = not self._began_anew(row["step"], "train.steps", "train.hours")
+                plans = [plan for plan in plans if kept and plan[0] <= row["step"]]
+        return plans[-1][1] if plans else self.config.get("train.steps")
+
+    def _began_anew(self, step: int, *keys: str) -> bool:
+        return any(step == begin for key in keys for begin, _ in self.history.get(key, ())[1:])
+
+    @property
+    def highest_rate(self) -> float | None:
+        """The highest learning rate of its steps; None where they do not tell."""
+        rates = [rate for row in self.metrics["step"] if math.isfinite(rate := as_number(row.get("lr")))]
+        return max(rates, default=None)
+
+    @property
+    def changes(self) -> History:
+        """Settings that had several values, and from which step on each."""
+        return {key: values for key, values in self.history.items() if len(values) > 1}
+
+    def setting(self, key: str) -> Any:
+        """Return a setting as it is, or in words where it was changed on the way."""
+        values = self.changes.get(key)
+        if values is None:
+            return self.config.get(key)
+        return told([(step, spelled(value)) for step, value in values])
+
+    def until(self, step: int) -> "Run":
+        """Return the run as it was when a step was done, and nothing of what came later."""
+        metrics = {kind: [row for row in rows if row["step"] <= step] for kind, rows in self.metrics.items()}
+        changes = until(self.history, step)
+        return replace(self, config=_in_force(self.config, changes), metrics=metrics, history=changes)
+
+
+def read_metrics(run: Path) -> Metrics:
+    """Read a run's rows by kind, in the order of their steps, each step once, with `tokens` and `data` where they lack.
+
+    Raises:
+        ConfigError: the folder holds no metrics of a run.
+    """
+    path = run / METRICS
+    if not path.is_file():
+        raise ConfigError(f'run {run}: holds no metrics.jsonl; give a folder that "gptlab train --out" wrote')
+    rows = [row for row in read_rows(path) if _misfit(row) is None and _fits(row.get("changed", {}))]
+    for row in rows:
+        if row["kind"] == "eval":
+            row.setdefault("data", None)
+    kept = [row for row in rows if row["kind"] in IDENTITY and row.keys() >= {*IDENTITY[row["kind"]]}]
+    if not kept:
+        raise ConfigError(f"run {run}: metrics.jsonl holds no step of a run; give a run that has begun")
+    ordered = sorted(kept, key=lambda row: row["step"])
+    tokens = {row["step"]: row.get("tokens") for row in ordered if row["kind"] == "step"}
+    for row in ordered:
+        row.setdefault("tokens", tokens.get(row["step"], None if row["step"] else 0))
+    events = [row for row in rows if row["kind"] == "event"]
+    return {kind: [row for row in ordered if row["kind"] == kind] for kind in IDENTITY} | {"event": events}
+
+
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """Read run folders, each named for its folder, or by its path where two would share a name.
+
+    Raises:
+        ConfigError: no folder is given, one is no run folder, or a file in it is damaged.
+    """
+    if not folders:
+        raise ConfigError("report: there is no run to report; name one run folder at least")
+    names = [folder.resolve().name for folder in folders]
+    return [
+        _read_run(folder, name if names.count(name) == 1 else str(folder))
+        for folder, name in zip(folders, names, strict=True)
+    ]
+
+
+def _read_run(folder: Path, name: str) -> Run:
+    config, environment = folder / RECIPE, folder / ENVIRONMENT
+    metrics = read_metrics(folder)
+    try:
+        recipe = parse_toml(config.read_bytes()) if config.is_file() else {}
+        machine = parse_json(environment.read_bytes()) if environment.is_file() else {}
+        said = _checked(_flat(recipe)), _checked(machine)
+    except ValueError as error:
+        raise ConfigError(
+            f"run {folder}: its config.toml or environment.json is damaged ({error}); mend or remove it"
+        ) from error
+    config, environment = said
+    steps = [row["step"] for row in metrics["step"]]
+    changes = history(config, environment.get("processes"), metrics["event"], steps)
+    return Run(name, folder, _in_force(config, changes), environment, metrics, changes)
+
+
+def _in_force(config: Row, changes: History) -> Row:
+    """Return a recipe with the values that the last step was done under."""
+    last = {key: values[-1][1] for key, values in changes.items() if values and "." in key}
+    other = {key: value for key, value in last.items() if read_none(config.get(key)) != value}
+    return {key: value for key, value in (config | other).items() if key not in other or value is not None}
+
+
+def _checked(said: Any) -> Row:
+    if not isinstance(said, dict):
+        raise ValueError("no object")
+    if key := _misfit(said):
+        raise ValueError(f"{key} = {said[key]!r}")
+    return said
+
+
+def _misfit(said: Row) -> str | None:
+    """Return a key that has not the kind of value that its readers count on; None if all have."""
+    wrong = (key for key, kind in KINDS.items() if key in said and type(said[key]) not in kind)
+    return next(wrong, None)
+
+
+def _fits(changed: Row) -> bool:
+    """Say whether all that a start of a run changed is of the kinds that it has in a recipe."""
+    values = ((key, value) for key, pair in changed.items() if isinstance(pair, list) for value in pair)
+    return all(value is None or _misfit({key: value}) is None for key, value in values)
+
+
+def _flat(table: Row, above: str = "") -> Row:
+    flat: Row = {}
+    for key, value in table.items():
+        flat |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {above + key: value}
+    return flat
+
+
+def as_number(value: object) -> float:
+    """Return a number as it is, and NaN for anything else."""
+    return float(value) if isinstance(value, int | float) and abs(value) <= sys.float_info.max else math.nan
+
+
+def validations(run: Run) -> list[Row]:
+    """Return what a run has validated, on the text that it was validated on last: other text, another loss.
+
+    Rows of an older gptlab do not say of which text they are. It was the same one, unless the run's settings changed
+    or others of its rows are of two.
+    """
+    rows = [row for row in run.metrics["val"] if math.isfinite(as_number(row.get("loss")))]
+    if len(_hashes(rows)) < 2 and run.changes.keys().isdisjoint(TEXT_SETTINGS):
+        return rows
+    return [row for row in rows if row.get("items_sha256") == rows[-1].get("items_sha256")]
+
+
+def validated_texts(runs: Sequence[Run]) -> list[str | None]:
+    """Return the hash of the text that each run was validated on last.
+
+    One that is not on record is that of the runs with the same settings, if they agree; else None, as without any.
+    """
+    settings = [str([run.setting(key) for key in TEXT_SETTINGS]) if run.config else None for run in runs]
+    hashes = [_hashes(validations(run)) for run in runs]
+    texts: list[str | None] = []
+    for run, known, asked in zip(runs, hashes, settings, strict=True):
+        if not known and asked is not None and validations(run):
+            known = set[str]().union(
+                *(each for each, other in zip(hashes, settings, strict=True) if other == asked)
+            )
+        texts.append(known.pop() if len(known) == 1 else None)
+    return texts
+
+
+def _hashes(rows: Iterable[Row]) -> set[str]:
+    return {known for row in rows if (known := row.get("items_sha256"))}
+
+
+def training_hours(steps: Sequence[Row]) -> float | None:
+    """Return the hours of these steps alone, without evaluations; None where their speed is not known."""
+    # Not the sum of step_s: a row may stand for several steps.
+    tokens, rate = columns(steps, "tokens", "tokens_per_s")
+    if not len(rate) or not rate.all():
+        return None
+    # A run that anneals another begins with that one's tokens.
+    before = max(0.0, 2 * tokens[0] - tokens[1]) if len(tokens) > 1 else 0.0
+    return float((np.diff(tokens, prepend=before) / rate).sum() / 3600)
+
+
+def columns(rows: Iterable[Row], *names: str) -> list[Floats]:
+    """Return columns of numbers from the rows that have the first two of them."""
+    cells = [[as_number(row.get(name)) for name in names] for row in rows]
+    known = [row for row in cells if math.isfinite(row[0]) and math.isfinite(row[1])]
+    return list(np.array(known, dtype=np.float64).reshape(-1, len(names)).T)
+
+
+TEXT_SETTINGS = ("data.path", "data.train", "eval.val_tokens", "model.context")
+"""The settings that decide which windows of held-out text a loss is taken over."""
+
+NUMBER, NOTHING = (int, float), type(None)
+KINDS: dict[str, tuple[type, ...]] = {
+    # metrics.jsonl
+    **dict.fromkeys(("tokens", "steps", "shots", "n", "processes", "parameters"), (int,)),
+    **dict.fromkeys(("loss", "bits_per_byte", *ACCURACIES, *ACCURACIES.values()), (*NUMBER, NOTHING)),
+    **dict.fromkeys(("event", "task", "protocol", "prompt", "text"), (str,)),
+    "changed": (dict,),
+    **dict.fromkeys(("data", "items_sha256"), (str, NOTHING)),
+    "official": (bool, NOTHING),
+    # environment.json
+    **dict.fromkeys(("device", "dtype", "gptlab"), (str,)),
+    "git_commit": (str, NOTHING),
+    # config.toml
+    **dict.fromkeys(("train.steps", "train.batch_tokens", "schedule.warmup_steps"), (int,)),
+    **dict.fromkeys(("train.init_from", "data.path", "optim.name", "schedule.name"), (str,)),
+    "optim.lr": NUMBER,
+    "data.train": (list,),
+}
+"""What has to be of one kind, where a run folder has it: readers count on it."""

@@ -1,0 +1,170 @@
+"""How long a run goes on: for a number of steps, or for as many as fit into a number of hours."""
+
+import time
+from collections import deque
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from gptlab.errors import TrainError
+from gptlab.parsing import typed
+from gptlab.train.config import TrainConfig
+
+UNTYPICAL = 3  # the first steps of a process compile, allocate and warm up
+ENOUGH = 20  # measured steps that a plan rests on; fewer once a tenth of the time left is gone
+WINDOW = 200  # of the latest steps, which tell the speed
+SPARE = 0.02  # of the time left, for what nobody foresees
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where the decay of the learning rate stands, and where it ends.
+
+    Args:
+        at: the step at which the plan was made, or the end of the warm-up if that comes later.
+        done: how much of the decay was done by then, from 0 to 1.
+        steps: the last step.
+    """
+
+    at: int
+    done: float
+    steps: int
+
+    def progress(self, step: int) -> float:
+        """Return how much of the decay is done after a number of steps, from 0 to 1."""
+        return max(0.0, self.done + (1 - self.done) * (step - self.at) / max(1, self.steps - self.at))
+
+
+class Budget:
+    """The time of a run, and the plan that follows from it.
+
+    Time counts from when a process is ready to train, with evaluations and checkpoints, over all starts of the run.
+    What lies between the last checkpoint and a crash does not count, nor does waiting in a queue.
+
+    Args:
+        config: the recipe's [train].
+        warmup_steps: of the schedule.
+        evaluate_every: steps between evaluations.
+        again: whether to measure and plan anew, though there is a plan.
+    """
+
+    def __init__(
+        self, config: TrainConfig, *, warmup_steps: int, evaluate_every: int, again: bool = False
+    ) -> None:
+        self.plan: Plan | None = None
+        """What the run keeps to; None while its speed is not yet known."""
+        self.hours, self.again, self._most = config.hours, again, config.steps
+        self._warmup_steps, self._evaluate_every = warmup_steps, evaluate_every
+        self._before_s, self._began = 0.0, time.monotonic()
+        self._steps_s: deque[float] = deque(maxlen=WINDOW)
+        self._n_step = 0
+        self._evaluation_s = 0.0
+        self.start(0)
+
+    def start(self, step: int) -> None:
+        """Let the schedule begin at a step."""
+        self._start, self._begin = step, max(step, self._warmup_steps)
+        self._keep_to_steps()
+
+    def _keep_to_steps(self) -> None:
+        if self.hours is None:
+            assert self._most is not None  # TrainConfig sees to it
+            self.plan = Plan(self._begin, 0.0, self._most)
+
+    def progress(self, step: int) -> float:
+        """Return how much of the decay is done after a number of steps, from 0 to 1."""
+        return self.plan.progress(step) if self.plan is not None else 0.0
+
+    def over(self, step: int) -> bool:
+        """Say whether a number of steps is all."""
+        return self.plan is not None and step >= self.plan.steps
+
+    @property
+    def used_s(self) -> float:
+        """Seconds used so far."""
+        return self._before_s + time.monotonic() - self._began
+
+    def note_step(self, seconds: float) -> None:
+        """Take note of how long a step took."""
+        self._n_step += 1
+        if self._n_step > UNTYPICAL:
+            self._steps_s.append(seconds)
+
+    def note_evaluation(self, seconds: float) -> None:
+        """Take note of how long the evaluations of a step took."""
+        self._evaluation_s = seconds
+
+    def may_change(self, step: int, *, evaluated: bool) -> bool:
+        """Say whether a plan may be due, alike in all processes."""
+        return self.hours is not None and (
+            self.plan is None or self.again or 0 < step == self._begin or evaluated
+        )
+
+    def forecast(self, step: int, *, save_s: float) -> Plan | None:
+        """Plan anew where it is due: there is no plan, the warm-up is over, or the time will not do.
+
+        The decay goes on from where it stands, so that the learning rate never jumps.
+
+        Args:
+            step: steps done.
+            save_s: how long a checkpoint takes.
+        """
+        assert self.hours is not None
+        budget_s, n_step = 3600 * self.hours, len(self._steps_s)
+        here_s = self.used_s - self._before_s
+        if not n_step or (n_step < ENOUGH and here_s < (budget_s - self._before_s) / 10):
+            return None
+        step_s = sum(self._steps_s) / n_step + self._evaluation_s / self._evaluate_every
+        left_s = budget_s - self.used_s - self._evaluation_s - save_s
+        due = self.plan is None or self.again or step == self._begin
+        if self.plan is not None and not due and (self.plan.steps - step) * step_s <= left_s:
+            return None
+        at = max(step, self._begin)
+        steps = step + max(1, int(left_s * (1 - SPARE) / step_s))
+        return Plan(at, self.progress(at), steps if self._most is None else min(steps, self._most))
+
+    def follow(self, plan: Plan) -> None:
+        """Keep to a new plan.
+
+        Raises:
+            TrainError: the warm-up takes all the time there is.
+        """
+        if plan.steps <= self._begin > 0:
+            raise TrainError(
+                f"train.hours = {self.hours:g}: only {plan.steps:,} steps fit, and the warm-up has {self._begin:,}; "
+                "give more hours, fewer schedule.warmup_steps or a smaller train.batch_tokens"
+            )
+        self.plan, self.again = plan, False
+
+    def state(self) -> dict[str, Any]:
+        """Return all of it as JSON."""
+        return {
+            "hours": self.hours,
+            "most": self._most,
+            "start": self._start,
+            "used_s": self.used_s,
+            "evaluation_s": self._evaluation_s,
+            "plan": None if self.plan is None else asdict(self.plan),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned; other hours than then are a reason to plan anew.
+
+        Raises:
+            ValueError: it is nothing of that kind.
+        """
+        saved = typed(_Saved, state)
+        self._before_s, self._evaluation_s, self.plan = saved.used_s, saved.evaluation_s, saved.plan
+        self.again |= (saved.hours, saved.most) != (self.hours, self._most)
+        self.start(saved.start)
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """What `state` returns."""
+
+    hours: float | None
+    most: int | None
+    start: int
+    used_s: float
+    evaluation_s: float
+    plan: Plan | None

@@ -1,0 +1,115 @@
+"""How many sequences memory holds at once here, and whether the compiler compiles."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+
+import torch
+
+from gptlab.errors import TrainError, brief
+from gptlab.machine.memory import free_bytes, peak_bytes, release
+from gptlab.machine.world import World
+from gptlab.train.micro_batch import estimate, even
+from gptlab.train.objective import Objective
+from gptlab.train.slices import Slices
+
+
+class Probe:
+    """Makes passes that do not count, and keeps to what they tell.
+
+    Args:
+        attempt: makes a pass over a number of sequences.
+        objective: what is compiled.
+        slices: whose rows may be fewer.
+        world: the processes, which all do alike.
+        auto: whether the rows are to be found; else they stay.
+        coming: says how many bytes the next update will ask for.
+        named: the context in which memory that runs out is a TrainError.
+    """
+
+    def __init__(
+        self,
+        attempt: Callable[[int], None],
+        objective: Objective,
+        slices: Slices,
+        world: World,
+        *,
+        auto: bool,
+        coming: Callable[[], int],
+        named: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self._attempt, self._objective, self._slices, self._world = attempt, objective, slices, world
+        self._auto, self._coming, self._named, self._settled = auto, coming, named, not auto
+
+    def settle(self, rows: int) -> None:
+        """Keep to rows that were found before, as what continues is to be the same."""
+        self._slices.rows, self._settled = max(1, min(self._slices.largest_share, rows)), True
+
+    def run(self, say: Callable[[str], None]) -> None:
+        """Find what works, the same in all processes.
+
+        Raises:
+            TrainError: not even one sequence fits.
+        """
+        failure: Exception | None = None
+        try:
+            self._find(say)
+        except Exception as error:
+            failure = error
+        if self._world.count(failure is not None)[0]:  # else the others would wait for this one
+            raise failure or TrainError(
+                "another process could not make its first pass; its own words tell why"
+            )
+        if 0 < self._world.count(self._objective.compiled_as != "nothing")[0] < self._world.size:
+            self._objective.compile_as("nothing")
+            self._find(say)
+        self._slices.rows = self._world.smallest(self._slices.rows)
+
+    def _find(self, say: Callable[[str], None]) -> None:
+        slices, device = self._slices, self._world.device
+        coming = self._coming() if device.type == "cuda" else 0
+        if device.type == "cuda" and not self._settled:
+            most, fits = slices.rows, even(slices.largest_share, self._estimate(coming))
+            slices.rows = min(most, fits)
+            if fits < most:
+                say(f"memory is for {fits} sequences at once, as a pass over a few tells")
+        with self._named():
+            reserve = torch.empty(coming, dtype=torch.uint8, device=device)  # the first update will want it
+        while (failure := self._failure()) is not None:
+            if isinstance(failure, str):
+                say(f"torch.compile fails here ({failure}); training goes on without it, and slower")
+                self._objective.compile_as("nothing")
+                continue
+            if not self._auto or slices.rows == 1:
+                raise failure
+            size, slices.rows = slices.rows, even(slices.largest_share, slices.rows // 2)
+            say(f"out of memory with {size} sequences at once: micro_batch is now {slices.rows}")
+        del reserve
+
+    def _failure(self) -> TrainError | str | None:
+        """Try a pass; return what went wrong: the memory, or the compiler in words; None if nothing did."""
+        compiled = self._objective.compiled_as != "nothing"
+        try:
+            self._attempt(self._slices.rows)
+            return None
+        except TrainError as error:
+            # A new one, as this one holds what did not fit.
+            failure: TrainError | str = TrainError(str(error))
+        except Exception as error:
+            if not compiled:
+                raise
+            failure = brief(error)
+        release()
+        if compiled:
+            torch.compiler.reset()  # else a second shape makes a graph for all shapes
+        return failure
+
+    def _estimate(self, coming: int) -> int:
+        """Return how many sequences should fit, by passes that are not compiled: those take more, and no minutes."""
+        device, what = self._world.device, self._objective.compiled_as
+        self._objective.compile_as("nothing")
+        try:
+            peak = partial(peak_bytes, device, self._attempt)
+            return estimate(peak, free=free_bytes(device), reserve=coming)
+        finally:
+            self._objective.compile_as(what)

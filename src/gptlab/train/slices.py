@@ -1,0 +1,70 @@
+"""A process's share of every batch, cut into passes of one shape and read ahead.
+
+A shape is compiled once, so where a share ends within a pass it is filled up with rows that do not count.
+"""
+
+import math
+from collections.abc import Iterator
+from itertools import count
+
+from torch import Tensor, nn
+
+from gptlab.machine.world import World
+from gptlab.model.loss import IGNORED
+from gptlab.train.read_ahead import ReadAhead, Request
+from gptlab.train.skip import Batches
+
+AHEAD = 2  # passes that are read while one is computed
+
+
+class Slices:
+    """The passes of this process over each batch.
+
+    Args:
+        batches: the training sequences.
+        n_sequence: sequences of a batch.
+        rows: sequences of a pass.
+        world: the processes.
+    """
+
+    def __init__(self, batches: Batches, n_sequence: int, rows: int, world: World) -> None:
+        self.n_sequence, self.rows = n_sequence, rows
+        self.largest_share = math.ceil(n_sequence / world.size)
+        """Sequences of the process that has most of a batch."""
+        self.ahead = ReadAhead(self._read, self._following, AHEAD)
+        """Who reads the samples; a context, as it has a thread."""
+        self._batches, self._world, self._first = batches, world, 0
+        self._share = range(
+            n_sequence * world.rank // world.size, n_sequence * (world.rank + 1) // world.size
+        )
+
+    def of(self, first: int) -> list[Request]:
+        """Return the passes over this process's share of the batch that begins at sample `first`."""
+        self._first = first
+        return [(first + start, size) for start, size in self._passes()]
+
+    def _passes(self) -> Iterator[Request]:
+        """Yield where each pass begins in a batch, and how many samples it has.
+
+        DDP wants all processes to do the same number, in step; that of a smaller share may end with an empty one.
+        """
+        for start in range(0, self.largest_share, self.rows):
+            yield self._share.start + start, max(0, min(self.rows, len(self._share) - start))
+
+    def _following(self, request: Request) -> Iterator[Request]:
+        """Foretell the samples that are wanted after those of a request of the step under way."""
+        for first in count(self._first, self.n_sequence):
+            for start, size in self._passes():
+                if first + start > request[0]:
+                    yield first + start, size
+
+    def _read(self, first: int, size: int) -> tuple[Tensor, Tensor]:
+        """Return the ids and targets of some samples, filled up with rows that do not count."""
+        ids, targets = self._batches.batch(first, max(1, size))
+        if size < self.rows:
+            empty = (0, 0, 0, self.rows - size)
+            ids = nn.functional.pad(ids[:size], empty)
+            targets = nn.functional.pad(targets[:size], empty, value=IGNORED)
+        if self._world.device.type == "cuda":
+            return ids.pin_memory(), targets.pin_memory()
+        return ids, targets

@@ -1,0 +1,77 @@
+"""The exported modelling file against our own network: every combination, the cache, padding, further training."""
+
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+
+from gptlab.formats.huggingface.classes import FORMATS, OWN
+from gptlab.model.gpt import NORM_ORDERS
+from gptlab.model.mlp import MLPS
+from gptlab.model.norm import NORMS
+from gptlab.model.position import POSITIONS
+from gptlab.sample import GeneratingGPT
+
+MakeGPT = Callable[..., GeneratingGPT]
+# What acts in the same place goes through every pair; what stands alone takes turns.
+PAIRED = [
+    dict(zip(("norm", "norm_order", "position", "mlp", "bias", "qk_norm"), values, strict=True))
+    for values in product(NORMS, NORM_ORDERS, POSITIONS, MLPS, [True, False], [True, False])
+]
+ALONE = [
+    dict(zip(("n_kv_head", "tie_embeddings", "logit_soft_cap"), values, strict=True))
+    for values in product([None, 2, 1], [True, False], [None, 15.0])
+]
+
+
+def both(gpt: MakeGPT, **switches: Any) -> tuple[GeneratingGPT, Any]:
+    from gptlab.formats.huggingface.modeling_gptlab import GPTLabConfig, GPTLabForCausalLM
+
+    model = gpt(**({"n_head": 4, "n_embd": 32, "context": 12, "vocab_size": 29} | switches))
+    theirs = GPTLabForCausalLM(GPTLabConfig(**FORMATS[OWN].config(model.config))).eval()
+    theirs.load_state_dict(model.state_dict())
+    return model, theirs
+
+
+def test_every_combination_computes_the_same(gpt: MakeGPT) -> None:
+    ids = torch.randint(29, (2, 12))
+    for number, switches in enumerate(PAIRED):
+        model, theirs = both(gpt, **switches, **ALONE[number % len(ALONE)])
+        with torch.inference_mode():
+            torch.testing.assert_close(theirs(input_ids=ids).logits, model(ids), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_the_cache_and_padding_on_the_left(position: str, gpt: MakeGPT) -> None:
+    model, theirs = both(gpt, position=position, norm="rmsnorm", mlp="relu2", n_kv_head=2)
+    short, long = torch.tensor([[3, 4, 5]]), torch.tensor([[7, 8, 9, 10, 11]])
+    padded = torch.cat((torch.cat((torch.zeros(1, 2, dtype=torch.long), short), 1), long))
+    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+    options = {"do_sample": False, "max_new_tokens": 7, "pad_token_id": 0, "eos_token_id": None}
+    written = theirs.generate(padded, attention_mask=mask, **options)
+    assert torch.equal(written[:1, 2:], model.generate(short, max_tokens=7, temperature=0))
+    assert torch.equal(written[1:], model.generate(long, max_tokens=7, temperature=0))
+    without = theirs.generate(long, attention_mask=mask[1:], use_cache=False, **options)
+    assert torch.equal(without, written[1:])
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_it_can_be_trained_and_saved(tied: bool, gpt: MakeGPT, tmp_path: Any) -> None:
+    from gptlab.formats.huggingface import read_ours
+    from gptlab.formats.huggingface.modeling_gptlab import GPTLabForCausalLM
+
+    model, theirs = both(gpt, norm="rmsnorm", position="learned", tie_embeddings=tied)
+    ids = torch.randint(29, (4, 12))
+    loss = theirs(input_ids=ids, labels=ids).loss
+    expected = torch.nn.functional.cross_entropy(model(ids)[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in theirs.parameters())
+    theirs.save_pretrained(tmp_path)
+    again = GPTLabForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(again(input_ids=ids).logits, theirs(input_ids=ids).logits)
+    config, state = read_ours(tmp_path)
+    assert config == model.config
+    assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())

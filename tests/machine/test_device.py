@@ -1,0 +1,55 @@
+"""Number formats that a processor has, and those that it only emulates."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from gptlab.machine import device
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def takes(monkeypatch):
+    """Let a product in a 16-bit format take so many times as long as in float32."""
+
+    def factor(times):
+        monkeypatch.setattr(device, "_seconds", lambda dtype: 1.0 if dtype == torch.float32 else times)
+
+    return factor
+
+
+def test_a_format_that_is_emulated_is_warned_of_with_its_factor(takes, capsys):
+    takes(41.3)
+    device.warn_if_emulated("bfloat16", CPU, "--dtype")
+    assert capsys.readouterr().err == (
+        "warning: --dtype bfloat16: this processor emulates it, and a product takes 41 times as long as in float32 "
+        "(measured just now); --dtype float32 spares that\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "where", "times"),
+    [("float32", "cpu", 99), ("tf32", "cpu", 99), ("bfloat16", "cuda", 99), ("bfloat16", "cpu", 2)],
+)
+def test_one_that_is_not_is_not(takes, capsys, name, where, times):
+    takes(times)
+    device.warn_if_emulated(name, torch.device(where), "--dtype")
+    assert capsys.readouterr().err == ""
+
+
+def test_on_a_processor_of_avx2_bfloat16_is_emulated():
+    """As on most laptops; a process that is told to do without more shows it on any."""
+    only = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
+    asked = (
+        "import torch; from gptlab.machine.device import warn_if_emulated; "
+        "warn_if_emulated('bfloat16', torch.device('cpu'), '--dtype')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", asked], env=os.environ | only, capture_output=True, text=True, check=True
+    )
+    if torch.backends.mkldnn.is_available() and "x86" in os.uname().machine:
+        assert "this processor emulates it" in done.stderr
