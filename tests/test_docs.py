@@ -75,3 +75,11 @@ def test_contributing_names_what_exists():
     tables = set(re.findall(r"`([A-Z]{2,})`", text))
     assert len(tables) > 4
     assert [table for table in tables if f"\n{table}" not in source] == []
+
+
+def test_the_tests_that_hold_promises_exist():
+    text = (DOCS / "promises.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:tests/)?[\w/]*test_\w+)`", text))
+    assert len(named) > 20
+    places = (DOCS.parent / (name if "/" in name else f"tests/train/{name}") for name in named)
+    assert [place for place in places if not place.with_suffix(".py").exists()] == []
