@@ -24,7 +24,12 @@ FEW, MANY = 24, 1_500
 CONTEXT = 128
 METRICS = {"acc": "acc", "acc_norm": "acc_norm", "stderr": "acc_stderr", "perplexity": "perplexity"}
 
-UNREAD = "DatasetGenerationError"
+# What the library that reads files for the harness says of one that it cannot read: nobody has a number to compare.
+UNREAD = ("DatasetGenerationError", "ValueError: Expected object or value")
+
+# Its own model asserts that an ending fits the context, where ours cuts and counts; an ending of no letters makes it
+# divide by their number, of which this suite's warnings make an error.
+FAILS = ("AssertionError: ", "RuntimeWarning: divide by zero")
 
 Ends = dict[str, Any] | str  # the numbers, or why there are none
 
@@ -106,6 +111,8 @@ def difference(ours: Ends, theirs: Ends) -> str | None:
         return None if ours.isprintable() else f"refused on several lines: {ours}"
     if isinstance(theirs, str) and theirs.startswith(UNREAD):
         return None  # Arrow wants one type a column and no half letters; nobody has a number to compare
+    if isinstance(theirs, str) and theirs.startswith(FAILS):
+        return None
     if isinstance(theirs, str):
         return f"taken, and refused by the harness: {theirs}"
     for name in ours.keys() & theirs.keys() - {"sums"}:
@@ -139,7 +146,12 @@ def go_through(count: int, folder: Path, network: GeneratingGPT, models: tuple[A
         for way, ours in found.items():
             if (told := difference(ours, theirs)) is not None:
                 problems.append(f"mutant {number}, {task}, {way}: {told}\n  {content[:1500]!r}")
-            if way == "task-data" and not isinstance(ours, str) and isinstance(theirs, str):
+            if (
+                way == "task-data"
+                and not isinstance(ours, str)
+                and isinstance(theirs, str)
+                and not theirs.startswith(FAILS)
+            ):
                 problems.append(f"mutant {number}, {task}: taken, and refused by the harness: {theirs}")
             if way == "task-data" and isinstance(ours, str) and not isinstance(theirs, str):
                 problems.append(f"mutant {number}, {task}: refused without need: {ours}\n  {content[:900]!r}")

@@ -89,24 +89,36 @@ def log_likelihoods(
     for number, (before, ending) in enumerate(pairs):
         if not before or not ending:
             raise ValueError(f"choice {number}: {len(before)} ids before {len(ending)}; both need one")
-    rows = tree.rows([tree.cut(pair, context) for pair in pairs], branching=hasattr(logits, "hidden_at"))
-    sums, misses = np.zeros(len(pairs)), np.zeros(len(pairs))
+    # Equal ones once: computed twice they might differ in their last digits, and a tie be none.
+    different = {_key(pair): pair for pair in pairs}
+    places = {key: number for number, key in enumerate(different)}
+    rows = tree.rows(
+        [tree.cut(pair, context) for pair in different.values()], branching=hasattr(logits, "hidden_at")
+    )
+    sums, misses = np.zeros(len(places)), np.zeros(len(places))
     for part in tree.batches(rows, batch_tokens or good_batch_tokens(device)):
         heed(stop)
         for _, (numbers, log_probs, missed) in in_parts(partial(_score, logits, device), part):
-            sums += np.bincount(numbers, log_probs, len(pairs))
-            misses += np.bincount(numbers, missed, len(pairs))
+            sums += np.bincount(numbers, log_probs, len(places))
+            misses += np.bincount(numbers, missed, len(places))
         if advance is not None:
             advance(sum(len(row.pairs) for row in part))
+    if advance is not None and len(places) < len(pairs):
+        advance(len(pairs) - len(places))
     return [
         Score(
-            log_likelihood=float(total),
+            log_likelihood=float(sums[number]),
             tokens=min(len(pair[1]), context),
-            greedy=not missed,
+            greedy=not misses[number],
             cut=tree.excess(pair, context),
         )
-        for pair, total, missed in zip(pairs, sums, misses, strict=True)
+        for pair, number in ((pair, places[_key(pair)]) for pair in pairs)
     ]
+
+
+def _key(pair: Pair) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    before, ending = pair
+    return tuple(before), tuple(ending)
 
 
 def _score(
