@@ -55,13 +55,15 @@ def gptlab_side(network: Any, tokenizer: Any, data: Path, shots: int) -> Side:
     def score(items: Path, batch_tokens: int) -> np.ndarray:
         task = tasks.build(
             "hellaswag",
-            tokenizer=tokenizer,
-            context=network.context,
-            file=items,
-            fewshot=data,
-            protocol="harness",
-            shots=shots,
-            limit=None,
+            tasks.Inputs(
+                tokenizer=tokenizer,
+                context=network.context,
+                file=items,
+                fewshot=data,
+                protocol="harness",
+                shots=shots,
+                limit=None,
+            ),
         )
         result = task.evaluate(network, device=device, batch_tokens=batch_tokens, quiet=True)
         return np.array([row["log_likelihoods"] for row in result.samples()])
@@ -128,7 +130,9 @@ def dealt(lines: list[str], hands: int, place: Path) -> list[Path]:
 
 
 def _items(tokenizer: Any, context: int, file: Path) -> list[Any]:
-    return tasks.build("hellaswag", tokenizer=tokenizer, context=context, file=file, protocol="harness").items
+    return tasks.build(
+        "hellaswag", tasks.Inputs(tokenizer=tokenizer, context=context, file=file, protocol="harness")
+    ).items
 
 
 def timed(side: Side, items: Path, batch: int) -> tuple[float, np.ndarray]:

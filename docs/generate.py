@@ -15,7 +15,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from gptlab import cli, recipe
+from gptlab import cli, recipe, recipe_keys
 from gptlab.data.load_tokenizer import TOKENIZERS
 from gptlab.data.prepare.engines import ENGINES
 from gptlab.data.sources.files import FORMATS
@@ -221,8 +221,8 @@ def section(name: str) -> str:
 def section_of_kind(name: str, kind: type[Any]) -> str:
     """Describe the keys of one kind of a section."""
     rows = [
-        (f"`{key}`", recipe.type_name(hint), f"`{written(default)}`", text)
-        for key, hint, default, text in recipe.entries(kind)
+        (f"`{key}`", recipe_keys.type_name(hint), f"`{written(default)}`", text)
+        for key, hint, default, text in recipe_keys.entries(kind)
     ]
     if name == "model":
         rows.append(
@@ -279,9 +279,9 @@ def written_argument(parameter: inspect.Parameter) -> tuple[str, str]:
         return (f"{name.upper()} ..." if "tuple" in str(parameter.annotation) else name.upper()), ""
     if parameter.annotation is bool:
         return f"{flag}, --no-{name}", ""
-    chosen = recipe.type_name(parameter.annotation) if "Literal" in str(parameter.annotation) else ""
+    chosen = recipe_keys.type_name(parameter.annotation) if "Literal" in str(parameter.annotation) else ""
     value = {"int": "N", "float": "X"}.get(
-        recipe.type_name(parameter.annotation).split(" ")[0], name.rstrip("_").upper()
+        recipe_keys.type_name(parameter.annotation).split(" ")[0], name.rstrip("_").upper()
     )
     return f"{flag} {value}", f" One of {chosen.replace(' or ', ', ')}." if chosen else ""
 

@@ -168,11 +168,11 @@ def test_every_command_has_help(gptlab, name):
 
 
 def test_help_of_train_has_every_key(gptlab):
-    from gptlab import recipe
+    from gptlab import recipe, recipe_keys
 
     out = gptlab("train", "--help").out
     for section, kind in recipe.SECTIONS.items():
-        for name, *_ in recipe.entries(kind):
+        for name, *_ in recipe_keys.entries(kind):
             if (section, name) == ("data", "train"):  # tables take a file
                 continue
             assert f"--{section}.{name.replace('_', '-')} " in out

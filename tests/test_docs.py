@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gptlab import cli, recipe
+from gptlab import cli, recipe, recipe_keys
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -41,7 +41,7 @@ def test_every_key_and_command_is_there(generate):
     page = generate.page()
     for name, kind in recipe.SECTIONS.items():
         part = page.partition(f"## [{name}]\n")[2].partition("\n## ")[0]
-        for key, _, _, text in recipe.entries(kind):
+        for key, _, _, text in recipe_keys.entries(kind):
             assert f"| `{key}` |" in part, f"{name}.{key}"
             assert text.replace("|", "\\|") in part, f"{name}.{key}"
     for name in cli.COMMANDS:

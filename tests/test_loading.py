@@ -47,7 +47,7 @@ def test_going_on_without_it_is_refused(without_optimizer, tiny_recipe, tmp_path
 
 
 def test_what_is_read_is_still_held_against_its_hash(without_optimizer):
-    folder = saved.checkpoint_folder(without_optimizer)
+    folder = saved.find(without_optimizer).checkpoint
     weights = folder / checkpoint.MODEL
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
     with pytest.raises(CheckpointError, match="its sha256 is not the one"):

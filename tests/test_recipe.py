@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gptlab import recipe
+from gptlab import cli, recipe, recipe_keys
 from gptlab.data.manifest import Manifest, TokenizerRecord
 from gptlab.data.mixture import DataConfig, Part
 from gptlab.errors import ConfigError
@@ -394,7 +394,7 @@ def test_differences_see_every_key():
 
 @pytest.mark.parametrize("section", recipe.SECTIONS)
 def test_every_key_has_a_sentence(section):
-    entries = list(recipe.entries(recipe.SECTIONS[section]))
+    entries = list(recipe_keys.entries(recipe.SECTIONS[section]))
     assert [name for name, *_ in entries] == [
         item.name for item in dataclasses.fields(recipe.SECTIONS[section])
     ]
@@ -417,13 +417,13 @@ def test_every_key_has_a_sentence(section):
     ],
 )
 def test_type_names(hint, name):
-    assert recipe.type_name(hint) == name
+    assert recipe_keys.type_name(hint) == name
 
 
 def flags(*words):
     import tyro
 
-    parsed = tyro.cli(recipe.flags_type(), args=words, config=(tyro.conf.FlagConversionOff,))
+    parsed = tyro.cli(cli._flags_type(), args=words, config=(tyro.conf.FlagConversionOff,))
     return {section: keys for section, keys in parsed.items() if keys}
 
 
@@ -453,7 +453,7 @@ def test_flags():
 
 
 def test_every_key_is_a_flag():
-    every = typing.get_type_hints(recipe.flags_type(), include_extras=False)
+    every = typing.get_type_hints(cli._flags_type(), include_extras=False)
     assert set(every) == set(recipe.SECTIONS)
     for section, kind in every.items():
         (keys,) = typing.get_args(kind) or (kind,)

@@ -10,6 +10,7 @@ import pytest
 
 from gptlab import cli, evaluate
 from gptlab.eval import hellaswag
+from gptlab.loading import find
 from gptlab.report.page import file_name
 from gptlab.runs import checkpoint, metrics
 from gptlab.runs.history import read_metrics, read_runs
@@ -217,7 +218,7 @@ def test_a_record_that_cannot_be_written_costs_no_result(
 
 def test_what_the_run_took_back_meanwhile_is_not_kept(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     score = {"task": "piqa", "protocol": "lm-eval", "shots": 0, "n": 5, "acc": 0.5}
-    late, early = scored(run, run / "checkpoints" / STEP), scored(run, run / "checkpoints" / STEP)
+    late, early = scored(find(run / "checkpoints" / STEP)), scored(find(run / "checkpoints" / STEP))
     assert late is not None
     assert early is not None
     with MetricsLog(run / "metrics.jsonl") as log:

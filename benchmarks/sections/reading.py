@@ -91,7 +91,7 @@ def _hellaswag(job: Job, logits: InFormat, tokenizer: Any, context: int) -> dict
     file = HELLASWAG if HELLASWAG.is_file() and not job.tiny else job.scratch / "hellaswag.jsonl"
     if job.tiny:
         file.write_text("".join(json.dumps(_item(number)) + "\n" for number in range(4)))
-    task = tasks.build("hellaswag", tokenizer=tokenizer, context=context, file=file, limit=2000)
+    task = tasks.build("hellaswag", tasks.Inputs(tokenizer=tokenizer, context=context, file=file, limit=2000))
 
     def score(items: Sequence[Any]) -> float:
         return replace(task, items=items).evaluate(logits, device=job.device, quiet=True).accuracy.acc

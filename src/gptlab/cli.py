@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, get_origin
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, get_origin
 
 from gptlab.commands import INTERRUPTED
 from gptlab.errors import ConfigError, GptlabError
@@ -162,11 +162,9 @@ def _parse(name: str, words: list[str]) -> dict[str, Any]:
                 kind, tyro.conf.arg(name=parameter.name[:-1])
             ]
     if "flags" in inspect.signature(function).parameters:
-        from gptlab.recipe import flags_type
-
         # Here a choice is spelled out, as in TOML: --model.bias False; elsewhere --verify or --no-verify.
         in_words = tyro.conf.FlagConversionOff
-        function.__annotations__["flags"] = Annotated[flags_type(), tyro.conf.arg(name=""), in_words]
+        function.__annotations__["flags"] = Annotated[_flags_type(), tyro.conf.arg(name=""), in_words]
 
     @functools.wraps(function)
     def checked(*given: Any, **named: Any) -> dict[str, Any]:
@@ -183,3 +181,36 @@ def _parse(name: str, words: list[str]) -> dict[str, Any]:
         prog=f"gptlab {name}",
         description=(inspect.getdoc(function) or "").partition("\n")[0],
     )
+
+
+def _flags_type() -> Any:
+    """Return the type of the flags of `gptlab train`: RunConfig's sections, with everything left out at will."""
+    import tyro
+
+    from gptlab.model.gpt import SIZES
+    from gptlab.recipe import KINDS, SECTIONS
+    from gptlab.recipe_keys import entries, table_of
+
+    def section(name: str, kinds: Sequence[type[Any]]) -> Any:
+        keys: dict[str, Any] = {
+            key: NotRequired[
+                Annotated[hint, tyro.conf.arg(help=text, help_behavior_hint=f"(default: {default})")]
+            ]
+            for kind in reversed(kinds)  # of keys that several have, those of the first
+            for key, hint, default, text in entries(kind)
+            if table_of(hint) is None  # too much for a flag: it takes a file
+        }
+        if len(kinds) > 1:
+            keys["name"] = NotRequired[Literal[tuple(KINDS[name])]]
+        if name == "model":
+            size = Annotated[
+                Literal[tuple(SIZES)], tyro.conf.arg(help="Layers, heads, width and context by name.")
+            ]
+            keys["size"] = NotRequired[size]
+        return TypedDict(f"{name.title()}Flags", keys)  # type: ignore[operator]
+
+    sections = {
+        name: section(name, list(KINDS[name].values()) if name in KINDS else [kind])
+        for name, kind in SECTIONS.items()
+    }
+    return TypedDict("Flags", {name: NotRequired[kind] for name, kind in sections.items()})  # type: ignore[operator]

@@ -4,7 +4,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from gptlab.eval import published, tasks
 from gptlab.eval.hellaswag import VALIDATION_ITEMS
 from gptlab.eval.score import good_batch_tokens
 from gptlab.eval.validation import mean_loss, windows_sha256
-from gptlab.loading import checkpoint_folder, load
+from gptlab.loading import find
 from gptlab.machine.device import DeviceName, DTypeName, choose_device, warn_if_emulated
 from gptlab.model.in_format import InFormat
 from gptlab.model.packed import packed
@@ -141,7 +141,7 @@ Answer = tuple[dict[str, Any], dict[str, Any]]  # what is written, and what a co
 
 
 def _ask(model: Model | None, path: Path, request: Request, *, keep: bool) -> Iterator[Answer]:
-    model = model or _open_checkpoint(path, request)
+    model = model or _open(path, request.device, request.dtype)
     run, common = model.run, {"model": str(path), "dtype": request.dtype}
     # All are made before the first is put, which may take hours: what cannot be asked is told at once.
     for name, task in [(name, _made(name, model, request)) for name in request.own]:
@@ -173,24 +173,23 @@ def _ask(model: Model | None, path: Path, request: Request, *, keep: bool) -> It
             yield common | line, {"task": line["task"], "items": items}
 
 
-def _open_checkpoint(path: Path, request: Request) -> Model:
-    folder = checkpoint_folder(path)
-    run = scored(path, folder)  # before the weights are read, as the run may go on meanwhile
-    return replace(_open(folder or path, request.device, request.dtype), path=path, run=run)
-
-
 def _open(path: Path, device: DeviceName, dtype: DTypeName) -> Model:
     where = choose_device(device)
     warn_if_emulated(dtype, where, "--dtype")
-    network, tokenizer = load(path, device)
+    place = find(path)
+    run = scored(place)  # before the weights are read, as the run may go on meanwhile
+    opened = place.open(device)
+    network = opened.network
     if dtype == "float32":  # in bfloat16 it gains nothing with rows of this length
         network = packed(network)
-    return Model(path, network, InFormat(network, dtype, where), tokenizer, network.context, where)
+    return Model(
+        path, network, InFormat(network, dtype, where), opened.tokenizer, network.context, where, run
+    )
 
 
 def _open_both(models: Sequence[Path], request: Request) -> tuple[Model, Model]:
     """Open two models whose losses are to be compared, which have to be taken over the same windows."""
-    first, second = (_open_checkpoint(path, request) for path in models)
+    first, second = (_open(path, request.device, request.dtype) for path in models)
     if first.context != second.context:
         raise ConfigError(
             f"--task loss: {first.path} reads windows of {first.context:,} tokens, {second.path} of "
@@ -210,14 +209,16 @@ def _made(name: str, model: Model, request: Request) -> tasks.Task | Windows:
         return held_out
     return tasks.build(
         name,
-        tokenizer=model.tokenizer,
-        context=model.context,
-        data=data,
-        file=data,
-        fewshot=request.fewshot_data,
-        protocol=request.protocol,
-        shots=request.shots or 0,
-        limit=request.limit,
+        tasks.Inputs(
+            tokenizer=model.tokenizer,
+            context=model.context,
+            data=data,
+            file=data,
+            fewshot=request.fewshot_data,
+            protocol=request.protocol,
+            shots=request.shots or 0,
+            limit=request.limit,
+        ),
     )
 
 

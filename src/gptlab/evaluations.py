@@ -103,12 +103,14 @@ def evaluations(
     built = [
         tasks.build(
             name,
-            tokenizer=tokenizer,
-            context=config.model.context,
-            data=Path(sets.sets[0].path),
-            file=Path(file) if file is not None else None,
-            protocol=config.eval.protocol,
-            limit=config.eval.limit,
+            tasks.Inputs(
+                tokenizer=tokenizer,
+                context=config.model.context,
+                data=Path(sets.sets[0].path),
+                file=Path(file) if file is not None else None,
+                protocol=config.eval.protocol,
+                limit=config.eval.limit,
+            ),
         )
         for name in config.eval.tasks
     ]

@@ -1,7 +1,9 @@
 """MODEL on the command line, `gptlab.load` in Python: a run, a checkpoint or a Hugging Face folder."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,10 +23,77 @@ from gptlab.machine.device import DeviceName, choose_device
 from gptlab.model.gpt import ModelConfig
 from gptlab.parsing import typed
 from gptlab.runs import checkpoint
-from gptlab.runs.folder import BEST, LATEST
+from gptlab.runs.folder import BEST, LATEST, run_of
 from gptlab.sample import GeneratingGPT
 
 Model = GeneratingGPT | HuggingFaceModel
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model ready to read and write text, and where it comes from."""
+
+    network: Model
+    tokenizer: Tokenizer
+    state: Mapping[str, Any]
+    """What its checkpoint says of itself; nothing for a Hugging Face folder."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """What MODEL names."""
+
+    path: Path
+    """As it was given."""
+    checkpoint: Path | None
+    """The checkpoint to read; None for a Hugging Face folder."""
+
+    @property
+    def run(self) -> Path | None:
+        """The run that the checkpoint is of, if any."""
+        return run_of(self.path) if self.checkpoint is not None else None
+
+    def open(self, device: DeviceName = "auto") -> Opened:
+        """Load the model and its tokenizer.
+
+        Raises:
+            CheckpointError: a damaged folder.
+        """
+        where, state = choose_device(device), {}
+        if self.checkpoint is None:
+            network, tokenizer = _load_hugging_face(self.path, where)
+        else:
+            found = checkpoint.load(self.checkpoint, for_reading=True)
+            try:
+                config = typed(ModelConfig, found.state.get("model"))
+                network = _network(config, checked_state(config, found.model())).to(where).eval()
+            except ValueError as error:
+                raise CheckpointError(
+                    f"{self.checkpoint}: {checkpoint.STATE} and the weights do not fit each other, or are of a "
+                    f"newer gptlab: {error}"
+                ) from None
+            tokenizer, state = read_tokenizer(found), found.state
+        _fit(self.path, network, tokenizer)
+        return Opened(network, tokenizer, state)
+
+
+def find(model: Path) -> Place:
+    """Say what MODEL names: a run (its best checkpoint), a checkpoint folder, or a Hugging Face folder.
+
+    Raises:
+        CheckpointError: it names nothing of the kind.
+    """
+    if not model.is_dir():
+        raise CheckpointError(f"{model}: no such folder; give a run, a checkpoint or a Hugging Face folder")
+    if (model / "config.json").is_file():
+        return Place(model, None)
+    pointed = (checkpoint.pointed(model / pointer) for pointer in (BEST, LATEST))
+    folder = model if (model / checkpoint.STATE).is_file() else next(filter(None, pointed), None)
+    if folder is None:
+        raise CheckpointError(
+            f"{model}: holds neither checkpoints, nor {checkpoint.STATE}, nor a Hugging Face config.json"
+        )
+    return Place(model, folder)
 
 
 def load(model: str | Path, device: DeviceName = "auto") -> tuple[Model, Tokenizer]:
@@ -38,38 +107,20 @@ def load(model: str | Path, device: DeviceName = "auto") -> tuple[Model, Tokeniz
         device: where to put it.
 
     Raises:
-        CheckpointError: nothing of the kind is there, or it is damaged.
+        CheckpointError: it is none of these, or damaged.
     """
-    path, where = Path(model), choose_device(device)
-    if not path.is_dir():
-        raise CheckpointError(f"{path}: no such folder; give a run, a checkpoint or a Hugging Face folder")
-    if (path / "config.json").is_file():
-        return _fitting(path, *_load_hugging_face(path, where))
-    folder = checkpoint_folder(path)
-    if folder is None:
-        raise CheckpointError(
-            f"{path}: holds neither checkpoints, nor {checkpoint.STATE}, nor a Hugging Face config.json"
-        )
-    found = checkpoint.load(folder, for_reading=True)
-    try:
-        config = typed(ModelConfig, found.state.get("model"))
-        network = _network(config, checked_state(config, found.model()))
-    except ValueError as error:
-        raise CheckpointError(
-            f"{folder}: {checkpoint.STATE} and the weights do not fit each other, or are of a newer gptlab: {error}"
-        ) from None
-    return _fitting(path, network.to(where).eval(), read_tokenizer(found))
+    opened = find(Path(model)).open(device)
+    return opened.network, opened.tokenizer
 
 
-def _fitting(path: Path, model: Model, tokenizer: Tokenizer) -> tuple[Model, Tokenizer]:
-    """Refuse a tokenizer with ids that the model has no row for."""
+def _fit(path: Path, model: Model, tokenizer: Tokenizer) -> None:
+    """Tell the model which of its rows stand for no token; refuse a tokenizer with ids that it has no row for."""
     rows = model.vocab_size if isinstance(model, HuggingFaceModel) else model.config.vocab_size
     if tokenizer.vocab_size > rows:
         raise CheckpointError(
             f"{path}: its tokenizer has {tokenizer.vocab_size:,} ids, its model {rows:,}; put the model's own there"
         )
     model.unknown_ids = tokenizer.unknown_below(rows)
-    return model, tokenizer
 
 
 def _network(config: ModelConfig, state: Mapping[str, Tensor]) -> GeneratingGPT:
@@ -85,16 +136,6 @@ def _load_hugging_face(folder: Path, where: torch.device) -> tuple[Model, Tokeni
     except UnfitError:
         return load_hugging_face(folder, where)
     return _network(config, state).to(where).eval(), folder_tokenizer(folder)
-
-
-def checkpoint_folder(path: Path) -> Path | None:
-    """Return the checkpoint that is meant by a run, which is its best, or by itself; None for neither."""
-    if (path / checkpoint.STATE).is_file():
-        return path
-    for pointer in (BEST, LATEST):
-        if (folder := checkpoint.pointed(path / pointer)) is not None:
-            return folder
-    return None
 
 
 def read_tokenizer(found: checkpoint.Checkpoint) -> Tokenizer:

@@ -1,6 +1,5 @@
 """`gptlab export` and `gptlab publish`: a model for others, with a card that tells where it comes from."""
 
-import json
 import tempfile
 from pathlib import Path
 
@@ -19,13 +18,12 @@ from gptlab.formats.huggingface import (
 )
 from gptlab.formats.huggingface.classes import OWN
 from gptlab.formats.huggingface.write import CARD, CURVE
-from gptlab.loading import checkpoint_folder, load
+from gptlab.loading import Place, find, load
 from gptlab.model.gpt import GPT
 from gptlab.outputs import fingerprint
 from gptlab.publish.card import Card, card_files
 from gptlab.publish.origin import find_origin
 from gptlab.publish.push import Pushed, open_repository, push
-from gptlab.runs.checkpoint import STATE
 from gptlab.runs.folder import identity, run_of
 from gptlab.storage import file_sha256
 
@@ -45,10 +43,11 @@ def export_folder(
     Raises:
         GptlabError: the model cannot be loaded, or not be written there.
     """
-    of = _whose(model)
+    place = find(model)
+    of = _whose(place)
     refuse_place(out, of)
-    checkpoint = checkpoint_folder(model)
-    network, tokenizer = load(checkpoint or model, "cpu")
+    opened = place.open("cpu")
+    network, tokenizer = opened.network, opened.tokenizer
     if not isinstance(network, GPT):
         return export(network, tokenizer, out)  # which tells why not
     network, address = fit_vocabulary(network, tokenizer), address or _here(out)
@@ -56,10 +55,9 @@ def export_folder(
         if licence is not None:
             raise ExportError(f"--licence {licence}: the export in {model} has a card; write it there")
         return export(network, tokenizer, out, verify=verify, beside=beside, of=of)
-    state = json.loads((checkpoint / STATE).read_bytes()) if checkpoint is not None else {}
     class_name = format_of(network.config)
     card = Card(
-        origin=find_origin(model, state),
+        origin=find_origin(model, opened.state),
         model=network.config,
         tokenizer=tokenizer,
         class_name=class_name,
@@ -70,11 +68,11 @@ def export_folder(
     return export(network, tokenizer, out, verify=verify, beside=card_files(card), of=of)
 
 
-def _whose(model: Path) -> str:
+def _whose(place: Place) -> str:
     """Return the fingerprint of a model: that of its run, or of its weights where it is of none that is here."""
-    run = run_of(model) if checkpoint_folder(model) is not None else None
-    if run is not None:
-        return identity(run)
+    if place.run is not None:
+        return identity(place.run)
+    model = place.path
     if (mark := read_mark(model)) is not None and (of := mark_of(mark)) is not None:
         return of
     weights = sorted(model.glob("*.safetensors"))
@@ -110,7 +108,7 @@ def publish(
     Raises:
         GptlabError: the model cannot be exported, nobody is logged in, or the hub refuses.
     """
-    open_repository(repository, public=public, of=_whose(model))  # before the work of an export
+    open_repository(repository, public=public, of=_whose(find(model)))  # before the work of an export
     with tempfile.TemporaryDirectory(prefix="gptlab-") as folder:
         # An export is the same bytes every time, so what the hub has of it is known again.
         out = Path(folder) / "export"
@@ -139,7 +137,7 @@ def export_file(
     Raises:
         GptlabError: the model cannot be loaded, or not be written there.
     """
-    name, of = (run_of(model) or model.resolve()).name, _whose(model)
+    name, of = (run_of(model) or model.resolve()).name, _whose(find(model))
     refuse_file(gguf_file(out, name, dtype), of)
     network, tokenizer = load(model, "cpu")
     return export_gguf(network, tokenizer, out, name=name, dtype=dtype, licence=licence, verify=verify, of=of)

@@ -3,25 +3,16 @@
 Files are merged left to right as raw mappings, flags are the last of them, and the result is checked once.
 """
 
-import ast
 import difflib
-import inspect
 import json
-import textwrap
 import types
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
 from datetime import date, time
 from pathlib import Path
 from typing import (
-    Annotated,
     Any,
-    Literal,
-    NotRequired,
-    TypedDict,
-    Union,
     get_args,
-    get_origin,
     get_type_hints,
 )
 
@@ -31,6 +22,7 @@ from gptlab.errors import ConfigError
 from gptlab.eval.tasks import EvalConfig
 from gptlab.model.gpt import SIZES, ModelConfig
 from gptlab.parsing import check_numbers, parse_toml
+from gptlab.recipe_keys import table_of, type_name
 from gptlab.runs.mirrors import MirrorConfig
 from gptlab.sample import SampleConfig
 from gptlab.train.adamw import AdamWConfig
@@ -281,13 +273,7 @@ def _key(path: Sequence[str | int]) -> str:
 def _tables(path: Sequence[str | int], raw: Raw) -> Any:
     """Return the dataclass that a key belongs to: its section, or the tables within it."""
     kind = _kind(str(path[0]), raw)
-    return _table(get_type_hints(kind)[str(path[1])]) if len(path) == 4 else kind
-
-
-def _table(hint: Any) -> Any:
-    """Return the dataclass of a key that is a list of tables; None for any other."""
-    part = get_args(hint)[0] if get_origin(hint) is tuple else None
-    return part if is_dataclass(part) else None
+    return table_of(get_type_hints(kind)[str(path[1])]) if len(path) == 4 else kind
 
 
 def to_toml(config: RunConfig, sections: Collection[str] = ()) -> str:
@@ -305,14 +291,14 @@ def to_toml(config: RunConfig, sections: Collection[str] = ()) -> str:
         lines.append(f"[{section.name}]")
         hints = get_type_hints(type(values))
         tables = [
-            item.name for item in fields(values) if _table(hints[item.name]) and getattr(values, item.name)
+            item.name for item in fields(values) if table_of(hints[item.name]) and getattr(values, item.name)
         ]
         for item in fields(values):
             value = getattr(values, item.name)
             other_form = section.name == "data" and tables
             if (
                 not other_form
-                and not _table(hints[item.name])
+                and not table_of(hints[item.name])
                 and (value is not None or item.default is not None)
             ):
                 lines.append(f"{item.name} = {_toml(value)}")
@@ -350,74 +336,6 @@ def differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
             if pair[0] != pair[1]:
                 found[f"{section}.{key}"] = pair
     return found
-
-
-def documentation(kind: type[Any]) -> dict[str, str]:
-    """Return the sentence under each field of a dataclass."""
-    (body,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
-    assert isinstance(body, ast.ClassDef)
-    found: dict[str, str] = {}
-    for line, following in zip(body.body, body.body[1:], strict=False):
-        if (
-            isinstance(line, ast.AnnAssign)
-            and isinstance(line.target, ast.Name)
-            and isinstance(following, ast.Expr)
-        ):
-            found[line.target.id] = " ".join(ast.literal_eval(following.value).split())
-    return found
-
-
-def type_name(hint: Any) -> str:
-    """Write a field's type as people read it: `int or "auto"`."""
-    if get_origin(hint) in (Union, types.UnionType):
-        return " or ".join("none" if part is types.NoneType else type_name(part) for part in get_args(hint))
-    if get_origin(hint) is Literal:
-        return " or ".join(f'"{choice}"' for choice in get_args(hint))
-    if get_origin(hint) is tuple:
-        parts = [part for part in get_args(hint) if part is not Ellipsis]
-        if (table := _table(hint)) is not None:
-            return f"list of tables with {', '.join(item.name for item in fields(table))}"
-        return f"list of {type_name(parts[0])}" + (
-            "" if Ellipsis in get_args(hint) else f", {len(parts)} of them"
-        )
-    name: str = hint.__name__
-    return {"str": "text", "bool": "true or false"}.get(name, name)
-
-
-def entries(kind: type[Any]) -> Iterator[tuple[str, Any, Any, str]]:
-    """List a section's fields as (name, type, default, documentation)."""
-    hints, texts = get_type_hints(kind), documentation(kind)
-    for item in fields(kind):
-        yield item.name, hints[item.name], item.default, texts[item.name]
-
-
-def flags_type() -> Any:
-    """Return the type of the flags of `gptlab train`: RunConfig's sections, with everything left out at will."""
-    import tyro
-
-    def section(name: str, kinds: Sequence[type[Any]]) -> Any:
-        keys: dict[str, Any] = {
-            key: NotRequired[
-                Annotated[hint, tyro.conf.arg(help=text, help_behavior_hint=f"(default: {default})")]
-            ]
-            for kind in reversed(kinds)  # of keys that several have, those of the first
-            for key, hint, default, text in entries(kind)
-            if _table(hint) is None  # too much for a flag: it takes a file
-        }
-        if len(kinds) > 1:
-            keys["name"] = NotRequired[Literal[tuple(KINDS[name])]]
-        if name == "model":
-            size = Annotated[
-                Literal[tuple(SIZES)], tyro.conf.arg(help="Layers, heads, width and context by name.")
-            ]
-            keys["size"] = NotRequired[size]
-        return TypedDict(f"{name.title()}Flags", keys)  # type: ignore[operator]
-
-    sections = {
-        name: section(name, list(KINDS[name].values()) if name in KINDS else [kind])
-        for name, kind in SECTIONS.items()
-    }
-    return TypedDict("Flags", {name: NotRequired[kind] for name, kind in sections.items()})  # type: ignore[operator]
 
 
 def _listing() -> str:

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gptlab.loading import Place
 from gptlab.parsing import parse_json, typed
 from gptlab.runs.checkpoint import STATE, folders_of
-from gptlab.runs.folder import METRICS, run_of
+from gptlab.runs.folder import METRICS
 from gptlab.runs.metrics import append_row, count_lines, went_back
 
 BY = "gptlab eval"
@@ -46,9 +47,9 @@ class Scored:
         print(f"  kept in {_shown(path)}, for report and model card")
 
 
-def scored(model: Path, folder: Path | None) -> Scored | None:
-    """Return what the scores of MODEL, that is of this checkpoint, are kept with; None where it is no run's."""
-    run = run_of(model)
+def scored(place: Place) -> Scored | None:
+    """Return where the scores of a model are kept; None where it is no run's."""
+    run, folder = place.run, place.checkpoint
     if folder is None or run is None or folder.resolve() not in map(Path.resolve, folders_of(run)):
         return None
     try:

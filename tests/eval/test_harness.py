@@ -232,7 +232,8 @@ def test_hellaswag_by_the_harness_is_our_harness_protocol(ours, network, shared,
     file.write_text("".join(lines), encoding="utf-8")
     (line,) = evaluate(ours, ["hellaswag"], shots=0, limit=None, data=tmp_path)
     task = tasks.build(
-        "hellaswag", tokenizer=load_tokenizer("bytes"), context=CONTEXT, file=file, protocol="harness"
+        "hellaswag",
+        tasks.Inputs(tokenizer=load_tokenizer("bytes"), context=CONTEXT, file=file, protocol="harness"),
     )
     score = task.evaluate(network, device="cpu").accuracy
     assert (line["acc"], line["acc_norm"], line["n"]) == (score.acc, score.acc_norm, score.n)

@@ -201,7 +201,9 @@ def test_hellaswag_of_our_own_begins_with_the_token_of_the_folder(folder, shared
     sums = []
     for path in (folder(), folder(tokenizer=framed("end", "text"))):
         model, tokenizer = load(path, "cpu")
-        task = tasks.build("hellaswag", tokenizer=tokenizer, context=CONTEXT, file=file, protocol="harness")
+        task = tasks.build(
+            "hellaswag", tasks.Inputs(tokenizer=tokenizer, context=CONTEXT, file=file, protocol="harness")
+        )
         score = task.evaluate(model, device="cpu", quiet=True).accuracy
         (line,) = by_the_harness(ours(path), ["hellaswag"], shots=0, limit=None, data=file.parent, keep=True)
         assert (line["acc"], line["acc_norm"]) == (score.acc, score.acc_norm)

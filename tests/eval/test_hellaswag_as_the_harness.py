@@ -12,7 +12,7 @@ import torch
 from gptlab.data.load_tokenizer import load_tokenizer
 from gptlab.eval.accuracy import multiple_choice
 from gptlab.eval.hellaswag import harness, harness_texts, read
-from gptlab.eval.tasks import build
+from gptlab.eval.tasks import Inputs, build
 
 CONTEXT = 128  # short, so that some items are cut
 SCORED = 192
@@ -98,12 +98,14 @@ def test_prompts_with_shots_are_the_harness_own(sample, shared, tmp_path, shots,
     theirs = hellaswag_task(asked, 96, drawn)
     ours = build(
         "hellaswag",
-        tokenizer=load_tokenizer("gpt2"),
-        context=1024,
-        file=asked,
-        fewshot=drawn,
-        protocol="harness",
-        shots=shots,
+        Inputs(
+            tokenizer=load_tokenizer("gpt2"),
+            context=1024,
+            file=asked,
+            fewshot=drawn,
+            protocol="harness",
+            shots=shots,
+        ),
     )
     lm = harness_model(shared("gpt2_bpe"), None)
     assert (ours.shots, len(ours.items)) == (shots, 96)

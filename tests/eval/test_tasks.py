@@ -14,7 +14,7 @@ from gptlab.data.shards import write_shard
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import DataError, TaskError
 from gptlab.eval.score import StopEvaluation
-from gptlab.eval.tasks import TASKS, EvalConfig, Task, TaskName, build
+from gptlab.eval.tasks import TASKS, EvalConfig, Inputs, Task, TaskName, build
 
 CONTEXT = 128
 VOCAB = 257
@@ -61,7 +61,9 @@ def copying(ids_BT: Tensor) -> Tensor:
 
 
 def make(name: str, tokenizer: Tokenizer, folder: Path, file: Path, /, **change: object) -> Task:
-    return build(name, **{"tokenizer": tokenizer, "context": CONTEXT, "data": folder, "file": file} | change)
+    return build(
+        name, Inputs(**{"tokenizer": tokenizer, "context": CONTEXT, "data": folder, "file": file} | change)
+    )
 
 
 @pytest.mark.parametrize("name", TASKS)

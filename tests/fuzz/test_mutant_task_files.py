@@ -93,10 +93,12 @@ def by_our_protocol(network: GeneratingGPT, folder: Path) -> Ends:
     try:
         task = tasks.build(
             "hellaswag",
-            tokenizer=load_tokenizer("bytes"),
-            context=CONTEXT,
-            file=folder / "hellaswag.jsonl",
-            protocol="harness",
+            tasks.Inputs(
+                tokenizer=load_tokenizer("bytes"),
+                context=CONTEXT,
+                file=folder / "hellaswag.jsonl",
+                protocol="harness",
+            ),
         )
         score = task.evaluate(network, device="cpu", quiet=True).accuracy
     except GptlabError as error:

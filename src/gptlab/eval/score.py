@@ -59,6 +59,30 @@ class Score:
     """Tokens dropped from the start of a pair that was too long for the model."""
 
 
+class Reader:
+    """A model as evaluations ask it: what it computes for each token, and the logits made of that."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._headed = hasattr(model, "hidden") and hasattr(model, "head")
+        self.branching: bool = hasattr(model, "hidden_at")
+        """Whether one row may hold several endings of one context."""
+
+    def outputs(self, ids_BT: Int[Tensor, "B T"]) -> Tensor:
+        """Return hidden states; the logits themselves if the model has no head of its own."""
+        return self._model.hidden(ids_BT) if self._headed else self._model(ids_BT)
+
+    def outputs_at(self, ids_BT: Int[Tensor, "B T"], cells_U: Int[Tensor, " U"], *layout: Tensor) -> Tensor:
+        """Return the outputs of some tokens, counted through the flattened rows."""
+        if not self.branching:
+            return self.outputs(ids_BT).flatten(0, 1)[cells_U]
+        return self._model.hidden_at(ids_BT, cells_U, *layout)[0]
+
+    def logits(self, outputs_UX: Tensor) -> Float32[Tensor, "U V"]:
+        """Return the logits of outputs, which may be written over."""
+        return self._model.head(outputs_UX[None])[0].float() if self._headed else outputs_UX.float().clone()
+
+
 @torch.inference_mode()
 def log_likelihoods(
     logits: Logits,
@@ -92,13 +116,12 @@ def log_likelihoods(
     # Equal ones once: computed twice they might differ in their last digits, and a tie be none.
     different = {_key(pair): pair for pair in pairs}
     places = {key: number for number, key in enumerate(different)}
-    rows = tree.rows(
-        [tree.cut(pair, context) for pair in different.values()], branching=hasattr(logits, "hidden_at")
-    )
+    reader = Reader(logits)
+    rows = tree.rows([tree.cut(pair, context) for pair in different.values()], branching=reader.branching)
     sums, misses = np.zeros(len(places)), np.zeros(len(places))
     for part in tree.batches(rows, batch_tokens or good_batch_tokens(device)):
         heed(stop)
-        for _, (numbers, log_probs, missed) in in_parts(partial(_score, logits, device), part):
+        for _, (numbers, log_probs, missed) in in_parts(partial(_score, reader, device), part):
             sums += np.bincount(numbers, log_probs, len(places))
             misses += np.bincount(numbers, missed, len(places))
         if advance is not None:
@@ -122,41 +145,29 @@ def _key(pair: Pair) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def _score(
-    logits: Any, device: torch.device | str, rows: Sequence[tree.Row]
+    reader: Reader, device: torch.device | str, rows: Sequence[tree.Row]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     """Return, for every token predicted in a few rows, its pair, its log-probability, and whether another has more."""
     batch = tree.batch(rows)
     ids_BT, targets_N = batch.ids_BT.to(device), batch.targets_N.to(device)
     cells_U, places_N = batch.cells_N.to(device).unique_consecutive(return_inverse=True)
-    if not hasattr(logits, "hidden_at"):
-        outputs_UX = outputs(logits, ids_BT).flatten(0, 1)[cells_U]
-    else:
-        layout: tuple[Tensor, ...] = ()
-        if batch.branching:
-            positions_BT, parts_BT = batch.positions_BT.to(device), batch.parts_BT.to(device)
-            layout = positions_BT, tree.visible(positions_BT, parts_BT)
-        (outputs_UX,) = logits.hidden_at(ids_BT, cells_U, *layout)
-    log_probs_N, greedy_N = predictions(logits, outputs_UX, places_N, targets_N)
+    layout: tuple[Tensor, ...] = ()
+    if batch.branching:
+        positions_BT, parts_BT = batch.positions_BT.to(device), batch.parts_BT.to(device)
+        layout = positions_BT, tree.visible(positions_BT, parts_BT)
+    outputs_UX = reader.outputs_at(ids_BT, cells_U, *layout)
+    log_probs_N, greedy_N = predictions(reader, outputs_UX, places_N, targets_N)
     return batch.pairs_N.numpy(), log_probs_N.double().cpu().numpy(), ~greedy_N.cpu().numpy()
 
 
-def outputs(logits: Any, ids_BT: Int[Tensor, "B T"]) -> Tensor:
-    """Return the hidden states of a model that has them, and of another the logits themselves."""
-    return logits.hidden(ids_BT) if _headed(logits) else logits(ids_BT)
-
-
-def _headed(logits: object) -> bool:
-    return hasattr(logits, "hidden") and hasattr(logits, "head")
-
-
 def predictions(
-    logits: Any, outputs_UX: Tensor, places_N: Int[Tensor, " N"], targets_N: Int[Tensor, " N"]
+    reader: Reader, outputs_UX: Tensor, places_N: Int[Tensor, " N"], targets_N: Int[Tensor, " N"]
 ) -> tuple[Float32[Tensor, " N"], Bool[Tensor, " N"]]:
     """Return the log-probability of each target at its place, and whether it is the likeliest, of several the first.
 
     Args:
-        logits: the model.
-        outputs_UX: what `outputs` returned, a row for each place.
+        reader: the model.
+        outputs_UX: its outputs, a row for each place.
         places_N: the place of each target, in order; several may have one.
         targets_N: the tokens.
     """
@@ -167,9 +178,7 @@ def predictions(
     for part_UX, targets, places in zip(
         outputs_UX.split(chunk), targets_N.split(counts), places_N.split(counts), strict=True
     ):
-        logits_UV: Tensor = (
-            logits.head(part_UX[None])[0].float() if _headed(logits) else part_UX.float().clone()
-        )
+        logits_UV = reader.logits(part_UX)
         most_U, local = logits_UV.amax(-1), places % chunk
         of_targets_N = logits_UV[local, targets]
         likeliest = of_targets_N == most_U[local]

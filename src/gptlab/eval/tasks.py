@@ -98,26 +98,34 @@ class Task:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
-    """All that a task may be made from; each takes what it needs."""
+class Inputs:
+    """What a task may be made from; each takes what it needs."""
 
     tokenizer: Tokenizer
+    """The model's."""
     context: int
-    data: Path | None
-    file: Path | None
-    fewshot: Path | None
-    protocol: str
-    shots: int
-    limit: int | None
+    """The longest input of the model, in tokens."""
+    data: Path | None = None
+    """A prepared folder, for tasks made from held-out text."""
+    file: Path | None = None
+    """A file in the data set's own format, for tasks that have one; None downloads it."""
+    fewshot: Path | None = None
+    """Like `file`, where the solved examples are drawn from; None downloads the training set."""
+    protocol: str = "completion"
+    """A name of PROTOCOLS, for HellaSwag."""
+    shots: int = 0
+    """Solved examples before each item, for HellaSwag in the harness's protocol."""
+    limit: int | None = None
+    """How many items from the start; None is all."""
 
 
-def _hellaswag(source: Source) -> Task:
-    file = source.file or hellaswag.downloaded("val")
-    examples = hellaswag.read(file, source.limit)
+def _hellaswag(inputs: Inputs) -> Task:
+    file = inputs.file or hellaswag.downloaded("val")
+    examples = hellaswag.read(file, inputs.limit)
     items_sha256, official = examples.sha256, hellaswag.official(file, "val")
-    encode, ask = source.tokenizer.encode, PROTOCOLS[source.protocol]
+    encode, ask = inputs.tokenizer.encode, PROTOCOLS[inputs.protocol]
     # As lm-evaluation-harness does, and transformers: a model reads texts as it was taught.
-    before, _ = source.tokenizer.frame
+    before, _ = inputs.tokenizer.frame
 
     def begun(item: Item) -> Item:
         return replace(item, pairs=tuple(([*before, *context], ending) for context, ending in item.pairs))
@@ -126,12 +134,12 @@ def _hellaswag(source: Source) -> Task:
         return begun(ask(examples[i], encode))
 
     make = plain
-    if source.shots:
-        solved = source.fewshot or hellaswag.downloaded("train")
+    if inputs.shots:
+        solved = inputs.fewshot or hellaswag.downloaded("train")
         pool = hellaswag.read(solved)
         items_sha256 = hashlib.sha256(f"{items_sha256} {pool.sha256}".encode()).hexdigest()
         official = official and hellaswag.official(solved, "train")
-        drawn = fewshot.draws(source.shots, examples.keys, pool.keys)
+        drawn = fewshot.draws(inputs.shots, examples.keys, pool.keys)
 
         def with_shots(i: int) -> Item:
             shown = "".join(hellaswag.solved(pool[number]) for number in drawn[i])
@@ -140,85 +148,54 @@ def _hellaswag(source: Source) -> Task:
         make = with_shots
     return Task(
         name="hellaswag",
-        protocol=source.protocol,
-        shots=source.shots,
+        protocol=inputs.protocol,
+        shots=inputs.shots,
         items=Lazy(make, range(len(examples))),
         items_sha256=items_sha256,
         official=official,
-        context=source.context,
+        context=inputs.context,
     )
 
 
-def _continuation(source: Source) -> Task:
-    if source.data is None:
+def _continuation(inputs: Inputs) -> Task:
+    if inputs.data is None:
         raise TaskError("task continuation: is made from a prepared folder; name it with --data DIR")
-    Manifest.load(source.data).check_reader(source.data, source.tokenizer)
-    items = continuation.build(source.data, source.limit)
-    said = [source.tokenizer.hash, [(item.pairs, item.label) for item in items]]
+    Manifest.load(inputs.data).check_reader(inputs.data, inputs.tokenizer)
+    items = continuation.build(inputs.data, inputs.limit)
+    said = [inputs.tokenizer.hash, [(item.pairs, item.label) for item in items]]
     return Task(
         name="continuation",
         protocol="continuation",
         items=items,
         items_sha256=hashlib.sha256(json.dumps(said).encode()).hexdigest(),
-        context=source.context,
+        context=inputs.context,
     )
 
 
-def build(
-    name: str,
-    *,
-    tokenizer: Tokenizer,
-    context: int,
-    data: Path | None = None,
-    file: Path | None = None,
-    fewshot: Path | None = None,
-    protocol: str = "completion",
-    shots: int = 0,
-    limit: int | None = None,
-) -> Task:
-    """Build a task of TASKS for a model.
-
-    Args:
-        name: which one.
-        tokenizer: the model's.
-        context: the longest input of the model, in tokens.
-        data: a prepared folder, for tasks made from held-out text.
-        file: a file in the data set's own format, for tasks that have one; None downloads it.
-        fewshot: like `file`, where the solved examples are drawn from; None downloads the training set.
-        protocol: a name of PROTOCOLS, for HellaSwag.
-        shots: solved examples in front of each item, for HellaSwag in the harness's protocol.
-        limit: how many items from the start; None is all.
+def build(name: str, inputs: Inputs) -> Task:
+    """Build a task of TASKS.
 
     Raises:
-        TaskError: an unknown name or protocol, or items that cannot be had.
+        TaskError: an unknown name or protocol, or missing items.
         DataError: a damaged prepared folder.
     """
-    for value, known, what in ((name, TASKS, "task"), (protocol, PROTOCOLS, "protocol")):
+    for value, known, what in ((name, TASKS, "task"), (inputs.protocol, PROTOCOLS, "protocol")):
         if value not in known:
             raise TaskError(f"{what} {value}: is not known; choose one of {', '.join(known)}")
+    shots, limit = inputs.shots, inputs.limit
     if shots < 0:
         raise TaskError(f"--shots {shots}: must be 0 or more")
-    if shots and (name, protocol) != ("hellaswag", "harness"):
+    if shots and (name, inputs.protocol) != ("hellaswag", "harness"):
         raise TaskError(
             f"--shots {shots}: only HellaSwag's harness protocol has examples in the prompt; llm.c and "
             "build-nanogpt, whose protocol completion is, put none there; use --protocol harness, or --shots 0"
         )
     if limit is not None and limit < 1:
         raise TaskError(f"limit = {limit}: must be at least 1; leave it out for all items")
-    source = Source(
-        tokenizer=tokenizer,
-        context=context,
-        data=data,
-        file=file,
-        fewshot=fewshot,
-        protocol=protocol,
-        shots=shots,
-        limit=limit,
-    )
-    return TASKS[name](source)
+    return TASKS[name](inputs)
 
 
-TASKS: dict[str, Callable[[Source], Task]] = {"hellaswag": _hellaswag, "continuation": _continuation}
+TASKS: dict[str, Callable[[Inputs], Task]] = {"hellaswag": _hellaswag, "continuation": _continuation}
 
 if TYPE_CHECKING:
     TaskName = str

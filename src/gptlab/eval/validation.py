@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gptlab.data.batches import Windows, validation_windows
 from gptlab.errors import TaskError
-from gptlab.eval.score import Logits, Stop, heed, outputs, predictions
+from gptlab.eval.score import Logits, Reader, Stop, heed, predictions
 from gptlab.machine.memory import in_parts
 from gptlab.progress import Progress
 
@@ -60,13 +60,13 @@ def windows_sha256(windows: Windows, max_tokens: int | None = None) -> str:
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
-def _nats(logits: Logits, device: torch.device | str, rows: Sequence[tuple[Tensor, Tensor]]) -> list[float]:
+def _nats(reader: Reader, device: torch.device | str, rows: Sequence[tuple[Tensor, Tensor]]) -> list[float]:
     """Return the summed cross entropy of each of a few rows of ids and targets."""
     ids_BT = torch.stack([ids for ids, _ in rows]).to(device)
     targets_N = torch.cat([targets for _, targets in rows]).to(device)
     places_N = torch.arange(len(targets_N), device=device)
-    outputs_NX = outputs(logits, ids_BT).flatten(0, 1)
-    log_probs_N, _ = predictions(logits, outputs_NX, places_N, targets_N)
+    outputs_NX = reader.outputs(ids_BT).flatten(0, 1)
+    log_probs_N, _ = predictions(reader, outputs_NX, places_N, targets_N)
     return (-log_probs_N.double()).view(len(rows), -1).sum(1).tolist()
 
 
@@ -99,7 +99,9 @@ def mean_loss(
         for ids_BT, targets_BT in batches:
             heed(stop)
             rows = list(zip(ids_BT, targets_BT, strict=True))
-            found = [one for _, part in in_parts(partial(_nats, logits, device), rows) for one in part]
+            found = [
+                one for _, part in in_parts(partial(_nats, Reader(logits), device), rows) for one in part
+            ]
             nats += sum(found)
             means += [one / targets_BT.shape[1] for one in found]
             targets_N = targets_BT.flatten()

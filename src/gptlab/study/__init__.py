@@ -1,0 +1,1 @@
+"""Studies: architectures compared over seeds, and the statistics that say what was learnt."""
