@@ -1,9 +1,9 @@
 """Write docs/config.md, docs/export.md and the tree in README.md from the code.
 
-The first has the keys of a recipe, the choices they have and the commands; the second says which class of
-transformers holds which model; the third has a phrase for each file, the beginning of its docstring.
+The first lists the keys of a recipe, their choices and the commands; the second says which class of transformers
+holds which model; the third has a phrase for each file, taken from its docstring.
 
-python docs/generate.py      which is what `make docs` does; a test sees to it that nobody forgets
+python docs/generate.py      `make docs` runs this; a test fails if a page is stale
 """
 
 import ast
@@ -34,29 +34,29 @@ DOCS = Path(__file__).parent
 SOURCE = DOCS.parent / "src" / "gptlab"
 TREE = "<!-- tree: written by `make docs` from the first sentence of each file -->"
 END_OF_TREE = "<!-- end of the tree -->"
-COLUMN = 24  # where the phrases begin
+COLUMN = 24  # of the phrases
 
 HEAD = """\
 <!-- Written by docs/generate.py. Change the docstrings in src/gptlab and run `make docs`. -->
 
 # Configuration
 
-A recipe is a TOML file with the sections below; a key that it leaves out has its default. Several are merged
+A recipe is a TOML file with the sections below; keys that it leaves out keep their defaults. Several recipes merge
 from left to right, and flags come last:
 
     gptlab train recipes/gpt2_124m.toml recipes/with/rope.toml --optim.lr 3e-4 --out runs/rope
 
-A section whose `name` changes on the way is replaced as a whole. TOML has no null: where a key may be none,
-leave it out, or write `"none"` if its default is something else (`None` on the command line).
-`gptlab config RECIPE...` prints what came out, which is itself a recipe.
+If a later file changes the `name` of a section, it replaces the whole section. TOML has no null: where a key may be
+none, leave it out, or write `"none"` if its default is something else (`None` on the command line). `gptlab config
+RECIPE...` prints the result, which is itself a recipe.
 """
 
 COMMANDS_HEAD = """\
 # Commands
 
-Every one takes `--help`, and `--json FILE` to write its result for programs. Exit codes: 0 success, 1 an
-error that is told on one line, 2 a command line that cannot be understood, 75 interrupted but saved (run it
-again), 130 stopped by hand.
+Every command takes `--help`, and `--json FILE` to write its result for programs. Exit codes: 0 success, 1 an error,
+explained in one line, 2 a command line that cannot be understood, 75 interrupted but saved (run it again), 130
+stopped by hand.
 """
 
 EXPORT_HEAD = """\
@@ -64,80 +64,81 @@ EXPORT_HEAD = """\
 
 # Export
 
-`gptlab export MODEL OUT` writes a Hugging Face folder of the first class below that computes the same. Before
-the folder gets its name transformers has loaded it, and its ids, logits (within 1e-4 nats and 1e-5 of the largest,
-in float32) and greedy text were those of the model. Except for the last class, `AutoModelForCausalLM`,
-`AutoTokenizer`, `pipeline("text-generation")` and `lm_eval --model hf` take the folder as it is; the last one
-brings its own file, and they have to be given `trust_remote_code=True`.
+`gptlab export MODEL OUT` writes a Hugging Face folder of the first class below that computes the same. The folder
+gets its name only after transformers has loaded it and produced the model's own ids, logits (within 1e-4 nats and
+1e-5 of the largest, in float32) and greedy text. `AutoModelForCausalLM`, `AutoTokenizer`,
+`pipeline("text-generation")` and `lm_eval --model hf` take the folder as it is; only the last class, which brings its
+own file, also needs `trust_remote_code=True`.
 
-Untied heads fit every class. Grouped heads do too: where a class has none, the shared heads are repeated. A bias
-that a class has and the model has not is zero, a gain is one, and RoPE without turning stands for no position
-(which takes an even number of channels a head). Rows of the vocabulary that only pad it are left out.
+Every class holds untied heads. Every class holds grouped heads too: one without them repeats the shared heads. A bias
+that the class has and the model lacks is zero, a gain is one, and RoPE that turns nothing stands for no position
+(this needs an even number of channels a head). Rows that only pad the vocabulary are left out.
 
-Folders come back by `gptlab import`, and `gptlab eval`, `gptlab sample` and `gptlab.load` run them as our own
-models, without any code of the folder. What comes back is the model that was exported, bit for bit but for
+`gptlab import` reads these folders back, and `gptlab eval`, `gptlab sample` and `gptlab.load` run them as our own
+models, without any code from the folder. The model that comes back equals the exported one bit for bit, except for
 VaultGemmaForCausalLM, where a product and a sum round each number once.
 
-Beside the weights lies a model card, README.md, with the curve of the loss: what the files of the run tell of the
-architecture, the data, the recipe, the scores at that checkpoint (of training, and of every `gptlab eval` since) with
-protocol, items and standard error, the machine and the hours. What they do not tell is called unknown. Energy and
-cost are estimated from the hours where the GPU is known, and the card says from what. `--licence mit` states the
-licence, which nothing else can know. A card that somebody changed is not overwritten.
+The folder holds a model card, README.md, with the loss curve. From the run's files it states the architecture, the
+data, the recipe, the scores at that checkpoint (from training and from every `gptlab eval` since) with protocol,
+items and standard error, the machine and the hours; anything the files do not say is called unknown. If the GPU is
+known, the card estimates energy and cost from the hours, and states its assumptions. `--licence mit` states the
+licence, which no file knows. A card that somebody changed is not overwritten.
 
-NanoChatForCausalLM, which has gain-free norms, QK-norm and a soft cap, is not among them: it norms the embeddings
-before the first block, and no weights can make up for that.
+NanoChatForCausalLM, which has gain-free norms, QK-norm and a soft cap, is not in the list: it normalises the
+embeddings before the first block, and no weights can undo that.
 """
 
 GGUF = """\
 # GGUF
 
 `gptlab export MODEL OUT.gguf --to gguf [--dtype float16]` writes one file with weights, tokenizer and shape for
-llama.cpp and the programs built on it (`pip install "gptlab[gguf]"`). It is written for the models that the last
-column of the first table names; another is refused with the reason, as is a tokenizer whose words are not cut as
-GPT-2's. Where llama-cpp-python is installed, the file gets its name only after llama.cpp has loaded it, cut a text
-into the same ids and computed the model's logits, as nearly as the number format allows: within half a hundredth of
-their standard deviation in float32, 0.03 of it in float16 and 0.15 in bfloat16. Norms, biases and positions stay
-float32. Shorter formats are `llama-quantize`'s affair, which llama.cpp brings and which reads such a file.
+llama.cpp and the programs built on it (`pip install "gptlab[gguf]"`). It works for the models that the last column of
+the first table names; others are refused with the reason, as are tokenizers that do not split words as GPT-2's does.
+Where llama-cpp-python is installed, the file gets its name only after llama.cpp has loaded it, split a text into the
+same ids, and computed the model's logits as closely as the number format allows: within half a hundredth of their
+standard deviation in float32, 0.03 of it in float16 and 0.15 in bfloat16. Norms, biases and positions stay float32.
+For shorter formats, pass the file to llama.cpp's `llama-quantize`.
 """
 
 PUBLISH = """\
 # Publishing
 
-`gptlab publish MODEL OWNER/NAME` exports to a temporary folder, compares, and pushes the folder in one commit with the
-hub's own client; log in with `hf auth login`, or set HF_TOKEN. The repository is private unless `--public` is said,
-and a public one is not pushed to without it. An export is the same bytes every time, so that a second call, after a
-dropped connection or a kill, sends only what the hub has not got, and a third nothing. What an earlier export had and
-this one has not is deleted; other files stay. A repository with a model that gptlab did not write is left alone.
+`gptlab publish MODEL OWNER/NAME` exports to a temporary folder, compares, and pushes the folder in one commit with
+the hub's own client; log in with `hf auth login`, or set HF_TOKEN. The repository is private unless you pass
+`--public`, and a public one is not pushed to without it. An export is the same bytes every time, so a second call,
+after a dropped connection or a kill, sends only what the hub lacks, and a third sends nothing. Files of an earlier
+export that this one lacks are deleted; other files stay. A repository with a model that gptlab did not write is left
+alone.
 
-To publish words of your own, export first, change README.md, and publish the export: it keeps its card.
+To publish a card of your own, export first, change README.md, and publish the export: it keeps its card.
 """
 
 IMPORT = """\
 # Import
 
-`gptlab import SOURCE OUT` makes a run of step 0 that `gptlab eval`, `sample` and `export` take like any other;
+`gptlab import SOURCE OUT` makes a run of step 0 that `gptlab eval`, `sample` and `export` treat like any other;
 `gptlab train OUT/config.toml --data.path DATA --out RUN` trains it further, with a new optimizer and schedule
-(`[train] init_from`, which takes any model of gptlab's).
+(`[train] init_from`, which takes any gptlab model).
 
 | source | what is read |
 | --- | --- |
-| a Hugging Face folder | a class above, whosever, where its config fits our switches; what does not is named |
+| a Hugging Face folder | any class above, whoever wrote it, if its config fits our switches; misfits are named |
 | llm.c's `.bin` | versions 3 (float32) and 5 (bfloat16), without the rows that pad the vocabulary |
 | nanoGPT's `ckpt.pt`, build-nanogpt's `model_N.pt` and the like | the state dict, whatever wrapped the model |
 
-A folder is read with proof: the config and the tensors that an export would write for what was read have to be
-those that were read, and transformers' logits the same. A folder whose weights are a pickle is refused.
+Reading a folder comes with proof: an export of the model that was read must give the same config and tensors, and
+transformers' logits must be the same. A folder whose weights are a pickle is refused.
 
-The last kind of file is a pickle too, the only one that gptlab opens. torch opens it with `weights_only`, which
-makes tensors and plain containers and nothing else; where a file holds more than that it is refused by the name
-of what it holds. (An object whose class is called `...Config`, which build-nanogpt saves, is taken for the values
-it holds, without its class.) Such a file says little of its model. GPT-2's parts are taken for granted, with the
-exact GELU where nanoGPT wrote it (until June 2023 nanoGPT computed GPT-2's own approximation) and n_head as the file
-says; for any other architecture a recipe tells it, `--like RECIPE`, and `--rope-pairs neighbours` where RoPE turned
-channels 2i and 2i + 1 together, as in the paper and in Meta's own code.
+The last kind of file is a pickle too, the only one that gptlab opens. torch opens it with `weights_only`, which makes
+tensors and plain containers and nothing else; a file that holds more is refused by the name of what it holds. (An
+object whose class is called `...Config`, which build-nanogpt saves, is read as its values, without its class.) Such a
+file says little about its model. gptlab assumes GPT-2's parts, with the exact GELU where nanoGPT wrote it (until June
+2023 nanoGPT computed GPT-2's own approximation) and the file's own n_head. For any other architecture name a recipe
+with `--like RECIPE`, and add `--rope-pairs neighbours` if RoPE turned channels 2i and 2i + 1 together, as in the
+paper and in Meta's own code.
 """
 
-# The switches that decide for a norm, an order, a position and an MLP.
+# The switches that matter once norm, order, position and MLP are chosen.
 SETTINGS: dict[str, dict[str, Any]] = {
     "with biases": {},
     "without": {"bias": False},
@@ -146,7 +147,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "soft cap, no bias": {"bias": False, "logit_soft_cap": 30.0},
 }
 
-# Which key of a recipe, or which argument, the entries of a table are the choices of.
+# The key of a recipe, or the argument, that chooses from each table.
 CHOICES: dict[str, Mapping[str, Any]] = {
     "[model] norm": NORMS,
     "[model] norm_order": NORM_ORDERS,
@@ -174,12 +175,12 @@ def export_page() -> str:
     )
     what = table(("class", "what it is", "what it needs", "in llama.cpp"), classes)
     which = table(("norm", "order", "position", "MLP", *SETTINGS), combinations())
-    foot = f"Every other combination is exported as `{OWN}`, which stands for - above.\n"
+    foot = f"A dash means `{OWN}`, as for every other combination.\n"
     return "\n".join((EXPORT_HEAD, what, "# Which class holds what\n", which, foot, GGUF, PUBLISH, IMPORT))
 
 
 def combinations() -> Iterable[tuple[str, ...]]:
-    """List the combinations that a class of transformers holds; equal lines of several entries are one."""
+    """List the combinations that a class of transformers holds, with equal rows merged."""
     rows: dict[tuple[str, ...], list[str]] = {}
     for norm, order, position, mlp in product(NORMS, NORM_ORDERS, POSITIONS, MLPS):
         switches = {"norm": norm, "norm_order": order, "position": position, "mlp": mlp}
@@ -195,12 +196,12 @@ def combinations() -> Iterable[tuple[str, ...]]:
 
 
 def needs(holds: Mapping[str, Iterable[object]]) -> str:
-    """Write what a class has of each switch."""
+    """Write which choices of each switch a class has."""
     return "; ".join(f"{key} {spelled(values)}" for key, values in holds.items())
 
 
 def in_llama_cpp(name: str) -> str:
-    """Write which of llama.cpp's architectures runs a class, and what it needs besides."""
+    """Write which of llama.cpp's architectures runs a class, and its further conditions."""
     found = ARCHITECTURES.get(name)
     if found is None:
         return "-"
@@ -213,7 +214,7 @@ def spelled(values: Iterable[object]) -> str:
 
 
 def section(name: str) -> str:
-    """Describe the keys of one section, of each of its kinds."""
+    """Describe the keys of one section, for each of its kinds."""
     kinds = recipe.KINDS.get(name, {}) or {name: recipe.SECTIONS[name]}
     return "\n".join(section_of_kind(name, kind) for kind in kinds.values())
 
@@ -268,7 +269,7 @@ def command(name: str) -> str:
 
 
 def written_argument(parameter: inspect.Parameter) -> tuple[str, str]:
-    """Return an argument as it is typed, and what its type adds to its meaning."""
+    """Return an argument as the user types it, and what its type adds to its meaning."""
     name = parameter.name
     flag = f"--{name.rstrip('_').replace('_', '-')}"
     if name == "flags":
@@ -287,7 +288,7 @@ def written_argument(parameter: inspect.Parameter) -> tuple[str, str]:
 
 
 def arguments(function: Callable[..., Any]) -> dict[str, str]:
-    """Return the sentence that a docstring has for each argument."""
+    """Return a docstring's sentence for each argument."""
     _, _, text = (inspect.getdoc(function) or "").partition("Args:\n")
     found: dict[str, str] = {}
     for line in textwrap.dedent(text.partition("\n\n")[0]).splitlines():
@@ -321,7 +322,7 @@ def written(value: Any) -> str:
 
 
 def readme() -> str:
-    """Return README.md with a tree that is fresh."""
+    """Return README.md with a fresh tree."""
     text = (DOCS.parent / "README.md").read_text(encoding="utf-8")
     before, begin, rest = text.partition(TREE)
     _, end, after = rest.partition(END_OF_TREE)
@@ -333,7 +334,7 @@ def tree(folder: Path, indent: str) -> str:
     lines = [f"{indent}{folder.name + '/':<{COLUMN - len(indent)}} {phrase(folder / '__init__.py')}\n"]
     indent += "  "
     files = [file for file in sorted(folder.glob("*.py")) if not file.name.startswith("__")]
-    if folder.name == "commands":  # whose names say it all
+    if folder.name == "commands":  # their names say it all
         lines += textwrap.wrap(
             ", ".join(file.stem for file in files), 110, initial_indent=indent, subsequent_indent=indent
         )
@@ -345,11 +346,11 @@ def tree(folder: Path, indent: str) -> str:
 
 
 def phrase(file: Path) -> str:
-    """Return what the first sentence of a file's docstring begins with."""
+    """Return the beginning of the first sentence of a file's docstring."""
     text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
     sentence = " ".join(text.partition("\n\n")[0].split())
     sentence = re.split(r"[.?] (?=[A-Z])", sentence)[0].rstrip(".")
-    # A file's own name stands beside it already, and what explains the phrase stands in the file.
+    # The tree already shows the file's name, and the file explains the phrase.
     own = re.match(rf"(?:`?gptlab[\w -]*`?|{file.stem}s?|\S+): ", sentence, re.IGNORECASE)
     sentence = sentence[own.end() :] if own else sentence
     short = re.split("[:;] ", sentence)[0]

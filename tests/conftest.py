@@ -20,6 +20,8 @@ settings.load_profile("gptlab")
 
 # The threads of several test processes would wait for each other; tiny models want no more than one each.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Where a test asks for more, those with nothing to do sleep: by default they spin on the core that another one needs.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 if (SHARED / "tiktoken_cache").is_dir():
@@ -53,6 +55,12 @@ val_tokens = 2048
 tasks = ["continuation"]
 limit = 7
 """
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files with slow tests first, so that no worker is left alone with one in the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow") is not None}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -1,4 +1,4 @@
-"""A decay alone: from where a run stood, with its data, its optimizer and its rate."""
+"""Annealing: a decay from a run's checkpoint, with its data, its optimizer and its rate."""
 
 import json
 from itertools import pairwise
@@ -24,7 +24,7 @@ def checkpoint(run, step):
 
 @pytest.fixture
 def before(train, tmp_path):
-    """A run of 12 steps, in the midst of whose decay there is a checkpoint."""
+    """A run of 12 steps with a checkpoint in the middle of its decay."""
     train(tmp_path / "before", FLAGS)
     return tmp_path / "before"
 
@@ -41,7 +41,7 @@ def test_the_rate_falls_in_a_line_from_where_it_stood(before, tmp_path):
 
 
 def test_but_for_the_rate_it_is_the_run_going_on(train, tmp_path):
-    """Samples, optimizer and all: where neither rate falls, both are the same bit for bit."""
+    """With the same samples and optimizer: if neither rate falls, both are bit-identical."""
     flat = {**FLAGS, "schedule": {"name": "constant", "warmup_steps": 2}}
     train(tmp_path / "whole", flat)
     recipes, flags = annealed(
@@ -90,14 +90,14 @@ def test_by_the_clock_on_the_command_line(before, tmp_path, torch_settings, caps
 
 
 def test_what_cannot_be_annealed_says_why(before, train, tmp_path):
-    with pytest.raises(ConfigError, match="say how long the decay takes"):
+    with pytest.raises(ConfigError, match="set the length of the decay"):
         annealed(before, (), {})
-    with pytest.raises(ConfigError, match="say how long the decay takes"):
+    with pytest.raises(ConfigError, match="set the length of the decay"):
         annealed(before, (), {}, hours=1.0, steps=1)
-    with pytest.raises(CheckpointError, match="neither a checkpoint nor a run that has one"):
+    with pytest.raises(CheckpointError, match="is neither a checkpoint nor a run with checkpoints"):
         annealed(tmp_path, (), {}, steps=1)
     recipes, flags = annealed(before, (), {"train": {"steps": 9}}, steps=3)
-    with pytest.raises(TrainError, match=r"train.steps = 9: .* is at step 12 already"):
+    with pytest.raises(TrainError, match=r"train.steps = 9: .* is already at step 12"):
         train_run(recipes, tmp_path / "low", flags)
     assert not (tmp_path / "low").exists()
     (before / "config.toml").unlink()

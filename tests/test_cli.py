@@ -405,7 +405,7 @@ def outside_the_vocabulary(shard):
     ("damage", "message"),
     [
         (lambda shard: b"", "the file is empty"),
-        (lambda shard: shard[:100], "100 bytes are less than the header's 1,024"),
+        (lambda shard: shard[:100], "has 100 bytes, less than a header of 1,024"),
         (lambda shard: shard[:-200], "file holds"),
         (lambda shard: shard + b"\x00", "and a half"),
         (lambda shard: b"PK" * 5000, "begins with magic 1263553360"),
@@ -491,7 +491,7 @@ def test_a_checkpoint_of_another_architecture(refused, run, tmp_path):
     )
     config.unlink()
     assert refused("train", run / "config.toml", "--out", copied) == (
-        f"--out {copied}: holds files, but no run; choose a new folder"
+        f"--out {copied}: holds files but no run; choose a new folder"
     )
 
 
@@ -512,8 +512,8 @@ def test_a_damaged_checkpoint(refused, run, tmp_path):
     shutil.copytree(run, copied)
     (weights,) = copied.glob("checkpoints/*/model.safetensors")
     weights.write_bytes(weights.read_bytes()[:100])
-    assert "its sha256 is not the one in state.json" in refused("sample", copied)
-    assert refused("train", "--out", copied).endswith("are damaged; move the folder away to start anew")
+    assert "its sha256 differs from the one in state.json" in refused("sample", copied)
+    assert refused("train", "--out", copied).endswith("are damaged; move the folder away to start over")
 
 
 @pytest.mark.parametrize("field", ["activity_label", "ctx_a", "ctx_b", "ctx", "endings", "label"])
@@ -699,4 +699,4 @@ def test_the_largest_seed_is_one(gptlab, run):
 
 
 def test_more_samples_than_memory_holds_are_refused(refused, run):
-    assert "at most 65,536 are written at once" in refused("sample", run, "--samples", 10**12)
+    assert "must be at most 65,536" in refused("sample", run, "--samples", 10**12)

@@ -18,7 +18,7 @@ BEFORE, BEHIND = CORPUS[7], CORPUS[8]
 
 
 def item(number: int, label: int = 0) -> dict[str, Any]:
-    """An item of HellaSwag none of whose words the corpus has."""
+    """An item of HellaSwag that shares no word with the corpus."""
     context = " ".join(f"context{number}x{i}" for i in range(20))
     endings = [" ".join(f"ending{number}x{k}x{i}" for i in range(14)) for k in range(4)]
     return {
@@ -32,7 +32,7 @@ def item(number: int, label: int = 0) -> dict[str, Any]:
 
 
 def disguised(text: str) -> str:
-    """The same words to a search, another text to a reader."""
+    """A different text with the same words for the search."""
     return "\N{EM DASH}, ".join(word.upper().replace("O", "'o") for word in text.split()) + "!?"
 
 
@@ -47,7 +47,7 @@ def items(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def planted(items: Path, tmp_path: Path) -> Path:
-    """A corpus in which stand item 2's context, item 3's right ending, item 4's wrong one, 12 words of 5."""
+    """A corpus with item 2's context, item 3's right ending, item 4's wrong ending, and 12 words of item 5."""
     rows = [json.loads(line) for line in items.read_text().splitlines()]
     texts = [
         f"{BEFORE} and {disguised(rows[2]['ctx'])} {BEHIND}",
@@ -115,7 +115,7 @@ def test_documents_as_items(folder: Path, tmp_path: Path):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task(task: str, tiny_data: Path, items: Path):
-    """The tiny corpus is made of few words in few orders: what is held out is bound to be seen in training."""
+    """The tiny corpus has few words in few orders, so held-out text is bound to occur in training."""
     data = items if task == "hellaswag" else None
     facts = contamination(tiny_data, task=task, data=data, n=5, workers=1)
     assert facts["items"] > 5
@@ -143,9 +143,9 @@ def test_the_real_sample_is_not_in_the_real_corpus(shared, tmp_path: Path):
 
 
 def test_refusals(folder: Path, items: Path, tmp_path: Path):
-    with pytest.raises(ConfigError, match="give either --task or --items"):
+    with pytest.raises(ConfigError, match="--task and --items: give exactly one"):
         contamination(folder)
-    with pytest.raises(ConfigError, match="give either --task or --items"):
+    with pytest.raises(ConfigError, match="--task and --items: give exactly one"):
         contamination(folder, task="hellaswag", items=items)
     with pytest.raises(ConfigError, match="--n 0: must be at least 1"):
         contamination(folder, task="hellaswag", data=items, n=0)
@@ -153,11 +153,11 @@ def test_refusals(folder: Path, items: Path, tmp_path: Path):
         contamination(folder, task="hellaswag", data=items, workers=0)
     with pytest.raises(ConfigError, match="--task sudoku: is not known; choose one of hellaswag, cont"):
         contamination(folder, task="sudoku")
-    with pytest.raises(ConfigError, match="--text-column x: says where the text of --items is"):
+    with pytest.raises(ConfigError, match="--text-column x: names the column of --items"):
         contamination(folder, task="hellaswag", data=items, text_column="x")
     with pytest.raises(ConfigError, match="the task continuation is made from the folder"):
         contamination(folder, task="continuation", data=items)
-    with pytest.raises(ConfigError, match="is a task's file; name it with --items"):
+    with pytest.raises(ConfigError, match="is the file of a task; pass it as --items"):
         contamination(folder, items=items, data=items)
     with pytest.raises(TaskError, match=r"nothing\.jsonl: cannot be read"):
         contamination(folder, task="hellaswag", data=tmp_path / "nothing.jsonl")

@@ -11,7 +11,7 @@ from gptlab import cli, evaluate
 from gptlab.errors import ConfigError, GptlabError, TaskError
 from gptlab.evaluate import Request
 from gptlab.formats.huggingface import export
-from gptlab.loading import load
+from gptlab.loading import find, load
 
 pytestmark = pytest.mark.usefixtures("torch_settings")
 
@@ -151,11 +151,11 @@ def test_losses_over_other_windows_are_not_compared(run, tiny_recipe, tiny_data,
 def test_each_model_is_opened_once(run, exported, tiny_data, monkeypatch):
     opened = []
 
-    def counted(path, device):
+    def counted(path):
         opened.append(path)
-        return load(path, device)
+        return find(path)
 
-    monkeypatch.setattr(evaluate, "load", counted)
+    monkeypatch.setattr(evaluate, "find", counted)
     evaluate.evaluate([run, exported], Request(task="loss,continuation", data=tiny_data, limit=64))
     assert len(opened) == 2
     facts = evaluate.evaluate([run, run], Request(task="loss", data=tiny_data, limit=64))
@@ -180,7 +180,7 @@ def test_samples_that_cannot_be_written_are_refused_before_the_work(
 ):
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
-    monkeypatch.setattr(evaluate, "load", None)
+    monkeypatch.setattr(evaluate, "find", None)
     with pytest.raises(ConfigError, match=f"--samples .*{name[-6:]}: "):
         Request(task="hellaswag", data=hellaswag, samples=tmp_path / name)
 

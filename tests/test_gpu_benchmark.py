@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import FORKS, Forked
 from torch import nn
 
 from gptlab.eval import tree
@@ -26,26 +27,52 @@ gpu, step, parity, section = map(
 TINY = [sys.executable, "benchmarks/gpu.py", "--device", "cpu", "--tiny"]
 
 
-def run(command, env=None):
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+def run(command):
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 def sections(out):
     return gpu.kept(out)
 
 
+def be_section(words):
+    sys.argv = ["gpu.py", *words]
+    return gpu.main()
+
+
+def forked(command, limit_s, scratch, look):
+    """Supervise a section, in a process that need not import torch."""
+    process = Forked(command[2:], main=be_section)
+    _, said = process.communicate()
+    status = "done" if process.returncode == 0 else f"failed: {process.returncode}"
+    return gpu.Outcome(status, 1.0, gpu.read_json(scratch / "found.json"), said.splitlines())
+
+
+@pytest.fixture
+def forks(monkeypatch):
+    """Sides of a race in processes that need not import torch."""
+    monkeypatch.setattr(step.multiprocessing, "get_context", lambda way: FORKS)
+
+
 @pytest.mark.slow
-def test_the_whole_command(tmp_path):
+def test_the_whole_command(tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
-    done = run([*TINY, "--out", str(out), "--limit-scale", "3"])  # a busy machine is no fault
-    assert done.returncode == 0, done.stdout + done.stderr
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(gpu, "supervise", forked)
+    monkeypatch.setattr(gpu.signal, "signal", lambda number, handler: None)
+    monkeypatch.setattr(
+        sys, "argv", [*TINY[1:], "--out", str(out), "--limit-scale", "3"]
+    )  # a busy machine is no fault
+    code = gpu.main()
+    said = capsys.readouterr().out
+    assert code == 0, said
     files = list(out.iterdir())
     assert len(files) <= 7
     assert all(file.is_file() for file in files)
     assert {file.name for file in files} == {gpu.SUMMARY, *(one.file for one in gpu.SECTIONS.values())}
     device = describe(torch.device("cpu"))["device"]
     assert all(device in file.read_text() for file in files)
-    assert (out / gpu.SUMMARY).read_text() in done.stdout
+    assert (out / gpu.SUMMARY).read_text() in said
 
     found = sections(out)
     assert {name: one["status"] for name, one in found.items()} == dict.fromkeys(gpu.SECTIONS, "done")
@@ -222,7 +249,7 @@ def hangs(work, compiled):
 
 
 @pytest.mark.slow
-def test_a_side_that_fails_is_told_and_the_others_go_on():
+def test_a_side_that_fails_is_told_and_the_others_go_on(forks):
     sides = {build.__name__: step.Side(build) for build in (works, fails, dies, hangs)}
     sides["too"] = step.Side(works)
     work = step.Work(
@@ -230,7 +257,7 @@ def test_a_side_that_fails_is_told_and_the_others_go_on():
     )
     told = []
     lanes = step.race(
-        sides, work, 3, together=True, patience_s=25, after=lambda lanes: told.append(len(lanes))
+        sides, work, 3, together=True, patience_s=12, after=lambda lanes: told.append(len(lanes))
     )
     assert {name: lane.failure for name, lane in lanes.items()} == {
         "works": None,
@@ -245,11 +272,12 @@ def test_a_side_that_fails_is_told_and_the_others_go_on():
 
 
 @pytest.mark.slow
-def test_the_step_without_git(tmp_path):
+def test_the_step_without_git(tmp_path, forks, monkeypatch):
     file = tmp_path / "step.json"
     words = ["--size", "tiny", "--sequences", "1", "--rounds", "1", "--device", "cpu", "--json", str(file)]
-    done = run([sys.executable, "benchmarks/step.py", *words], {**os.environ, "PATH": ""})
-    assert done.returncode == 0, done.stdout + done.stderr
+    monkeypatch.setattr(sys, "argv", ["step.py", *words])
+    monkeypatch.setenv("PATH", "")
+    assert step.main() == 0
     result = json.loads(file.read_text())
     assert result["commit"] is None
     assert result["failed"] == {}

@@ -50,7 +50,7 @@ def test_what_is_read_is_still_held_against_its_hash(without_optimizer):
     folder = saved.find(without_optimizer).checkpoint
     weights = folder / checkpoint.MODEL
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
-    with pytest.raises(CheckpointError, match="its sha256 is not the one"):
+    with pytest.raises(CheckpointError, match="its sha256 differs from the one"):
         gptlab.load(without_optimizer)
 
 

@@ -1,4 +1,4 @@
-"""One rule for all that is written: only the same thing made again replaces what is there."""
+"""One rule for all outputs: only a new version of the same thing overwrites an old one."""
 
 import json
 import os
@@ -19,7 +19,7 @@ Refused = Callable[..., str]
 
 @pytest.fixture
 def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
-    """Run a command that must be refused, and return the one line that it says why."""
+    """Run a command that must be refused, and return its one-line reason."""
 
     def run(*words: object) -> str:
         capsys.readouterr()
@@ -32,7 +32,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
 
 @pytest.fixture
 def runs(finished_run: Path, tmp_path: Path) -> tuple[Path, Path]:
-    """Two runs of one shape, as two trainings leave them."""
+    """Two runs of the same shape, each with its own weights."""
     for name in ("first", "second"):
         shutil.copytree(finished_run, tmp_path / name)
     return tmp_path / "first", tmp_path / "second"
@@ -49,19 +49,19 @@ def test_an_export_of_another_run_stays(runs: tuple[Path, Path], tmp_path: Path,
     out.mkdir()
     assert cli.main(["export", str(first), str(out), "--no-verify"]) == 0
     before = contents(out)
-    told = f"{out}: holds another export, that of a GPT2LMHeadModel; choose another folder or delete this one"
+    told = f"{out}: holds the export of a GPT2LMHeadModel; choose another folder or delete this one"
     assert refused("export", second, out, "--no-verify") == told
     assert contents(out) == before
-    # The same run from wherever it lies, and of whichever checkpoint.
+    # The same run, wherever it is, and any of its checkpoints.
     (tmp_path / "elsewhere").mkdir()
     moved = shutil.move(first, tmp_path / "elsewhere" / "first")
     assert cli.main(["export", str(moved), str(out), "--no-verify"]) == 0
     assert cli.main(["export", f"{moved}/checkpoints/step_00000008", str(out), "--no-verify"]) == 0
-    # An export of the export is of the same run.
+    # An export of the export counts as the same run.
     assert cli.main(["export", str(out), str(tmp_path / "copy"), "--no-verify"]) == 0
     assert cli.main(["export", str(moved), str(tmp_path / "copy"), "--no-verify"]) == 0
     (out / "notes.txt").write_text("mine")
-    assert "holds notes.txt, which no export wrote" in refused("export", moved, out, "--no-verify")
+    assert "holds notes.txt, which is not part of any export" in refused("export", moved, out, "--no-verify")
 
 
 def test_it_is_refused_before_the_work(
@@ -77,19 +77,19 @@ def test_it_is_refused_before_the_work(
         raise AssertionError("the model was read")
 
     monkeypatch.setattr("gptlab.publishing.load", load)
-    assert "holds another export" in refused("export", runs[1], tmp_path / "out")
-    assert "holds another GGUF file" in refused("export", runs[1], tmp_path / "m.gguf", "--to", "gguf")
+    assert "holds the export of" in refused("export", runs[1], tmp_path / "out")
+    assert "holds the GGUF file of" in refused("export", runs[1], tmp_path / "m.gguf", "--to", "gguf")
     monkeypatch.setattr("gptlab.report.runs.draw", load)
     thesis = tmp_path / "thesis"
     thesis.mkdir()
     (thesis / "thesis.tex").touch()
-    assert "holds thesis.tex, which no report wrote" in refused("report", runs[0], "--out", thesis)
+    assert "holds thesis.tex, which is not part of any report" in refused("report", runs[0], "--out", thesis)
 
 
 def test_an_export_that_does_not_say_whose_it_is(
     runs: tuple[Path, Path], tmp_path: Path, refused: Refused
 ) -> None:
-    """As gptlab wrote them before: replaced if its weights are the model's."""
+    """As older versions wrote them: overwritten if the weights are the model's."""
     first, out = runs[0], tmp_path / "out"
     assert cli.main(["export", str(first), str(out), "--no-verify"]) == 0
     config = out / "config.json"
@@ -111,19 +111,19 @@ def test_a_gguf_file_of_another_run_stays(runs: tuple[Path, Path], tmp_path: Pat
     words = ["--to", "gguf", "--no-verify"]
     assert cli.main(["export", str(first), str(file), *words]) == 0
     before = file.read_bytes()
-    told = f"{file}: holds another GGUF file, that of first; choose another file or delete this one"
+    told = f"{file}: holds the GGUF file of first; choose another file or delete this one"
     assert refused("export", second, file, *words) == told
     assert file.read_bytes() == before
     assert cli.main(["export", str(first), str(file), *words, "--dtype", "float16"]) == 0
     assert gguf.GGUFReader(file).fields["general.name"].contents() == "first"
-    # Beside other people's files it may lie; in the place of one it may not.
+    # It may be next to other people's files, but not overwrite one.
     folder = tmp_path / "models"
     folder.mkdir()
     (folder / "theirs.gguf").write_bytes(b"GGUF")
     assert cli.main(["export", str(first), str(folder), *words]) == 0
     for name in ("theirs.gguf", "empty.gguf"):
         (folder / "empty.gguf").touch()
-        assert "is there and no GGUF file that says whose it is" in refused(
+        assert "exists and is not a GGUF file written by gptlab" in refused(
             "export", first, folder / name, *words
         )
     assert (folder / "theirs.gguf").read_bytes() == b"GGUF"
@@ -134,12 +134,12 @@ def test_a_data_sheet_of_other_data_stays(tiny_data: Path, tmp_path: Path, refus
     shutil.copytree(tiny_data, other)
     assert cli.main(["data", "inspect", str(tiny_data), "--out", str(out)]) == 0
     before = contents(out)
-    told = f"{out}: holds another data sheet, that of bytes; choose another folder or delete this one"
+    told = f"{out}: holds the data sheet of bytes; choose another folder or delete this one"
     assert refused("data", "inspect", other, "--out", out) == told
     assert contents(out) == before
     assert cli.main(["data", "inspect", str(tiny_data), "--out", str(out)]) == 0
     assert contents(out) == before
-    with pytest.raises(ConfigError, match=r"holds \w+\.\w+, which no data sheet wrote"):
+    with pytest.raises(ConfigError, match=r"holds \w+\.\w+, which is not part of any data sheet"):
         write_page({"folder": str(other), "splits": {}}, other)
 
 
@@ -148,7 +148,7 @@ def test_a_report_does_not_replace_a_data_sheet(
 ) -> None:
     out = tmp_path / "page"
     assert cli.main(["data", "inspect", str(tiny_data), "--out", str(out)]) == 0
-    assert "holds another data sheet, that of bytes" in refused("report", finished_run, "--out", out)
+    assert "holds the data sheet of bytes" in refused("report", finished_run, "--out", out)
 
 
 def test_what_may_have_been_worked_on_is_never_replaced(
@@ -158,18 +158,18 @@ def test_what_may_have_been_worked_on_is_never_replaced(
     file.touch()
     demo.mkdir()
     (demo / "demo.json").write_text("[]")
-    told = f"{demo}: holds demo.json already; choose another folder or delete this one"
+    told = f"{demo}: already holds demo.json; choose another folder or delete this one"
     assert refused("demo", "--out", demo) == told
     assert refused("demo", "--out", file) == f"{file}: is a file; choose a folder"
     assert cli.main(["export", str(finished_run), str(tmp_path / "hf"), "--no-verify"]) == 0
     assert cli.main(["import", str(tmp_path / "hf"), str(tmp_path / "run"), "--no-verify"]) == 0
-    told = f"{tmp_path / 'run'}: holds checkpoints already; choose another folder or delete this one"
+    told = f"{tmp_path / 'run'}: already holds checkpoints; choose another folder or delete this one"
     assert refused("import", tmp_path / "hf", tmp_path / "run") == told
     assert refused("import", tmp_path / "hf", file) == f"{file}: is a file; choose a folder"
 
 
 def test_imports_of_one_name_are_told_apart(finished_run: Path, tmp_path: Path, refused: Refused) -> None:
-    """They have no environment.json; what a checkpoint of step 0 says is of its weights."""
+    """They have no environment.json; the checkpoint of step 0 identifies them by their weights."""
     for step in (4, 12):
         model = finished_run / "checkpoints" / f"step_{step:08d}"
         assert cli.main(["export", str(model), str(tmp_path / f"hf{step}"), "--no-verify"]) == 0
@@ -177,7 +177,7 @@ def test_imports_of_one_name_are_told_apart(finished_run: Path, tmp_path: Path, 
         assert cli.main(words) == 0
     out = tmp_path / "out"
     assert cli.main(["export", str(tmp_path / "4" / "it"), str(out), "--no-verify"]) == 0
-    assert "holds another export" in refused("export", tmp_path / "12" / "it", out, "--no-verify")
+    assert "holds the export of" in refused("export", tmp_path / "12" / "it", out, "--no-verify")
     assert cli.main(["export", str(tmp_path / "4" / "it"), str(out), "--no-verify"]) == 0
 
 
@@ -214,7 +214,7 @@ def test_what_cannot_be_written_is_said_before_the_work(
     words: list[str],
     refused: Refused,
 ) -> None:
-    """A file is in the way of the folder, as a mistyped path has it."""
+    """A file is where the folder should be, as after a typing error in the path."""
     if "gguf" in words:
         pytest.importorskip("gguf")
     (tmp_path / "file").write_text("mine")
@@ -237,7 +237,7 @@ def test_nothing_is_left_where_something_could_be_written(tmp_path: Path) -> Non
         "x" * 300,
         "x" * 250,
         "new/" + "x" * 300,
-    ):  # with what a name grows by until the file is whole
+    ):  # with the letters added while the file is written
         assert "File name too long" in str(unwritable(tmp_path / name))
 
 
@@ -270,7 +270,7 @@ def test_a_link_to_a_file_that_is_not_there_yet_makes_it(
 
 
 def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
-    """Whoever reads it would think that all was written, and an unread one would never open."""
+    """Its reader would think that everything had been written, and without a reader it would never open."""
     os.mkfifo(tmp_path / "pipe")
     assert unwritable(tmp_path / "pipe") is None
 

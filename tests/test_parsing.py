@@ -1,4 +1,4 @@
-"""What somebody else may have written is read, or refused by one kind of error."""
+"""Files from elsewhere are read, or refused with one kind of error."""
 
 from dataclasses import dataclass
 

@@ -14,7 +14,7 @@ from model_hub import ModelHub, model_hub
 from gptlab import cli
 from gptlab.loading import load
 
-# The client's own, of the library that it speaks HTTP with.
+# A warning of the client's HTTP library.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 
@@ -25,7 +25,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelHub]:
 
 
 class Answer:
-    """What a command left behind."""
+    """The outcome of a command."""
 
     def __init__(self, code: int, captured: Any) -> None:
         self.code, self.out, self.err = code, captured.out, captured.err
@@ -143,7 +143,7 @@ def test_without_a_token_nothing_is_asked(
     monkeypatch.delenv("HF_TOKEN")
     answer = publish()
     assert answer.code == 1
-    assert "no token of the Hugging Face hub is here" in answer.err
+    assert "there is no token for the Hugging Face hub" in answer.err
     assert not hub.asked
 
 
@@ -152,7 +152,7 @@ def test_a_bad_token_is_not_printed(hub: ModelHub, publish: Any, monkeypatch: py
     answer = publish()
     assert answer.code == 1
     (line,) = answer.err.splitlines()
-    assert 'the hub does not take the token ("Invalid credentials: Bearer ...")' in line
+    assert 'the hub does not accept the token ("Invalid credentials: Bearer ...")' in line
     assert "hf_secret" not in answer.out + answer.err
     assert not hub.made
 
@@ -169,7 +169,7 @@ def test_what_is_no_name(name: str, hub: ModelHub, publish: Any) -> None:
     answer = publish(to=name)
     assert answer.code == 1
     assert answer.err.splitlines() == [
-        f"gptlab publish: {name}: is no name of a repository; write OWNER/NAME"
+        f"gptlab publish: {name}: is not the name of a repository; write OWNER/NAME"
     ]
 
 
@@ -182,7 +182,7 @@ def test_public_when_asked_and_only_then(hub: ModelHub, publish: Any) -> None:
     assert not hub.private
     answer = publish()
     assert answer.code == 1
-    assert "me/tiny: is there and public; say --public to push to it" in answer.err
+    assert "me/tiny: exists and is public; pass --public to push to it" in answer.err
 
 
 def test_public_from_the_start(hub: ModelHub, publish: Any) -> None:
@@ -238,4 +238,4 @@ def test_an_export_keeps_the_card_that_somebody_wrote(
     assert "It is fond of herons." in there
     answer = publish("--licence", "mit", model=export)
     assert answer.code == 1
-    assert "has a card; write it there" in answer.err
+    assert "has its own card; write the licence there" in answer.err

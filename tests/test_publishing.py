@@ -1,4 +1,4 @@
-"""Exports with their cards, by the command."""
+"""Exports with their cards, as the command writes them."""
 
 import json
 import re
@@ -51,7 +51,7 @@ def test_a_card_is_written_anew_unless_somebody_changed_it(
     assert told(tmp_path / "mine") != first
     (tmp_path / "mine" / "README.md").write_text("my own words")
     assert cli.main(words) == 1
-    assert "its README.md was changed since it was written" in capsys.readouterr().err
+    assert "somebody changed its README.md" in capsys.readouterr().err
     assert told(tmp_path / "mine") == "my own words"
 
 
@@ -85,7 +85,7 @@ def test_a_folder_without_a_card_becomes_one_with(finished_run: Path, tmp_path: 
 
 @pytest.fixture
 def continued(tiny_recipe: Path, tmp_path: Path, torch_settings: None) -> Path:
-    """A run of 8 steps that was to have half the learning rate for four more."""
+    """A run of 8 steps that was then asked for four more at half the learning rate."""
     words = ["train", str(tiny_recipe), "--out", str(tmp_path / "run"), "--eval.tasks", "--train.steps"]
     assert cli.main([*words, "8"]) == 0
     assert cli.main([*words, "12", "--optim.lr", "0.005", "--train.grad-clip", "None"]) == 0
@@ -107,7 +107,7 @@ def test_a_card_tells_each_setting_with_its_step(continued: Path, tmp_path: Path
         "train.grad_clip 1.0, from step 8 on none",
     }
     assert "\nlr = 0.005\n" in late
-    # Of the checkpoint from before the change, nothing of it is true.
+    # None of the change applies to the checkpoint before it.
     assert "changed on the way" not in early
     assert "| steps | 8 of 8 |" in early
     recipes = [re.findall(r"```toml\n(.*?)```", text, re.DOTALL)[0] for text in (early, late)]

@@ -42,7 +42,7 @@ EVERYTHING = RunConfig(
         qk_norm=True,
         logit_soft_cap=30.0,
     ),
-    data=DataConfig(train=(Part(path="a folder/of data", weight=0.25), Part(path="another"))),
+    data=DataConfig(train=(Part(path="a folder/of data", weight=0.25), Part(path="another")), seed=5),
     guard=GuardConfig(patience=3, spike=None),
     mirror=MirrorConfig(to=("tensorboard",), project="a thesis"),
     train=TrainConfig(
@@ -372,7 +372,7 @@ def test_numbers_survive(number):
 
 def test_differences():
     assert recipe.differences(EVERYTHING, EVERYTHING) == {}
-    changed = dataclasses.replace(EVERYTHING, data=DataConfig(path="p"), optim=AdamWConfig(lr=1.0))
+    changed = dataclasses.replace(EVERYTHING, data=DataConfig(path="p", seed=5), optim=AdamWConfig(lr=1.0))
     found = recipe.differences(EVERYTHING, changed)
     assert found["data.path"] == ("data", "p")
     assert found["optim.lr"] == (1e-05, 1.0)

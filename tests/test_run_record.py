@@ -1,4 +1,4 @@
-"""What a run folder says of itself is what happened in it."""
+"""A run folder records what happened in the run."""
 
 import json
 
@@ -25,7 +25,7 @@ def test_a_finished_runs_recipe_is_the_one_it_was_trained_with(tiny_recipe, tmp_
     words = ["--optim.lr", "9e-1", "--schedule.name", "constant"]
     assert cli.main(["train", str(tiny_recipe), "--out", str(out), *words]) == 0
     said = capsys.readouterr().out
-    assert "is finished, so nothing is trained under optim.lr = 0.9, schedule.name = constant" in said
+    assert "is finished, so nothing is trained with optim.lr = 0.9, schedule.name = constant" in said
     assert "changed since the run began" not in said
     assert (out / "config.toml").read_bytes() == before
     assert events(out)[-1]["changed"] == {}
@@ -34,7 +34,7 @@ def test_a_finished_runs_recipe_is_the_one_it_was_trained_with(tiny_recipe, tmp_
 def test_a_changed_recipe_is_kept_with_the_first_step_under_it(train, tiny_recipe, tmp_path):
     out = tmp_path / "run"
     train(out, {"train": {"steps": 6}})
-    # Out of time at once: no step is done.
+    # Out of time at once, so no step is done.
     assert train(out, {"optim": {"lr": 5e-3}}, max_hours=0)["status"] == "interrupted"
     assert kept(out) == 1e-2
     assert train(out, {"optim": {"lr": 5e-3}})["step"] == 12
@@ -48,7 +48,7 @@ def test_a_folder_of_data_that_is_not_there_is_called_that(tiny_recipe, tmp_path
     out = tmp_path / "run"
     assert cli.main(["train", str(tiny_recipe), "--data.path", "data/none", "--out", str(out)]) == 1
     said = capsys.readouterr().err
-    assert f"data/none: there is no such folder, seen from {tmp_path}; make it with" in said
+    assert f"data/none: there is no such folder in {tmp_path}; make it with" in said
     (tmp_path / "data" / "none").mkdir(parents=True)
     assert cli.main(["train", str(tiny_recipe), "--data.path", "data/none", "--out", str(out)]) == 1
     assert "has no manifest.json, so it is not a finished data folder" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Sampling: the cache against none, the filters against transformers', the draws against a law."""
+"""Sampling: the cache against none, the filters against transformers', the draws against their distribution."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -40,7 +40,7 @@ PROMPT = [5, 17, 3, 99, 42]
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # more of them only wait for each other in models of this size
+    torch.set_num_threads(1)  # more only wait for each other in models of this size
     yield
     torch.set_num_threads(threads)
 
@@ -51,13 +51,13 @@ def a_gpt(kind: type[GPT] = GPT, *, vocab_size: int = 257, context: int = 16, **
     model = kind(config)
     with torch.no_grad():
         for parameter in model.parameters():
-            # Far from the flat start, so that the likeliest token is clearly so.
+            # Far from the uniform start, so that the likeliest token is clear.
             parameter.add_(0.3 * torch.randn_like(parameter))
     return model
 
 
 class Toy:
-    """A model whose next logits depend on the last token alone: row by row of a table."""
+    """A model whose logits are the row of a table for the last token."""
 
     def __init__(self, table: Tensor, context: int = 8) -> None:
         self.table, self.context, self.vocab_size = table, context, table.shape[1]
@@ -79,7 +79,7 @@ class Toy:
 
 
 def writes(successors: dict[int, int], vocab_size: int = 257) -> Toy:
-    """A model that says what follows what."""
+    """A model that maps each token to the next one."""
     table = torch.zeros(vocab_size, vocab_size)
     for token, successor in successors.items():
         table[token, successor] = 50.0
@@ -87,7 +87,7 @@ def writes(successors: dict[int, int], vocab_size: int = 257) -> Toy:
 
 
 def greedy_without_cache(model: GPT, prompt: Sequence[int], n_tokens: int) -> list[int]:
-    """Read the whole window again for every token."""
+    """Read the whole window for every token."""
     context, text = model.config.context, list(prompt)
     window = text[:] if len(text) <= context else text[-(context // 2) :]
     for _ in range(n_tokens):
@@ -254,7 +254,7 @@ def test_stream_yields_the_columns_of_generate() -> None:
     first = next(columns)
     assert first.shape == (2,)
     assert first.is_inference()
-    assert not torch.is_inference_mode_enabled()  # in between, the caller's own mode holds
+    assert not torch.is_inference_mode_enabled()  # in between, the caller's mode holds
     whole = torch.stack([first, *columns], 1)
     assert torch.equal(whole, generate(model, PROMPT, max_tokens=12, samples=2, seed=5)[:, len(PROMPT) :])
 
@@ -324,7 +324,7 @@ def chain(text: str, end: Sequence[int]) -> Toy:
 def test_a_text_ends_at_the_end_of_text() -> None:
     tokenizer, toy = load_tokenizer("bytes"), chain("abc", [256])
     assert sample_text(toy, tokenizer, "", max_tokens=50, temperature=0) == ["abc"]
-    assert toy.reads == 3  # and nothing after the end
+    assert toy.reads == 3  # and nothing after it
     assert list(stream_text(toy, tokenizer, "", max_tokens=50, temperature=0)) == ["a", "b", "c"]
 
 
@@ -337,7 +337,7 @@ def test_a_stream_never_splits_a_character() -> None:
         "\U0001f642",
         ".",
     ]
-    # What ends in half a character says so, since nothing more comes.
+    # Half a character at the end is shown, since nothing more comes.
     assert list(stream_text(toy, tokenizer, "", max_tokens=2, temperature=0)) == ["a", "\ufffd"]
     half = chain("a", [0xC3, 256])
     assert list(stream_text(half, tokenizer, "", max_tokens=50, temperature=0)) == ["a", "\ufffd"]
@@ -363,7 +363,7 @@ def test_options_out_of_range(options: dict[str, float], message: str) -> None:
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
-        ([], r"shape \(0,\): must be a row of ids"),
+        ([], r"shape \(0,\): must be one or several rows of ids"),
         ([[[1]]], r"shape \(1, 1, 1\)"),
         ([1, 257], r"id 257: the model's ids are 0 to 256"),
         ([1, -1], r"id -1: the model's ids are 0 to 256"),

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from forked import finish_together
 
 import gptlab
 from gptlab import cli
@@ -18,7 +19,7 @@ from gptlab.slurm import Job, batch_file
 
 JOB = Job(hours=1, nodes=2, gpus=0, cpus=1, partition=None, account=None)
 
-# What srun and scontrol are to the batch file: tasks with a number each, and a wish that is noted down.
+# Stand-ins for srun and scontrol: numbered tasks, and a recorded request.
 SRUN = """#!/bin/bash
 tasks=()
 for ((i = 0; i < SLURM_NTASKS; i++)); do
@@ -75,7 +76,7 @@ class Slurm:
             assert job.poll() is None, job.communicate()[0]
             time.sleep(0.01)
         if signal_when is not None:
-            # The number of a task is its shell's, which has become the command.
+            # The task's process is its shell, which has become the command.
             for task in (self.folder / "tasks").read_text().split():
                 os.kill(int(task), signal.SIGUSR1)
         said, _ = job.communicate(timeout=300)
@@ -109,7 +110,8 @@ def test_the_whole_cycle(tiny_recipe, tmp_path, monkeypatch):
     assert code == 0, said
     assert len(slurm.requeued) == 1
     assert steps(tmp_path / "broken") == list(range(1, 101))
-    assert slurm.run(batch("whole"))[0] == 0
+    words = ["train", tiny_recipe, "--out", tmp_path / "whole", "--train.steps", 100, "--eval.tasks"]
+    finish_together(JOB.processes, [*words, "--eval.every-steps", 1000, "--eval.val-tokens", 512])
 
     def weights(name):
         file = tmp_path / name / "checkpoints" / "step_00000100" / "model.safetensors"
@@ -128,14 +130,14 @@ def test_a_run_that_fails_is_not_queued_again(tiny_recipe, tmp_path, monkeypatch
     file.write_text(batch_file(file, [tiny_recipe], tmp_path / "run", {}, JOB, 75))
     code, said = slurm.run(file)
     assert code == 1
-    assert "holds files, but no run" in said
+    assert "holds files but no run" in said
     assert slurm.requeued == []
 
 
 @pytest.mark.parametrize("name", ["it's mine", "a;b", "$HOME", '"x"'])
 @pytest.mark.parametrize("gpus", [0, 2])
 def test_names_arrive_as_they_are(tmp_path, name, gpus):
-    """Where srun only prints what it is to start."""
+    """With an srun that only prints what it would start."""
     (tmp_path / "srun").write_text('#!/bin/bash\nfor word; do echo "<$word>"; done\n')
     (tmp_path / "srun").chmod(0o755)
     (tmp_path / "scontrol").write_text("#!/bin/bash\necho 127.0.0.1\n")
@@ -210,7 +212,7 @@ def test_impossible_jobs_are_refused(wrong):
 
 @pytest.fixture
 def slurm(tiny_recipe, tmp_path, monkeypatch, capsys):
-    """Write a batch file as a user does, from a folder of its own: `slurm("--nodes", 2)`, with what was said."""
+    """Write a batch file as a user does, from a separate folder: `slurm("--nodes", 2)`; return the output too."""
     here = tmp_path / "it's 50% mine"
     here.mkdir()
     monkeypatch.chdir(here)
@@ -231,7 +233,7 @@ def asked(text):
 
 
 def test_the_job_runs_where_the_command_was_typed(slurm, tmp_path):
-    """Recipes, data and runs have relative paths; sbatch may be called from anywhere, and by a job of its own."""
+    """Paths are relative; sbatch may be called from anywhere, even from another job."""
     assert slurm()[0] == 0
     found = asked(Path("runs/x.sbatch").read_text())
     assert found["chdir"] == str(Path.cwd())
@@ -248,7 +250,7 @@ def test_memory_is_asked_for(slurm):
 
 
 def test_srun_is_told_of_the_cores(slurm, tmp_path):
-    """Which it has not taken from sbatch since Slurm 22.05: every process would have a single one."""
+    """Since Slurm 22.05 it no longer takes them from sbatch, and every process would get one."""
     (tmp_path / "srun").write_text('#!/bin/bash\necho "cores: $SRUN_CPUS_PER_TASK"\n')
     (tmp_path / "scontrol").write_text("#!/bin/bash\necho here\n")
     for name in ("srun", "scontrol"):
@@ -257,7 +259,7 @@ def test_srun_is_told_of_the_cores(slurm, tmp_path):
     for number, nodes in enumerate((1, 2)):
         assert slurm("--cpus", 6, "--nodes", nodes, out=f"runs/{number}")[0] == 0
         file = Path(f"runs/{number}.sbatch")
-        # Slurm says in the job what was asked of sbatch.
+        # In the job, Slurm reports what sbatch was asked for.
         job = there | {"SLURM_CPUS_PER_TASK": asked(file.read_text())["cpus-per-task"]}
         done = subprocess.run(["bash", file], env=job, capture_output=True, text=True, check=True)
         assert done.stdout == "cores: 6\n"
@@ -292,15 +294,13 @@ def test_a_batch_file_is_replaced_by_the_same_runs_only(slurm):
     assert slurm("--hours", 4)[0] == 0
     written = file.read_text()
     assert asked(written)["time"] == "4:00:00"
-    told = (
-        "gptlab slurm: runs/x.sbatch: holds another batch file, that of runs/x; choose another file or delete"
-    )
+    told = "gptlab slurm: runs/x.sbatch: holds the batch file of runs/x; choose another file or delete"
     assert slurm("--file", file, out="runs/y")[1].startswith(told)
     file.write_text(written.replace("#SBATCH --requeue", "#SBATCH --requeue\n#SBATCH --exclusive"))
     assert "runs/x.sbatch: was changed since it was written" in slurm()[1]
     assert "--exclusive" in file.read_text()
     file.write_text("#!/bin/bash\necho mine\n")
-    assert "is there and no batch file that says whose it is" in slurm()[1]
+    assert "exists and is not a batch file written by gptlab" in slurm()[1]
     assert "echo mine" in file.read_text()
     file.unlink()
     file.mkdir()

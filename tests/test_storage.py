@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Files are whole or do not exist."""
 
 import errno
 import hashlib
@@ -10,7 +10,7 @@ from gptlab import storage
 
 
 def test_what_is_written_is_there_and_hashed(tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, "PIECE_BYTES", 3)
+    monkeypatch.setattr(storage, "BUFFER_BYTES", 3)
     pieces = [b"", b"ab", b"cdefghij", memoryview(b"klm")]
     digest = storage.write(tmp_path / "file", pieces)
     assert (tmp_path / "file").read_bytes() == b"abcdefghijklm"
@@ -19,7 +19,7 @@ def test_what_is_written_is_there_and_hashed(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("size", [0, 1, 4095, 4096, 8192, 3 * 4096 + 17])
 def test_whole_pages_and_the_rest(tmp_path, monkeypatch, size):
-    monkeypatch.setattr(storage, "PIECE_BYTES", 4096)
+    monkeypatch.setattr(storage, "BUFFER_BYTES", 4096)
     content = bytes(number % 251 for number in range(size))
     digest = storage.write(tmp_path / "file", [content[: size // 3], memoryview(content)[size // 3 :]])
     assert (tmp_path / "file").read_bytes() == content

@@ -1,4 +1,4 @@
-"""Whatever happens to standard output and error: training goes on, and nothing ends in a traceback."""
+"""Whatever happens to standard output and error, training continues and nothing ends in a traceback."""
 
 import os
 import pty
@@ -14,7 +14,7 @@ STEPS = ("--train.steps", "6", "--eval.every-steps", "3")
 
 
 def gptlab(shell, *words, env=None):
-    """Run a command by a shell, which hands on or closes its streams."""
+    """Run a command in a shell that redirects or closes its streams."""
     line = " ".join([sys.executable, "-m", "gptlab", *(f"'{word}'" for word in words), shell])
     return subprocess.run(["bash", "-c", line], env=env, capture_output=True, text=True, check=False)
 
@@ -34,7 +34,7 @@ def test_training_goes_on_without_words(tiny_recipe, tmp_path, shell):
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
     assert last(out) == "step_00000006"
-    # Nobody else's words are in the record, as a file that took a closed stream's place would have.
+    # No output of others is in the record, as it would be if the record took the place of a closed stream.
     assert all(line.startswith("{") for line in (out / "metrics.jsonl").read_text().splitlines())
 
 

@@ -110,9 +110,7 @@ def test_a_set_whose_tokenizer_was_exchanged_is_refused(
     mixed = tmp_path / "mixed"
     shutil.copytree(sets / "words", mixed)
     shutil.copy(sets / "digits" / "tokenizer.json", mixed)
-    complaint = (
-        f"its tokenizer is {named(sets / 'digits')}, the shards were made with {named(sets / 'words')}"
-    )
+    complaint = f"its tokenizer is {named(sets / 'digits')}, but {named(sets / 'words')} made the tokens"
     for words in (
         ["data", "verify", mixed],
         ["train", tiny_recipe, "--data.path", mixed, "--out", tmp_path / "new"],
@@ -128,4 +126,4 @@ def test_a_checkpoint_whose_tokenizer_was_exchanged_is_refused(
     for file in mixed.glob("checkpoints/*/tokenizer.json"):
         shutil.copy(sets / "digits" / "tokenizer.json", file)
     line = refused("eval", mixed, "--task", "loss", "--data", sets / "words")
-    assert "tokenizer.json: its sha256 is not the one in state.json" in line
+    assert "tokenizer.json: its sha256 differs from the one in state.json" in line

@@ -1,7 +1,7 @@
-"""Rescuing a run that ended before its learning rate came down.
+"""Annealing: rescues a run that ended before its learning rate came down.
 
-Source: Haegele et al. (2024), https://arxiv.org/abs/2405.18392: a decay alone, from any checkpoint of a run whose
-rate is still high, reaches what a schedule of that length would have reached.
+Source: Haegele et al. (2024), https://arxiv.org/abs/2405.18392: a decay from any checkpoint of a run whose rate is
+still high ends where a schedule of that length would have ended.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,30 +24,31 @@ def annealed(
     hours: float | None = None,
     steps: int | None = None,
 ) -> tuple[tuple[Path, ...], recipe.Raw]:
-    """Return the recipes and flags of a run that brings the learning rate of another down.
+    """Return the recipes and flags of a run that brings down the learning rate of another.
 
-    The rate falls in a straight line, from where the checkpoint has it to the same fraction that the other recipe
-    ends at.
+    The rate falls linearly, from the checkpoint's to the final fraction of the other run's recipe.
 
     Args:
-        start: a checkpoint, or a run, which stands for its newest.
-        recipes: laid over the other run's own.
-        flags: laid over them all.
-        hours: how long the decay takes.
-        steps: or how many steps it has.
+        start: a checkpoint, or a run, for its newest one.
+        recipes: merged over the other run's own.
+        flags: merged over all recipes.
+        hours: duration of the decay.
+        steps: or its number of steps.
 
     Raises:
-        ConfigError: not one of `hours` and `steps` is given, or the rate has come down already.
+        ConfigError: not exactly one of `hours` and `steps` is given, or the rate is already zero.
         CheckpointError: there is no such checkpoint.
     """
     if (hours is None) == (steps is None):
         raise ConfigError(
-            f"--from {start}: say how long the decay takes, with --anneal-hours or --anneal-steps"
+            f"--from {start}: set the length of the decay with either --anneal-hours or --anneal-steps"
         )
     found = checkpoint.chosen(start, print)
     own = found.folder.parent.parent / RECIPE
     if not own.is_file():
-        raise ConfigError(f"--from {start}: its run has no config.toml, which tells its learning rate")
+        raise ConfigError(
+            f"--from {start}: its run has no config.toml, which holds its learning rate; choose another run"
+        )
     config, step = recipe.load([own]), found.state["step"]
     budget = Budget(
         config.train, warmup_steps=config.schedule.warmup_steps, evaluate_every=config.eval.every_steps

@@ -1,4 +1,4 @@
-"""The wiring: a checked recipe and its data to a Trainer. Nothing is written."""
+"""Builds a Trainer from a checked recipe and its data; writes nothing."""
 
 from dataclasses import asdict
 from functools import partial
@@ -37,13 +37,13 @@ from gptlab.train.skip import Skipping
 from gptlab.train.state import State
 from gptlab.train.step import Updater
 
-STATE_BYTES = 16  # of a parameter: itself, its gradient and AdamW's two means, in float32
+STATE_BYTES = 16  # per parameter: itself, its gradient and AdamW's two means, in float32
 
 
 def build(
     config: RunConfig, sets: Sets, out: Path, world: World, interrupt: Interrupt, *, replan: bool = False
 ) -> Trainer:
-    """Put a run's parts together; nothing is written."""
+    """Build the parts of a run."""
     tokenizer = sets.tokenizer
     if config.model.vocab_size < tokenizer.vocab_size:
         raise ConfigError(
@@ -52,8 +52,8 @@ def build(
         )
     if config.train.batch_tokens // config.model.context < world.size:
         raise ConfigError(
-            f"train.batch_tokens = {config.train.batch_tokens}: holds fewer sequences of {config.model.context} "
-            f"tokens than there are processes ({world.size}); use fewer processes or larger batches"
+            f"train.batch_tokens = {config.train.batch_tokens}: is too few for one sequence of {config.model.context} "
+            f"tokens in each of {world.size} processes; use fewer processes or larger batches"
         )
     size = measure(config.model)
     _check_memory(size, world)
@@ -64,7 +64,7 @@ def build(
     )
     dtype = choose_dtype(config.train.dtype, world.device)
     set_matmul_precision(dtype)
-    attention_kernel(config, world.device)  # refused before memory is asked for
+    attention_kernel(config, world.device)  # may refuse, so before memory is allocated
     seed_all(config.train.seed)
     model = GPT(config.model).to(world.device)
 
@@ -84,7 +84,7 @@ def build(
         identity={
             "model": asdict(config.model),
             "tokenizer": {"name": tokenizer.name, "hash": tokenizer.hash},
-            "seed": config.train.seed,
+            "seed": config.order_seed,
             "data": sets.fingerprint,
         },
         context=config.model.context,
@@ -106,29 +106,29 @@ def build(
 
 
 def attention_kernel(config: RunConfig, device: torch.device) -> str:
-    """Return the name of the kernel that computes attention in a run's training.
+    """Return the name of the kernel that computes attention in training.
 
     Raises:
-        ConfigError: the one that the recipe asks for does not.
+        ConfigError: the recipe asks for a kernel that cannot.
     """
     asked, shape = config.train.attention_kernel, config.model
     dtype = product_type(choose_dtype(config.train.dtype, device))
-    grouped = shape.kv_heads < shape.n_head and asked == "auto"  # else they are repeated where they must
+    grouped = shape.kv_heads < shape.n_head and asked == "auto"  # any other kernel repeats them if it must
     with kernels.only(asked):
         name = kernels.choose(device, dtype, shape.head_dim, False, grouped, True)
     if asked != "auto" and name not in (asked, "unknown"):
         raise ConfigError(
             f"train.attention_kernel = {asked}: torch {torch.__version__} has no such kernel for {dtype} heads of "
-            f"{shape.head_dim} on this {device.type}; auto takes one that it has"
+            f"{shape.head_dim} channels on this {device.type}; use auto"
         )
     return name or "unknown"
 
 
 def _check_memory(size: Size, world: World) -> None:
-    """Refuse what cannot fit before the first byte of it is asked for, as a system may grant it and kill later."""
-    needed, there = STATE_BYTES * size.parameters + 4 * size.tables, total_bytes(world.device.type)
-    if there is not None and needed > there:
+    """Refuse a model that cannot fit before allocating it, as a system may grant memory and kill the process later."""
+    needed, total = STATE_BYTES * size.parameters + 4 * size.tables, total_bytes(world.device.type)
+    if total is not None and needed > total:
         raise ConfigError(
             f"model: {quantity(size.parameters)} parameters and tables take {quantity(needed, 'B')} to train, and "
-            f"this {world.device.type} has {quantity(there, 'B')}; choose a smaller width, vocabulary or context"
+            f"this {world.device.type} has {quantity(total, 'B')}; choose a smaller width, vocabulary or context"
         )

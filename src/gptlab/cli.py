@@ -33,6 +33,7 @@ COMMANDS = {
     "data list": "List the sources that are known by name, and the sets of shards that are ready.",
     "data tokenizer": "Train a byte-level BPE tokenizer.",
     "train": "Train a model; with a run in OUT that is not finished, continue it.",
+    "study": "Compare variants over seeds at an equal budget, with statistics and a page; run again to continue.",
     "slurm": "Write a Slurm batch file that trains, saves before the time limit and queues itself again.",
     "doctor": "Tell what this machine, and the drive that a folder lies on, can do for a run.",
     "eval": "Score a model on tasks, or compare two checkpoints; runs keep their scores for report and model card.",

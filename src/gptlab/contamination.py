@@ -1,7 +1,7 @@
 """Contamination of a prepared folder: which items of a task share word n-grams with its training documents.
 
-A shared n-gram is a reason to look, not proof. GPT-3 passed over n-grams that stand in more than ten documents,
-as most of these were common phrases and boilerplate; they are counted here, and told apart.
+A shared n-gram is a reason to look, not proof. GPT-3 ignored n-grams that occur in more than ten documents, as most of
+them were common phrases and boilerplate; here they are counted, but separately.
 
 Source: Brown et al. (2020), https://arxiv.org/abs/2005.14165, appendix C.
 """
@@ -24,7 +24,7 @@ from gptlab.errors import ConfigError
 from gptlab.eval import continuation, hellaswag
 
 N = 13  # GPT-3's longest, and what it cleaned its training data with
-COMMON_DOCUMENTS = 10  # GPT-3's: an n-gram in more of them is boilerplate
+COMMON_DOCUMENTS = 10  # GPT-3's: an n-gram in more documents is boilerplate
 WORST = 10
 BEGINNING_TOKENS = 40
 FLAGS = ("rare", "context", "right", "wrong")
@@ -34,14 +34,14 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Item:
-    """What to look for."""
+    """An item to look for."""
 
     texts: tuple[str, ...]
-    """The item, in as many ways as it has choices."""
+    """The item with each of its choices."""
     label: int = 0
-    """Which of them is the right one."""
+    """The index of the right choice."""
     context: str = ""
-    """How all of them begin."""
+    """The common beginning of the texts."""
 
 
 def _hellaswag(_folder: Path, data: Path | None) -> list[Item]:
@@ -53,7 +53,7 @@ def _hellaswag(_folder: Path, data: Path | None) -> list[Item]:
 
 def _continuation(folder: Path, data: Path | None) -> list[Item]:
     if data is not None:
-        raise ConfigError(f"--data {data}: the task continuation is made from the folder; leave it out")
+        raise ConfigError(f"--data {data}: the task continuation is made from the folder; leave --data out")
     decode = Manifest.load(folder).load_tokenizer(folder).decode
     right = [item.pairs[item.label] for item in continuation.build(folder)]
     return [Item((decode(context + ending),), 0, decode(context)) for context, ending in right]
@@ -74,29 +74,29 @@ def contamination(
     Args:
         folder: the prepared folder.
         task: a name of TASKS.
-        data: the task's file, where it has one; None downloads it.
-        items: instead of a task: a file or folder of .txt, .jsonl or .parquet, each document an item.
-        text_column: which column of .jsonl and .parquet files holds the items; "text" unless told.
-        n: words of an n-gram.
-        workers: how many processes search; unless told, one a processor.
+        data: the task's file, if it has one; None downloads it.
+        items: instead of a task, a file or folder of .txt, .jsonl or .parquet; each document is an item.
+        text_column: the column of .jsonl and .parquet files that holds the items; None finds it.
+        n: the number of words in an n-gram.
+        workers: how many processes search; None is one per processor.
 
     Returns:
-        `items`, and how many of them have an overlap, by what; `overlapping`, a row for each of these;
-        `worst`, those with most n-grams found, and where.
+        `items`, and how many of them overlap, in which part; `overlapping`, a row for each of these; `worst`, those
+        with the most n-grams found, and where.
 
     Raises:
-        ConfigError: there is not one thing to look for, or a number is below one.
+        ConfigError: not exactly one of `task` and `items` is given, or a number is below one.
         DataError: the folder or the documents are damaged.
-        TaskError: the task's file is.
+        TaskError: the task's file is damaged.
     """
     if (task is None) == (items is None):
-        raise ConfigError("nothing, or two things to look for: give either --task or --items")
+        raise ConfigError("--task and --items: give exactly one of them")
     if task not in (None, *TASKS):
         raise ConfigError(f"--task {task}: is not known; choose one of {', '.join(TASKS)}")
     if items is None and text_column is not None:
-        raise ConfigError(f"--text-column {text_column}: says where the text of --items is; give both")
+        raise ConfigError(f"--text-column {text_column}: names the column of --items; give both or neither")
     if task is None and data is not None:
-        raise ConfigError(f"--data {data}: is a task's file; name it with --items, or give --task too")
+        raise ConfigError(f"--data {data}: is the file of a task; pass it as --items, or give --task too")
     for name, value in (("n", n), ("workers", workers)):
         if value is not None and value < 1:
             raise ConfigError(f"--{name} {value}: must be at least 1")
@@ -134,7 +134,7 @@ def contamination(
 
 
 def _row(i: int, item: Item, parts: Sequence[Integers], found: Found, n: int) -> Row:
-    """Say how much of an item was found, and of which part of it."""
+    """Count how much of an item was found, and in which part of it."""
     together = np.unique(np.concatenate(parts))
     documents = found.documents[together]
     begun = max(len(words(item.context)) - n + 1, 0)
@@ -157,7 +157,7 @@ def _evidence(
     found: Found,
     decode: Callable[[Iterable[int]], str],
 ) -> Row:
-    """Show the longest run of an item's words in one document, the one that most of its n-grams point to."""
+    """Show the longest run of an item's words in one document: the document that most of its n-grams point to."""
     together = np.concatenate(parts)
     places, votes = np.unique(found.places[together[found.documents[together] > 0]], return_counts=True)
     document = document_at(int(places[votes.argmax()]))
@@ -183,7 +183,7 @@ def _evidence(
 
 
 def told(facts: Row) -> str:
-    """Write the result of a search for people."""
+    """Write the result for people."""
     n, items = facts["n"], facts["items"]
 
     def line(what: str, count: int, of: int = items) -> str:
@@ -192,13 +192,13 @@ def told(facts: Row) -> str:
     lines = [f"{facts['folder']}: {facts['tokens']:,} training tokens, {items:,} items of {facts['task']}"]
     lines += [line(f"{n}-grams of the items found", facts["ngrams_found"], facts["ngrams"])]
     lines += [line(f"items with a {n}-gram found", facts["items_found"])]
-    lines += [line(f"  one that at most {COMMON_DOCUMENTS} documents have", facts["items_found_rare"])]
+    lines += [line(f"  in at most {COMMON_DOCUMENTS} documents", facts["items_found_rare"])]
     if facts["choices"] > 1:
         lines += [line("  within the context", facts["items_found_context"])]
         lines += [line("  reaching into the right ending", facts["items_found_right"])]
         lines += [line("  reaching into a wrong ending", facts["items_found_wrong"])]
     if facts["items_without_ngrams"]:
-        lines += [line(f"items shorter than {n} words, not looked for", facts["items_without_ngrams"])]
+        lines += [line(f"items shorter than {n} words, not searched", facts["items_without_ngrams"])]
     for row in facts["worst"]:
         lines += [
             "",

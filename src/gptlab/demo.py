@@ -1,7 +1,7 @@
-"""`gptlab demo`: the whole pipeline in minutes, on the text that every Python carries.
+"""`gptlab demo`: the whole pipeline in minutes, on text that comes with Python.
 
 Text to tokenizer to shards; two architectures trained on the same tokens; validation, a multiple-choice task,
-samples; export to Hugging Face folders and their logits compared; a page and demo.json.
+samples; export to Hugging Face folders, with logits compared; a page and demo.json.
 """
 
 import json
@@ -54,13 +54,13 @@ TITLES = {"gpt2": "GPT-2", "modern": "RoPE, grouped queries, SwiGLU, RMSNorm"}
 
 
 def demo(out: Path) -> dict[str, Any]:
-    """Run the pipeline into a folder, and return what demo.json holds.
+    """Run the pipeline into a folder, and return the contents of demo.json.
 
     Raises:
-        ConfigError: the folder holds something already.
+        ConfigError: the folder is not empty.
         TrainError: the run was interrupted.
     """
-    refusal = occupied(out)  # nor is a demo replaced: somebody may have gone on with its runs
+    refusal = occupied(out)  # not even a demo is replaced, as somebody may have continued its runs
     if refusal is not None:
         raise ConfigError(refusal)
     out.mkdir(parents=True, exist_ok=True)
@@ -119,7 +119,7 @@ def _model(name: str, out: Path, data: Path, unigram: float) -> dict[str, Any]:
 
 
 def unigram_bits_per_byte(data: Path) -> float:
-    """Return what a model that knows the tokens' frequencies, and nothing else, needs for the held-out text."""
+    """Return the bits per byte of held-out text for a model that knows only the tokens' frequencies."""
     manifest = Manifest.load(data)
     tokenizer = manifest.load_tokenizer(data)
 
@@ -127,7 +127,7 @@ def unigram_bits_per_byte(data: Path) -> float:
         shards = (manifest.read_shard(data, shard) for shard in manifest.split(split))
         return np.sum([np.bincount(tokens, minlength=tokenizer.vocab_size) for tokens in shards], axis=0)
 
-    # One is added to every count, so that a token which training never saw has a price.
+    # One is added to every count, so that a token unseen in training has a finite cost.
     seen = counts("train") + 1
     held_out = counts("val")
     nats = -(held_out * np.log(seen / seen.sum())).sum()
@@ -146,7 +146,7 @@ def _write_page(out: Path, data: Path, models: list[dict[str, Any]]) -> None:
             f"{model['bits_per_byte']:.3f}",
             f"{model['below_unigram']:.3f}",
             f"{100 * model['acc']:.1f} \N{PLUS-MINUS SIGN} {100 * model['stderr']:.1f} (n = {model['n']})"
-            + (f"\n{said}" if (said := chance.doubt("continuation", model["acc"], model["n"])) else ""),
+            + (f"\n{doubt}" if (doubt := chance.doubt("continuation", model["acc"], model["n"])) else ""),
             f"{100 * model['above_chance']:.1f}",
             f"{model['export_max_diff']:.1e}",
             f"{model['seconds']:.0f}",
@@ -167,9 +167,9 @@ def _write_page(out: Path, data: Path, models: list[dict[str, Any]]) -> None:
     unigram = models[0]["unigram_bits_per_byte"]
     explanation = (
         f"Bits a byte is the loss on the whole held-out split; a unigram model, which knows only how frequent each "
-        f"token is, needs {unigram:.3f}. Accuracy is that of a task made from the held-out split: which of four "
+        f"token is, needs {unigram:.3f}. Accuracy is measured on a task made from the held-out split: which of four "
         f"contexts does a continuation follow (chance {100 * CHANCE:.0f} %), with its standard error. Both models saw "
-        "the same tokens in the same order; they are one seed each, and what lies between them says nothing of the "
+        "the same tokens in the same order, with one seed each, so their difference says nothing about the "
         "architectures."
     )
     lead = (

@@ -1,4 +1,4 @@
-"""What this machine can do for a run, and what it cannot: `gptlab doctor DIR`."""
+"""What this machine can and cannot do for a run: `gptlab doctor DIR`."""
 
 import importlib.metadata
 import importlib.util
@@ -26,28 +26,28 @@ EXTRAS = {
 }
 MATRIX = 512
 HEAD_DIM = 64  # GPT-2's
-BYTES_PER_PARAMETER = 16  # in a checkpoint 12 (weights, two moments), and room for the next one's beginning
+BYTES_PER_PARAMETER = 16  # 12 in a checkpoint (weights, two moments), and some spare room
 PARAMETERS = 124e6
-KEPT = 5  # three newest, the best, and the one being written
+KEPT = 5  # the three newest, the best, and the one being written
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found about one thing."""
+    """The result of one examination."""
 
     name: str
     status: Literal["good", "fair", "bad"]
-    """bad: gptlab will not work or not keep its promises; fair: it will, with less than it could have."""
+    """bad: gptlab will not work or not keep its promises; fair: it works, with limits."""
     detail: str
-    """One line: what was found, and what to do about it where it is not good."""
+    """One line: the finding, and a remedy if it is not good."""
 
 
 def examine(folder: Path) -> list[Finding]:
-    """Look at the machine, and at the drive that `folder` lies on."""
+    """Examine the machine and the drive of `folder`."""
     findings: list[Finding] = []
     with Progress("examining", total=len(EXAMINATIONS), unit=" points") as progress:
         for name, look in EXAMINATIONS.items():
-            # One thing that breaks must not hide the others; its failing is the finding.
+            # A failing examination is itself a finding and must not hide the others.
             try:
                 findings += (Finding(name, status, detail) for status, detail in look(folder))
             except Exception as error:
@@ -83,14 +83,14 @@ def _device(folder: Path) -> Found:
         yield (
             "good" if known else "fair",
             f"{torch.cuda.device_count()} x {facts['device']}, {quantity(memory, 'B')}"
-            + ("" if known else "; its peak is not in the table of machine/device.py, so no MFU is shown"),
+            + ("" if known else "; machine/gpus.py has no peak for it, so no MFU is shown"),
         )
     else:
-        yield "fair", f"no CUDA device; {facts['device']}, {facts['threads']} threads: small models only"
+        yield "fair", f"no CUDA device; {facts['device']}, {facts['threads']} threads: only for small models"
 
 
 def _formats(folder: Path) -> Found:
-    """Time a product of matrices in each number format."""
+    """Time a matrix product in each number format."""
     import torch
 
     from gptlab.machine.device import choose_device, choose_dtype
@@ -99,14 +99,15 @@ def _formats(folder: Path) -> Found:
     device = choose_device("auto")
     chosen = choose_dtype("auto", device)
     x = torch.randn(MATRIX, MATRIX, device=device)
+    wait = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
     times: dict[str, float] = {}
     for name in ("float32", "bfloat16", "float16"):
         with autocast(name, device):
             torch.mm(x, x)
-            _wait(device)
+            wait()
             began = time.perf_counter()
             torch.mm(x, x)
-            _wait(device)
+            wait()
         times[name] = time.perf_counter() - began
     speeds = ", ".join(f"{name} {2 * MATRIX**3 / s / 1e12:.3g} TFLOP/s" for name, s in times.items())
     slower = times[chosen] > 1.2 * min(times.values()) if chosen in times else False
@@ -116,15 +117,8 @@ def _formats(folder: Path) -> Found:
     )
 
 
-def _wait(device: object) -> None:
-    import torch
-
-    if getattr(device, "type", "") == "cuda":
-        torch.cuda.synchronize()
-
-
 def _attention(folder: Path) -> Found:
-    """Ask which kernel computes attention: for training, and for texts of any length."""
+    """Find the kernels that compute attention in training and in reading texts of any length."""
     import torch
 
     from gptlab.machine.device import choose_device, choose_dtype, product_type
@@ -137,12 +131,14 @@ def _attention(folder: Path) -> Found:
         training = choose(device, dtype, HEAD_DIM, False, False, True)
         with any_shape():
             names[dtype] = [training, choose(device, dtype, HEAD_DIM, True, False, False)]
-    told = "; ".join(f"{str(dtype)[6:]}: {train}, reading {read}" for dtype, (train, read) in names.items())
+    kernels = "; ".join(
+        f"{str(dtype)[6:]}: {train}, reading {read}" for dtype, (train, read) in names.items()
+    )
     shared = [
         str(dtype)[6:] for dtype in names if choose(device, dtype, HEAD_DIM, False, True, True) == "math"
     ]
     copies = f"; shared key/value heads are copied in {', '.join(shared)}" if shared else ""
-    yield "fair" if "math" in names[chosen] else "good", f"{told}{copies}"
+    yield "fair" if "math" in names[chosen] else "good", f"{kernels}{copies}"
 
 
 def _compiler(folder: Path) -> Found:
@@ -159,8 +155,8 @@ def _compiler(folder: Path) -> Found:
         yield "good", f"torch.compile works ({time.perf_counter() - began:.0f} s for a small function)"
     except Exception as error:
         missing = compiler is None and device.type == "cpu"
-        reason = "there is no C++ compiler" if missing else brief(error)
-        yield "fair", f"torch.compile fails ({reason}); training will say so too, and go on without it"
+        reason = "no C++ compiler" if missing else brief(error)
+        yield "fair", f"torch.compile fails ({reason}); training will run without it"
 
 
 def _disk(folder: Path) -> Found:
@@ -168,7 +164,7 @@ def _disk(folder: Path) -> Found:
     needed = KEPT * BYTES_PER_PARAMETER * PARAMETERS
     yield (
         "good" if free > needed else "fair",
-        f"{quantity(free, 'B')} free in {folder}; a run of GPT-2 124M wants about {quantity(needed, 'B')}",
+        f"{quantity(free, 'B')} free in {folder}; a run of GPT-2 124M needs about {quantity(needed, 'B')}",
     )
 
 
@@ -176,29 +172,26 @@ def _renames(folder: Path) -> Found:
     from gptlab.machine.drive import probe
 
     drive = probe(folder)
-    if drive.keeps:
-        status = "fair" if drive.complaints else "good"
-        yield (
-            status,
-            f"whole renames, a small file saved in {1000 * drive.save_s:.1f} ms"
-            + (
-                ""
-                if drive.syncs
-                else "; folders cannot be forced to the disk, so a power cut may cost a checkpoint"
-            ),
-        )
-    else:
+    if not drive.keeps:
         yield (
             "bad",
             f"{'; '.join(drive.complaints)}: a crash while saving may cost the newest checkpoint; keep runs on a "
             "local disk and copy them here",
         )
+        return
+    risk = (
+        "" if drive.syncs else "; folders cannot be forced to the disk, so a power cut may cost a checkpoint"
+    )
+    yield (
+        "fair" if drive.complaints else "good",
+        f"renames are atomic; saving a small file takes {1000 * drive.save_s:.1f} ms{risk}",
+    )
 
 
 def _memory(folder: Path) -> Found:
     total = total_bytes("cpu")
     if total is None:
-        yield "fair", "its size cannot be told on this system"
+        yield "fair", "this system does not report its size"
         return
     yield "good" if total > 8e9 else "fair", f"{quantity(total, 'B')} in all, {os.cpu_count()} processors"
 

@@ -1,21 +1,24 @@
 """The errors gptlab raises on purpose; each prints as one line: the value, the rule, the remedy.
 
 GptlabError            what the command line catches: one line, exit code 1, no traceback
-├── ConfigError        a recipe, a flag, or a combination of them that cannot be
+├── ConfigError        a recipe, a flag, or a combination of them that is not possible
 ├── DataError          a source, tokenizer, shard or manifest that is missing, damaged or foreign
 ├── TaskError          an evaluation file or item that cannot be scored
 ├── CheckpointError    a checkpoint or model folder that is damaged or of another architecture
-├── TrainError         a run that cannot go on
-└── ExportError        a model that the asked format cannot hold
+├── TrainError         a run that cannot continue
+└── ExportError        a model that the chosen format cannot hold
 """
 
-MAX_CHARACTERS = 1_500  # of a message; the longest of our own has about a third of that
+import difflib
+from collections.abc import Iterable
+
+MAX_CHARACTERS = 1_500  # of a message; the longest of our own is about a third of this
 
 
 class GptlabError(Exception):
-    """Anything outside gptlab that it cannot work with; the message is for the person who can mend it.
+    """Anything outside gptlab that it cannot work with; the message is for the person who can fix it.
 
-    What it quotes may come from a damaged file: it is printed on one line, and of a very long one both ends.
+    The message may quote a damaged file, so it is printed on one line, and cut in the middle if it is very long.
     """
 
     def __str__(self) -> str:
@@ -26,15 +29,20 @@ class GptlabError(Exception):
 
 
 def brief(error: BaseException) -> str:
-    """Return the kind of an error of others and the beginning of what it says, on one line."""
-    said, _, _ = " ".join(str(error).split()).partition(
-        " Set TORCH"
-    )  # hints for the compiler's own developers
+    """Return the type of another library's error and the beginning of its message, on one line."""
+    # What follows are hints for developers of torch's compiler.
+    said, _, _ = " ".join(str(error).split()).partition(" Set TORCH")
     return f"{type(error).__name__}: {said[:200]}"
 
 
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Suggest the closest of some names, as the end of a message; "" if none is close."""
+    near = difflib.get_close_matches(name, list(names), 1)
+    return f'; did you mean "{near[0]}"?' if near else ""
+
+
 class ConfigError(GptlabError):
-    """A recipe, a flag, or a combination of them that cannot be."""
+    """A recipe, a flag, or a combination of them that is not possible."""
 
 
 class DataError(GptlabError):
@@ -50,8 +58,8 @@ class CheckpointError(GptlabError):
 
 
 class TrainError(GptlabError):
-    """A run that cannot go on."""
+    """A run that cannot continue."""
 
 
 class ExportError(GptlabError):
-    """A model that the asked format cannot hold."""
+    """A model that the chosen format cannot hold."""

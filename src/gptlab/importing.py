@@ -1,7 +1,7 @@
-"""`gptlab import`: a model from elsewhere as a run of no steps, to evaluate, to train further, to export again.
+"""`gptlab import`: a foreign model as a run of step 0, to evaluate, train further and export.
 
 OUT/ config.toml                       a recipe that trains it further: [model] as found, [train] init_from
-     checkpoints/step_00000000/        see runs/checkpoint.py; the optimizer has nothing yet
+     checkpoints/step_00000000/        see runs/checkpoint.py; the optimizer is empty
      latest
 """
 
@@ -31,7 +31,7 @@ from gptlab.runs.folder import RECIPE
 from gptlab.storage import whole_folder
 
 Found = tuple[ModelConfig, dict[str, Tensor]]
-GPT2_ROWS = range(50257, 50433)  # of GPT-2's vocabulary as it is, or padded to a multiple of up to 256
+GPT2_ROWS = range(50257, 50433)  # GPT-2's vocabulary, bare or padded to a multiple of at most 256
 
 
 def import_model(
@@ -43,21 +43,23 @@ def import_model(
     rope_pairs: RopePairs = "halves",
     verify: bool = True,
 ) -> dict[str, Any]:
-    """Write a run folder of step 0 and say how it goes on.
+    """Write a run folder of step 0 and print how to continue.
 
     The arguments are those of `gptlab import`.
 
     Raises:
-        GptlabError: the source is damaged, unsafe, of no known kind or none of our models, its tokenizer is not
-            known, or `out` holds files.
+        GptlabError: the source is damaged, unsafe, of an unknown kind or not one of our models; its tokenizer is
+            unknown; or `out` holds files.
     """
-    refusal = occupied(out)  # nor is an import replaced: it may have been trained further
+    refusal = occupied(out)  # an import is never replaced: it may have been trained further
     if refusal is not None:
         raise ConfigError(refusal)
     kind = _kind(source)
     model_like = recipe.load([like]).model if like is not None else None
     if kind != "nanoGPT" and (model_like is not None or rope_pairs != "halves"):
-        raise ConfigError(f"{source}: is of {kind}, which says itself what --like and --rope-pairs would say")
+        raise ConfigError(
+            f"{source}: is of {kind}, which says all that itself; leave out --like and --rope-pairs"
+        )
     config, state = READERS[kind](source, model_like, rope_pairs)
     reader = _tokenizer(source, config, tokenizer)
     difference = _compare(source, config, state) if verify and kind == "Hugging Face" else None
@@ -73,12 +75,12 @@ def import_model(
         progress = {"step": 0, "tokens": 0, "best": None}
         checkpoint.save(aside, progress | identity, model=state, optimizer={}, files=reader.files)
     parameters = measure(config).parameters
-    compared = f", logits as transformers' to {difference:.1e}" if difference is not None else ""
+    compared = f", logits equal transformers' to {difference:.1e}" if difference is not None else ""
     print(f"{out}: {quantity(parameters)} parameters of {kind}, tokenizer {reader.name}{compared}")
     if reader.end_of_text < reader.vocab_size:
         print(f"  to train it further: gptlab train {out / 'config.toml'} --data.path DATA --out RUN")
     else:
-        print(f"  to read some of it: gptlab sample {out} --prompt TEXT")
+        print(f"  to sample from it: gptlab sample {out} --prompt TEXT")
     return {
         "kind": kind,
         "parameters": parameters,
@@ -92,7 +94,7 @@ def _kind(source: Path) -> str:
     if source.is_dir():
         if (source / "config.json").is_file():
             return "Hugging Face"
-        raise CheckpointError(f"{source}: has no config.json; a run of gptlab needs no import")
+        raise CheckpointError(f"{source}: has no config.json; if it is a run of gptlab, use it as it is")
     try:
         with source.open("rb") as file:
             head = file.read(4)
@@ -102,7 +104,7 @@ def _kind(source: Path) -> str:
         if head.startswith(begin):
             return kind
     raise CheckpointError(
-        f"{source}: begins with {head!r}, as no checkpoint does that gptlab reads: a Hugging Face folder, llm.c's "
+        f"{source}: begins with {head!r}, like no checkpoint that gptlab reads; pass a Hugging Face folder, llm.c's "
         ".bin, or a file of torch.save"
     )
 
@@ -116,25 +118,25 @@ def _tokenizer(source: Path, config: ModelConfig, wanted: str | None) -> Tokeniz
         reader = load_tokenizer("gpt2")
     else:
         raise ConfigError(
-            f"{source}: has a vocabulary of {config.vocab_size:,} and does not say which; name it with --tokenizer; "
-            f'where nanoGPT left it in meta.pkl, first write meta.json: python -c "{AS_JSON}"'
+            f"{source}: has a vocabulary of {config.vocab_size:,} and does not name its tokenizer; name it with "
+            f'--tokenizer; if nanoGPT left it in meta.pkl, first write meta.json: python -c "{AS_JSON}"'
         )
     if reader.vocab_size > config.vocab_size:
         raise ConfigError(
-            f"tokenizer {reader.name}: has {reader.vocab_size:,} ids, and the model's vocabulary "
-            f"{config.vocab_size:,}; name the one it was trained with, with --tokenizer"
+            f"tokenizer {reader.name}: has {reader.vocab_size:,} ids, but the model's vocabulary only "
+            f"{config.vocab_size:,}; name the tokenizer of its training with --tokenizer"
         )
     return _by_name(reader)
 
 
 def _by_name(reader: Tokenizer) -> Tokenizer:
-    """Return the tokenizer of our own that has the same vocabulary, so that data prepared with it fits."""
+    """Return our own tokenizer with the same vocabulary if there is one, so that data prepared with it fits."""
     for name, make in TOKENIZERS.items():
         if name == "gpt2" and reader.vocab_size != GPT2_ROWS.start:
-            continue  # nor is it downloaded to find that out
+            continue  # the vocabulary alone rules it out, without a download
         try:
             ours = make()
-        except DataError:  # not to be had here, and so not the one that prepared any data here
+        except DataError:  # not available here, so it has prepared no data here
             continue
         if ours.hash == reader.hash and ours.frame == reader.frame:
             return ours

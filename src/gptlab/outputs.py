@@ -1,7 +1,7 @@
-"""What stands where a command is to write is replaced only by the same thing made again.
+"""A command overwrites an existing file or folder only with a new version of the same thing.
 
-Whatever gptlab writes for people says in itself whose it is: an export in its config.json, a GGUF file in a key, a
-page in its head, a batch file in a comment. All else is somebody's work, and refused before the work begins.
+Whatever gptlab writes for people records what it was made from: an export in its config.json, a GGUF file in a key, a
+page in its head, a batch file in a comment. Anything else is somebody's work, and is refused before a command starts.
 """
 
 import hashlib
@@ -12,25 +12,25 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-ASIDE_LETTERS = 16  # that a name grows by while the file is written aside
+ASIDE_LETTERS = 16  # added to a name while the file is being written
 
 
 @dataclass(frozen=True)
 class Record:
-    """What an output of gptlab says of itself."""
+    """What an output of gptlab records about itself."""
 
     kind: str
-    """What it is, as people call it: a report, an export."""
+    """What it is, in words: a report, an export."""
     of: str | None
-    """Whose it is, by its fingerprint; None in what gptlab wrote before it kept that."""
+    """The fingerprint of what it was made from; None in files of old versions, which did not record it."""
     name: str
-    """Whose it is, as people call it."""
+    """The name of what it was made from."""
     files: Set[str] = frozenset()
-    """Of a folder: the names of the files that make it up."""
+    """The names of its files, if it is a folder."""
 
 
 def fingerprint(*parts: str | bytes) -> str:
-    """Return a few letters that stand for a thing, by what it is known by; they tell nothing of it."""
+    """Return 16 hexadecimal digits that identify some texts without revealing them."""
     digest = hashlib.sha256()
     for part in parts:
         content = part.encode(errors="surrogateescape") if isinstance(part, str) else part
@@ -39,20 +39,20 @@ def fingerprint(*parts: str | bytes) -> str:
 
 
 def unwritable(out: Path, flag: str = "", *, aside: bool = True) -> str | None:
-    """Say on one line, before the work begins, why a file or folder cannot be written; None where it can.
+    """Say on one line, before the work begins, why a file or folder cannot be written; None if it can.
 
-    Nothing is left behind: no folder is made, and what is there keeps its content.
+    The test leaves nothing behind: it makes no folder, and existing files keep their content.
 
     Args:
-        out: the file, or the folder.
-        flag: the flag that names it, where that is to be said.
-        aside: whether it is written under a longer name first, and not in its place.
+        out: the file or folder.
+        flag: the flag that names it, for the message.
+        aside: whether it is written under a longer name first and then renamed.
     """
     named = out
     try:
         if (
             not aside and out.is_symlink()
-        ):  # to be opened, which makes what it leads to, but no folder for that
+        ):  # opening a link creates the file it leads to, but not that file's folder
             out = Path(os.path.realpath(out))
             out.parent.stat()
         place = next(each for each in (out, *out.absolute().parents) if os.path.lexists(each))
@@ -63,11 +63,11 @@ def unwritable(out: Path, flag: str = "", *, aside: bool = True) -> str | None:
             longest = [out.name + ASIDE_LETTERS * "x"] if aside else []
             for name in (*out.absolute().relative_to(place.absolute()).parts, *longest):
                 with suppress(FileNotFoundError):
-                    (place / name).lstat()  # which tells what is too long a name
+                    (place / name).lstat()  # fails if the name is too long
         elif out.is_file():
             with out.open("ab"):
                 pass
-        elif not os.access(out, os.W_OK):  # opened, a pipe would be at its end
+        elif not os.access(out, os.W_OK):  # opening and closing a pipe would end it for its reader
             return f"{flag} {named}: cannot be written; choose another".strip()
     except OSError as error:
         return f"{flag} {named}: cannot be written ({error.strerror}); choose another".strip()
@@ -75,58 +75,58 @@ def unwritable(out: Path, flag: str = "", *, aside: bool = True) -> str | None:
 
 
 def file_unwritable(file: Path, flag: str) -> str | None:
-    """Say on one line why a file must not be written in its place, whatever is in it; None where it may be."""
-    if os.path.isdir(file):  # noqa: PTH112 - Path's raises where a name is too long
+    """Say on one line why a file cannot be written directly, whatever it holds now; None if it can."""
+    if os.path.isdir(file):  # noqa: PTH112 - Path's raises if a name is too long
         return f"{flag} {file}: is a folder; name a file in it"
     return unwritable(file, flag, aside=False)
 
 
 def occupied(out: Path) -> str | None:
-    """Say on one line why a folder must not be written of a kind that is never replaced; None where it may be."""
+    """Say on one line why a folder that is never overwritten cannot be written; None if it can."""
     if not out.exists():
         return unwritable(out)
     if not out.is_dir():
         return f"{out}: is a file; choose a folder"
     names = [file.name for file in out.iterdir()]
     if names:
-        return f"{out}: holds {min(names)} already; choose another folder or delete this one"
+        return f"{out}: already holds {min(names)}; choose another folder or delete this one"
     return unwritable(out)
 
 
 def folder_refusal(out: Path, kind: str, of: str | None, record: Record | None) -> str | None:
-    """Say on one line why a folder must not be written; None where it may be.
+    """Say on one line why a folder must not be overwritten; None if it may be.
 
     Args:
         out: the folder.
-        kind: what is to be written.
-        of: whose it is to be; None where that is not known, and anybody's is replaced.
-        record: what the folder's own files say of it; None where they say nothing.
+        kind: what will be written.
+        of: the fingerprint of what it will be made from; None replaces any folder of this kind.
+        record: what the folder records about itself; None if it records nothing.
     """
     if not out.is_dir():
         return occupied(out)
     theirs = {file.name for file in out.iterdir()} - (record.files if record is not None else set())
     if theirs:
-        return f"{out}: holds {min(theirs)}, which no {kind} wrote; choose another folder or delete this one"
+        return f"{out}: holds {min(theirs)}, which is not part of any {kind}; choose another folder or delete this one"
     return _of_another(out, kind, of, record, "folder") or unwritable(out)
 
 
 def file_refusal(out: Path, kind: str, of: str, record: Record | None) -> str | None:
-    """Say on one line why a file must not be written; None where it may be.
+    """Say on one line why a file must not be overwritten; None if it may be.
 
     Args:
         out: the file.
-        kind: what is to be written.
-        of: whose it is to be.
-        record: what the file says of itself; None where it is none of ours.
+        kind: what will be written.
+        of: the fingerprint of what it will be made from.
+        record: what the file records about itself; None if gptlab did not write it.
     """
     if out.is_dir():
         return f"{out}: is a folder; choose another name"
     if out.exists() and record is None:
-        return f"{out}: is there and no {kind} that says whose it is; choose another file or delete this one"
+        return f"{out}: exists and is not a {kind} written by gptlab; choose another file or delete this one"
     return _of_another(out, kind, of, record, "file") or unwritable(out)
 
 
 def _of_another(out: Path, kind: str, of: str | None, record: Record | None, place: str) -> str | None:
     if record is None or (record.kind == kind and (None in (of, record.of) or record.of == of)):
         return None
-    return f"{out}: holds another {record.kind}, that of {record.name}; choose another {place} or delete this one"
+    return f"{out}: holds the {record.kind} of {record.name}; choose another {place} or delete this one"

@@ -1,6 +1,6 @@
-"""JSON and TOML that somebody else may have written: whatever is wrong with it, ValueError says so.
+"""Reading JSON and TOML that somebody else may have written: any fault in it raises ValueError.
 
-The byte order mark that some editors put in front is no part of it.
+The byte order mark that some editors write at the beginning is skipped.
 """
 
 import json
@@ -11,22 +11,22 @@ from typing import Any, TypeVar
 Kind = TypeVar("Kind")
 
 MARK = "\ufeff"
-WHOLE_NUMBERS = range(-(2**63), 2**63)  # that TOML has, and that the libraries take
-LONGEST_NAME = 255  # bytes that common file systems allow
+WHOLE_NUMBERS = range(-(2**63), 2**63)  # all that TOML and the libraries can hold
+LONGEST_NAME = 255  # bytes, in common file systems
 TOO_DEEP = "nested too deeply"
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Read JSON; lone surrogates, which it can spell and UTF-8 cannot, become U+FFFD, as in tiktoken.
+    """Read JSON; lone surrogates, which JSON can spell and UTF-8 cannot, become U+FFFD, as in tiktoken.
 
     Raises:
-        ValueError: it is none, no UTF-8, or has numbers too long or brackets too deep to be read.
+        ValueError: it is not JSON or not UTF-8, or its numbers are too long or its brackets too deep.
     """
     text = (text.decode() if isinstance(text, bytes) else text).removeprefix(MARK)
     try:
         value = json.loads(text)
-        # A pair of them is a letter, so most of what has one is right as it is.
-        return _mended(value) if "\\ud" in text or "\\uD" in text else value
+        # Most texts with surrogates have pairs of them, which spell a character and stay as they are.
+        return _without_surrogates(value) if "\\ud" in text or "\\uD" in text else value
     except RecursionError:
         raise ValueError(TOO_DEEP) from None
 
@@ -35,21 +35,21 @@ def parse_toml(text: bytes) -> dict[str, Any]:
     """Read TOML.
 
     Raises:
-        ValueError: it is none, no UTF-8, or has numbers too long or brackets too deep to be read.
+        ValueError: it is not TOML or not UTF-8, or its numbers are too long or its brackets too deep.
     """
     try:
         value = tomllib.loads(text.decode().removeprefix(MARK))
-        json.dumps(value, default=str)  # finds hexadecimal numbers too long to be written in decimals
+        json.dumps(value, default=str)  # raises for hexadecimal numbers with too many decimal digits
         return value
     except RecursionError:
         raise ValueError(TOO_DEEP) from None
 
 
 def typed(kind: type[Kind], raw: Any) -> Kind:
-    """Make a dataclass, or what else a type describes, of what was read; nothing is converted.
+    """Turn what was read into a dataclass or any other type, without converting values.
 
     Raises:
-        ValueError: naming a key that is unknown or missing, has a wrong type, or contradicts another.
+        ValueError: a key is unknown or missing, has the wrong type, or contradicts another; names the key.
     """
     from pydantic import TypeAdapter, ValidationError
 
@@ -68,14 +68,14 @@ def typed(kind: type[Kind], raw: Any) -> Kind:
 
 
 def check_numbers(raw: Any, key: str = "") -> None:
-    """Refuse whole numbers of more than 64 bits, wherever they stand.
+    """Check that all whole numbers in what was read fit 64 bits.
 
     Args:
         raw: what was read.
-        key: the name that it goes by.
+        key: its name, for the error.
 
     Raises:
-        ValueError: naming the first one.
+        ValueError: one does not; names the first.
     """
     if isinstance(raw, dict):
         raw = {f"{key}.{name}".lstrip("."): value for name, value in raw.items()}
@@ -91,16 +91,16 @@ def check_numbers(raw: Any, key: str = "") -> None:
 
 
 def names_neighbour(name: str) -> bool:
-    """Say whether a name in a file can be that of another in the same folder, and none that leads out of it."""
+    """Say whether a name found in a file is safe to use for another file in the same folder."""
     plain = Path(name).name == name and name not in ("", "..")
     return plain and name.isprintable() and len(name.encode()) <= LONGEST_NAME
 
 
-def _mended(value: Any) -> Any:
+def _without_surrogates(value: Any) -> Any:
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, list):
-        return [_mended(item) for item in value]
+        return [_without_surrogates(item) for item in value]
     if isinstance(value, dict):
-        return {_mended(key): _mended(item) for key, item in value.items()}
+        return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
     return value

@@ -1,4 +1,4 @@
-"""Progress with an ETA: a bar in a terminal, a line now and then in a log file.
+"""Progress with an ETA: one changing line in a terminal, a new line now and then in a log file.
 
 with Progress("tokenizing", total=n_bytes, unit="B") as progress:
     for piece in pieces:
@@ -10,13 +10,13 @@ import time
 from types import TracebackType
 from typing import TextIO
 
-QUIET_S = 2.0  # anything shorter needs no progress
+QUIET_S = 2.0  # shorter work shows no progress
 TERMINAL_EVERY_S = 0.1
 LOG_FILE_EVERY_S = 15.0
 
 
 def duration(seconds: float) -> str:
-    """Write seconds as people read them: `42s`, `3m05s`, `2h07m`, `3d04h`."""
+    """Format a number of seconds for people: `42s`, `3m05s`, `2h07m`, `3d04h`."""
     whole = max(0, round(seconds))
     if whole < 60:
         return f"{whole}s"
@@ -28,7 +28,7 @@ def duration(seconds: float) -> str:
 
 
 def quantity(value: float, unit: str = "") -> str:
-    """Write a count with a decimal prefix: `1.24M`, `53.0kB`."""
+    """Format a count with a decimal prefix: `1.24M`, `53kB`."""
     for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= factor:
             return f"{value / factor:.3g}{prefix}{unit}"
@@ -36,7 +36,7 @@ def quantity(value: float, unit: str = "") -> str:
 
 
 class StatusLine:
-    """One line that is rewritten in place in a terminal, and repeated at a slower pace in a log file."""
+    """One line, rewritten in place in a terminal, and repeated less often in a log file."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = stream if stream is not None else sys.stderr
@@ -45,7 +45,7 @@ class StatusLine:
         self._width = 0
 
     def show(self, text: str, *, final: bool = False) -> None:
-        """Show `text` if enough time has passed since the last one; a final text always, and it stays."""
+        """Show `text` if enough time has passed since the last one; a final text is always shown, and stays."""
         now = time.monotonic()
         if not final and now - self._last < (TERMINAL_EVERY_S if self.terminal else LOG_FILE_EVERY_S):
             return
@@ -59,7 +59,7 @@ class StatusLine:
         self.stream.flush()
 
     def clear(self) -> None:
-        """Take the line away, so that something else can be printed."""
+        """Erase the line, so that something else can be printed."""
         if self.terminal and self._width:
             self.stream.write("\r" + " " * self._width + "\r")
             self.stream.flush()
@@ -67,13 +67,13 @@ class StatusLine:
 
 
 class Progress:
-    """Count towards a total and show rate and time left; silent when done within two seconds.
+    """Counts towards a total and shows rate and time left; silent if done within QUIET_S.
 
     Args:
-        title: what is going on, as a gerund: "tokenizing".
-        total: how many units the whole is, or None where that is unknown.
+        title: what is going on: "tokenizing".
+        total: how many units there are; None if unknown.
         unit: the unit's symbol: "B", " documents", " tokens".
-        stream: where to write; standard error unless told.
+        stream: where to write; None is standard error.
         quiet: show nothing; for every process but the first.
     """
 
@@ -103,7 +103,7 @@ class Progress:
             self._line.show(self._text(), final=True)
 
     def advance(self, amount: float = 1, **fields: object) -> None:
-        """Add `amount` units; `fields` are shown behind the rate, as `name value`."""
+        """Add `amount` units; `fields` appear after the rate, as `name value`."""
         self.done += amount
         self._fields = fields
         if not self.quiet and time.monotonic() - self._start >= QUIET_S:
@@ -118,7 +118,7 @@ class Progress:
             parts[0] += f" of {quantity(self.total, self.unit)} ({100 * self.done / self.total:.0f} %)"
         parts.append(f"{quantity(rate, self.unit)}/s")
         parts += [f"{name.replace('_', ' ')} {value}" for name, value in self._fields.items()]
-        parts.append(f"{duration(seconds)} gone")
+        parts.append(f"{duration(seconds)} elapsed")
         if self.total and rate > 0 and self.done < self.total:
             parts.append(f"ETA {duration((self.total - self.done) / rate)}")
         return " | ".join(parts)

@@ -1,4 +1,4 @@
-"""`gptlab export` and `gptlab publish`: a model for others, with a card that tells where it comes from."""
+"""`gptlab export` and `gptlab publish`: a model for others, with a card that states its origin."""
 
 import tempfile
 from pathlib import Path
@@ -36,12 +36,12 @@ def export_folder(
     Args:
         model: MODEL of the command line.
         out: the folder.
-        verify: whether transformers loads the folder before it gets its name, and is compared.
+        verify: compare with transformers before the folder gets its name.
         licence: the hub's identifier of the model's licence, for the card.
-        address: what the card tells people to load; None is the folder, by its name.
+        address: the name that the card loads the model by; None for the folder's own.
 
     Raises:
-        GptlabError: the model cannot be loaded, or not be written there.
+        GptlabError: the model cannot be loaded, or cannot be written there.
     """
     place = find(model)
     of = _whose(place)
@@ -49,11 +49,13 @@ def export_folder(
     opened = place.open("cpu")
     network, tokenizer = opened.network, opened.tokenizer
     if not isinstance(network, GPT):
-        return export(network, tokenizer, out)  # which tells why not
+        return export(network, tokenizer, out)  # raises the reason
     network, address = fit_vocabulary(network, tokenizer), address or _here(out)
     if (beside := _kept_card(model, address)) is not None:
         if licence is not None:
-            raise ExportError(f"--licence {licence}: the export in {model} has a card; write it there")
+            raise ExportError(
+                f"--licence {licence}: the export in {model} has its own card; write the licence there"
+            )
         return export(network, tokenizer, out, verify=verify, beside=beside, of=of)
     class_name = format_of(network.config)
     card = Card(
@@ -69,7 +71,7 @@ def export_folder(
 
 
 def _whose(place: Place) -> str:
-    """Return the fingerprint of a model: that of its run, or of its weights where it is of none that is here."""
+    """Return the fingerprint of a model: its run's, or its weights' if its run is not here."""
     if place.run is not None:
         return identity(place.run)
     model = place.path
@@ -80,12 +82,12 @@ def _whose(place: Place) -> str:
 
 
 def _here(folder: Path) -> str:
-    # Without the dot a folder gpt2 would be somebody's on the hub, wherever it is not.
+    # Without the dot, a missing folder gpt2 would mean the hub's model of that name.
     return f"./{folder.resolve().name}"
 
 
 def _kept_card(model: Path, address: str) -> dict[str, bytes] | None:
-    """Return the card that an export of ours has already, perhaps in somebody's own words."""
+    """Return the card that an export of ours already has, perhaps edited by somebody."""
     if read_mark(model) is None or not (model / CARD).is_file():
         return None
     files = {name: (model / name).read_bytes() for name in (CARD, CURVE) if (model / name).is_file()}
@@ -96,21 +98,21 @@ def _kept_card(model: Path, address: str) -> dict[str, bytes] | None:
 def publish(
     model: Path, repository: str, *, public: bool = False, licence: str | None = None, verify: bool = True
 ) -> tuple[Exported, Pushed]:
-    """Export a model and push it to the Hugging Face hub; called again, it sends what is missing.
+    """Export a model and push it to the Hugging Face hub; a second call sends only what is missing.
 
     Args:
         model: MODEL of the command line.
         repository: OWNER/NAME.
         public: whether others may see it.
         licence: the hub's identifier of the model's licence, for the card.
-        verify: whether transformers loads the export before it is pushed, and is compared.
+        verify: compare the export with transformers before pushing.
 
     Raises:
         GptlabError: the model cannot be exported, nobody is logged in, or the hub refuses.
     """
     open_repository(repository, public=public, of=_whose(find(model)))  # before the work of an export
     with tempfile.TemporaryDirectory(prefix="gptlab-") as folder:
-        # An export is the same bytes every time, so what the hub has of it is known again.
+        # An export is the same bytes every time, so the hub recognises what it already has.
         out = Path(folder) / "export"
         facts = export_folder(model, out, verify=verify, licence=licence, address=repository)
         message = f"{facts['class']} from gptlab {__version__}"
@@ -129,13 +131,13 @@ def export_file(
 
     Args:
         model: MODEL of the command line.
-        out: the .gguf file, or a folder for one that is named after the run.
+        out: the .gguf file, or a folder that receives one named after the run.
         dtype: number format of its matrices.
-        licence: the hub's identifier of the model's licence, which the file keeps.
-        verify: whether llama.cpp, where it is installed, loads the file before it gets its name, and is compared.
+        licence: the hub's identifier of the model's licence, stored in the file.
+        verify: compare with llama.cpp, if installed, before the file gets its name.
 
     Raises:
-        GptlabError: the model cannot be loaded, or not be written there.
+        GptlabError: the model cannot be loaded, or cannot be written there.
     """
     name, of = (run_of(model) or model.resolve()).name, _whose(find(model))
     refuse_file(gguf_file(out, name, dtype), of)
@@ -144,5 +146,5 @@ def export_file(
 
 
 def compared(difference: float | None) -> str:
-    """Say how far an export is from its model."""
+    """Describe how far an export is from its model."""
     return "not compared" if difference is None else f"logits differ by at most {difference:.1e}"

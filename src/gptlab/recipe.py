@@ -57,6 +57,11 @@ class RunConfig:
     mirror: MirrorConfig = field(default_factory=MirrorConfig)
     """Where else the metrics are shown."""
 
+    @property
+    def order_seed(self) -> int:
+        """What decides the order of the data."""
+        return self.data.order_seed(self.train.seed)
+
     def __post_init__(self) -> None:
         if self.train.batch_tokens % self.model.context:
             raise ValueError(
@@ -85,14 +90,23 @@ FORMS = ("path", "train")  # of [data]: one set or several; the later recipe's f
 def load(files: Sequence[Path], flags: Mapping[str, Any] | None = None) -> RunConfig:
     """Merge recipes and flags, left to right, and check the result.
 
-    The vocabulary of the prepared data comes before the first file, so that a recipe need not name it.
-
     Raises:
         ConfigError: a file that cannot be read, an unknown key, a wrong type or a contradiction.
     """
+    return resolve([*map(read, files), dict(flags or {})])
+
+
+def resolve(layers: Sequence[Raw]) -> RunConfig:
+    """Merge raw recipes, left to right, and check the result.
+
+    The vocabulary of the prepared data comes before the first of them, so that a recipe need not name it.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type or a contradiction.
+    """
     merged: Raw = {}
-    for raw in (*map(read, files), _sized(dict(flags or {}))):
-        merged = merge(merged, raw)
+    for raw in layers:
+        merged = merge(merged, _sized(raw))
     config = check(merged)
     path = Path(config.data.parts[0].path)
     if "vocab_size" not in merged.get("model", {}) and (path / MANIFEST).is_file():
@@ -295,7 +309,7 @@ def to_toml(config: RunConfig, sections: Collection[str] = ()) -> str:
         ]
         for item in fields(values):
             value = getattr(values, item.name)
-            other_form = section.name == "data" and tables
+            other_form = tables and (section.name, item.name) == ("data", "path")
             if (
                 not other_form
                 and not table_of(hints[item.name])

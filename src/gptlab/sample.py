@@ -1,7 +1,7 @@
 """Text from a model, token by token, with a key/value cache.
 
-A prompt is read once, whatever the number of samples. When a text outgrows the context its window slides: the
-cache is made anew from the last half context, since learned positions cannot be shifted.
+A prompt is read once for any number of samples. When a text outgrows the context, its window slides: the cache is
+rebuilt from the last half context, since learned positions cannot be shifted.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,36 +21,36 @@ from gptlab.model.gpt import GPT
 from gptlab.model.in_format import attention_dtype, in_format
 from gptlab.model.packed import packed
 
-# New tokens from which on packing pays in float32; it takes as long as about 20 of them save (124M parameters).
+# New tokens that make packing pay off in float32; its time is saved back after about 20 of them (124M parameters).
 PACKED_FROM = 64
-MOST_SAMPLES = 65_536  # of which each holds memory from the first token on
+MOST_SAMPLES = 65_536  # each holds memory from the first token on
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig:
-    """Texts that are written during training, to be read by people."""
+    """Sample texts written during training, for people to read."""
 
     prompts: tuple[str, ...] = ()
-    """How the texts begin; an empty prompt starts a document, and no prompt at all writes none."""
+    """How the texts begin; an empty prompt starts a document, and without prompts no texts are written."""
     max_tokens: int = 48
-    """Tokens of each text."""
+    """Tokens per text."""
     temperature: float = 0.8
-    """What the logits are divided by; 0 takes the likeliest token."""
+    """Divides the logits; 0 takes the likeliest token."""
     top_k: int | None = 50
-    """Draw from the likeliest tokens only, this many of them; None is all."""
+    """Draw from this many of the likeliest tokens; None means all."""
 
     def options(self) -> "SampleOptions":
-        """Return them as `generate` takes them."""
+        """Return the options of `generate`."""
         return {
             "max_tokens": self.max_tokens,
             "temperature": self.temperature,
             "top_k": self.top_k,
-            "seed": 0,  # always the same draws, so that texts of different steps can be compared
+            "seed": 0,  # the same draws every time, so that texts of different steps compare
         }
 
 
 class SampleOptions(TypedDict, total=False):
-    """The options of `stream`, for those who pass them on."""
+    """The options of `stream`, for functions that pass them on."""
 
     max_tokens: Required[int]
     temperature: float
@@ -64,7 +64,7 @@ class SampleOptions(TypedDict, total=False):
 
 
 class Reader(Protocol):
-    """A model and the cache of what it has read; reading returns the logits of the token that follows."""
+    """A model and its cache; reading returns the logits of the next token."""
 
     context: int
     """Longest text, in tokens."""
@@ -76,19 +76,19 @@ class Reader(Protocol):
     def restart(
         self, ids: Int[Tensor, "rows time"], *, copies: int, room: int
     ) -> Float[Tensor, "copied_rows vocab"]:
-        """Forget everything, read `ids`, and go on with each row `copies` times, up to `room` tokens long."""
+        """Forget everything, read `ids`, and repeat each row `copies` times, with room for `room` tokens."""
         ...
 
     def read(self, ids: Int[Tensor, "rows 1"]) -> Float[Tensor, "rows vocab"]:
-        """Read one more token in every row."""
+        """Read one more token per row."""
         ...
 
 
 class Readable(Protocol):
-    """A model that is not ours and brings its own cache."""
+    """A foreign model with its own cache."""
 
     def reader(self, dtype: torch.dtype) -> Reader:
-        """Return a reader that has read nothing, and multiplies in a number format."""
+        """Return a reader that has read nothing and multiplies in a number format."""
         ...
 
 
@@ -96,7 +96,7 @@ class GeneratingGPT(GPT):
     """A GPT that writes: `model.generate(ids, max_tokens=100)`."""
 
     unknown_ids: Sequence[int] = ()
-    """Ids that its tokenizer has not, which only fill up the vocabulary; they are never drawn."""
+    """Ids that only pad the vocabulary, unknown to the tokenizer; they are never drawn."""
 
     @property
     def context(self) -> int:
@@ -106,15 +106,15 @@ class GeneratingGPT(GPT):
     def generate(
         self, ids: Tensor | Sequence[int], **options: Unpack[SampleOptions]
     ) -> Int[Tensor, "rows time"]:
-        """Return the prompts with their continuations, a row a sample; see `gptlab.sample.stream`.
+        """Return the prompts with their continuations, one row per sample; see `gptlab.sample.stream`.
 
-        Who writes many texts spares each the preparation of the weights: `model = packed(model, dtype)`.
+        For many texts, prepare the weights once: `model = packed(model, dtype)`.
         """
         return generate(self, ids, **options)
 
 
 class GPTReader:
-    """Our own model and its layers' caches."""
+    """Our own model with the caches of its layers."""
 
     def __init__(self, model: GPT, dtype: torch.dtype) -> None:
         self.context, self.vocab_size = model.config.context, model.config.vocab_size
@@ -139,13 +139,13 @@ class GPTReader:
         return self._next_logits(ids, self._cache)
 
     def _next_logits(self, ids: Tensor, cache: list[LayerCache]) -> Tensor:
-        # The logits of a whole prompt would be larger than everything else together.
+        # The logits of a whole prompt would take more memory than everything else.
         with in_format(attention_dtype(self.device, self._dtype), self.device):
             return self._model.head(self._model.hidden(ids, cache)[:, -1:])[:, 0]
 
 
 def kept_tokens(length: int, context: int) -> int:
-    """Return how many of a text's last tokens are read: all, or half a context once it outgrew one."""
+    """Return how many of a text's last tokens to read: all, or half a context once it outgrows one."""
     return length if length <= context else max(1, context // 2)
 
 
@@ -164,26 +164,26 @@ def stream(
     unknown: Sequence[int] | None = None,
     adjust: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Iterator[Int[Tensor, " rows"]]:
-    """Return an iterator over new tokens, one of every row at a time, without touching torch's random state.
+    """Return an iterator over new tokens, one per row at a time, without touching torch's random state.
 
     Args:
-        model: ours, or one that brings its own cache.
-        ids: a prompt, or a row for each of several of equal length; of one longer than the context only the
-            end is read (`kept_tokens`).
-        max_tokens: the most tokens that follow.
-        temperature: what the logits are divided by; 0 takes the likeliest token.
-        top_k: draw from the k likeliest tokens; None is from all.
-        top_p: draw from the likeliest tokens that together reach this probability; None is from all.
-        seed: of the draws; None is another one every time.
+        model: ours, or one with its own cache.
+        ids: a prompt, or rows of prompts of equal length; only the end of a prompt longer than the context is
+            read (`kept_tokens`).
+        max_tokens: the most new tokens per row.
+        temperature: divides the logits; 0 takes the likeliest token.
+        top_k: draw from the k likeliest tokens; None means all.
+        top_p: draw from the likeliest tokens that together reach this probability; None means all.
+        seed: of the draws; None means a different one every time.
         stop_id: the token that ends a row, which then repeats it; the iterator ends with the last row.
-        samples: rows for each prompt, which stand together.
-        dtype: what matrices are multiplied in, by copies of the weights; the cache is in it, too.
-        unknown: ids that are never drawn; None is those that the model says its tokenizer has not.
-        adjust: makes, of the ids that were read and the model's logits, those that a token is chosen by.
+        samples: rows per prompt, next to each other.
+        dtype: the format in which copies of the weights are multiplied, and of the cache.
+        unknown: ids that are never drawn; None means the model's `unknown_ids`.
+        adjust: returns the logits to choose from, given the ids read and the model's logits.
 
     Raises:
-        ConfigError: an option out of its range, or a prompt that is empty or has ids outside the vocabulary.
-        CheckpointError: logits that are not finite, as those of a model that has diverged.
+        ConfigError: an option is out of range, or a prompt is empty or has ids outside the vocabulary.
+        CheckpointError: the logits are not finite, as in a model that diverged.
 
     Source: Fan et al. (2018), https://arxiv.org/abs/1805.04833, sec. 5.1 for top-k; Holtzman et al. (2020),
     https://arxiv.org/abs/1904.09751, sec. 3.1 for top-p.
@@ -196,13 +196,13 @@ def stream(
         generator.seed()
     else:
         generator.manual_seed(seed)
-    left_out = getattr(model, "unknown_ids", ()) if unknown is None else unknown
-    left_out_ids = torch.tensor(left_out, dtype=torch.long, device=reader.device)
+    banned = getattr(model, "unknown_ids", ()) if unknown is None else unknown
+    banned_ids = torch.tensor(banned, dtype=torch.long, device=reader.device)
     drawn = partial(draw, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
 
     def choose(texts: Tensor, logits: Tensor) -> Tensor:
         logits = adjust(texts, logits) if adjust else logits
-        return drawn(logits.index_fill(-1, left_out_ids, -torch.inf) if len(left_out_ids) else logits)
+        return drawn(logits.index_fill(-1, banned_ids, -torch.inf) if len(banned_ids) else logits)
 
     return _columns(reader, prompts, choose, max_tokens, stop_id, samples)
 
@@ -216,9 +216,9 @@ def _reader(model: GPT | Readable, dtype: torch.dtype, max_tokens: int) -> Reade
 def generate(
     model: GPT | Readable, ids: Tensor | Sequence[int], **options: Unpack[SampleOptions]
 ) -> Int[Tensor, "rows time"]:
-    """Return the prompts with their continuations, a row a sample; options and errors as in `stream`.
+    """Return the prompts with their continuations, one row per sample; options and errors as in `stream`.
 
-    Where memory runs out, the samples are written in halves; their draws are then others.
+    If memory runs out, the samples are written in halves, with different draws.
     """
     seed, stop_id = options.get("seed"), options.get("stop_id")
 
@@ -229,7 +229,7 @@ def generate(
         return columns.unflatten(0, (-1, len(numbers)))
 
     parts = [rows for _, rows in in_parts(some, range(options.get("samples", 1)))]
-    width = max(part.shape[-1] for part in parts)  # one ends with its last row
+    width = max(part.shape[-1] for part in parts)  # each ends with its last row
     padded = [nn.functional.pad(part, (0, width - part.shape[-1]), value=stop_id) for part in parts]
     columns = torch.cat(padded, 1).flatten(0, 1)
     prompts = torch.as_tensor(ids).to(columns)
@@ -249,7 +249,7 @@ def stream_text(
         if ids[-1] == tokenizer.end_of_text:
             break
         text = tokenizer.decode(ids)
-        # The first bytes of a character that is split over tokens decode to this mark until the others come.
+        # A character split over tokens decodes to this mark until its last bytes arrive.
         if not text.endswith("\N{REPLACEMENT CHARACTER}"):
             yield text[len(shown) :]
             shown = text
@@ -274,7 +274,7 @@ def _unknown(model: Any, tokenizer: Tokenizer) -> list[int]:
 
 
 def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """Encode a prompt, behind what the tokenizer's file puts in front of a text; an empty one is end-of-text."""
+    """Encode a prompt, after the tokens that the tokenizer puts before a text; an empty one is end-of-text."""
     before, _ = tokenizer.frame
     return [*before, *tokenizer.encode(prompt)] or [tokenizer.document_start("give --prompt TEXT")]
 
@@ -287,14 +287,14 @@ def draw(
     top_p: float | None,
     generator: torch.Generator,
 ) -> Int[Tensor, " rows"]:
-    """Draw a token of every row."""
+    """Draw a token for every row."""
     if temperature == 0:
         return logits.argmax(-1)
-    # With the largest at zero, no temperature is too small to divide by.
+    # With the largest logit at zero, no temperature is too small to divide by.
     logits = (logits - logits.amax(-1, keepdim=True)) / temperature
     logits = keep_likeliest(logits, top_k=top_k, top_p=top_p)
-    # torch.multinomial takes a random number for every token of the vocabulary and several times as long on a CPU.
-    # Whole numbers, since a GPU adds floating-point ones in an order that varies.
+    # torch.multinomial draws a random number for every token of the vocabulary, which is several times slower on a CPU.
+    # The sums are of integers, as a GPU adds floats in varying order.
     bounds = (logits.softmax(-1).double() * 2**40).long().cumsum(-1)
     chance = torch.rand(len(bounds), 1, dtype=torch.float64, device=bounds.device, generator=generator)
     aim = (chance * bounds[:, -1:]).long()
@@ -304,11 +304,11 @@ def draw(
 def keep_likeliest(
     logits: Float[Tensor, "rows vocab"], *, top_k: int | None = None, top_p: float | None = None
 ) -> Float[Tensor, "rows vocab"]:
-    """Put -inf for all but the `top_k` likeliest tokens, then all but those that reach `top_p` together."""
+    """Set all but the `top_k` likeliest tokens to -inf, then all but those that together reach `top_p`."""
     if top_k is not None and top_k < logits.shape[-1]:
         logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], -torch.inf)
     if top_p is not None:
-        # Summed from the unlikeliest on, where rounding is small; the likeliest stays whatever it holds.
+        # Summed from the least likely on, where rounding is small; the likeliest always stays.
         ranked, order = logits.sort()
         surplus = ranked.softmax(-1).cumsum(-1) <= 1 - top_p
         surplus[:, -1] = False
@@ -330,8 +330,7 @@ def _columns(
     logits = reader.restart(prompts[:, -kept:], copies=samples, room=min(context, kept + max_tokens))
     if not bool(logits.isfinite().all()):
         raise CheckpointError(
-            "the model's logits are not finite, as after a training that diverged; "
-            "sample from an earlier checkpoint"
+            "the model's logits are not finite, as after training that diverged; sample from an earlier checkpoint"
         )
     texts = prompts[:, -kept:].repeat_interleave(samples, 0)
     over = torch.zeros(len(texts), dtype=torch.bool, device=reader.device)
@@ -360,7 +359,7 @@ def _check_options(
             raise ConfigError(f"{name} = {value}: must be at least 1")
     if samples > MOST_SAMPLES:
         raise ConfigError(
-            f"samples = {samples}: at most {MOST_SAMPLES:,} are written at once; run again with another seed"
+            f"samples = {samples}: must be at most {MOST_SAMPLES:,}; for more, run again with another seed"
         )
     if not 0 <= temperature < float("inf"):
         raise ConfigError(f"temperature = {temperature}: must be 0 (the likeliest token) or above")
@@ -374,11 +373,11 @@ def _check_prompts(ids: Tensor | Sequence[int], vocab_size: int) -> Int[Tensor, 
     prompts = torch.as_tensor(ids)
     if prompts.ndim not in (1, 2) or prompts.numel() == 0:
         raise ConfigError(
-            f"a prompt of shape {tuple(prompts.shape)}: must be a row of ids, or several of equal length, "
-            "with at least one id; the tokenizer's end_of_text starts a text from nothing"
+            f"a prompt of shape {tuple(prompts.shape)}: must be one or several rows of ids, of equal length and not "
+            "empty; start with the tokenizer's end_of_text to write without a prompt"
         )
     if prompts.is_floating_point() or prompts.dtype == torch.bool:
-        raise ConfigError(f"a prompt of type {prompts.dtype}: must hold integers, a tokenizer's ids")
+        raise ConfigError(f"a prompt of type {prompts.dtype}: must hold integers, the tokenizer's ids")
     low, high = int(prompts.min()), int(prompts.max())
     if low < 0 or high >= vocab_size:
         raise ConfigError(

@@ -1,8 +1,8 @@
-"""A batch file for Slurm that saves before the time limit, and queues itself again until the run is done.
+"""A batch file for Slurm that saves before the time limit and requeues itself until the run is done.
 
-Slurm sends SIGUSR1 some minutes before the limit. `gptlab train` then writes a checkpoint and ends with exit
-code 75, for which the batch file asks to be queued again; the same command continues the run. Every process is
-a task of srun's, and not a child of torchrun, since srun hands the signal to each task.
+Slurm sends SIGUSR1 some minutes before the limit. `gptlab train` then writes a checkpoint and exits with code 75, upon
+which the batch file requeues itself; the same command continues the run. Every process is a task of srun, not a child
+of torchrun, since srun passes the signal to each task.
 
 Source: Slurm's manual pages of sbatch (--signal, --requeue, --open-mode, --chdir, filename pattern), srun and
 scontrol.
@@ -26,7 +26,7 @@ from gptlab.train.config import TrainConfig
 KIND = "batch file"
 RECORD = re.compile(r"# Of (\w+) of gptlab; by (\w+) it is seen whether somebody changed it\.\n")
 
-SIGNAL_S = 300  # from the signal to the end: for a step, the copy of the state and a slow file system
+SIGNAL_S = 300  # from the signal to the limit: time for a step, a copy of the state and a slow file system
 
 TEMPLATE = """\
 #!/bin/bash
@@ -34,9 +34,9 @@ TEMPLATE = """\
 # It trains until {out} is finished, in as many jobs of {hours:g} h as that takes.
 {directives}
 
-# Since Slurm 22.05 srun does not know by itself how many cores sbatch was asked for.
+# Since Slurm 22.05 srun no longer takes the number of cores from sbatch.
 export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"
-# The signals are for the processes. This shell outlives them, to see how they ended.
+# The signals are for the processes. This shell ignores them, to see how the processes end.
 trap : USR1 TERM
 
 {launch}
@@ -61,19 +61,19 @@ class Job:
     """What to ask Slurm for."""
 
     hours: float
-    """Longest time of one job."""
+    """Time limit of one job."""
     nodes: int
     """Machines."""
     gpus: int
-    """GPUs of each machine, a process each; 0 is one process without any."""
+    """GPUs of each machine, one process each; 0 means one process without a GPU."""
     cpus: int
     """Processor cores of each process."""
     mem_gb: int | None = None
-    """Memory of each machine, in GiB; None is the cluster's own choice."""
+    """Memory of each machine, in GiB; None means the cluster's default."""
     partition: str | None
-    """Queue; None is the cluster's own choice."""
+    """Queue; None means the cluster's default."""
     account: str | None
-    """Whom to charge; None is the user's own."""
+    """Account to charge; None means the user's own."""
 
     def __post_init__(self) -> None:
         for name, least in (("nodes", 1), ("gpus", 0), ("cpus", 1), ("mem_gb", 1)):
@@ -88,16 +88,16 @@ class Job:
 
     @property
     def processes(self) -> int:
-        """How many processes train."""
+        """Number of training processes."""
         return self.nodes * max(1, self.gpus)
 
     def directives(self, out: Path) -> Iterator[str]:
         """Yield the lines that sbatch reads."""
         minutes = int(self.hours * 60)
-        log = str(out.absolute()).replace("%", "%%")  # beside the run, whose folder is not there yet
+        log = str(out.absolute()).replace("%", "%%")  # next to the run, whose folder does not exist yet
         options = {
             "job-name": out.name,
-            # sbatch may be called from anywhere; the paths of the command are those of here.
+            # sbatch may be called from anywhere, but the command's paths are relative to this folder.
             "chdir": str(Path.cwd()),
             "output": f"{log}.%j.log",
             "open-mode": "append",
@@ -115,7 +115,7 @@ class Job:
             if getattr(self, name) is not None:
                 options[name] = getattr(self, name)
         for name, value in options.items():
-            yield f"#SBATCH --{name}={shlex.quote(str(value))}"  # as sbatch, too, reads quotes
+            yield f"#SBATCH --{name}={shlex.quote(str(value))}"  # sbatch reads quotes too
         yield "#SBATCH --requeue"
 
 
@@ -125,30 +125,54 @@ def batch_file(
     """Return the text of a batch file.
 
     Args:
-        file: where it will lie.
+        file: where it will be written.
         recipes: TOML files of the run, as `gptlab train` takes them.
         out: the run folder.
-        flags: one more raw recipe, laid over the others.
+        flags: a raw recipe, merged over the others.
         job: what to ask for.
-        interrupted: the exit code of a run that was saved and wants to go on.
+        interrupted: the exit code of a run that saved and should continue.
     """
-    # The job's shell may know another environment than the one that submits it.
-    words = [
-        shutil.which("gptlab") or "gptlab",
-        "train",
-        *map(str, recipes),
-        *_spell(flags),
-        "--out",
-        str(out),
-    ]
-    several = job.processes > 1
-    command = shlex.join(words)
+    # The full path, as the job's shell may have another environment.
+    program = shutil.which("gptlab") or "gptlab"
+    command = shlex.join([program, "train", *map(str, recipes), *_spell(flags), "--out", str(out)])
+    launch = SEVERAL.format(command=command) if job.processes > 1 else f"srun {command}"
+    return _written(file, out, job, [*job.directives(out)], launch, interrupted)
+
+
+def array_file(file: Path, study: Path, out: Path, runs: Sequence[str], job: Job, interrupted: int) -> str:
+    """Return the text of a batch file that does runs of a study, each in a job of one array.
+
+    Args:
+        file: where it will be written.
+        study: STUDY.toml.
+        out: the study's folder.
+        runs: their names.
+        job: what to ask for, for each of them.
+        interrupted: the exit code of a run that saved and should continue.
+
+    Raises:
+        ConfigError: more than one process a run.
+    """
+    if job.processes > 1:
+        raise ConfigError(
+            f"--gpus {job.gpus} --nodes {job.nodes}: each run of a study is one process, and many run at once; give 1"
+        )
+    program = shutil.which("gptlab") or "gptlab"
+    command = shlex.join(["srun", program, "study", str(study), "--out", str(out), "--only"])
+    launch = f'runs=({shlex.join(runs)})\n{command} "${{runs[$SLURM_ARRAY_TASK_ID]}}"'
+    directives = [line.replace(".%j.log", ".%A_%a.log") for line in job.directives(out)]
+    return _written(file, out, job, [*directives, f"#SBATCH --array=0-{len(runs) - 1}"], launch, interrupted)
+
+
+def _written(
+    file: Path, out: Path, job: Job, directives: Sequence[str], launch: str, interrupted: int
+) -> str:
     text = TEMPLATE.format(
         file=shlex.quote(str(file)),
         out=out,
         hours=job.hours,
-        directives="\n".join(job.directives(out)),
-        launch=SEVERAL.format(command=command) if several else f"srun {command}",
+        directives="\n".join(directives),
+        launch=launch,
         interrupted=interrupted,
     )
     head, _, rest = text.partition("\n")
@@ -159,14 +183,14 @@ def batch_file(
 
 
 def refuse_place(file: Path, out: Path) -> None:
-    """Say before anything is done that a batch file must not be written there.
+    """Refuse to overwrite a file other than this run's unchanged batch file.
 
     Args:
-        file: where it would lie.
+        file: where it would be written.
         out: the run folder that it would train.
 
     Raises:
-        ConfigError: the file is another run's, somebody changed it, or it is none of ours.
+        ConfigError: the file belongs to another run, was changed, or was not written by gptlab.
     """
     text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
     found = RECORD.search(text)
@@ -176,8 +200,8 @@ def refuse_place(file: Path, out: Path) -> None:
         raise ConfigError(refusal)
     if found is not None and fingerprint(RECORD.sub("", text, count=1)) != found[2]:
         raise ConfigError(
-            f"{file}: was changed since it was written; choose another --file, or move it away and take the "
-            "changes over"
+            f"{file}: was changed since it was written; choose another --file, or move it away and copy your "
+            "changes"
         )
 
 
@@ -191,16 +215,16 @@ def _trained(text: str) -> str:
 
 
 def check_ready(data: DataConfig, train: TrainConfig, context: int, out: Path) -> None:
-    """Refuse what would be refused after the queue: data, or a model to start from, that are not there.
+    """Refuse now what would fail after the queue: missing data, or a missing model to start from.
 
     Args:
         data: the recipe's [data].
         train: the recipe's [train].
-        context: how many tokens a model sees at once.
-        out: the run folder; a run that has a checkpoint needs no other model.
+        context: tokens that the model sees at once.
+        out: the run folder; a run with a checkpoint needs no other model.
 
     Raises:
-        DataError: a folder of data is missing, not finished, or holds too little.
+        DataError: a data folder is missing, unfinished or too small.
         ConfigError: there is no such model.
     """
     for part in data.parts:
@@ -213,7 +237,7 @@ def check_ready(data: DataConfig, train: TrainConfig, context: int, out: Path) -
 
 
 def _spell(flags: Mapping[str, Any]) -> Iterator[str]:
-    """Write a raw recipe as the flags that give it."""
+    """Spell a raw recipe as flags."""
     for section, values in flags.items():
         for key, value in values.items():
             yield f"--{section}.{key.replace('_', '-')}"

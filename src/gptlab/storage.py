@@ -1,6 +1,6 @@
-"""Files that are whole and on the disk, or not there at all.
+"""Files that are whole and on the disk, or do not exist.
 
-What carries the suffix ASIDE does not count: it is being written, or about to be deleted.
+A name that ends in ASIDE does not count: it is being written, or is about to be deleted.
 """
 
 import errno
@@ -17,15 +17,13 @@ from gptlab.errors import DataError
 from gptlab.progress import quantity
 
 ASIDE = ".partial"
-PIECE_BYTES = 1 << 22  # large enough for the disk, small enough that the hash finds it in the cache
-# What drives answer that cannot force a folder to the disk, Windows' and some mounted ones; others need not be told.
+BUFFER_BYTES = 1 << 22  # large enough for the disk, small enough to stay in the cache until it is hashed
+# The errors of drives that cannot sync a folder: those of Windows, and some mounted ones. They are no reason to stop.
 NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM, errno.EBADF}
 
-Piece = bytes | memoryview
 
-
-def write(path: Path, pieces: Iterable[Piece]) -> str:
-    """Write a file, force it to the disk, and return its sha256, which is taken on the way.
+def write(path: Path, chunks: Iterable[bytes | memoryview]) -> str:
+    """Write a file, force it to the disk, and return its sha256, computed on the way.
 
     Raises:
         OSError: the disk is full, or fails.
@@ -33,15 +31,15 @@ def write(path: Path, pieces: Iterable[Piece]) -> str:
     digest = hashlib.sha256()
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags, 0o666)
-    buffer, filled = memoryview(mmap.mmap(-1, PIECE_BYTES)), 0  # which begins with a page
+    buffer, filled = memoryview(mmap.mmap(-1, BUFFER_BYTES)), 0  # starts at a page, as O_DIRECT requires
     try:
-        for piece in pieces:
-            left = memoryview(piece)
+        for chunk in chunks:
+            left = memoryview(chunk)
             while left:
-                taken = min(len(left), PIECE_BYTES - filled)
+                taken = min(len(left), BUFFER_BYTES - filled)
                 buffer[filled : filled + taken] = left[:taken]
                 left, filled = left[taken:], filled + taken
-                if filled == PIECE_BYTES:
+                if filled == BUFFER_BYTES:
                     digest.update(buffer)
                     _past_cache(descriptor, True)
                     _write_all(descriptor, buffer)
@@ -62,19 +60,19 @@ def _write_all(descriptor: int, left: memoryview) -> None:
         except OSError as error:
             if error.errno != errno.EINVAL or not _past_cache(descriptor, False):
                 raise
-            continue  # a drive that wants other sizes than pages
+            continue  # a drive that needs larger units than pages
         if not written:
             raise OSError(errno.EIO, "nothing was written")
         left = left[written:]
         if left:
-            _past_cache(descriptor, False)  # the rest does not begin with a page
+            _past_cache(descriptor, False)  # the rest does not start at a page
 
 
 def _past_cache(descriptor: int, wanted: bool) -> bool:
-    """Let whole pages go straight to the disk, where the drive can; say whether that is a change.
+    """Turn O_DIRECT on or off if the drive has it: pages then bypass the cache; say whether that changed anything.
 
-    The copies that the cache would make take more of the processor than all the rest of a save: 3.6 s of the
-    1.5 GB of GPT-2 124M where this was measured, and 0.1 s without them.
+    The copies into the cache cost more processor time than the rest of a save. For the 1.5 GB of GPT-2 124M they
+    took 3.6 s, and 0.1 s without.
     """
     if not hasattr(os, "O_DIRECT"):
         return False
@@ -91,7 +89,7 @@ def _past_cache(descriptor: int, wanted: bool) -> bool:
 
 
 def sync_folder(folder: Path) -> None:
-    """Force a folder's names to the disk, where the drive can."""
+    """Force a folder's names to the disk, if the drive can."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -104,25 +102,25 @@ def sync_folder(folder: Path) -> None:
 
 
 def unfinished(path: Path) -> Path:
-    """Return the name that a file or folder has until it counts."""
+    """Return the name of a file or folder until it counts."""
     return path.with_name(path.name + ASIDE)
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Give a small file another content; a reader finds the old one or the new one."""
+    """Replace the content of a small file; a reader finds either the old or the new content."""
     write(unfinished(path), [text.encode()])
     unfinished(path).replace(path)
     sync_folder(path.parent)
 
 
 def remove(folder: Path) -> None:
-    """Delete a folder; one that is half deleted does not count."""
+    """Delete a folder; if interrupted, what is left does not count."""
     doomed = set_aside(folder) if folder.suffix != ASIDE else folder
     shutil.rmtree(doomed)
 
 
 def set_aside(folder: Path) -> Path:
-    """Rename a folder so that it does not count, until somebody deletes it."""
+    """Rename a folder so that it no longer counts, and can be deleted later."""
     doomed = unfinished(folder.with_name(folder.name + ".old"))
     if doomed.exists():
         shutil.rmtree(doomed)
@@ -130,7 +128,7 @@ def set_aside(folder: Path) -> Path:
 
 
 def free_bytes(folder: Path) -> int:
-    """Return what can still be written to the folder's drive."""
+    """Return how much can still be written to the folder's drive."""
     return shutil.disk_usage(folder).free
 
 
@@ -142,7 +140,7 @@ def file_sha256(path: Path) -> str:
 
 @contextmanager
 def whole_file(path: Path) -> Generator[BinaryIO]:
-    """Open a file that appears at `path` whole and on disk, or not at all."""
+    """Open a file that appears at `path` when it is whole and on the disk, or not at all."""
     hidden = path.with_name(f".{path.name}.{os.getpid()}.aside")
     try:
         with hidden.open("wb") as file:
@@ -157,7 +155,7 @@ def whole_file(path: Path) -> Generator[BinaryIO]:
 
 @contextmanager
 def whole_folder(out: Path) -> Generator[Path]:
-    """Yield a folder to write, which takes the place of `out` when the block ends without an error."""
+    """Yield a folder to write to; it replaces `out` when the block ends without an error."""
     aside = out.with_name(f".{out.name}.aside")
     shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
     aside.mkdir(parents=True)
@@ -178,18 +176,14 @@ def whole_folder(out: Path) -> Generator[Path]:
 
 
 def check_room(folder: Path, needed: float) -> None:
-    """Refuse to begin what the disk of `folder` has no room for.
-
-    Args:
-        folder: where the files are to lie.
-        needed: how many bytes, about.
+    """Check that the disk of `folder` has room for about `needed` bytes.
 
     Raises:
-        DataError: fewer are free.
+        DataError: it has not.
     """
-    free = shutil.disk_usage(folder).free
+    free = free_bytes(folder)
     if needed > free:
         raise DataError(
-            f"{folder}: about {quantity(needed, 'B')} are needed, {quantity(free, 'B')} are free; make room, or "
+            f"{folder}: needs about {quantity(needed, 'B')}, but only {quantity(free, 'B')} are free; make room, or "
             "ask for less with --max-tokens"
         )

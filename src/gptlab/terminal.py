@@ -1,4 +1,4 @@
-"""Standard output and error as they may be: full, closed, of an encoding that lacks a character, gone for good."""
+"""Standard output and error that cope with a full disk, a closed stream, and characters the encoding lacks."""
 
 import os
 import sys
@@ -8,19 +8,19 @@ from typing import Any, TextIO, cast
 
 
 class Stream:
-    """Standard output or error, which shows what it can.
+    """Standard output or error; it shows what it can.
 
     Args:
-        stream: the one that Python made.
-        name: for errors.
-        patient: whether what cannot be written is left out, and raises nothing.
+        stream: Python's own stream.
+        name: its name in errors.
+        patient: drop what cannot be written instead of raising an error.
     """
 
     def __init__(self, stream: TextIO, name: str, *, patient: bool) -> None:
         self._stream, self._name, self._patient = stream, name, patient
 
     def write(self, text: str) -> int:
-        """Write a text; characters that the encoding lacks are spelled out."""
+        """Write a text; characters that the encoding lacks are written as escapes."""
         with self._excused():
             try:
                 self._stream.write(text)
@@ -30,12 +30,12 @@ class Stream:
         return len(text)
 
     def flush(self) -> None:
-        """Hand on what was written."""
+        """Flush the stream."""
         with self._excused():
             self._stream.flush()
 
     def isatty(self) -> bool:
-        """Say whether a person may be looking."""
+        """Say whether it is a terminal."""
         try:
             return self._stream.isatty()
         except ValueError:  # closed
@@ -52,12 +52,12 @@ class Stream:
             if not self._patient:
                 error.filename = self._name
                 raise
-        except ValueError:  # closed by somebody
+        except ValueError:  # closed
             if not self._patient:
                 raise
 
     def settle(self) -> None:
-        """Hand on what is left, or forget it: else Python complains of it when it has ended."""
+        """Flush the rest, or drop it, so that Python does not complain about it at exit."""
         try:
             self._stream.flush()
         except (OSError, ValueError):
@@ -69,14 +69,14 @@ class Stream:
 
 @contextmanager
 def standard_streams(*, patient: bool) -> Generator[None]:
-    """Put `Stream`s in the place of standard output and error for a while; standard error is always patient.
+    """Replace standard output and error by `Stream`s for a while; standard error is always patient.
 
     Args:
-        patient: whether standard output is, too: for work that is worth more than its words.
+        patient: whether standard output is too, for work that matters more than its output.
     """
     _open_closed()
     before = sys.stdout, sys.stderr
-    # Python has none where they were closed.
+    # Python sets a stream to None if it was closed.
     out, err = (cast(TextIO | None, stream) or open(os.devnull, "w") for stream in before)  # noqa: PTH123, SIM115
     streams = Stream(out, "standard output", patient=patient), Stream(err, "standard error", patient=True)
     sys.stdout, sys.stderr = (cast(TextIO, stream) for stream in streams)
@@ -90,9 +90,9 @@ def standard_streams(*, patient: bool) -> Generator[None]:
 
 
 def _open_closed() -> None:
-    """Fill the places of closed streams: the next file that is opened would get one, and others' words with it."""
+    """Open the null device for closed streams; otherwise the next file opened would receive their output."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one

@@ -1,4 +1,4 @@
-"""llm.c's writer and reader of shards, written anew from its documented format and behaviour: an oracle.
+"""llm.c's writer and reader of shards, rewritten from its documented format and behaviour, as an oracle.
 
 Where llm.c would stop the program, RefusedError is raised.
 
@@ -18,7 +18,7 @@ Rows = npt.NDArray[np.int64]
 
 
 class RefusedError(Exception):
-    """What llm.c does not read or write."""
+    """Raised for what llm.c does not read or write."""
 
 
 def header(tokens: int, magic: int = MAGIC, version: int = VERSION) -> bytes:
@@ -37,7 +37,7 @@ def write(path: Path, tokens: Iterable[int]) -> None:
 
 
 def write_fineweb(folder: Path, name: str, documents: Iterable[Iterable[int]], shard_tokens: int) -> None:
-    """Cut the stream of documents every `shard_tokens`, wherever that is; the first shard validates."""
+    """Cut the stream of documents every `shard_tokens` tokens, even inside a document; the first shard validates."""
     stream = [token for document in documents for token in document]
     for number, start in enumerate(range(0, len(stream), shard_tokens)):
         split = "train" if number else "val"
@@ -86,7 +86,7 @@ class Reader:
         return tokens
 
     def next_batch(self) -> tuple[Rows, Rows]:
-        """Read the next inputs and targets; behind a shard's last whole batch the next shard begins."""
+        """Read the next inputs and targets; after a shard's last whole batch comes the next shard."""
         if (self._batch + 1) * self._stride + 1 > self._open(self.paths[self._shard]):
             self._shard, self._batch = (self._shard + 1) % len(self.paths), 0
         own = self.rows * self.context

@@ -49,7 +49,7 @@ def replace(content: bytes) -> Callable[[Path], None]:
 
 
 def documents_of(folder: Path, split: str) -> list[str]:
-    """Decode a split's documents as someone would who knows only the format."""
+    """Decode a split's documents using only the format."""
     tokenizer = Manifest.load(folder).load_tokenizer(folder)
     found: list[str] = []
     for path in sorted(folder.glob(f"{split}_*.bin")):

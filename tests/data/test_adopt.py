@@ -18,7 +18,7 @@ STREAM = [[END, *b"one"], [END, *b"and two"], [END, *b"the third, longer than th
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Five shards as llm.c cuts them: the first validates, the others begin within a document."""
+    """Five shards as llm.c cuts them: the first validates, the others begin inside a document."""
     llmc.write_fineweb(tmp_path, "fineweb", STREAM, 10)
     return tmp_path
 
@@ -107,7 +107,7 @@ def test_what_differs_from_the_adopted_folder_is_named(
     adopt(folder, tokenizer="bytes")
     change(folder)
     with pytest.raises(
-        DataError, match=f"is adopted already, but {difference}; adopt it as before, or delete"
+        DataError, match=f"is already adopted, but {difference}; adopt it as before, or delete"
     ):
         adopt(folder, tokenizer="bytes")
     (folder / MANIFEST).unlink()
@@ -142,10 +142,10 @@ FOREIGN = {
         "header says 10 tokens, file holds 9; copy or download it again",
     ),
     "llama 3's": (replace(llmc.header(1, 20240801, 7) + b"1234"), "20240801, .* uint32 tokens for Llama 3"),
-    "evaluation items": (replace(llmc.header(1, 20240522, 1)), "llm.c's evaluation items and no text; move"),
+    "evaluation items": (replace(llmc.header(1, 20240522, 1)), "llm.c's evaluation items, not text; move"),
     "nanoGPT's": (
         lambda path: np.arange(600, dtype=np.uint16).tofile(path),
-        "where it is bare tokens, as nanoGPT writes them, write_shard of gptlab.data.shards gives it a header",
+        "if it holds bare tokens, as nanoGPT writes them, add a header with write_shard of gptlab.data.shards",
     ),
     "foreign tokens": (
         overwrite(4, 50_256),
@@ -171,10 +171,10 @@ def test_what_is_no_shard_is_named_with_the_remedy(name: str, folder: Path):
         (lambda folder: None, r"holds no \.bin files"),
         (
             lambda folder: np.save(folder / "edufineweb_train_000001.npy", np.arange(9, dtype=np.uint16)),
-            "array of numpy, as build-nanogpt writes; write_shard of gptlab.data.shards",
+            "numpy array, as build-nanogpt writes; make it a shard with write_shard of gptlab.data.shards",
         ),
         (lambda folder: llmc.write(folder / "a.bin", b"x"), "a.bin: would all validate"),
-        (lambda folder: make_folder(folder), 'was made by "gptlab data prepare" and has its manifest'),
+        (lambda folder: make_folder(folder), 'was made by "gptlab data prepare" and has a manifest'),
     ],
 )
 def test_a_folder_that_cannot_be_adopted(make: Callable[[Path], object], complaint: str, tmp_path: Path):
@@ -188,7 +188,7 @@ def test_a_validating_file_must_lie_in_the_folder(folder: Path, tmp_path_factory
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "fineweb_val_000000.bin"
     llmc.write(elsewhere, b"x")
     for val in (elsewhere, Path("nothing.bin"), folder):
-        with pytest.raises(DataError, match=rf"--val {val}: is no file of"):
+        with pytest.raises(DataError, match=rf"--val {val}: is not a file of"):
             adopt(folder, tokenizer="bytes", val=[val])
 
 

@@ -82,7 +82,7 @@ def test_a_context_longer_than_every_shard_is_refused(folder: Path, split: str, 
 def test_an_empty_split_is_refused(folder: Path):
     manifest = Manifest.load(folder)
     replace(manifest, shards=tuple(manifest.split("train"))).save(folder)
-    with pytest.raises(DataError, match="context 4 needs a val shard of 5 tokens, the longest has 0"):
+    with pytest.raises(DataError, match="context 4 needs a val shard of 5 tokens, but the longest has 0"):
         Windows(folder, "val", 4)
 
 
@@ -91,7 +91,7 @@ def test_a_shard_of_two_billion_tokens_is_mapped_and_not_read(folder: Path):
     path = folder / "train_000000.bin"
     with path.open("wb") as file:
         file.write(shard_header(tokens))
-        file.truncate(HEADER_BYTES + 2 * tokens)  # a hole, which takes no room on disk
+        file.truncate(HEADER_BYTES + 2 * tokens)  # a sparse file, which takes no disk space
     first = replace(manifest.shards[0], tokens=tokens, bytes=path.stat().st_size)
     replace(manifest, shards=(first, *manifest.shards[1:])).save(folder)
     tracemalloc.start()
@@ -103,7 +103,7 @@ def test_a_shard_of_two_billion_tokens_is_mapped_and_not_read(folder: Path):
 
 
 def hundred_shards(folder: Path) -> Path:
-    """Write a hundred shards of a hundred million tokens: holes, which take no room on disk."""
+    """Write a hundred shards of a hundred million tokens, as sparse files."""
     manifest, tokens = Manifest.load(folder), 100_000_000
     shards = list(manifest.split("val"))
     for number in range(100):
@@ -199,7 +199,7 @@ def test_every_order_of_few_windows_is_about_equally_likely():
     positions = np.tile(np.arange(4, dtype=np.uint64), 24_000)
     orders = Counter(map(tuple, permute(positions, 4, 7, epochs).reshape(-1, 4).tolist()))
     assert len(orders) == 24
-    # Chi-squared with 23 degrees of freedom: 49.7 is passed once in a thousand.
+    # Chi-squared with 23 degrees of freedom exceeds 49.7 once in a thousand.
     assert sum((count - 1000) ** 2 / 1000 for count in orders.values()) < 49.7
 
 
@@ -210,7 +210,7 @@ def test_an_epoch_looks_shuffled():
     second = permute(positions, size, 1, np.ones_like(positions)).astype(np.int64)
     other_seed = permute(positions, size, 2, np.zeros_like(positions)).astype(np.int64)
     line = np.arange(size)
-    # Of uncorrelated orders of n windows the correlation's standard deviation is 1 / sqrt(n).
+    # For uncorrelated orders of n windows the standard deviation of the correlation is 1 / sqrt(n).
     for a, b in ((first, line), (first, second), (first, other_seed), (first[1:], first[:-1])):
         assert abs(np.corrcoef(a, b)[0, 1]) < 5 / np.sqrt(size)
     for a, b in ((first, line), (first, second), (first, other_seed)):
@@ -227,7 +227,10 @@ def test_mix_is_splitmix64():
 def test_each_epoch_covers_every_window_once(folder: Path):
     windows = Windows(folder, "train", 3)
     batches = TrainBatches(windows, seed=5)
-    epochs = [[batches.sample(epoch * len(windows) + i) for i in range(len(windows))] for epoch in range(4)]
+    epochs = [
+        [int(batches.samples(epoch * len(windows) + i, 1)[0]) for i in range(len(windows))]
+        for epoch in range(4)
+    ]
     for epoch in epochs:
         assert sorted(epoch) == list(range(len(windows)))
     assert all(a != b for a, b in pairwise(epochs))
@@ -237,7 +240,7 @@ def test_each_epoch_covers_every_window_once(folder: Path):
 def test_the_order_does_not_depend_on_how_batches_are_cut(folder: Path, cut: list[int]):
     windows = Windows(folder, "train", 3)
     batches = TrainBatches(windows, seed=5)
-    expected = [windows[batches.sample(i)].tolist() for i in range(92)]
+    expected = [windows[int(batches.samples(i, 1)[0])].tolist() for i in range(92)]
     rows: list[list[int]] = []
     for count in cut:
         ids, targets = TrainBatches(Windows(folder, "train", 3), seed=5).batch(len(rows), count)
@@ -249,12 +252,12 @@ def test_far_samples_and_other_seeds_are_reached_directly(folder: Path):
     windows = Windows(folder, "train", 3)
     batches = TrainBatches(windows, seed=5)
     far = 10**13
-    assert batches.samples(far, 3).tolist() == [batches.sample(far + i) for i in range(3)]
+    assert batches.samples(far, 3).tolist() == [int(batches.samples(far + i, 1)[0]) for i in range(3)]
     assert batches.samples(0, 40).tolist() != TrainBatches(windows, seed=6).samples(0, 40).tolist()
 
 
 def test_the_order_never_changes():
-    # Golden: resumed runs and published results rely on it.
+    # Golden: resumed runs and published results depend on this order.
     positions = np.arange(10, dtype=np.uint64)
     assert permute(positions, 10, 1337, np.zeros_like(positions)).tolist() == [2, 8, 9, 1, 6, 4, 0, 3, 5, 7]
 

@@ -1,4 +1,4 @@
-"""nanoGPT's character vocabularies: in any of the forms that JSON gives them, and refused where they are none."""
+"""nanoGPT's character vocabularies in every JSON form, and errors for anything else."""
 
 import json
 import pickle
@@ -62,10 +62,10 @@ def test_the_command_that_is_shown_makes_the_file(tmp_path: Path, monkeypatch: p
     ("content", "complaint"),
     [
         ({"a": 0, "bc": 1}, '"bc" is not one character'),
-        ({"a": 0, "b": 2}, "its ids are not 0 to 1, each once"),
-        ({"a": 0, "b": 0}, "its ids are not 0 to 1, each once"),
-        ({"a": -1, "b": 0}, "its ids are not 0 to 1, each once"),
-        (["a", "a"], "its ids are not 0 to 0, each once"),
+        ({"a": 0, "b": 2}, "its ids must be 0 to 1, each used once"),
+        ({"a": 0, "b": 0}, "its ids must be 0 to 1, each used once"),
+        ({"a": -1, "b": 0}, "its ids must be 0 to 1, each used once"),
+        (["a", "a"], "its ids must be 0 to 0, each used once"),
         ({"stoi": {"a": 1.0}}, "the tokenizers library cannot read it"),
         ({"9" * 5000: "a", "0": "b"}, "the tokenizers library cannot read it"),
         ({}, "the tokenizers library cannot read it"),

@@ -77,7 +77,7 @@ def test_more_come_later_and_of_the_same_commit(hub: LocalHub, tmp_path: Path):
     hub.commit = "d" * 40
     assert bring(out, 2000)["fetched"] == 1
     assert bring(out, 2000)["fetched"] == 0
-    assert bring(out, 1)["fetched"] == 0  # nothing is thrown away either
+    assert bring(out, 1)["fetched"] == 0  # and nothing is deleted
     assert bring(out)["fetched"] == 1
     assert hub.sent == dict.fromkeys(FILES, BYTES)
     assert Manifest.load(out).revision == COMMIT
@@ -95,7 +95,7 @@ def test_a_dropped_connection_is_taken_up_again(hub: LocalHub, tmp_path: Path):
 
 def test_a_kill_costs_part_of_a_shard(hub: LocalHub, tmp_path: Path):
     out = tmp_path / "out"
-    # The second shard stops in its middle and waits there for the kill.
+    # The download of the second shard stops half-way and waits for the kill.
     hub.blocked = {FILES[1]: threading.Event()}
     words = ["data", "fetch", NAME, str(out), "--tokenizer", "bytes"]
     environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
@@ -131,7 +131,7 @@ def test_what_arrives_wrong_is_not_kept(hub: LocalHub, tmp_path: Path):
     out = tmp_path / "out"
     hub.corrupt = {FILES[2]}
     with pytest.raises(
-        DataError, match=r"a_train_000002\.bin: its hash is not the one that the hub lists; run again to"
+        DataError, match=r"a_train_000002\.bin: its hash differs from the one the hub lists; run again to"
     ):
         bring(out)
     assert names(out) == [PARTIAL, FILES[1], FILES[0]]
@@ -145,7 +145,7 @@ def test_what_arrives_wrong_is_not_kept(hub: LocalHub, tmp_path: Path):
     [
         (
             np.arange(600, dtype=np.uint16).tobytes(),
-            "as nanoGPT writes them, write_shard .* gives it a header",
+            "as nanoGPT writes them, add a header with write_shard",
         ),
         (llmc.header(3, 20240801, 7) + bytes(12), "uint32 tokens for Llama 3"),
         (
@@ -175,12 +175,15 @@ def test_a_shard_that_was_damaged_or_lost_is_brought_anew_as_its_error_promises(
 
     def damage(content: bytes, complaint: str) -> None:
         path.write_bytes(content)
-        with pytest.raises(DataError, match=rf'{complaint} run "gptlab data fetch" again to bring it anew'):
+        with pytest.raises(DataError, match=rf'{complaint} run "gptlab data fetch" again to replace it'):
             verify(out)
 
     damage(good[:-2], "file holds 999;")
     assert bring(out)["fetched"] == 1
-    damage(good[:-2] + bytes([good[-2] ^ 1, 0]), "its sha256 is not the one in manifest.json; delete it and")
+    damage(
+        good[:-2] + bytes([good[-2] ^ 1, 0]),
+        "its sha256 differs from the one in manifest.json; delete it and",
+    )
     path.unlink()
     assert bring(out)["fetched"] == 1
     verify(out)
@@ -192,7 +195,7 @@ def test_a_full_disk_is_foreseen_and_met_on_the_way(
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
         patch.setattr(storage, "shutil", SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=10_000)))
-        with pytest.raises(DataError, match=r"about 12\.1kB are needed, 10kB are free; .* --max-tokens"):
+        with pytest.raises(DataError, match=r"needs about 12\.1kB, but only 10kB are free; .* --max-tokens"):
             bring(out)
         assert not hub.sent
         assert bring(out, 1)["fetched"] == 2
@@ -201,7 +204,7 @@ def test_a_full_disk_is_foreseen_and_met_on_the_way(
         patch.setattr(
             storage, "shutil", SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=next(left)))
         )
-        with pytest.raises(DataError, match=r"about 3\.02kB are needed, 100B are free"):
+        with pytest.raises(DataError, match=r"needs about 3\.02kB, but only 100B are free"):
             bring(out)
     assert names(out) == sorted([PARTIAL, MANIFEST, *FILES[:3]])
     assert bring(out)["fetched"] == 1
@@ -229,7 +232,7 @@ def test_names_and_patterns(monkeypatch: pytest.MonkeyPatch):
     assert find_ready("hf:a/b") == ("a/b", "*.bin")
     assert find_ready("hf:a/b:10B/*.bin") == ("a/b", "10B/*.bin")
     for name in ("fineweb-edo", "hf:a", "hf:a/", "hf:/b", "a/b"):
-        with pytest.raises(DataError, match=f'"{name}": is none of the ready sets fineweb,'):
+        with pytest.raises(DataError, match=f'"{name}": must be one of fineweb,'):
             find_ready(name)
     with pytest.raises(DataError, match='did you mean "fineweb-edu"'):
         find_ready("fineweb-edo")
@@ -267,7 +270,7 @@ def other_tokenizer(out: Path) -> None:
         (other_tokenizer, r"has tokenizer bytes \(000000000000\), not bytes \("),
         (
             lambda out: llmc.write(out / "mine.bin", b"x"),
-            r"mine\.bin: is none of the shards of hf:owner/tiny",
+            r"mine\.bin: is not a shard of hf:owner/tiny",
         ),
     ],
 )

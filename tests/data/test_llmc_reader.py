@@ -28,7 +28,7 @@ def read_rows(reader: llmc.Reader, batches: int) -> list[list[int]]:
 
 
 def byte_set(folder: Path, sizes: list[int], *, seed: int = 0) -> Path:
-    """Have llm.c write shards of so many byte tokens, and a validation shard, and adopt them."""
+    """Let llm.c write training shards of this many byte tokens and a validation shard, and adopt them."""
     draw = np.random.default_rng(seed)
     for number, size in enumerate(sizes):
         llmc.write(folder / f"a_train_{number:06d}.bin", draw.integers(0, 257, size))

@@ -16,7 +16,7 @@ CONTEXT = 8
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Three prepared sets of bytes, each of letters that are in no other."""
+    """Three prepared sets of bytes, with no letter in common."""
     root = tmp_path_factory.mktemp("mixture")
     made = {}
     for name, documents in (("a", 30), ("b", 90), ("c", 20)):
@@ -117,7 +117,7 @@ def test_sets_of_different_tokenizers_are_refused(folders, tmp_path, shared):
     shared("tiktoken_cache")
     (tmp_path / "x.txt").write_text("Words and words and words. " * 50)
     prepare(tmp_path / "x.txt", tmp_path / "x", tokenizer="gpt2", workers=1)
-    with pytest.raises(DataError, match=r"its tokenizer is gpt2 .*, that of .* is bytes"):
+    with pytest.raises(DataError, match=r"its tokenizer is gpt2 .*, but that of .* is bytes"):
         Sets(config({**folders, "x": tmp_path / "x"}, a=1, x=1), CONTEXT, seed=0)
 
 

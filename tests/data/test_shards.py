@@ -25,8 +25,8 @@ def test_the_bytes_are_those_llmc_writes(tmp_path: Path):
 @pytest.mark.parametrize(
     ("tokens", "complaint"),
     [
-        ([], "there are 0 tokens to write; one holds 1 to 2,147,483,647"),
-        (np.broadcast_to(0, 2**31), "there are 2,147,483,648 tokens to write"),
+        ([], "cannot hold 0 tokens; a shard holds 1 to 2,147,483,647"),
+        (np.broadcast_to(0, 2**31), "cannot hold 2,147,483,648 tokens"),
         ([-1], "tokens must lie between 0 and 65,535"),
         ([65_536], "tokens must lie between 0 and 65,535"),
     ],
@@ -53,7 +53,7 @@ DAMAGE = {
     "empty": (replace(b""), "the file is empty"),
     "cut in the header": (
         lambda path: path.write_bytes(path.read_bytes()[:14]),
-        "14 bytes are less than the header's 1,024",
+        "has 14 bytes, less than a header of 1,024",
     ),
     "no tokens": (replace(llmc.header(0, 20240520, 1)), "holds no tokens"),
     "truncated": (
@@ -72,11 +72,11 @@ DAMAGE = {
     ),
     "evaluation": (
         replace(llmc.header(1, 20240522, 1) + b"12"),
-        "begins with magic 20240522.* no text; move",
+        "begins with magic 20240522.*, not text; move",
     ),
     "numpy's": (
         lambda path: (np.save(path.with_suffix(".npy"), [1]), path.with_suffix(".npy").rename(path)),
-        "begins with magic 1297436307.* array of numpy",
+        "begins with magic 1297436307.* numpy array",
     ),
     "another version": (
         replace(llmc.header(1, 20240520, 2) + b"12"),
@@ -97,7 +97,7 @@ def test_a_damaged_shard_is_refused_by_reader_and_verify(damage: str, tmp_path: 
 
 
 def test_a_header_is_given_as_the_errors_advise(tmp_path: Path):
-    """What nanoGPT and build-nanogpt write becomes a shard in one line."""
+    """One line turns the files of nanoGPT and build-nanogpt into shards."""
     tokens = np.array([50256, 1, 2], np.uint16)
     tokens.tofile(tmp_path / "train.bin")
     np.save(tmp_path / "train.npy", tokens)

@@ -57,7 +57,6 @@ def test_text_never_becomes_a_special_token(tokenizer: Tokenizer, text: str):
 
 def test_the_ways_to_encode_agree(tokenizer: Tokenizer):
     one_by_one = [tokenizer.encode(text) for text in TEXTS]
-    assert tokenizer.encode_batch(TEXTS) == one_by_one
     assert [tokenizer.encode_array(text).tolist() for text in TEXTS] == one_by_one
     assert tokenizer.encode_array("x").dtype == np.uint16
 
@@ -162,7 +161,7 @@ def test_a_vocabulary_that_cannot_be_downloaded_names_the_remedy(monkeypatch: py
 
 
 def _without(letters: str, trained_text: str) -> str:
-    """Take the tokens of some letters out of a vocabulary, and number the others without gaps."""
+    """Remove the tokens of some letters from a vocabulary, and renumber the others without gaps."""
     raw = json.loads(trained_text)
     kept = [token for token in raw["model"]["vocab"] if not set(token) & set(letters)]
     raw["model"]["vocab"] = {token: id_ for id_, token in enumerate(kept)}
@@ -177,11 +176,11 @@ def test_one_that_lacks_a_letter_is_refused(trained_text: str):
 
 
 def test_one_that_lacks_bytes_which_hardly_any_text_has_is_not(trained_text: str):
-    # As SmolLM's lacks 0xF1 (U+00F1 in the alphabet), and BLOOM's 0x0B.
+    # SmolLM's tokenizer lacks 0xF1 (U+00F1 in the alphabet), BLOOM's lacks 0x0B.
     lacking = BPEFile(_without("\u00f1", trained_text))
     assert lacking.vocab_size < BPEFile(trained_text).vocab_size
     assert lacking.decode(lacking.encode("\u00f1")) == "\u00f1"
-    with pytest.raises(DataError, match=r"has no token for the byte 0xF1.*; take it out of the text"):
+    with pytest.raises(DataError, match=r"has no token for the byte 0xF1.*; remove it from the text"):
         lacking.encode("rare: \U00040000")
 
 
@@ -196,7 +195,7 @@ def test_gpt2s_own_files_are_read(shared):
 
 
 @pytest.mark.parametrize(
-    ("id_", "complaint"), [(4_000_000_000, "number them without gaps"), (0, "gives an id to two tokens")]
+    ("id_", "complaint"), [(4_000_000_000, "number them without gaps"), (0, "gives two tokens the same id")]
 )
 def test_ids_that_are_no_numbering_are_refused(id_: int, complaint: str, trained_text: str):
     raw = json.loads(trained_text)
@@ -299,7 +298,7 @@ def test_without_the_fast_encoder_the_shards_are_the_same(gpt2, monkeypatch):
 
 
 def test_how_far_a_token_reaches_is_guessed_from_the_vocabulary(trained_text: str):
-    """Prose of its own kind is far easier for a small vocabulary than the guess; other prose is near it."""
+    """A small vocabulary beats the guess by far on prose like its training text, and is close to it on other prose."""
     small = BPEFile(trained_text)
     text = "Whoever walks along the river in the evening sees herons, and hears the mill before it comes in sight."
     assert small.bytes_per_token == pytest.approx(len(text) / len(small.encode(text)), rel=0.2)
@@ -315,7 +314,7 @@ def test_a_mark_at_the_beginning_of_the_file_is_no_part_of_it(trained_text: str,
 
 
 def test_half_a_pair_of_surrogates_becomes_the_replacement_character(tokenizer: Tokenizer):
-    # As a prompt on a command line may have one, where its bytes are no UTF-8.
+    # A prompt on the command line may have one, if its bytes are not UTF-8.
     assert tokenizer.decode(tokenizer.encode("a\ud800b")) == "a\ufffdb"
 
 
@@ -324,7 +323,7 @@ BLANKS = [" ", "\n", "\t", "\r\n", "\u00a0", "\u3000", " \n", "\n ", "\x85"]
 
 @pytest.mark.parametrize("blank", BLANKS)
 def test_long_runs_are_cut_where_tiktoken_cuts(gpt2, blank, monkeypatch):
-    """Of every length around the one from which on they are cut, before all that may follow."""
+    """Runs of every length around the threshold for cutting, followed by every kind of text."""
 
     whole = gpt2._encoding.encode_ordinary
     monkeypatch.setattr(gpt2_tokenizer, "LONG_BLANK", 7)
@@ -360,7 +359,7 @@ def test_the_longest_runs_that_tiktoken_takes_are_its_own(gpt2, length):
 
 @pytest.mark.parametrize("unit", [" ", "\n", "\u00a0", " \n\t", "a", "1", "-", "\u4f60"])
 def test_a_million_of_anything_and_a_letter(gpt2, unit):
-    """Longer than tiktoken's stack for blanks; on the way to the shards as well as of a prompt."""
+    """More blanks than tiktoken's stack holds, both for shards and for prompts."""
     text = unit * (1_100_000 // len(unit)) + "x"
     ids = gpt2.encode(text)
     assert gpt2.decode(ids) == text
@@ -384,13 +383,13 @@ def test_a_text_that_a_library_fails_at_is_named(gpt2, monkeypatch):
             encode("the text")
         assert str(caught.value) == (
             "tokenizer \"gpt2\": cannot cut a text of 8 characters that begins 'the text' (PanicError: stack "
-            "overflow); cut it into several documents, or leave it out"
+            "overflow); split it into several documents, or leave it out"
         )
 
 
 @pytest.mark.parametrize("unit", [" ", " \n", "a", "ACGT", "7", "=-_"])
 def test_training_takes_a_long_word_in_its_stride(unit: str):
-    """Its time grows with the square of a word's length: this would be a quarter of an hour."""
+    """The trainer's time grows with the square of a word's length: this would take a quarter of an hour."""
     text = unit * (1_000_000 // len(unit)) + "x"
     began = time.process_time()
     tokenizer = BPEFile(train_tokenizer([text, *PROSE], 300).to_str())

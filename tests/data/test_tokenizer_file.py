@@ -1,4 +1,4 @@
-"""What a tokenizer.json says besides its vocabulary: switched off where that changes nothing, else refused by name."""
+"""The settings of a tokenizer.json: harmless ones are switched off, all others are refused by name."""
 
 import json
 import pickle
@@ -28,7 +28,7 @@ Change = Callable[[dict[str, Any]], object]
 
 
 def changed(*changes: Change) -> str:
-    """Write the trained tokenizer's file with something in it changed."""
+    """Write the trained tokenizer's file with one change."""
     raw = json.loads(TRAINED)
     for change in changes:
         change(raw)
@@ -126,10 +126,10 @@ def test_what_does_not_change_plain_text_is_switched_off(change: Change):
             put("normalizer", value={"type": "Sequence", "normalizers": [{"type": "NFKC"}]}),
             "normalizer NFKC",
         ),
-        (put("pre_tokenizer", value=None), "it has 0 steps of the type ByteLevel"),
+        (put("pre_tokenizer", value=None), "it has 0 ByteLevel steps instead of one"),
         (
             put("pre_tokenizer", "add_prefix_space", value=True),
-            r"puts a blank before a text \(add_prefix_space\); set add_prefix_space to false",
+            r"adds a blank before a text \(add_prefix_space\); set add_prefix_space to false",
         ),
         (put("pre_tokenizer", value={"type": "WhitespaceSplit"}), "pre_tokenizer WhitespaceSplit"),
         (put("pre_tokenizer", value={"type": "UnicodeScripts"}), "pre_tokenizer UnicodeScripts"),
@@ -149,23 +149,23 @@ def test_what_does_not_change_plain_text_is_switched_off(change: Change):
                     ],
                 },
             ),
-            r"pre_tokenizer Split takes out what it finds \(behavior Removed\)",
+            r"pre_tokenizer Split removes what it matches \(behavior Removed\)",
         ),
         (put("model", "dropout", value=0.1), "its dropout of 0.1 cuts a text differently each time"),
         (put("model", "end_of_word_suffix", value="</w>"), 'its end_of_word_suffix "</w>"'),
-        # The library ends the process over this one.
+        # The library aborts the process on this one.
         (put("model", "continuing_subword_prefix", value="a"), 'its continuing_subword_prefix "a"'),
         (
             lambda raw: raw.update(model=WORDPIECE | {"vocab": raw["model"]["vocab"]}),
-            "its model is WordPiece, which not every text comes back from",
+            "its model is WordPiece, which cannot give every text back",
         ),
         (
             put("post_processor", value=TEMPLATE | {"single": TEMPLATE["single"][:1]}),
-            "post_processor TemplateProcessing has the text 0 times",
+            "post_processor TemplateProcessing repeats the text 0 times",
         ),
         (added("<tab>", lstrip=True), r'added token "<tab>" swallows blanks \(lstrip\)'),
         (added("<tab>", rstrip=True), r'added token "<tab>" swallows blanks \(rstrip\)'),
-        (added(END), r'its added token "<\|endoftext\|>" is there 2 times; leave one of them'),
+        (added(END), r'its added token "<\|endoftext\|>" is listed 2 times; leave only one'),
         (added("\u0120the"), 'added token "\u0120the" is the model\'s spelling of other bytes'),
         (added("\u00e9"), 'added token "\u00e9" is the model\'s spelling of other bytes'),
         (added("a", special=True), "makes the special token a out of ordinary text"),
@@ -184,7 +184,7 @@ def test_what_changes_plain_text_is_refused_by_name(change: Change, complaint: s
 
 
 def test_added_tokens_that_are_text_stay_tokens():
-    """They are matched in a text, as the library does, and stand for what they spell."""
+    """They are matched in text, as in the library, and stand for what they spell."""
     text = changed(added("    "), added("<tab>", single_word=True), added("\u4f60", normalized=True))
     tokenizer = BPEFile(text)
     library = tokenizers.Tokenizer.from_str(text)
@@ -196,7 +196,7 @@ def test_added_tokens_that_are_text_stay_tokens():
 
 
 def test_a_word_of_the_model_that_is_end_of_text_is_refused():
-    """Where no rule parts the letters of end-of-text, the model finds it whole in a text."""
+    """If no rule separates the letters of end-of-text, the model finds it whole in a text."""
     whole = put("pre_tokenizer", "use_regex", value=False)
     with pytest.raises(DataError, match=r"makes the special token <\|endoftext\|> out of ordinary text"):
         BPEFile(changed(whole, put("model", "ignore_merges", value=True)))
@@ -244,12 +244,12 @@ def test_end_of_text_that_was_added_as_a_word_begins_documents_only(tmp_path: Pa
     expected, manifest = prepared(tmp_path / "plain", plain, source), prepared(tmp_path / "out", path, source)
     assert [shard.sha256 for shard in manifest.shards] == [shard.sha256 for shard in expected.shards]
     assert sum(shard.documents for shard in manifest.shards) == 400
-    # Who reads the copy beside the shards finds it special.
+    # In the copy next to the shards it is special.
     assert json.loads((tmp_path / "out" / FILE).read_text())["added_tokens"][0]["special"]
 
 
 def sized(vocab_size: int) -> str:
-    """Write a tokenizer of so many ids, the last of which is the word "last"."""
+    """Write a tokenizer with this many ids; the last id is the word "last"."""
     raw = json.loads(TRAINED)
     names = [f"unused{number}" for number in range(vocab_size - 300 - 1)] + ["last"]
     raw["model"]["vocab"] |= {name: 300 + number for number, name in enumerate(names)}
@@ -318,7 +318,7 @@ def test_a_document_that_cannot_be_cut_is_named(name: str, place: str, tmp_path:
 
 
 def test_what_is_switched_off_is_off_in_an_exported_model(tmp_path: Path):
-    """There transformers reads the copy, and the configuration beside it does not make end-of-text special."""
+    """transformers reads the copy there, and the configuration next to it does not make end-of-text special."""
     transformers = pytest.importorskip("transformers")
     from gptlab.formats.huggingface.vocabulary import write_tokenizer
 

@@ -29,7 +29,7 @@ def test_verifying_reads_in_small_portions(tmp_path: Path, monkeypatch: pytest.M
         (overwrite(3, 257), "token 257 at position 3 is outside the vocabulary of 257"),
         (overwrite(0, 1), "begins with token 1, not with end-of-text 256; delete it and run"),
         (overwrite(2, END), "holds 3 documents, manifest.json says 2"),
-        (overwrite(2, ord("x")), "its sha256 is not the one in manifest.json"),
+        (overwrite(2, ord("x")), "its sha256 differs from the one in manifest.json"),
         (lambda path: llmc.write(path, DOCUMENTS[0]), "holds 4 tokens, manifest.json says 12"),
         (lambda path: llmc.write(path.with_name("train_000007.bin"), [1]), "is not in manifest.json"),
     ],

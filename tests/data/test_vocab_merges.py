@@ -69,11 +69,11 @@ def test_tokenizer_json_comes_first(folder: Path) -> None:
         (
             "tokenizer_config.json",
             {"add_bos_token": True},
-            "add_bos_token in tokenizer_config.json changes a text",
+            "add_bos_token in tokenizer_config.json changes the text",
         ),
         ("config.json", {"model_type": "qwen2"}, "does not say how qwen2 cuts words"),
-        ("added_tokens.json", {"<pad>": 400}, "has tokens that vocab.json has not"),
-        ("vocab.json", [], "holds no JSON object"),
+        ("added_tokens.json", {"<pad>": 400}, "has tokens that vocab.json lacks"),
+        ("vocab.json", [], "is not a JSON object"),
         ("vocab.json", {"a": 0}, "the tokenizers library cannot read it"),
     ],
 )
@@ -86,7 +86,7 @@ def test_what_they_do_not_say_is_refused(name: str, content: Any, complaint: str
 def test_a_line_that_is_no_merge_is_named(folder: Path) -> None:
     with (folder / "merges.txt").open("a") as file:
         file.write("three of them\n")
-    with pytest.raises(DataError, match="'three of them' is no merge"):
+    with pytest.raises(DataError, match="'three of them' is not a merge"):
         load_tokenizer(folder)
 
 

@@ -1,4 +1,4 @@
-"""What these tests share: no network, one thread, tiny models with weights far from their start."""
+"""Shared by these tests: no network, one thread, tiny models with weights far from initialisation."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def gpt() -> Callable[..., GeneratingGPT]:
-    """Make a tiny model with every parameter its own: `gpt(n_kv_head=1, bias=False)`."""
+    """Make a tiny model whose parameters all differ: `gpt(n_kv_head=1, bias=False)`."""
 
     def make(**switches: Any) -> GeneratingGPT:
         torch.manual_seed(3)

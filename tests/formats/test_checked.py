@@ -1,4 +1,4 @@
-"""What no model of such weights can be is refused before it is made."""
+"""A config that does not fit its weights is refused before the model is built."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""llm.c's checkpoints: a writer as llm.c's own, with GPT-2 of transformers as the oracle."""
+"""llm.c's checkpoints: a writer like llm.c's own, with transformers' GPT-2 as the oracle."""
 
 import struct
 from pathlib import Path
@@ -14,7 +14,7 @@ from gptlab.model.gpt import GPT
 
 SIZES = {"n_layer": 3, "n_head": 2, "n_embd": 16, "n_positions": 12, "vocab_size": 100}
 KINDS = {3: torch.float32, 5: torch.bfloat16}
-# Of each layer, in the file's order; transformers keeps matrices the other way round.
+# For each layer, in the file's order; transformers keeps matrices transposed.
 PER_LAYER = ["ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj"]
 
 
@@ -68,14 +68,14 @@ def test_both_precisions_are_the_same_model(version: int, theirs: Any, tmp_path:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ((0, 20240520), "does not begin as a checkpoint of llm.c, with 20240326"),
-        ((1, 2), r"is of version 2; gptlab reads 3 \(float32\), 5 \(bfloat16\)"),
-        ((4, 2), r"holds [\d,]+ bytes, and by its header [\d,]+; get it again"),
+        ((0, 20240520), "is not a checkpoint of llm.c, which begins with 20240326"),
+        ((1, 2), r"has version 2; gptlab reads 3 \(float32\), 5 \(bfloat16\)"),
+        ((4, 2), r"holds [\d,]+ bytes but its header says [\d,]+; get it again"),
         ((4, 2**31 - 1), "the header is damaged: n_layer = 2147483647: must lie between 1 and 1,024"),
-        ((4, 1000), r"by its header [\d,]+; get it again"),
+        ((4, 1000), r"its header says [\d,]+; get it again"),
         ((5, 3), "the header is damaged: n_head = 3 does not divide n_embd = 16"),
         ((6, -16), "the header is damaged: n_embd = -16: must lie between 1 and 16,777,216"),
-        ((7, 64), r"by its header"),
+        ((7, 64), r"its header says"),
     ],
 )
 def test_a_damaged_header(change: tuple[int, int], message: str, theirs: Any, tmp_path: Path) -> None:
@@ -95,5 +95,5 @@ def test_a_file_that_is_cut_off(length: int, theirs: Any, tmp_path: Path) -> Non
     path = tmp_path / "model.bin"
     write(theirs, path, 5)
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(CheckpointError, match=r"does not begin as|by its header"):
+    with pytest.raises(CheckpointError, match=r"is not a checkpoint|its header says"):
         read_llmc(path)

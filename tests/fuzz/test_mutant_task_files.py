@@ -20,7 +20,7 @@ from gptlab.sample import GeneratingGPT
 pytest.importorskip("lm_eval")
 pytest.importorskip("transformers")
 
-FEW, MANY = 24, 1_500
+FEW, MANY = 12, 1_500
 CONTEXT = 128
 METRICS = {"acc": "acc", "acc_norm": "acc_norm", "stderr": "acc_stderr", "perplexity": "perplexity"}
 

@@ -1,4 +1,4 @@
-"""Number formats that a processor has, and those that it only emulates."""
+"""Number formats that a processor supports, and those that it emulates."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def takes(monkeypatch):
-    """Let a product in a 16-bit format take so many times as long as in float32."""
+    """Make a product in a 16-bit format take this many times as long as in float32."""
 
     def factor(times):
         monkeypatch.setattr(device, "_seconds", lambda dtype: 1.0 if dtype == torch.float32 else times)
@@ -27,7 +27,7 @@ def test_a_format_that_is_emulated_is_warned_of_with_its_factor(takes, capsys):
     device.warn_if_emulated("bfloat16", CPU, "--dtype")
     assert capsys.readouterr().err == (
         "warning: --dtype bfloat16: this processor emulates it, and a product takes 41 times as long as in float32 "
-        "(measured just now); --dtype float32 spares that\n"
+        "(measured just now); use --dtype float32\n"
     )
 
 
@@ -42,7 +42,7 @@ def test_one_that_is_not_is_not(takes, capsys, name, where, times):
 
 
 def test_on_a_processor_of_avx2_bfloat16_is_emulated():
-    """As on most laptops; a process that is told to do without more shows it on any."""
+    """Most laptops have AVX2 only; an environment variable limits any processor to it."""
     only = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
     asked = (
         "import torch; from gptlab.machine.device import warn_if_emulated; "

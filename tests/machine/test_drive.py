@@ -16,14 +16,14 @@ def test_a_local_disk_keeps_the_promises(tmp_path):
 def test_a_rename_that_copies_is_noticed(tmp_path, monkeypatch):
     def slow_copy(self, target):
         Path(target).unlink()
-        time.sleep(0.05)  # long enough for whoever looks
+        time.sleep(0.05)  # long enough to be seen
         shutil.copy(self, target)
         self.unlink()
 
     monkeypatch.setattr(Path, "replace", slow_copy)
     drive = probe(tmp_path)
     assert not drive.keeps
-    assert "was not there" in drive.complaints[0]
+    assert "a file was missing" in drive.complaints[0]
 
 
 def test_folders_that_stay_where_they_are(tmp_path, monkeypatch):

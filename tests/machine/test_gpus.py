@@ -1,4 +1,4 @@
-"""GPUs, found by what their drivers call them."""
+"""GPUs, found by their drivers' names."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Running out of memory: known by its words, halved, and gone on with the same results."""
+"""Running out of memory: recognised by its message, then halved, with the same results."""
 
 import subprocess
 import sys
@@ -54,7 +54,7 @@ def test_one_that_does_not_fit_and_other_errors_are_raised():
 
 
 class Small:
-    """A model for which memory runs out above so many rows."""
+    """A model that runs out of memory above a number of rows."""
 
     def __init__(self, model, most):
         self.model, self.most, self.calls = model, most, []

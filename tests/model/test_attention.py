@@ -27,7 +27,7 @@ def built(
     )
     with torch.no_grad():
         for parameter in attention.parameters():
-            # Strong enough that the softmax is far from an average.
+            # Large enough that the softmax is far from uniform.
             parameter.normal_(std=0.4)
     return attention
 
@@ -37,7 +37,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 
 def reference(attention: Attention, position: NoPosition, x_BTD: Tensor) -> Tensor:
-    """Attend row by row, head by head and query by query, as a textbook does."""
+    """Attend row by row, head by head and query by query, as in a textbook."""
     n_batch, n_time, _ = x_BTD.shape
     weight, bias = attention.qkv.weight, attention.qkv.bias
     queries_of_a_key = HEADS // attention.n_kv_head
@@ -108,7 +108,7 @@ def test_a_cache_of_half_the_bytes_gives_back_the_format_of_the_new() -> None:
 
 
 def test_a_group_for_every_head_is_multi_head() -> None:
-    # The same keys and values, once for each group and once repeated for each head of the group.
+    # The same keys and values, once per group and once repeated for each head of the group.
     grouped, multi, x_BTD = built(2), built(HEADS), noise(2, 7, WIDTH)
     q_HKD, k_GKD, v_GKD = grouped.qkv.weight.unflatten(0, (-1, HEAD_DIM)).split((HEADS, 2, 2))
     q_HK, k_GK, v_GK = grouped.qkv.bias.unflatten(0, (-1, HEAD_DIM)).split((HEADS, 2, 2))
@@ -142,10 +142,10 @@ def test_normalised_queries_and_keys_are_the_models_norm() -> None:
 
 
 def test_a_full_cache_refuses_one_token_more() -> None:
-    # torch would write a single token into no room at all without a word.
+    # torch would silently drop a single token.
     cache = LayerCache(torch.zeros(1, 1, 3, 2, HEAD_DIM))
     cache.append(noise(1, 1, 3, HEAD_DIM), noise(1, 1, 3, HEAD_DIM))
-    with pytest.raises(ValueError, match="4 tokens for a cache with room for 3"):
+    with pytest.raises(ValueError, match="4 tokens do not fit a cache with room for 3"):
         cache.append(noise(1, 1, 1, HEAD_DIM), noise(1, 1, 1, HEAD_DIM))
 
 

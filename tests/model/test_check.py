@@ -1,4 +1,4 @@
-"""The checks themselves: a model that is broken on purpose must fail the right one."""
+"""The checks: a model broken on purpose must fail the right one."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def test_a_sound_model_passes():
 
 def test_rotating_by_head_is_found(monkeypatch):
     rotate = RoPE.rotate
-    # The mistake that was published: heads where time should be.
+    # The published mistake: heads in the place of time.
     by_head = lambda self, x, start: rotate(self, x.transpose(1, 2), 0).transpose(1, 2)  # noqa: E731
     monkeypatch.setattr(RoPE, "rotate", by_head)
     assert failed() & {"order", "shift", "relative_shift", "order_sensitivity"}

@@ -1,6 +1,6 @@
-"""What torch.compile makes of the model and its loss: one graph, the same numbers, no atomic additions.
+"""The model and its loss under torch.compile: one graph, the same numbers, no atomic additions.
 
-In processes of their own, since what checks the shapes in a test run cannot be compiled.
+Each runs in its own process, as the shape checks of a test run cannot be compiled.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The whole network against transformers' GPT-2 and Llama, and its own promises."""
+"""The network against transformers' GPT-2 and Llama, and its own promises."""
 
 import itertools
 
@@ -14,7 +14,7 @@ LLAMA = {"norm": "rmsnorm", "position": "rope", "mlp": "swiglu", "bias": False}
 
 
 def theirs_of(model: GPT):
-    """Build transformers' model of the same shape with the same weights, and the names that map to ours."""
+    """Build transformers' model with the same shape and weights, and the names that map to ours."""
     import transformers
 
     c = model.config
@@ -68,7 +68,7 @@ def theirs_of(model: GPT):
 
 
 def qkv_of(theirs, layer: int, kind: str) -> Tensor:
-    """Stack Llama's three projections, or their gradients, as our one."""
+    """Stack Llama's three projections, or their gradients, into our single one."""
     attention = theirs.model.layers[layer].self_attn
     parts = [getattr(attention, f"{name}_proj").weight for name in "qkv"]
     return torch.cat([part.grad if kind == "grad" else part.data for part in parts])
@@ -83,7 +83,7 @@ def qkv_of(theirs, layer: int, kind: str) -> Tensor:
 def test_logits_and_gradients_are_those_of_transformers(switches, tied):
     torch.manual_seed(0)
     ours = GPT(ModelConfig(**SHAPE, **switches, tie_embeddings=tied))
-    for parameter in ours.parameters():  # gains and biases too: at their first values they hide mistakes
+    for parameter in ours.parameters():  # gains and biases too, whose initial values hide mistakes
         parameter.data += 0.1 * torch.randn_like(parameter)
     theirs, names = theirs_of(ours)
     own, other = dict(ours.named_parameters()), dict(theirs.named_parameters())

@@ -1,4 +1,4 @@
-"""Which kernel computes attention: a fused one wherever there is one, and never one that plans for every length."""
+"""The kernel of attention: a fused one wherever possible, and never one that plans for every length."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ FORMATS = [torch.float32, torch.bfloat16, torch.float16]
 
 
 class Operators(TorchDispatchMode):
-    """Notes the names of torch's operators as they are called."""
+    """Records the names of torch's operators as they are called."""
 
     def __init__(self):
         super().__init__()

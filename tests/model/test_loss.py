@@ -21,7 +21,7 @@ def inputs(*, scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def whole_loss(x_BTD: Tensor, weight_VD: Tensor, targets_BT: Tensor, cap: float | None = None) -> Tensor:
-    """All logits at once, through torch's own loss."""
+    """Compute the loss from all logits at once, with torch."""
     logits_BTV = F.linear(x_BTD, weight_VD)
     if cap is not None:
         logits_BTV = cap * torch.tanh(logits_BTV / cap)
@@ -29,13 +29,13 @@ def whole_loss(x_BTD: Tensor, weight_VD: Tensor, targets_BT: Tensor, cap: float 
 
 
 def gradients(total: Tensor, *of: Tensor) -> list[Tensor]:
-    # A scale that is not one, as a micro-batch's share or a gradient scaler brings.
+    # A scale other than one, as from a micro-batch's share or a gradient scaler.
     return list(torch.autograd.grad(total * 0.37, of))
 
 
 @pytest.fixture(params=[1, 64], ids=["as it is", "padded"], autouse=True)
 def multiple(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fill up the head's rows on a CPU, too, as on a GPU."""
+    """Pad the head's rows on a CPU as on a GPU."""
     monkeypatch.setitem(loss.HEAD_MULTIPLE, "cpu", request.param)
 
 
@@ -96,7 +96,7 @@ def test_a_batch_of_targets_that_do_not_count() -> None:
 
 
 def test_in_float16_the_sum_over_a_chunk_does_not_overflow() -> None:
-    """A chunk of 4,096 equal targets before a wide hidden state: unscaled, its gradient's sum is over 65,504."""
+    """A chunk of 4,096 equal targets and large hidden states, whose unscaled gradient exceeds 65,504."""
     generator = torch.Generator().manual_seed(0)
     x_BTD = (20 + torch.randn(4, 1024, WIDTH, generator=generator)).requires_grad_()
     weight_VD = (0.01 * torch.randn(VOCABULARY, WIDTH, generator=generator)).requires_grad_()

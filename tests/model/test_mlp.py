@@ -19,7 +19,7 @@ def built(name: str, *, bias: bool) -> nn.Module:
 
 
 def product(layer: nn.Linear, x_BTD: Tensor) -> Tensor:
-    """A layer's product alone, without any activation behind it."""
+    """Multiply by a layer's matrix, without its activation."""
     return F.linear(x_BTD, layer.weight, layer.bias)
 
 

@@ -18,7 +18,7 @@ def randomised(name: str, *, bias: bool) -> nn.Module:
 
 @pytest.fixture
 def x_BTD() -> Tensor:
-    # An offset, or a norm that forgot the mean would pass for one that takes it off.
+    # With an offset, so that a norm that forgets to subtract the mean fails.
     return torch.randn(2, 5, WIDTH, generator=torch.Generator().manual_seed(0)) * 0.1 + 0.3
 
 

@@ -1,4 +1,4 @@
-"""Packed weights: the same numbers as without, in the model's own tensors, wherever torch has the products."""
+"""Packed weights: the same numbers and the model's own tensors, wherever torch has packed products."""
 
 import pytest
 import torch
@@ -42,14 +42,14 @@ def no_onednn(monkeypatch):
 
 
 def read_in_parts(model, ids):
-    """Read with a cache: a prompt, one token, and the rest."""
+    """Read a prompt, one token and the rest with a cache."""
     cache = model.new_cache(len(ids), 20)
     parts = [model.head(model.hidden(part, cache)) for part in (ids[:, :7], ids[:, 7:8], ids[:, 8:])]
     return torch.cat(parts, 1)
 
 
 def products_of(model):
-    """The layers, each of which multiplies with a copy; a tied head is one of them."""
+    """Return the layers that multiply with a copy, including a tied head."""
     return [module for module in model.modules() if isinstance(module, nn.Linear)]
 
 
@@ -88,10 +88,10 @@ def test_every_product_is_one_with_a_copy(model, ids, dtype):
     layers = products_of(twin)
     assert all(isinstance(layer, PackedLinear) for layer in layers)
     assert len(layers) == len(products_of(model)) + (model.unembed is None)
-    with torch.no_grad():  # throughout: a processor may have other kernels where gradients are kept
+    with torch.no_grad():  # throughout, as a processor may use other kernels with gradients
         expected = twin(ids)
         for layer in products_of(model):
-            layer.weight.zero_()  # which no copy sees
+            layer.weight.zero_()  # not seen by the copy
         if model.unembed is not None:
             assert torch.equal(twin(ids), expected)
 

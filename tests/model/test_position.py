@@ -23,7 +23,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 
 def rotate_slowly(x_BHTK: Tensor, start: int) -> Tensor:
-    """Turn every pair of channels as a complex number, by itself."""
+    """Rotate every pair of channels separately, as a complex number."""
     y_BHTK = torch.empty_like(x_BHTK)
     for t in range(x_BHTK.shape[2]):
         for i in range(HEAD_DIM // 2):
@@ -91,7 +91,7 @@ def test_a_hook_that_is_not_spoken_of_does_nothing(name: str, hook: str) -> None
 
 
 def test_the_test_run_checks_the_shapes_in_signatures() -> None:
-    # Which is the pytest option --jaxtyping-packages. A (batch, time, heads, channels) has the right number of
-    # axes, so that one is caught by what it does: see test_check.py.
+    # By the pytest option --jaxtyping-packages. It cannot catch (batch, time, heads, channels), which has the right
+    # number of axes; test_check.py catches its effect.
     with pytest.raises(TypeCheckError, match="x_BHTK"):
         built("rope").rotate(noise(2, 7, WIDTH), 0)

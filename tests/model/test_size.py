@@ -32,7 +32,7 @@ def test_a_tied_head_counts_once() -> None:
 
 
 def test_flops_of_gpt2_small_are_palms() -> None:
-    # PaLM, appendix B: 6 N + 12 L H Q T, where N leaves out the lookups, the biases and the norms.
+    # PaLM, appendix B: 6 N + 12 L H Q T, where N excludes lookups, biases and norms.
     matrices = 12 * 12 * 768**2 + 50257 * 768
     assert measure(ModelConfig()).flops_per_token == 6 * matrices + 12 * 12 * 12 * 64 * 1024
 

@@ -170,7 +170,7 @@ def test_hours_energy_and_cost(run: Path) -> None:
     assert "| hardware | 8 x NVIDIA A100-SXM4-80GB |" in text
     assert f"| energy | about {8 * hours * 0.4:.2g} kWh (estimated) |" in text
     assert f"| cost | about {8 * hours * 1.5:.2g} US dollars (estimated) |" in text
-    assert "assumed are 400 W for each GPU, its limit, at all times" in text
+    assert "assuming 400 W for each GPU, its power limit, at all times" in text
 
 
 def test_what_is_not_known_is_not_told(run: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is known of a model by its files, and what is not."""
+"""What a model's files say about it, and what they do not."""
 
 import json
 import shutil

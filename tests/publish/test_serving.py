@@ -1,4 +1,4 @@
-"""The servers of docs/serving.md, started as it says, against what `gptlab sample` writes."""
+"""The servers of docs/serving.md, started as it says, compared with `gptlab sample`."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def free_port() -> str:
 
 @contextmanager
 def served(words: list[str], path: str, tmp_path: Path) -> Iterator[Callable[[str, dict[str, Any]], Any]]:
-    """Start a server, and yield what asks it; `path` answers as soon as it is up."""
+    """Start a server and yield a function that queries it; `path` answers as soon as it is up."""
     port = words[words.index("--port") + 1]
     script = Path(sys.executable).with_name(words[0])
     program = [str(script)] if script.exists() else [sys.executable]

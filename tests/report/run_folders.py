@@ -76,11 +76,11 @@ def write_run(
 
 
 class Page(HTMLParser):
-    """What a browser would see: tags, what they load, the cells of tables, the samples."""
+    """What a browser would see: tags, what they load, where links lead, the cells of tables, the samples."""
 
     def __init__(self, text):
         super().__init__()
-        self.tags, self.loads, self.tables, self.samples, self.words = [], [], [], [], []
+        self.tags, self.loads, self.links, self.tables, self.samples, self.words = [], [], [], [], [], []
         self.open = []
         self.feed(text)
         self.close()
@@ -88,7 +88,11 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
         self.tags.append(tag)
-        self.loads += [attrs[key] for key in ("src", "srcset", "href", "data", "action") if key in attrs]
+        found = [attrs[key] for key in ("src", "srcset", "href", "data", "action") if key in attrs]
+        if tag == "a":
+            self.links += found
+        else:
+            self.loads += found
         if tag not in ("img", "meta", "source"):
             self.open.append(tag)
         if tag == "table":
@@ -105,7 +109,7 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         self.words.append(data)
-        if self.open and self.open[-1] in ("td", "th"):
+        if self.open and not {"td", "th"}.isdisjoint(self.open):
             self.tables[-1][-1][-1] += data
         elif (
             "div" in self.open and self.open[-1] in ("div", "b") and self.samples and "table" not in self.open

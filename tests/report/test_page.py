@@ -7,20 +7,24 @@ import pytest
 
 from gptlab.errors import ConfigError
 from gptlab.report.page import (
-    DARK,
-    LIGHT,
-    LINES,
     Chart,
     Curve,
     amount,
+    commands,
+    details,
     draw,
+    figure,
     heading,
+    link,
     page,
     paragraph,
     samples,
     table,
+    tiles,
     write,
 )
+from gptlab.report.picture import LINES
+from gptlab.report.theme import DARK, LIGHT
 
 X = np.linspace(0, 1e6, 30)
 
@@ -53,6 +57,13 @@ def test_every_function_escapes():
     evil = "<i>&\"'"
     safe = "&lt;i&gt;&amp;&quot;&#x27;"
     pieces = [heading(evil), paragraph(evil), paragraph(evil, "note"), table([evil], [[evil]])]
+    pieces += [
+        link(evil, "a"),
+        link("a", evil),
+        tiles([(evil, evil, evil)]),
+        details(evil, ""),
+        commands([evil]),
+    ]
     pieces += [samples([{"prompt": evil, "text": evil}]), page(evil, evil, {evil: ""})]
     for piece in pieces:
         assert safe in piece
@@ -73,14 +84,15 @@ def test_a_table_may_be_empty_but_not_ragged():
 
 
 @pytest.mark.parametrize("style", LINES)
-def test_every_kind_of_line_is_visible_on_both_papers(style):
+def test_every_kind_of_line_is_visible(style):
     picture = draw(chart(Curve(0, X, X, style)))
     empty = draw(chart())
-    for drawn, blank, theme in ((picture.light, empty.light, LIGHT), (picture.dark, empty.dark, DARK)):
-        assert pixels(drawn).shape == (840, 1600, 4)
-        paper = [int(theme.paper[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-        assert pixels(drawn)[0, 0, :3] == pytest.approx(paper, abs=1e-6)
-        assert np.abs(pixels(drawn)[150:700, 150:] - pixels(blank)[150:700, 150:]).mean() > 1e-4
+    assert pixels(picture.light).shape == (840, 1600, 4)
+    assert pixels(picture.light)[0, 0] == pytest.approx([1, 1, 1, 1])
+    assert pixels(picture.small)[0, 0, 3] == 0, "the page's own paper shows through"
+    for drawn, blank in ((picture.light, empty.light), (picture.small, empty.small)):
+        inside = np.s_[len(pixels(drawn)) // 6 : -len(pixels(drawn)) // 6, 150:]
+        assert np.abs(pixels(drawn)[inside] - pixels(blank)[inside]).mean() > 1e-4
 
 
 def test_labels_are_shown_as_they_are():
@@ -116,9 +128,10 @@ def test_labels_of_lines_near_each_other_stand_apart():
 def test_references_and_bands_are_drawn():
     plain = draw(chart(Curve(0, X, X))).light
     assert draw(chart(Curve(0, X, X), references=[("chance", 5e5)])).light != plain
-    assert draw(chart(Curve(0, X, X, error=X / 10))).light != plain
+    assert draw(chart(Curve(0, X, X, low=0.9 * X, high=1.1 * X))).light != plain
     one, frame = X[-1:], {"low": 0, "high": 2e6}
-    alone = [draw(chart(Curve(0, one, one, "line and points", error=e), **frame)) for e in (None, one / 2)]
+    bands = ({}, {"low": one / 2, "high": 1.5 * one})
+    alone = [draw(chart(Curve(0, one, one, "line and points", **band), **frame)) for band in bands]
     assert np.count_nonzero(pixels(alone[0].light) != pixels(alone[1].light)) > 500
 
 
@@ -130,8 +143,21 @@ def test_the_style_has_its_colours():
     text = page("title", "lead", {})
     assert LIGHT.paper in text
     assert DARK.faint in text
-    assert "LIGHT_" not in text
-    assert "DARK_" not in text
+    assert all(colour in text for colour in (*LIGHT.curves, *DARK.curves))
+
+
+def test_a_picture_that_is_not_drawn_has_no_image():
+    picture = draw(chart(Curve(0, X, X)), pictures=False)
+    assert (picture.light, picture.small) == (b"", b"")
+    assert "<noscript>" not in figure(picture)
+    assert "<noscript>" in figure(draw(chart(Curve(0, X, X))))
+
+
+def test_a_page_loads_itself_anew_only_when_asked():
+    assert 'http-equiv="refresh"' not in page("title", "lead", {})
+    assert '<noscript><meta http-equiv="refresh" content="5"></noscript>' in page(
+        "title", "lead", {}, reload_s=5
+    )
 
 
 def test_files_are_whole_or_not_there(tmp_path):

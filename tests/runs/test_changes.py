@@ -1,4 +1,4 @@
-"""What a run was trained under, against runs that are acted out step by step."""
+"""The settings of a run, against runs simulated step by step."""
 
 import random
 from itertools import pairwise
@@ -12,14 +12,14 @@ Row = dict[str, Any]
 
 
 def acted(seed: int) -> tuple[Row, list[Row], dict[int, float]]:
-    """Act out a run of several starts: config.toml at its end, its events, and the rate of each step that counts."""
+    """Simulate a run of several starts: its final config.toml, its events, and the rate of each step that counts."""
     draw = random.Random(seed)
     config = {"optim.lr": 0.0}
     events: list[Row] = []
     done: dict[int, float] = {}
     for start in range(draw.randint(1, 8)):
         lr = float(draw.randint(0, 2)) if start else 0.0
-        step = draw.choice([0, *done]) if start else 0  # the newest checkpoint, wherever that is
+        step = draw.choice([0, *done]) if start else 0  # the newest checkpoint, wherever it is
         if start:
             changed = {"optim.lr": [config["optim.lr"], lr]} if lr != config["optim.lr"] else {}
             events.append({"event": "resume", "step": step, "changed": changed})

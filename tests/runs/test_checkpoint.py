@@ -1,4 +1,4 @@
-"""Checkpoint folders: every kind of damage is named, and the one before is used."""
+"""Checkpoint folders: every kind of damage is reported, and the previous one is used."""
 
 import json
 
@@ -81,7 +81,7 @@ def test_a_damaged_newest_one_is_named_and_the_one_before_used(tmp_path, kind):
     assert "step_00000002" in line
     assert words in line
     assert "earlier" in line or kind in ("state missing", "an empty folder")
-    save(tmp_path, 2)  # and the same step can be saved again over it
+    save(tmp_path, 2)  # and the same step can be saved over it
     assert checkpoint.newest(tmp_path, told.append).state["step"] == 2
     assert len(told) == 1
 

@@ -1,4 +1,4 @@
-"""metrics.jsonl: append only, each step once for a reader, damage named."""
+"""metrics.jsonl: append only, each step read once, damage reported."""
 
 import json
 import math
@@ -32,7 +32,7 @@ def test_a_half_written_last_line_is_taken_away(tmp_path):
 
 
 def test_what_a_power_cut_leaves_at_the_end_is_taken_away(tmp_path):
-    """Blocks that the file was already given, and no content yet."""
+    """Blocks allocated to the file, but not written."""
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"kind": "step", "step": 1}\n' + b"\0" * 4096)
     assert [row["step"] for row in read_rows(path)] == [1]
@@ -142,7 +142,7 @@ def test_another_process_adds_a_row_while_the_run_writes(tmp_path):
         log.write("step", step=1, loss=2.0)
         append_row(path, "eval", SCORE, "me")
         log.write("step", step=2, loss=1.0)
-        with MetricsLog(path):  # a run that is started takes none of it away
+        with MetricsLog(path):  # starting a run removes none of it
             append_row(path, "eval", {**SCORE, "n": 5}, "me")
     rows = read_rows(path)
     assert [(row["kind"], row["step"]) for row in rows] == [

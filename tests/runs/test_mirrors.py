@@ -100,7 +100,7 @@ def test_a_mirror_that_fails_does_not_stop_the_run(train, tmp_path, monkeypatch,
     facts = train(tmp_path / "run", {"mirror": {"to": ("wandb",)}})
     assert facts["status"] == "finished"
     said = capsys.readouterr().out
-    assert said.count("mirror wandb: ConnectionError: no route to host; the run goes on without it") == 1
+    assert said.count("mirror wandb: ConnectionError: no route to host; the run continues without it") == 1
 
 
 def test_one_that_cannot_begin_is_let_go(tmp_path):
@@ -113,7 +113,7 @@ def test_one_that_cannot_begin_is_let_go(tmp_path):
         patch.setitem(mirrors.MIRRORS, "wandb", refuse)
         with Mirrors(MirrorConfig(to=("wandb",)), told, complaints.append) as shown:
             shown.write({"kind": "step", "step": 1, "loss": 1.0})
-    assert complaints == ["mirror wandb: OSError: no room; the run goes on without it"]
+    assert complaints == ["mirror wandb: OSError: no room; the run continues without it"]
 
 
 def test_a_missing_package_is_said_before_the_start(train, tmp_path, monkeypatch):

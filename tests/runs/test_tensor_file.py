@@ -1,4 +1,4 @@
-"""Our safetensors files are, byte for byte, those of the format's own library."""
+"""Our safetensors files equal those of the format's library, byte for byte."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Time and steps: plans by a clock of our own, and runs that keep to hours."""
+"""Time and steps: plans with a simulated clock, and runs of a number of hours."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from gptlab.train.config import TrainConfig
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that only the test moves; `clock[0]` is its time in seconds."""
+    """A clock that only the test advances; `clock[0]` is its time in seconds."""
     now = [1000.0]
     monkeypatch.setattr(plans.time, "monotonic", lambda: now[0])
     return now
@@ -28,7 +28,7 @@ def budget(hours=1.0, warmup_steps=0, *, evaluate_every=100, again=False, **trai
 
 
 def run(budget, clock, steps, step_s, *, start=0, evaluate_every=100, evaluation_s=0.0):
-    """Take steps as the loop does, up to the end of the plan at most; return the last one and the plans made."""
+    """Take steps as the loop does, until the plan ends or earlier; return the last step and the plans made."""
     made, step = [], start
     while not budget.over(step) and step < steps:
         due = step % evaluate_every == 0
@@ -161,7 +161,7 @@ HOURS = {"train": {"steps": None, "hours": 3 / 3600}, "optim": {"lr": 1e-3}}
 
 @pytest.fixture
 def even(monkeypatch):
-    """All steps take a twentieth of a second, as far as the budget can tell; calls `even[n]` before the n-th ends."""
+    """Make the budget see steps of a twentieth of a second; call `even[n]` before the n-th one ends."""
     calls = {}
     note = Budget.note_step
 
@@ -188,7 +188,7 @@ def test_a_run_of_hours_decays_to_the_end(train, tmp_path, capsys, even):
     assert rows(tmp_path / "run", "val")[-1]["step"] == len(steps)
     told = capsys.readouterr().out
     assert "as many steps as fit into 0.000833333 h" in told
-    assert f"the time suffices for {planned[-1]:,} steps" in told
+    assert f"{planned[-1]:,} steps fit into the time" in told
 
 
 def test_a_run_of_hours_is_taken_up_with_its_plan(train, tmp_path, capsys, even):
@@ -213,9 +213,9 @@ def test_replan_is_measured_anew_in_a_run(train, tiny_recipe, tmp_path, capsys, 
     even.clear()
     capsys.readouterr()
     assert run.train([tiny_recipe], tmp_path / "run", HOURS, replan=True)["status"] == "finished"
-    assert "it will be measured anew" in capsys.readouterr().out
+    assert "a new plan will be made" in capsys.readouterr().out
     plans = [row["step"] for row in rows(tmp_path / "run", "event") if row["event"] == "plan"]
-    assert 30 + UNTYPICAL + 1 in plans  # by then a tenth of the time left is gone
+    assert 30 + UNTYPICAL + 1 in plans  # by then a tenth of the remaining time is gone
 
 
 def test_replan_without_hours_is_refused(tiny_recipe, tmp_path):

@@ -1,4 +1,4 @@
-"""What of a step goes on record, and by whom."""
+"""What is recorded about a step, and by which process."""
 
 import json
 from types import SimpleNamespace
@@ -28,7 +28,7 @@ def recorded(log, rank=0, peak_flops=8e6):
 def test_the_row_of_a_step(tmp_path, peak, mfu):
     with MetricsLog(tmp_path / "metrics.jsonl") as log:
         recorded(log, peak_flops=peak).step(5, 500, Gradient(2.5, float("inf")), lr=1e-3, step_s=0.5)
-    # 100 tokens in half a second are 200 a second, 2e6 FLOP/s.
+    # 100 tokens in half a second make 200 tokens/s and 2e6 FLOP/s.
     row = {"kind": "step", "step": 5, "tokens": 500, "loss": 2.5, "grad_norm": None, "lr": 1e-3}
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {
         **row,

@@ -1,7 +1,7 @@
-"""Several processes on one machine: the same losses as one, also where the batch does not divide by them."""
+"""Several processes on one machine: the same losses as one process, even if they do not divide the batch."""
 
 import pytest
-from real_runs import command, finish, launcher, rows
+from real_runs import command, finish_together, rows
 
 STEPS = 20
 FLAGS = ("--train.steps", STEPS, "--eval.every-steps", 10, "--optim.lr", "1e-3")
@@ -11,7 +11,7 @@ FLAGS = ("--train.steps", STEPS, "--eval.every-steps", 10, "--optim.lr", "1e-3")
 def runs(tiny_recipe, tmp_path_factory):
     folder = tmp_path_factory.mktemp("distributed")
     for n in (1, 2, 3):
-        finish([*(launcher(n) if n > 1 else ()), *command(tiny_recipe, folder / str(n), *FLAGS)])
+        finish_together(n, command(tiny_recipe, folder / str(n), *FLAGS))
     return {n: folder / str(n) for n in (1, 2, 3)}
 
 
@@ -34,7 +34,7 @@ def test_evaluations_are_those_of_one_process(runs, processes):
     assert [row["bits_per_byte"] for row in got] == pytest.approx(
         [row["bits_per_byte"] for row in expected], rel=1e-5
     )
-    # Not the accuracy: some items have an ending twice, and rounding decides between the two.
+    # Not the accuracy, as some items have equal endings and rounding decides between them.
     scored = rows(runs[processes], "eval")
     assert [row["n"] for row in scored] == [7, 7, 7]
     margins = [row["margin"] for row in rows(runs[1], "eval")]

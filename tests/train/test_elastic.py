@@ -1,10 +1,10 @@
-"""Runs that go on with other processes, other portions or on another device: the same samples, the same losses."""
+"""Runs that continue with other processes, batches or devices: the same samples, the same losses."""
 
 import json
 import shutil
 
 import pytest
-from real_runs import command, finish, launcher, rows
+from real_runs import command, finish, finish_together, rows
 
 from gptlab.train.slices import Slices
 
@@ -18,7 +18,7 @@ WORDS = (
 
 
 def stopped(run, step, out):
-    """Copy a run as it would be, had it ended after a step."""
+    """Copy a run as if it had ended after a step."""
     shutil.copytree(run, out)
     for folder in (out / "checkpoints").iterdir():
         if folder.name > f"step_{step:08d}":
@@ -70,20 +70,20 @@ def test_the_samples_are_asked_for_in_the_same_order(one, train, tmp_path, monke
             stopped(one, 60, tmp_path / str(micro_batch)),
             {**FLAGS, "train": {**SAVED, "micro_batch": micro_batch}},
         )
-        del asked[micro_batch][20 * 8 :]  # what was read ahead of the end
+        del asked[micro_batch][20 * 8 :]  # read ahead of the end
         assert asked[micro_batch] == list(range(60 * 8, 80 * 8))
 
 
 @pytest.mark.slow
 def test_other_numbers_of_processes(one, tiny_recipe, train, tmp_path):
-    """From 1 to 2, from 2 to 3, whose shares of the 8 sequences are unequal, and from 3 back to 1."""
+    """From 1 to 2 to 3, whose shares of the 8 sequences are unequal, and from 3 back to 1."""
     before = one
     for after, processes in ((20, 2), (40, 3), (60, 1)):
         out = stopped(before, after, tmp_path / str(processes))
         if processes == 1:
             train(out, FLAGS)
         else:
-            finish([*launcher(processes), *command(tiny_recipe, out, *WORDS)])
+            finish_together(processes, command(tiny_recipe, out, *WORDS))
         resumed = [row for row in rows(out, "event") if row["event"] == "resume"][-1]
         assert (resumed["step"], resumed["processes"]) == (after, processes)
         agree(out, before, after)

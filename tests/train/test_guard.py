@@ -1,4 +1,4 @@
-"""Bad steps: told from good ones, counted, and gone back over with their samples."""
+"""Bad steps: detected, counted, and undone with their samples skipped."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ def gradient(loss, norm=1.0, **more):
 
 @pytest.fixture
 def guard():
-    """One that has seen a window of losses near 3."""
+    """A guard that has seen a window of losses near 3."""
     guard = Guard(GuardConfig(patience=3))
     for step in range(WINDOW):
         assert guard.judge(gradient(3 + 0.02 * math.sin(step)), step=step, sample=8 * step) is None
@@ -29,7 +29,7 @@ def guard():
 
 
 def test_what_is_far_above_is_bad_and_the_rest_is_not(guard):
-    assert guard.judge(gradient(3.4), step=200, sample=0) is None  # far in deviations, but not half a nat
+    assert guard.judge(gradient(3.4), step=200, sample=0) is None  # many deviations, but less than half a nat
     assert guard.judge(gradient(0.1), step=201, sample=0) is None
     assert "far above the 3.0" in guard.judge(gradient(9.0), step=202, sample=1616)
     assert (guard.bad, guard.since, guard.skipped) == (1, (202, 1616), 0)
@@ -39,8 +39,8 @@ def test_a_new_run_may_do_what_it_likes_but_be_finite():
     guard = Guard(GuardConfig())
     assert guard.judge(gradient(10.9), step=0, sample=0) is None
     assert guard.judge(gradient(50.0), step=1, sample=8) is None
-    assert guard.judge(gradient(math.nan), step=2, sample=16) == "loss or gradient is not finite"
-    assert guard.judge(gradient(3.0, math.inf), step=3, sample=24) == "loss or gradient is not finite"
+    assert guard.judge(gradient(math.nan), step=2, sample=16) == "the loss or gradient is not finite"
+    assert guard.judge(gradient(3.0, math.inf), step=3, sample=24) == "the loss or gradient is not finite"
     assert (guard.bad, guard.skipped) == (2, 2)
 
 

@@ -1,4 +1,4 @@
-"""Stopping: who is heard, and that all processes leave a work at the same moment, whatever happens in it."""
+"""Stopping: which requests count, and that all processes leave work at the same moment, whatever happens."""
 
 import signal
 import subprocess
@@ -16,11 +16,11 @@ from gptlab.train.interrupt import SIGNALS, Interrupt, together
 
 
 class Alone(BaseException):
-    """A vote with somebody who has gone, for whom processes would wait for ever."""
+    """A vote with a process that has left, for which others would wait forever."""
 
 
 class Room:
-    """Where the threads of a test vote as processes do."""
+    """Lets the threads of a test vote as processes do."""
 
     def __init__(self, size):
         self.size, self.votes, self.totals, self.round, self.left = size, {}, [], 0, False
@@ -48,7 +48,7 @@ class Room:
 
 
 class Wish(Interrupt):
-    """Somebody who wants to stop after having been asked so many times."""
+    """An interrupt that wants to stop after a number of queries."""
 
     def __init__(self, after):
         super().__init__()
@@ -59,7 +59,7 @@ class Wish(Interrupt):
         return self.after < 0
 
 
-class Stopped(Exception):  # noqa: N818 (how evaluations leave when they are told to)
+class Stopped(Exception):  # noqa: N818 (how evaluations leave when told to)
     pass
 
 
@@ -145,7 +145,7 @@ def test_the_clock_is_heard_in_time_to_save(monkeypatch):
     assert one.wanted()
     assert one.reason == "the time given with --max-hours is used up"
     one.reserve_s = 0
-    assert one.wanted()  # who has said it once does not take it back
+    assert one.wanted()  # a request stays
     assert not never.wanted()
 
 
@@ -158,7 +158,7 @@ def test_signals_are_wishes_while_somebody_listens(number):
         assert listening.wanted()
         assert listening.reason == signal.Signals(number).name
         if number != signal.SIGINT:
-            signal.raise_signal(number)  # a second one of these changes nothing
+            signal.raise_signal(number)  # a second one changes nothing
         else:
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(number)
@@ -173,7 +173,7 @@ def test_in_another_thread_nobody_listens():
     assert found == [False]
 
 
-# A run that is in the middle of a step, with a save under way, and comes to the end of neither.
+# A run in the middle of a step and a save, neither of which ends.
 STUCK = """
 import sys, threading, time
 from gptlab import cli

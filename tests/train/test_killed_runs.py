@@ -33,9 +33,9 @@ def test_weights_and_metrics_are_those_of_a_run_left_alone(kills, tiny_recipe, t
     while killed < kills:
         process = start(words)
         try:
-            # Half of the time is the start-up, in which there is little to lose.
+            # Half of the time is start-up, when there is little to lose.
             _, said = process.communicate(timeout=draw.uniform(0.4, 0.9) * whole_s)
-            # Finished before it could be killed so often: the next one begins anew.
+            # Finished before enough kills: start a new run.
             assert process.returncode == 0, said
             same(broken, whole)
             shutil.rmtree(broken)

@@ -1,4 +1,4 @@
-"""The loop: what it writes, what it survives, and that portions do not matter."""
+"""The loop: what it writes, what it survives, and that batches of any size give the same run."""
 
 import json
 import math
@@ -86,7 +86,7 @@ def test_number_formats_train_alike(train, tmp_path, dtype):
 
 @pytest.mark.parametrize("dtype", ["tf32", "bfloat16", "float16"])
 def test_every_number_format_continues_exactly(train, tmp_path, dtype):
-    """As a run does that was killed after its checkpoint of step 5; float32 is in test_resume.py."""
+    """As after a kill past the checkpoint of step 5; float32 is in test_resume.py."""
     flags = {"train": {"dtype": dtype, "save_every_steps": 5, "keep": 9}}
     train(tmp_path / "whole", flags)
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
@@ -103,7 +103,7 @@ def test_every_number_format_continues_exactly(train, tmp_path, dtype):
 
 
 def test_checkpoints_by_the_clock(train, tmp_path, monkeypatch):
-    """Every 15 minutes, from whatever checkpoint came last; here a step takes seven."""
+    """Every 15 minutes since the last checkpoint; here a step takes seven."""
     clock, update = SimpleNamespace(now=0.0, monotonic=lambda: clock.now), Updater.update
 
     def slow(self, gradient):
@@ -146,7 +146,7 @@ def build(tiny_recipe, out, flags=None):
 
 
 class TooLarge(torch.nn.Module):
-    """An objective for which memory runs out above two sequences."""
+    """An objective that runs out of memory above two sequences."""
 
     def __init__(self, objective):
         super().__init__()
@@ -185,7 +185,7 @@ def test_updates_that_are_not_finite_are_skipped_then_refused(train, tmp_path, m
 def test_a_remarkable_rate_is_told_before_the_start(train, tmp_path, capsys):
     train(tmp_path / "run", {"train": {"steps": 2}, "optim": {"lr": 0.1}})
     told = capsys.readouterr().out
-    assert "warning: optim.lr = 0.1: models of 34.7k parameters are trained with" in told
+    assert "warning: optim.lr = 0.1: models of 34.7k parameters train with" in told
     assert told.index("warning: ") < told.index("step 0 | val")
 
 
@@ -251,7 +251,7 @@ def test_a_launcher_does_not_start_again_what_was_asked_to_stop(train, tmp_path,
         assert rows(out, "step") == before
     assert train(out)["status"] == "finished"
     assert rows(out, "step")[-1]["step"] == 12
-    with monkeypatch.context() as patch:  # what died is started again, whatever it had been asked before
+    with monkeypatch.context() as patch:  # a process that died is restarted, whatever it was asked before
         patch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
         assert train(out)["status"] == "finished"
 

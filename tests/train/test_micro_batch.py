@@ -27,7 +27,7 @@ def test_sizes(share, most, size):
 
 
 def memory(each, fixed, there):
-    """What a pass takes on a device of so much memory; more raises."""
+    """Simulate a pass on a device with a limited memory; larger ones raise."""
 
     def peak(rows):
         if fixed + rows * each > there:

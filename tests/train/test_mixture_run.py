@@ -1,11 +1,11 @@
-"""Runs on a mixture: drawn alike after an interruption and by any number of processes, each set measured."""
+"""Runs on a mixture: the same draws after an interruption and by any number of processes, each set evaluated."""
 
 import hashlib
 import json
 import shutil
 
 import pytest
-from real_runs import command, finish, launcher
+from real_runs import command, finish_together
 
 from gptlab import recipe, run
 from gptlab.data.prepare.prepare import prepare
@@ -15,7 +15,7 @@ from gptlab.runs.metrics import read_rows
 
 @pytest.fixture(scope="module")
 def mixture(tiny_recipe, tiny_data, tmp_path_factory):
-    """A recipe of the tiny set and another, three to one."""
+    """A recipe that mixes the tiny set and another, three to one."""
     folder = tmp_path_factory.mktemp("mixture")
     lines = (
         json.dumps({"text": f"{seed} words, then {seed + 1} words. " * 8}) + "\n" for seed in range(900, 940)
@@ -43,7 +43,7 @@ def test_a_resumed_run_draws_as_one_that_was_left_alone(mixture, tmp_path, torch
     run.train(mixture, tmp_path / "whole", {})
     flags = {"train": {"save_every_steps": 5}}
     run.train(mixture, tmp_path / "broken", flags)
-    for step in (6, 7, 8, 9, 10, 11, 12):  # as if it had been killed after its checkpoint of step 5
+    for step in (6, 7, 8, 9, 10, 11, 12):  # as if killed after its checkpoint of step 5
         shutil.rmtree(tmp_path / "broken" / "checkpoints" / f"step_{step:08d}", ignore_errors=True)
     shutil.rmtree(tmp_path / "broken" / "checkpoints" / "step_00000008", ignore_errors=True)
     run.train(mixture, tmp_path / "broken", flags)
@@ -61,8 +61,8 @@ def test_the_sets_are_told_apart(mixture, tmp_path, torch_settings, capsys):
         assert row["bits_per_byte"] > 0
     assert validations[0]["loss"] > validations[-1]["loss"]
     said = capsys.readouterr().out
-    assert f"data: 75 % of it from {sets[0].path}, " in said
-    assert f"data: 25 % of it from {sets[1].path}, " in said
+    assert f"data: 75 % from {sets[0].path}, " in said
+    assert f"data: 25 % from {sets[1].path}, " in said
     assert list(facts["epochs"]) == [part.path for part in sets]
     assert all(0 < epochs < 1 for epochs in facts["epochs"].values())
 
@@ -88,6 +88,7 @@ def test_a_set_that_is_seen_too_often_is_named(mixture, tmp_path, torch_settings
         [mixture[0], tmp_path / "often.toml"],
         tmp_path / "run",
         {"train": {"steps": 300}, "eval": {"tasks": ()}},
+        max_hours=0,
     )
     said = capsys.readouterr().out
     assert f"warning: over 4 epochs of {recipe.load(mixture).data.parts[1].path}" in said
@@ -97,5 +98,5 @@ def test_a_set_that_is_seen_too_often_is_named(mixture, tmp_path, torch_settings
 def test_several_processes_draw_what_one_draws(mixture, tmp_path, torch_settings):
     flags = {"optim": {"lr": 1e-3}}
     run.train(mixture, tmp_path / "one", flags)
-    finish([*launcher(3), *command(mixture, tmp_path / "three", "--optim.lr", "1e-3")])
+    finish_together(3, command(mixture, tmp_path / "three", "--optim.lr", "1e-3"))
     assert losses(tmp_path / "three") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)

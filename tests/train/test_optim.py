@@ -1,4 +1,4 @@
-"""The optimizer: torch's own with groups made by hand, and its state from one process to the next."""
+"""The optimizer: against a plain loop, and its state from one process to the next."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def gpt(**switches: object) -> GPT:
 
 
 def learn(model: GPT, optimizer: torch.optim.Optimizer, steps: range) -> None:
-    """Update by gradients that depend on the step alone: a model's own would make noise of rounding."""
+    """Update with gradients that depend on the step only; a model's own would amplify rounding."""
     for step in steps:
         set_rate(optimizer, 1 / (step + 1))
         draw = torch.Generator().manual_seed(step)
@@ -41,7 +41,7 @@ def weights(model: GPT) -> dict[str, Tensor]:
 
 
 def by_hand(model: GPT) -> torch.optim.Optimizer:
-    """AdamW's plain loop over parameters, with the decay of each written beside it."""
+    """AdamW as a plain loop over parameters, each with its own decay."""
     decayed = [
         "embed.weight",
         "position.weight",
@@ -147,7 +147,7 @@ def test_another_models_state_is_refused_by_name():
     with pytest.raises(CheckpointError, match=r"holds foreign\.weight/step.*another model's"):
         load_optimizer_state(optimizer, model, {**state, "foreign.weight/step": torch.zeros(())})
     missing = {name: value for name, value in state.items() if not name.startswith("norm.bias/")}
-    with pytest.raises(CheckpointError, match=r"what it should for norm\.bias"):
+    with pytest.raises(CheckpointError, match=r"does not fit norm\.bias"):
         load_optimizer_state(optimizer, model, missing)
 
 

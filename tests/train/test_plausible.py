@@ -1,4 +1,4 @@
-"""Warnings before a start: given where a recipe leaves what is known to train, and only there."""
+"""Warnings before a start: only for settings outside of what is known to train."""
 
 from pathlib import Path
 
@@ -30,9 +30,7 @@ def test_no_recipe_is_remarkable(file):
 
 def test_the_rate_at_which_a_users_model_was_lost():
     [line] = told(lr=4e-3)
-    assert line == (
-        "optim.lr = 0.004: models of 124M parameters are trained with 0.0003 to 0.0024; it may diverge"
-    )
+    assert line == ("optim.lr = 0.004: models of 124M parameters train with 0.0003 to 0.0024; it may diverge")
 
 
 @pytest.mark.parametrize(("parameters", "lr"), [(85e6, 6e-4), (1.3e9, 2e-4), (1.75e11, 6e-5), (175e9, 1.0)])
@@ -59,5 +57,5 @@ def test_a_decay_that_stops_half_way():
 
 def test_float16_where_there_is_something_better():
     [line] = told(dtype="float16")
-    assert line.startswith("train.dtype = float16: this device has bfloat16")
+    assert line.startswith("train.dtype = float16: this device supports bfloat16")
     assert told(dtype="float16", bfloat16=False) == []

@@ -41,7 +41,7 @@ def test_what_is_foretold_is_there_before_it_is_asked_for():
         assert ahead.ask(0, 4) == [0, 1, 2, 3]
         wait_for(lambda: len(reader.asked) == 3)
         assert reader.asked == [(0, 4), (4, 4), (8, 4)]
-        reader.release.clear()  # whatever comes now has been read
+        reader.release.clear()  # everything to come has been read
         assert ahead.ask(4, 4) == [4, 5, 6, 7]
         reader.release.set()
     assert all(name.startswith("read-ahead") for name in reader.threads)

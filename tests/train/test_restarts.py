@@ -1,27 +1,27 @@
-"""Processes that die under torchrun, which starts all of them anew: the run continues as if nothing had been."""
+"""Processes that die under torchrun, which restarts them all: the run continues as if nothing happened."""
 
 import os
 import signal
 import time
 
 import pytest
-from real_runs import command, finish, hashes, launcher, record, rows, start
+from real_runs import command, finish, finish_together, hashes, launcher, record, rows, start
 
 FLAGS = ("--train.steps", "200", "--train.save-every-steps", "7", "--eval.every-steps", "60")
 
-# Each process notes its number under that of the start and its rank.
+# Each process notes its number under its start and rank.
 NOTED = ("bash", "-c", 'echo $BASHPID > "$0/$TORCHELASTIC_RESTART_COUNT.$RANK"; exec "$@"')
 
 
 @pytest.fixture(scope="module")
 def whole(tiny_recipe, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "run"
-    finish([*launcher(2), *command(tiny_recipe, out, *FLAGS)])
+    finish_together(2, command(tiny_recipe, out, *FLAGS))
     return out
 
 
 def wait_for_steps(out, count, begun):
-    """Wait until the run, begun so many times, has recorded so many steps since."""
+    """Wait until the run, after a number of starts, has recorded a number of steps."""
     metrics, deadline = out / "metrics.jsonl", time.monotonic() + 300
     while time.monotonic() < deadline:
         lines = metrics.read_text().split('"event": "resume"') if metrics.exists() else []
@@ -33,7 +33,7 @@ def wait_for_steps(out, count, begun):
 
 @pytest.fixture
 def numbers(tmp_path):
-    """Where the processes note theirs."""
+    """The folder in which processes note their numbers."""
     folder = tmp_path / "numbers"
     folder.mkdir()
     return folder
@@ -70,12 +70,12 @@ def test_one_of_two_is_asked_to_stop_and_then_the_launcher(whole, tiny_recipe, t
     wait_for_steps(out, 16, 1)
     send(signal.SIGUSR1, numbers / "0.1")
     _, said = process.communicate(timeout=600)
-    assert process.returncode != 0  # torchrun has no code of its own for this
+    assert process.returncode != 0  # torchrun has no exit code for this
     assert "exitcode  : 75" in said
     stopped = (out / "latest").read_text().strip()
     assert "step_00000014" < stopped < "step_00000200"
     signals = [row for row in rows(out, "event") if row["event"] == "signal"]
-    # The launcher starts all anew, and they stop again without another step.
+    # The launcher restarts all, and they stop again without another step.
     assert [f"step_{row['step']:08d}" for row in signals] == [stopped] * 2
 
     process = start(words)

@@ -1,4 +1,4 @@
-"""A run that was killed and continued equals one that was left alone, bit for bit, through the real command."""
+"""A run that was killed and continued equals an uninterrupted one, bit for bit, through the real command."""
 
 import signal
 import time
@@ -36,7 +36,7 @@ def stop_at(step, arguments, out, number):
     ids=["eager", "compiled", "cuda"],
 )
 def test_killed_and_continued_equals_uninterrupted(tiny_recipe, tmp_path, flags):
-    # Long enough for the signal to arrive in the middle, and saved at steps that are not evaluated too.
+    # Long enough for the signal to arrive in the middle; also saved at steps without an evaluation.
     flags = (*flags, "--train.steps", "60", "--train.save-every-steps", "7", "--eval.every-steps", "20")
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     finish(command(tiny_recipe, whole, *flags), THREADS)

@@ -22,11 +22,11 @@ OPERATIONS = ("open", "write", "fsync", "mkdir", "rename", "replace", "unlink", 
 
 
 class Killed(BaseException):
-    """The process ends here: nothing that handles errors gets to run."""
+    """Ends the process: no error handling runs."""
 
 
 class Faults:
-    """Counts file operations, and lets one of them go wrong."""
+    """Counts file operations, and makes one of them fail."""
 
     def __init__(self, monkeypatch, at, fault):
         self.count = 0
@@ -72,7 +72,7 @@ def test_whatever_goes_wrong_the_newest_whole_checkpoint_loads(tmp_path, fault):
         assert found.model()["weight"].unique().tolist() == [float(found.state["step"])]
         for pointer in ("latest", "best"):
             assert not (run / pointer).exists() or checkpoint.pointed(run / pointer) is not None
-        save(run, 4)  # and what was left behind is in nobody's way
+        save(run, 4)  # and leftovers do no harm
         assert checkpoint.newest(run, complaints.append).state["step"] == 4
         assert checkpoint.pointed(run / "latest") == checkpoint.folder_of(run, 4)
         assert [
@@ -118,14 +118,14 @@ def test_a_full_disk_costs_a_checkpoint_and_no_training(train, tmp_path, monkeyp
 def test_a_last_checkpoint_that_cannot_be_written_is_an_error(train, tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "free_bytes", lambda folder: 10)
     with pytest.raises(
-        TrainError, match=r"step 12 could not be saved .* Mend the disk and run the same command again"
+        TrainError, match=r"step 12 could not be saved .* Fix the disk and run the same command again"
     ):
         train(tmp_path / "run", {"eval": {"every_steps": 50}})
     monkeypatch.undo()
 
 
 def test_what_a_checkpoint_takes_for_granted_is_on_the_disk_before_it(train, tmp_path, monkeypatch):
-    """A power cut would else leave a run that goes on after steps which its metrics have lost."""
+    """Else a power cut could leave a run that continues after steps missing from its metrics."""
     forced, sync, save_one = [0], MetricsLog.sync, checkpoint.save
 
     def noted(log):
@@ -158,7 +158,7 @@ def test_training_waits_for_the_copy_only(tmp_path, monkeypatch):
         saver.start({"step": 1}, model={"weight": weight}, optimizer={})
         assert begun.wait(60)
         assert saver.saved is None
-        weight += 1  # the next update does not change what is being saved
+        weight += 1  # the next update must not change what is being saved
         release.set()
         saver.wait()
         assert saver.saved == 1
@@ -190,7 +190,7 @@ def test_a_drive_that_is_full(train, small_disk, monkeypatch, checked):
         monkeypatch.setattr(storage, "free_bytes", lambda folder: 10**12)
     run = small_disk / "run"
     flags = {"train": {"save_every_steps": 2, "keep": 9}, "eval": {"every_steps": 50}}
-    with pytest.raises(TrainError, match=r"step 12 could not be saved .* Mend the disk"):
+    with pytest.raises(TrainError, match=r"step 12 could not be saved .* Fix the disk"):
         train(run, flags)
     failed = [row["step"] for row in events(run, "save_failed")]
     saved = checkpoint.newest(run, pytest.fail).state["step"]
@@ -206,7 +206,7 @@ def test_a_drive_that_is_full(train, small_disk, monkeypatch, checked):
 
 
 def test_a_drive_that_is_full_to_the_last_byte_for_a_while(train, small_disk, monkeypatch, capsys):
-    """Somebody else fills it and makes room again; rows and training wait for nobody."""
+    """Another program fills the drive and frees it again; neither rows nor training wait."""
     ballast, update = small_disk / "ballast", Updater.update
 
     def filling(updater, gradient):
@@ -229,5 +229,5 @@ def test_a_drive_that_is_full_to_the_last_byte_for_a_while(train, small_disk, mo
     ]
     assert checkpoint.newest(run, pytest.fail).state["step"] == 60
     told = capsys.readouterr().out
-    assert "metrics.jsonl cannot be written (No space left on device); training goes on" in told
-    assert "is written again, with all that waited" in told
+    assert "metrics.jsonl cannot be written (No space left on device); training continues" in told
+    assert "is written again, including the rows that waited" in told

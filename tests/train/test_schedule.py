@@ -1,4 +1,4 @@
-"""The learning rate: against the formulas of others, at the corners, and what every shape has in common."""
+"""The learning rate: against others' formulas, at its corners, and what all shapes have in common."""
 
 import math
 from itertools import pairwise
@@ -18,7 +18,7 @@ def rates(config: ScheduleConfig, steps: int = STEPS) -> list[float]:
 
 
 def build_nanogpt(step: int, warmup_steps: int, steps: int, min_fraction: float) -> float:
-    """The cosine of build-nanogpt, train_gpt2.py, which is llm.c's (llmc/schedulers.h) too."""
+    """The cosine of build-nanogpt (train_gpt2.py) and llm.c (llmc/schedulers.h)."""
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     decay_ratio = (step - warmup_steps) / (steps - warmup_steps)
@@ -47,7 +47,7 @@ def test_cosine_after_a_warm_up_from_a_fraction_is_torchs():
         both.step()
     config = ScheduleConfig(warmup_steps=warmup, warmup_start_fraction=start, final_fraction=final)
     ours = [peak * fraction for fraction in rates(config)]
-    # torch's first step is at the start of the line itself, ours is one step above it.
+    # torch's first step is at the start of the line, ours is one step above it.
     assert ours[: warmup - 1] == pytest.approx(expected[1:warmup])
     assert ours[warmup:] == pytest.approx(expected[warmup:])
 

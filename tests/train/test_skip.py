@@ -1,4 +1,4 @@
-"""The skip list: an order without the samples in it, for any way of asking."""
+"""The skip list: an order without its samples, however it is read."""
 
 from itertools import pairwise
 

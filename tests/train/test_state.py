@@ -1,4 +1,4 @@
-"""What state.json says, changed by chance or by hand: found out, or refused when it is taken up."""
+"""state.json, damaged or edited: detected when it is read, or refused when it is restored."""
 
 import json
 
@@ -18,7 +18,7 @@ def save(run, step=1, **state):
 
 
 def rewrite(folder, change, *, mend=False):
-    """Change state.json; mended, it no longer says what its own hash was, as before there was one."""
+    """Change state.json; if mended, remove its hash, as in checkpoints of before there was one."""
     path = folder / "state.json"
     state = json.loads(path.read_text())
     change(state)
@@ -33,7 +33,7 @@ def test_a_state_that_changed_is_not_taken_for_what_was_saved(tmp_path):
     rewrite(folder, lambda state: state["random"].__setitem__(1, 7))
     with pytest.raises(
         CheckpointError,
-        match=r"state\.json: damaged \(ValueError: state_sha256 is another; if it was changed by hand",
+        match=r"state\.json: damaged \(ValueError: state_sha256 does not match; if you edited the file",
     ):
         checkpoint.load(folder)
 
@@ -50,8 +50,11 @@ def test_a_state_from_before_it_was_hashed_is_taken(tmp_path):
         (lambda state: state.pop("sha256"), "damaged"),
         (lambda state: state.update(sha256=[1]), "damaged"),
         (lambda state: state.update(step=True), "damaged"),
-        (lambda state: state["sha256"].pop("model.safetensors"), "names not all files"),
-        (lambda state: state["sha256"].update({"../../latest": "0"}), "names not all files, or others"),
+        (lambda state: state["sha256"].pop("model.safetensors"), "lists the wrong files"),
+        (
+            lambda state: state["sha256"].update({"../../latest": "0"}),
+            "lists the wrong files",
+        ),
         (lambda state: state["sha256"].update({"absent": "0"}), "absent is missing"),
     ],
 )
@@ -73,7 +76,7 @@ def test_a_checkpoint_under_another_ones_name_is_passed_over(tmp_path):
     save(tmp_path, 2).rename(checkpoint.folder_of(tmp_path, 3))
     told = []
     assert checkpoint.newest(tmp_path, told.append).state["step"] == 1
-    assert "is of step 2" in told[0]
+    assert "is from step 2" in told[0]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +98,7 @@ def test_a_run_does_not_go_on_from_a_state_that_no_run_leaves(key, value, compla
     out = tmp_path / "run"
     train(out, {"train": {"steps": 4}})
     rewrite(out / "checkpoints" / "step_00000004", lambda state: state.update({key: value}), mend=True)
-    if not complaint:  # of no consequence here
+    if not complaint:  # irrelevant here
         assert train(out, {"train": {"steps": 5}})["step"] == 5
         return
     with pytest.raises(
@@ -121,7 +124,7 @@ def test_an_optimizers_state_of_another_make_is_refused(change, train, tmp_path)
     save_file(tensors, folder / "optimizer.safetensors")
     digest = storage.file_sha256(folder / "optimizer.safetensors")
     rewrite(folder, lambda state: state["sha256"].update({"optimizer.safetensors": digest}), mend=True)
-    with pytest.raises(CheckpointError, match="does not hold what it should for"):
+    with pytest.raises(CheckpointError, match=r"optimizer\.safetensors does not fit"):
         train(out, {"train": {"steps": 5}})
 
 

@@ -1,4 +1,4 @@
-"""The passes of a step: one shape for all, the first of them tried beforehand, and what DDP sees of them."""
+"""The passes of a step: one shape for all, trial passes, and DDP."""
 
 import json
 import os
@@ -14,6 +14,7 @@ from test_loop import build
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from gptlab import cli
 from gptlab.errors import TrainError
 from gptlab.machine import device, world
 from gptlab.machine.memory import ran_out
@@ -26,7 +27,7 @@ from gptlab.train.step import Updater
 
 
 class Shapes(nn.Module):
-    """An objective that notes the shapes that it is given, and has an error or two to raise."""
+    """An objective that records the shapes of its inputs, and raises given errors."""
 
     def __init__(self, objective, *errors):
         super().__init__()
@@ -80,7 +81,7 @@ def test_a_compiler_that_fails_is_done_without(tiny_recipe, tmp_path, torch_sett
     updater = watched(tiny_recipe, tmp_path, {"compile": True}, RuntimeError("no\n compiler Set TORCH_LOGS"))
     updater.prepare(said.append)
     assert said == [
-        "torch.compile fails here (RuntimeError: no compiler); training goes on without it, and slower"
+        "torch.compile fails here (RuntimeError: no compiler); training continues without it, but slower"
     ]
     assert updater._inner.compiled_as == "nothing"
     assert updater.objective.seen == [((8, 32), 8)] * 2
@@ -119,7 +120,7 @@ def test_a_graph_is_forgotten_before_another_size_is_tried(
 
 
 def test_a_size_that_was_found_before_is_kept(tiny_recipe, tmp_path, torch_settings, monkeypatch):
-    """On a GPU the memory is asked once in a run's life: what continues has the size it had."""
+    """On a GPU memory is measured once per run; a resumed run keeps its size."""
     monkeypatch.setattr(Probe, "_estimate", lambda self, coming: pytest.fail("asked again"))
     updater = watched(tiny_recipe, tmp_path, {})
     updater.probe.settle(2)
@@ -150,7 +151,7 @@ def test_a_gpus_memory_is_estimated_with_the_optimizer_to_come(
     updater.prepare(said.append)
     assert asked == [(8, "nothing"), (16, "nothing"), 2 * weights]
     assert (updater.slices.rows, updater._inner.compiled_as) == (2, "whole")
-    assert said == ["memory is for 2 sequences at once, as a pass over a few tells"]
+    assert said == ["memory holds 2 sequences at once, estimated from a pass over a few"]
 
 
 def test_memory_that_runs_out_in_the_first_update_is_named(
@@ -175,21 +176,22 @@ def test_without_a_cpp_compiler_training_says_so_and_goes_on(tiny_recipe, tmp_pa
     assert done.returncode == 0, done.stderr
     told = [line for line in done.stdout.splitlines() if line.startswith("torch.compile fails here")]
     assert len(told) == 1
-    assert "goes on without it" in told[0]
+    assert "continues without it" in told[0]
     assert "Traceback" not in done.stdout + done.stderr
 
 
 @pytest.mark.slow
 def test_unequal_shares_compiled_are_those_of_one_process(tiny_recipe, tmp_path):
-    """Three processes hold 2, 3 and 3 of the 8 sequences; each compiles a block and the loss, once."""
-    flags = ("--train.compile", "True", "--train.steps", 6, "--eval.every-steps", 6, "--train.micro-batch", 2)
-    finish(command(tiny_recipe, tmp_path / "one", "--train.steps", 6, "--eval.every-steps", 6))
-    words = [*launcher(3), *command(tiny_recipe, tmp_path / "three", *flags)]
+    """Two processes hold 2 and 3 of 5 sequences; each compiles a block and the loss once."""
+    flags = ("--train.batch-tokens", 5 * 32, "--train.steps", 6, "--eval.every-steps", 6)
+    finish(command(tiny_recipe, tmp_path / "one", *flags))
+    compiled = ("--train.compile", "True", "--train.micro-batch", 2)
+    words = [*launcher(2), *command(tiny_recipe, tmp_path / "two", *flags, *compiled)]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_LOGS": "recompiles"}
     done = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Recompiling" not in done.stderr
-    expected, got = (rows(tmp_path / name, "step") for name in ("one", "three"))
+    expected, got = (rows(tmp_path / name, "step") for name in ("one", "two"))
     assert [row["loss"] for row in got] == pytest.approx([row["loss"] for row in expected], rel=1e-5)
     assert "torch.compile fails" not in done.stdout
 
@@ -218,7 +220,7 @@ def test_ddp_sends_the_last_blocks_gradients_before_the_first_blocks_are_compute
         parallel = DistributedDataParallel(objective, bucket_cap_mb=0.01)
         parallel.register_comm_hook(None, sent)
         ids = torch.randint(61, (2, 16))
-        for _ in range(2):  # the buckets are made anew after the first
+        for _ in range(2):  # the buckets are rebuilt after the first
             events.clear()
             parallel(ids, ids).backward()
     finally:
@@ -261,13 +263,13 @@ def test_the_residual_stream_in_the_format_of_the_products(tiny_recipe, tmp_path
     assert seen == {"float32": (torch.float32,) * 2, "products": (torch.bfloat16,) * 2}
     assert losses["products"].loss == pytest.approx(losses["float32"].loss, rel=1e-3)
     assert losses["products"].norm == pytest.approx(losses["float32"].norm, rel=2e-2)
-    # Where nothing is cast, as in samples in float32, there is nothing to follow.
+    # Without autocast, as in samples in float32, there is no such format.
     trainer.state.model(torch.zeros(1, 4, dtype=torch.long))
     assert seen["products"] == (torch.float32,) * 2
 
 
 def test_recomputed_blocks_attend_by_the_same_kernel(tiny_recipe, tmp_path, torch_settings):
-    """torch asks again in the backward pass: by its own choice the second time, it would keep other tensors."""
+    """The backward pass chooses a kernel again; another one would save other tensors."""
     found = {}
     for recompute in (False, True):
         flags = {"attention_kernel": "math", "recompute": recompute}
@@ -282,7 +284,7 @@ def test_where_one_process_fails_at_first_no_other_waits_for_it(
     updater = watched(tiny_recipe, tmp_path, {})
     several = SimpleNamespace(size=2, device=torch.device("cpu"), count=lambda *facts: [1])
     monkeypatch.setattr(updater.probe, "_world", several)
-    with pytest.raises(TrainError, match="another process could not make its first pass"):
+    with pytest.raises(TrainError, match="another process failed in its first pass"):
         updater.prepare(print)
 
 
@@ -290,7 +292,7 @@ def test_where_one_has_no_compiler_all_try_without(tiny_recipe, tmp_path, torch_
     updater = build(tiny_recipe, tmp_path, {"train": {"compile": True}}).updater
     tried = []
     monkeypatch.setattr(Probe, "_failure", lambda self: tried.append(self._objective.compiled_as))
-    counts = iter([[0], [1]])  # none has failed; one of two is compiled
+    counts = iter([[0], [1]])  # none failed; one of two is compiled
     several = SimpleNamespace(
         size=2, device=torch.device("cpu"), count=lambda *facts: next(counts), smallest=lambda value: value
     )
@@ -300,16 +302,18 @@ def test_where_one_has_no_compiler_all_try_without(tiny_recipe, tmp_path, torch_
 
 
 @pytest.mark.parametrize(("kernel", "code"), [("cudnn", 1), ("math", 0), ("auto", 0)])
-def test_the_kernel_of_attention_is_told_or_refused(tiny_recipe, tmp_path, kernel, code):
+def test_the_kernel_of_attention_is_told_or_refused(
+    tiny_recipe, tmp_path, torch_settings, capsys, kernel, code
+):
     out = tmp_path / "run"
-    words = command(tiny_recipe, out, "--train.attention-kernel", kernel, "--train.steps", 2)
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert done.returncode == code
+    words = ["train", tiny_recipe, "--out", out, "--train.attention-kernel", kernel, "--train.steps", 2]
+    assert cli.main(list(map(str, words))) == code
+    done = capsys.readouterr()
     if code:
-        assert "train.attention_kernel = cudnn: torch" in done.stderr
-        assert len(done.stderr.splitlines()) == 1
+        assert "train.attention_kernel = cudnn: torch" in done.err
+        assert len(done.err.splitlines()) == 1
         assert not out.exists()
         return
     name = "flash" if kernel == "auto" else kernel
-    assert f"{name} attention" in done.stdout
+    assert f"{name} attention" in done.out
     assert json.loads((out / "environment.json").read_text())["attention_kernel"] == name

@@ -32,7 +32,7 @@ def run(
         text_column: where the text is, in .json, .jsonl and .parquet; None finds it.
         deduplicate: `exact` leaves out documents equal to an earlier one; max_tokens counts before that.
         engine: `processes` of this machine, or `ray`, a cluster that sees OUT as this machine does.
-        part: I/N does one of N shares, for `gptlab data merge`; None is all.
+        part: I/N does one of N parts, for `gptlab data merge`; None is all.
     """
     from gptlab.data.manifest import told
     from gptlab.data.prepare.prepare import prepare

@@ -4,15 +4,17 @@ from pathlib import Path
 from typing import Any
 
 
-def run(runs: tuple[Path, ...], /, *, out: Path) -> dict[str, Any]:
+def run(runs: tuple[Path, ...], /, *, out: Path, watch: bool = False) -> dict[str, Any]:
     """Draw runs: curves, a table of results, and a page that holds them.
 
     Args:
         runs: run folders.
         out: folder for index.html and the pictures.
+        watch: write the page anew while the runs train, until all are finished or Ctrl-C.
     """
     from gptlab.report.runs import report
+    from gptlab.report.watch import watch as watched
 
-    facts = report(runs, out)
+    facts = watched(runs, out) if watch else report(runs, out)
     print(f"{out / 'index.html'}: {len(runs)} run(s)")
     return facts

@@ -1,11 +1,14 @@
 """`gptlab slurm`."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gptlab.commands import Flags
 from gptlab.errors import ConfigError
 from gptlab.runs.folder import RECIPE
+
+if TYPE_CHECKING:
+    from gptlab.slurm import Job
 
 
 def run(
@@ -26,8 +29,8 @@ def run(
     """Write a Slurm batch file that trains, saves before the time limit and queues itself again.
 
     Args:
-        recipes: TOML files, merged left to right; none is OUT's own.
-        out: the run folder.
+        recipes: TOML files, merged left to right; none is OUT's own. Or one study, whose runs become an array.
+        out: the run folder, or the study's.
         hours: longest time of one job; the run takes as many jobs as it needs.
         gpus: GPUs of each machine, a process each; 0 trains on a CPU.
         nodes: machines.
@@ -41,11 +44,14 @@ def run(
     from gptlab import recipe
     from gptlab.commands import INTERRUPTED
     from gptlab.slurm import Job, batch_file, check_ready, refuse_place
+    from gptlab.study.study_file import is_study
 
     job = Job(
         hours=hours, gpus=gpus, nodes=nodes, cpus=cpus, mem_gb=mem_gb, partition=partition, account=account
     )
     file = file or out.with_name(out.name + ".sbatch")
+    if len(recipes) == 1 and is_study(recipes[0]):
+        return _array(recipes[0], out, file, job, flags)
     refuse_place(file, out)
     own = out / RECIPE
     if not recipes and not own.is_file():
@@ -57,3 +63,28 @@ def run(
     file.write_text(batch_file(file, recipes, out, flags, job, INTERRUPTED), encoding="utf-8")
     print(f"{file}: written; submit it with: sbatch {file}")
     return {"file": str(file), "processes": job.processes}
+
+
+def _array(study: Path, out: Path, file: Path, job: "Job", flags: Flags) -> dict[str, Any]:
+    """Write a batch file for the runs of a study, and before it one for the search of learning rates, if any."""
+    from gptlab.commands import INTERRUPTED
+    from gptlab.slurm import array_file, refuse_place
+    from gptlab.study.conduct import planned
+
+    if any(flags.values()):
+        raise ConfigError("a study has its keys in its own file; leave the flags of the recipe out")
+    search, counted = planned(study, out)
+    files = {file.with_name(f"{file.stem}-search{file.suffix}"): search} if search else {}
+    files[file] = counted
+    for each, runs in files.items():
+        refuse_place(each, out)
+        each.parent.mkdir(parents=True, exist_ok=True)
+        each.write_text(array_file(each, study, out, runs, job, INTERRUPTED), encoding="utf-8")
+        print(f"{each}: written, {len(runs)} jobs")
+    first, *rest = files
+    print(
+        f"submit with: sbatch {first}"
+        if not rest
+        else f"submit with: sbatch --dependency=afterany:$(sbatch --parsable {first}) {file}"
+    )
+    return {"file": str(file), "processes": job.processes, "jobs": sum(map(len, files.values()))}

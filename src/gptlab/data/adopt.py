@@ -1,7 +1,7 @@
-"""Adopt: a folder of shards that another program wrote gets a manifest; not a byte of them is touched.
+"""Adopt: writing a manifest for a folder of shards that another program wrote, without changing them.
 
-llm.c and modded-nanogpt write the same format as prepare does, but cut the stream of documents every so many
-tokens, so that a shard may begin in the middle of a document.
+llm.c and modded-nanogpt write the same format as prepare, but cut the stream of documents at a fixed number of tokens,
+so that a shard may begin inside a document.
 """
 
 import re
@@ -23,19 +23,19 @@ _REMEDY = "copy or download it again"
 
 
 def adopt(folder: str | Path, *, tokenizer: str | Path = "gpt2", val: Sequence[Path] = ()) -> dict[str, Any]:
-    """Read every shard of a folder through and write the manifest that the rest of gptlab asks for.
+    """Read every shard of a folder, and write the manifest that the rest of gptlab needs.
 
     Args:
-        folder: where the .bin files lie.
-        tokenizer: the one that made them: a name of TOKENIZERS or a file.
-        val: the files that validate; unless told, those with `val` in their name, else the first.
+        folder: where the .bin files are.
+        tokenizer: the tokenizer that made them: a name of TOKENIZERS or a file.
+        val: the files that validate; by default those with `val` in their name, else the first.
 
     Returns:
         The manifest's summary, and `already_adopted` (there was nothing to do).
 
     Raises:
-        DataError: a file is no whole shard, a token is not the tokenizer's, the splits cannot be told apart,
-            or the folder is not what was adopted before.
+        DataError: a file is not a whole shard, a token is outside the vocabulary, there is nothing left to train on,
+            or the folder has changed since it was adopted.
     """
     folder = Path(folder)
     paths = _shard_files(folder)
@@ -43,7 +43,7 @@ def adopt(folder: str | Path, *, tokenizer: str | Path = "gpt2", val: Sequence[P
     there = Manifest.load(folder) if (folder / MANIFEST).exists() else None
     if there is not None and there.made_by != "adopt":
         raise DataError(
-            f'{folder}: was made by "gptlab data {there.made_by}" and has its manifest; there is nothing to adopt'
+            f'{folder}: was made by "gptlab data {there.made_by}" and has a manifest; there is nothing to adopt'
         )
     if (refusal := unwritable(folder / MANIFEST)) is not None:  # before the shards are read
         raise DataError(refusal)
@@ -62,18 +62,18 @@ def adopt(folder: str | Path, *, tokenizer: str | Path = "gpt2", val: Sequence[P
         manifest.save(folder)
     elif differences := _differences(there, manifest):
         raise DataError(
-            f"{folder}: is adopted already, but {'; '.join(differences)}; adopt it as before, or delete "
-            f"{MANIFEST} to adopt it anew"
+            f"{folder}: is already adopted, but {'; '.join(differences)}; adopt it as before, or delete "
+            f"{MANIFEST} to adopt it again"
         )
     return manifest.summary() | {"already_adopted": there is not None}
 
 
 def choose_splits(names: Sequence[str], val: Sequence[str] = ()) -> tuple[dict[str, str], str]:
-    """Say which split each file is for, and in words how that was chosen.
+    """Return the split of each file, and in words how it was chosen.
 
     Args:
         names: the files, in order.
-        val: those that validate, where somebody chose them.
+        val: the files that validate, if the user chose any.
 
     Raises:
         DataError: nothing is left to train on.
@@ -87,19 +87,24 @@ def choose_splits(names: Sequence[str], val: Sequence[str] = ()) -> tuple[dict[s
     if held_out == set(names):
         raise DataError(
             f"{', '.join(names)}: would all validate, with nothing left to train on; add shards, or choose "
-            "what validates with --val"
+            "the validation shards with --val"
         )
     return {name: "val" if name in held_out else "train" for name in names}, words
 
 
+def wrong_tokenizer(encoder: Tokenizer) -> str:
+    """Tell the user what to do about tokens outside the vocabulary."""
+    return f"the tokens are not {encoder.name}'s: choose another --tokenizer"
+
+
 def _shard_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; give the one that the .bin files lie in")
+        raise DataError(f"{folder}: no such folder; give the folder of the .bin files")
     found = sorted(folder.glob("*.bin"))
     if not found:
         for array in sorted(folder.glob("*.npy"))[:1]:
-            read_shard(array)  # says what is the matter
-        raise DataError(f"{folder}: holds no .bin files; give the folder that they lie in")
+            read_shard(array)  # raises an error that says what the file is
+        raise DataError(f"{folder}: holds no .bin files; give the folder that does")
     return found
 
 
@@ -107,24 +112,23 @@ def _inside(path: Path, folder: Path) -> str:
     for file in (path, folder / path):
         if file.is_file() and file.parent.resolve() == folder.resolve():
             return file.name
-    raise DataError(f"--val {path}: is no file of {folder}; name one of its shards")
+    raise DataError(f"--val {path}: is not a file of {folder}; name one of its shards")
 
 
 def _measure_all(paths: Sequence[Path], splits: dict[str, str], encoder: Tokenizer) -> tuple[Shard, ...]:
-    # All headers first: what is no shard is said at once and not after minutes.
+    # All headers first, so that a file which is not a shard is found at once, not after minutes.
     for path in paths:
         read_shard(path, _REMEDY)
-    wrong = f"the tokens are not {encoder.name}'s: choose another --tokenizer"
     with Progress("reading shards", sum(path.stat().st_size for path in paths), "B") as progress:
         shards = [
-            measure(path, splits[path.name], encoder, progress, remedy=_REMEDY, wrong_vocabulary=wrong)
+            measure(path, splits[path.name], encoder, progress, _REMEDY, wrong_tokenizer(encoder))
             for path in paths
         ]
     return tuple(sorted(shards, key=lambda shard: shard.split))  # stable: each split keeps its order
 
 
 def _differences(there: Manifest, now: Manifest) -> list[str]:
-    """Say in what a folder is not as it was adopted."""
+    """List what has changed in a folder since it was adopted."""
     before = {shard.file: shard for shard in there.shards}
     after = {shard.file: shard for shard in now.shards}
     differences = [f"{name} is gone" for name in before.keys() - after.keys()]

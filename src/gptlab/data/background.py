@@ -1,4 +1,4 @@
-"""Something that a thread makes while its user does something else, and waits for in the end."""
+"""A value that a thread computes while its user does something else."""
 
 import threading
 import time
@@ -11,10 +11,10 @@ Made = TypeVar("Made")
 
 
 class Ahead(Generic[Made]):
-    """What a thread makes; one that nobody waits for any more ends with the process.
+    """A value that a thread computes; a thread that nobody waits for ends with the process.
 
     Args:
-        make: makes it.
+        make: computes the value.
     """
 
     def __init__(self, make: Callable[[], Made]) -> None:
@@ -25,7 +25,7 @@ class Ahead(Generic[Made]):
         self._thread = threading.Thread(target=self._work, daemon=True)
 
     def begin(self) -> "Ahead[Made]":
-        """Begin now, if it has not."""
+        """Start the thread, unless it has been started."""
         if self._thread.ident is None:
             self._began = time.monotonic()
             self._thread.start()
@@ -33,7 +33,7 @@ class Ahead(Generic[Made]):
 
     @property
     def seconds(self) -> float | None:
-        """How long it has been at work; None where it is not."""
+        """How long the thread has been running; None if it is not."""
         return time.monotonic() - self._began if self._thread.is_alive() else None
 
     def _work(self) -> None:
@@ -43,13 +43,13 @@ class Ahead(Generic[Made]):
             self._error = error
 
     def settle(self, meanwhile: Callable[[], None] = lambda: None) -> None:
-        """Wait until it is no longer at work, and call `meanwhile` now and then."""
+        """Wait until the thread has ended, if it was started, and call `meanwhile` now and then."""
         while self._thread.is_alive():
             meanwhile()
             self._thread.join(LOOK_EVERY_S)
 
     def result(self, meanwhile: Callable[[], None] = lambda: None) -> Made:
-        """Wait for what is made, and call `meanwhile` now and then.
+        """Wait for the value, and call `meanwhile` now and then.
 
         Raises:
             Exception: what `make` raised.

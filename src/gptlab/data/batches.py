@@ -1,9 +1,8 @@
 """Batches: the windows of a split's shards, in an order that is a pure function of (seed, sample index).
 
-A window is context + 1 tokens of one shard, and the next begins context tokens further on, so that a token
-is a target once. Training draws windows without replacement, in a new order every epoch, from a permutation
-that is computed and never stored: opening a set reads no tokens, and sample ten billion costs what the
-first one does.
+A window is context + 1 tokens of one shard, and the next begins context tokens later, so that each token is a target
+once. Training draws windows without replacement, in a new order every epoch. The order is a permutation that is
+computed, not stored: opening a set reads no tokens, and sample ten billion costs no more than the first.
 """
 
 from bisect import bisect_right
@@ -23,16 +22,16 @@ from gptlab.errors import DataError
 if TYPE_CHECKING:
     from torch import Tensor
 
-ROUNDS = 8  # four look random on large sets; with a handful of windows a few more are needed
-OPEN_SHARDS = 128  # mapped at a time: each holds a file descriptor, and a process may have but 1,024
+ROUNDS = 8  # four look random on large sets; a handful of windows needs a few more
+OPEN_SHARDS = 128  # mapped at a time: each holds a file descriptor, and a process may have only 1,024
 
 Numbers = npt.NDArray[np.uint64]
 
 
 class Windows:
-    """Every window of a split, numbered in the order of its text.
+    """Every window of a split, numbered in the order of the text.
 
-    Opening one looks at the manifest and the files' sizes; a shard is opened when a window of it is read.
+    The constructor reads the manifest and the files' sizes; a shard is opened when one of its windows is read.
 
     Args:
         folder: a prepared folder.
@@ -40,7 +39,7 @@ class Windows:
         context: how many tokens a model sees at once; a window holds one more.
 
     Raises:
-        DataError: a shard is missing or damaged, or none is long enough for a window.
+        DataError: a shard is missing or damaged, or every shard is too short for a window.
     """
 
     def __init__(self, folder: str | Path, split: str, context: int) -> None:
@@ -50,14 +49,14 @@ class Windows:
         for number, shard in enumerate(self._shards):
             path = self.folder / shard.file
             if not path.exists() or path.stat().st_size != shard.bytes:
-                self._map(number)  # says what is the matter
+                self._map(number)  # raises the error
         self._tokens = lru_cache(OPEN_SHARDS)(self._map)
         # A shard's last token has no successor: it can only be a target.
         self._ends = list(accumulate((shard.tokens - 1) // context for shard in self._shards))
         if not self._ends or self._ends[-1] == 0:
             longest = max((shard.tokens for shard in self._shards), default=0)
             raise DataError(
-                f"{self.folder}: context {context:,} needs a {split} shard of {context + 1:,} tokens, the "
+                f"{self.folder}: context {context:,} needs a {split} shard of {context + 1:,} tokens, but the "
                 f"longest has {longest:,}; shorten the context or prepare more text"
             )
 
@@ -70,7 +69,7 @@ class Windows:
         return self._tokens(shard)[start : start + self.context + 1]
 
     def batch(self, numbers: npt.ArrayLike) -> "tuple[Tensor, Tensor]":
-        """Read windows as (ids_BT, targets_BT), int64, where a target is the token behind its id.
+        """Read windows as (ids_BT, targets_BT), int64; each target is the token after its id.
 
         Raises:
             DataError: a token is outside the vocabulary; names the shard and the position.
@@ -104,27 +103,23 @@ class Windows:
 class TrainBatches:
     """Windows drawn without replacement, epoch after epoch, by global sample index.
 
-    An index is the same window whoever asks and however the batches are cut, so processes, micro-batches and
-    resumed runs differ only in which indices they ask for.
+    An index always gives the same window, so processes, micro-batches and resumed runs differ only in the indices
+    that they ask for.
 
     Args:
-        windows: what to draw from.
-        seed: another seed, another order.
+        windows: the windows to draw from.
+        seed: decides the order.
     """
 
     def __init__(self, windows: Windows, seed: int) -> None:
         self.windows, self.seed = windows, seed
 
-    def sample(self, index: int) -> int:
-        """Return the number of the window that global sample `index` is."""
-        return int(self.samples(index, 1)[0])
-
     def samples(self, first: int, count: int) -> Numbers:
-        """Return the numbers of the windows that global samples first .. first + count - 1 are."""
+        """Return the window numbers of global samples first .. first + count - 1."""
         return self.windows_of(np.arange(first, first + count, dtype=np.uint64))
 
     def windows_of(self, index: Numbers) -> Numbers:
-        """Return the numbers of the windows that samples are."""
+        """Return the window numbers of samples."""
         size = np.uint64(len(self.windows))
         return permute(index % size, len(self.windows), self.seed, index // size)
 
@@ -134,7 +129,7 @@ class TrainBatches:
 
 
 def validation_windows(windows: Windows, max_tokens: int | None = None) -> int:
-    """Count the windows, from the first on, that hold at most `max_tokens` targets; at least one."""
+    """Return how many windows, from the first on, hold at most `max_tokens` targets together; at least one."""
     if max_tokens is None:
         return len(windows)
     return min(max(max_tokens // windows.context, 1), len(windows))
@@ -146,11 +141,11 @@ def validation_batches(
     """Read the first windows of a split in order, as (ids_BT, targets_BT) of at most `rows` rows.
 
     Args:
-        windows: what to read.
-        rows: how many windows a batch holds, but for the last.
-        max_tokens: how many targets to read at most, as validation_windows counts.
-        rank: which share of them to read, from 0.
-        processes: how many shares there are; each is a stretch of the text.
+        windows: the windows to read.
+        rows: how many windows a batch holds; the last may hold fewer.
+        max_tokens: read at most this many targets, counted as in validation_windows.
+        rank: which process reads, from 0.
+        processes: how many processes read; each reads a contiguous range.
     """
     count = validation_windows(windows, max_tokens)
     start, stop = count * rank // processes, count * (rank + 1) // processes
@@ -159,11 +154,10 @@ def validation_batches(
 
 
 def permute(positions: Numbers, size: int, seed: int, epochs: Numbers) -> Numbers:
-    """Map positions 0 .. size - 1 one to one onto themselves, in another way for each (seed, epoch).
+    """Permute positions 0 .. size - 1, differently for each (seed, epoch).
 
-    A balanced Feistel network permutes the smallest power of four that holds `size`. A position that it
-    maps outside is mapped again until it is inside: at most four times on average, since the power is below
-    4 * size.
+    A balanced Feistel network permutes the numbers below the smallest power of four that holds `size`. A position that
+    it maps outside is mapped again until it is inside: at most four times on average, as the power is below 4 * size.
 
     Source: Luby and Rackoff 1988, "How to Construct Pseudorandom Permutations from Pseudorandom Functions";
     Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains", section 3 (cycle walking).

@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 class BPEFile(Tokenizer):
     """A byte-level BPE in the JSON of Hugging Face's tokenizers library.
 
-    It cuts a text as that library does without special tokens, truncation and padding. Every text is held against
-    its bytes: what its tokens do not spell is refused, never passed on.
+    It cuts text as that library does without special tokens, truncation and padding. The tokens of every text are
+    compared with its bytes, so that a loss is an error and never goes unnoticed.
 
     Args:
         text: the file's content.
         origin: the file's path, for error messages.
 
     Raises:
-        DataError: the text is no such tokenizer, has no end-of-text token, or loses something of a text.
+        DataError: the text is not such a tokenizer, has no end-of-text token, or would lose part of a text.
     """
 
     def __init__(self, text: str, origin: str = FILE) -> None:
@@ -41,11 +41,11 @@ class BPEFile(Tokenizer):
             raise DataError(f"tokenizer {origin}: has no {END_OF_TEXT} token; add it as a special token")
         if max(ids.values()) >= len(text):
             raise DataError(
-                f"tokenizer {origin}: has id {max(ids.values()):,}, and is too short to name all ids below; number "
+                f"tokenizer {origin}: has id {max(ids.values()):,}, but is too short to list all lower ids; number "
                 "them without gaps"
             )
         if len(set(ids.values())) < len(ids):
-            raise DataError(f"tokenizer {origin}: gives an id to two tokens; number them anew")
+            raise DataError(f"tokenizer {origin}: gives two tokens the same id; renumber them")
         with _refusing(origin):
             self._switch_off()
             said = json.loads(self._tokenizer.to_str())
@@ -66,16 +66,16 @@ class BPEFile(Tokenizer):
             self.encode(probe)
 
     def _switch_off(self) -> None:
-        """Switch off what is no part of cutting a text, and see to it that no text becomes end-of-text."""
+        """Switch off everything but cutting a text, and keep text from becoming end-of-text."""
         altered = self._tokenizer.truncation is not None or self._tokenizer.padding is not None
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self._tokenizer.encode_special_tokens = True  # as ordinary text, the property means
+        self._tokenizer.encode_special_tokens = True  # the property means: encode them as ordinary text
         for token in self._tokenizer.get_added_tokens_decoder().values():
             if token.content == END_OF_TEXT and not token.special:
                 token.special = altered = True
                 self._tokenizer.add_special_tokens([token])
-        if altered:  # in the copy beside shards and models as well, which others read
+        if altered:  # also in the copy next to shards and models, which other programs read
             self._text = self._tokenizer.to_str(pretty=True)
 
     def _from_alphabet(self, token: str) -> bytes:
@@ -87,16 +87,16 @@ class BPEFile(Tokenizer):
             ) from None
 
     def _check_meaning(self, token: "tokenizers.AddedToken", model: dict[str, int]) -> None:
-        """Refuse an added token that stands for itself in a text, and for other bytes in the model."""
+        """Refuse an added token that stands for itself in text, but for other bytes in the model."""
         spelled = token.content in model and set(token.content) <= _ALPHABET.keys()
         if spelled and not token.special and self._from_alphabet(token.content) != token.content.encode():
             raise DataError(
                 f'tokenizer {self.origin}: its added token "{token.content}" is the model\'s spelling of other '
-                "bytes; take it out of the added tokens"
+                "bytes; remove it from the added tokens"
             )
 
     def _probes(self, added: Iterable[str]) -> Iterator[str]:
-        """Make texts in which something may be lost: at either end, beside added tokens, in any byte there is."""
+        """Make texts that may lose something: at either end, next to added tokens, in any byte."""
         yield from PROBES
         yield from (" ", "\n", "\r\n", "  both ends \t", "\r\n lines\r\n\r\n of\r\nWindows\r\n")
         single = {token[0] for token in self.vocabulary if len(token) == 1}
@@ -113,10 +113,10 @@ class BPEFile(Tokenizer):
     def encode(self, text: str) -> list[int]:
         raw = utf8(text)
         with cutting(self.origin, text):
-            # One text at a time: the library's own threads would fight with the workers of prepare.
+            # One text at a time: the library's own threads would compete with the workers of prepare.
             batch = self._tokenizer.encode_batch_fast([raw.decode()], add_special_tokens=False)
         ids = batch[0].ids
-        # Costs a twentieth of the library's own time.
+        # This check costs a twentieth of the library's time.
         if not self.special.isdisjoint(ids) or raw != b"".join(map(self.vocabulary.__getitem__, ids)):
             raise DataError(f"tokenizer {self.origin}: {self._loss(raw, ids)}")
         return ids
@@ -129,26 +129,26 @@ class BPEFile(Tokenizer):
         before, behind = whole[:at], whole[at + len(text) :]
         if strange := [id_ for id_ in (*before, *behind) if id_ >= self.vocab_size]:
             raise DataError(
-                f"tokenizer {self.origin}: its post_processor puts id {strange[0]:,} around a text, and the last one "
-                f"is {self.vocab_size - 1:,}; mend its special_tokens"
+                f"tokenizer {self.origin}: its post_processor puts id {strange[0]:,} around a text, but the last id "
+                f"is {self.vocab_size - 1:,}; fix its special_tokens"
             )
         return before, behind
 
     def _loss(self, raw: bytes, ids: Iterable[int]) -> str:
-        """Say what became of a text that did not become tokens that spell it."""
+        """Explain why the tokens of a text do not spell it."""
         beginning = f"a text that begins {raw[:40].decode(errors='ignore')!r}"
         single = {token[0] for token in self.vocabulary if len(token) == 1}
         for byte in sorted(set(raw) - single):
             return (
-                f"has no token for the byte 0x{byte:02X}, which is in {beginning}; take it out of the text, or "
+                f"has no token for the byte 0x{byte:02X}, which is in {beginning}; remove it from the text, or "
                 "choose another tokenizer"
             )
         for id_ in sorted(self.special.intersection(ids)):
             return (
                 f"makes the special token {self.vocabulary[id_].decode(errors='replace')} out of ordinary text, "
-                f"{beginning}; take it out of the model's merges"
+                f"{beginning}; remove it from the model's merges"
             )
-        return f"decoding does not give the text back, {beginning}; {BYTE_LEVEL}"
+        return f"decoding does not give back {beginning}; {BYTE_LEVEL}"
 
     @property
     def files(self) -> dict[str, bytes]:
@@ -160,7 +160,7 @@ class BPEFile(Tokenizer):
 
 
 def _trap(text: str) -> str | None:
-    """Say what is wrong with a file that the library must not read."""
+    """Describe the fault of a file that the library must not read, if it has one."""
     try:
         return next(traps(parse_json(text)), None)
     except ValueError as error:
@@ -168,7 +168,7 @@ def _trap(text: str) -> str | None:
 
 
 def _refusing(origin: str) -> AbstractContextManager[None]:
-    """Refuse a tokenizer that the library fails to read."""
+    """Turn the library's errors into one line about a tokenizer that it cannot read."""
     return blaming(
         lambda error: (
             f"tokenizer {origin}: the tokenizers library cannot read it ({error}); make one with "
@@ -178,7 +178,7 @@ def _refusing(origin: str) -> AbstractContextManager[None]:
 
 
 def _alphabet() -> dict[str, int]:
-    """GPT-2's spelling of bytes as letters: printable Latin-1 stands for itself, the rest moves behind it."""
+    """Map letters to bytes as GPT-2 does: printable Latin-1 stands for itself, other bytes for the letters after it."""
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
@@ -186,16 +186,13 @@ def _alphabet() -> dict[str, int]:
 
 _ALPHABET = _alphabet()
 
-
+# A sample to estimate bytes per token with. Unfinished preparations depend on the estimate, so it must not change.
 _ENGLISH = (
     "The size of a text is known before it is cut into tokens, and how many there will be has to be guessed from "
     "that. A small vocabulary knows only letters and the commonest words, so it needs two or three times as many "
     "tokens as a large one. In 1998, for example, few programs had more than some thousand words to choose from."
 )
 
-
-# Letters with every first byte that UTF-8 has, every later one, and all of ASCII.
+# Characters with every first byte and every later byte of UTF-8, and all of ASCII.
 _CODES = range(0xC0), range(0xC0, 0x800, 0x40), range(0x800, 0xD800, 0x400), range(0xE000, 0x110000, 0x1000)
-
-
 _ALL_BYTES = "".join(chr(code) for codes in _CODES for code in codes)

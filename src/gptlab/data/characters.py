@@ -1,6 +1,6 @@
-"""A vocabulary of single characters, as nanoGPT's character-level models have, given as JSON.
+"""A vocabulary of single characters, as in nanoGPT's character-level models, from JSON.
 
-nanoGPT keeps it in meta.pkl, a pickle, which stays unread: whoever made it writes it as JSON (AS_JSON).
+nanoGPT keeps it in meta.pkl. gptlab reads no pickles, so the owner of the file converts it to JSON with AS_JSON.
 """
 
 import json
@@ -16,14 +16,14 @@ AS_JSON = (
 
 
 class Characters(Tokenizer):
-    """Each character is a token, and there is no end-of-text: `end_of_text` is an id that no text and no model has.
+    """Each character is a token; there is no end-of-text, and `end_of_text` is an id outside the vocabulary.
 
     Args:
         ids: every character's id.
         origin: the file's path, for error messages.
 
     Raises:
-        DataError: an entry is no character, or the ids are no numbering.
+        DataError: an entry is not one character, or the ids are not 0, 1, 2, ...
     """
 
     def __init__(self, ids: Mapping[str, int], origin: str = FILE) -> None:
@@ -32,12 +32,10 @@ class Characters(Tokenizer):
             if len(character) != 1:
                 raise DataError(
                     f'tokenizer {origin}: "{character}" is not one character; a vocabulary of words needs merges.txt '
-                    "beside its vocab.json"
+                    "next to its vocab.json"
                 )
         if sorted(self._ids.values()) != list(range(len(ids))):
-            raise DataError(
-                f"tokenizer {origin}: its ids are not 0 to {len(ids) - 1}, each once; number them so"
-            )
+            raise DataError(f"tokenizer {origin}: its ids must be 0 to {len(ids) - 1}, each used once")
         vocabulary = [character.encode() for character in sorted(self._ids, key=self._ids.__getitem__)]
         super().__init__(FILE, vocabulary, end_of_text=len(vocabulary), bytes_per_token=1.0)
         self.origin = origin
@@ -48,7 +46,7 @@ class Characters(Tokenizer):
         except KeyError as error:
             raise DataError(
                 f"tokenizer {self.origin}: has no token for {error}, which is in a text that begins {text[:40]!r}; "
-                "take it out of the text"
+                "remove it from the text"
             ) from None
 
     @property
@@ -60,10 +58,10 @@ class Characters(Tokenizer):
 
 
 def characters(text: str, origin: str) -> Characters | None:
-    """Return the tokenizer of nanoGPT's `stoi`, its `itos`, or all of its meta; None of other JSON, or of none.
+    """Make a tokenizer of nanoGPT's `stoi`, its `itos`, or its whole meta; None if the text is anything else.
 
     Raises:
-        DataError: as Characters.
+        DataError: as for Characters.
     """
     try:
         content = parse_json(text)

@@ -1,10 +1,9 @@
-"""Fetch: shards that somebody tokenized already, from the Hugging Face hub into a data folder.
+"""Fetch: tokenized shards from the Hugging Face hub into a data folder.
 
-A shard is downloaded into OUT/.partial, read through, held against the hub's sha256 and moved to its place; the
-manifest comes last. So what lies in OUT is whole, a kill costs part of a shard, and running again continues.
+Each shard is downloaded into OUT/.partial, read through, checked against the hub's sha256 and moved into place; the
+manifest is written last. So every file in OUT is whole, a kill costs part of a shard, and running again continues.
 """
 
-import difflib
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,14 +11,15 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from gptlab.data.adopt import choose_splits
+from gptlab.data.adopt import choose_splits, wrong_tokenizer
 from gptlab.data.load_tokenizer import load_tokenizer
 from gptlab.data.manifest import MANIFEST, REMEDIES, Manifest, Shard, TokenizerRecord
 from gptlab.data.shards import HEADER_BYTES, TOKEN
 from gptlab.data.sources.hub import HubFile, Repository
+from gptlab.data.sources.hub_source import PREFIX
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.data.verify import measure
-from gptlab.errors import DataError
+from gptlab.errors import DataError, did_you_mean
 from gptlab.progress import Progress
 from gptlab.storage import check_room
 
@@ -29,12 +29,12 @@ PATTERN = "*.bin"
 
 @dataclass(frozen=True)
 class Ready:
-    """A data set on the hub that is tokenized already."""
+    """A tokenized data set on the hub."""
 
     repository: str
     """OWNER/NAME."""
     size: str
-    """How much there is to fetch, about."""
+    """About how much there is to fetch."""
     description: str
     """A line for `gptlab data list`."""
 
@@ -42,38 +42,38 @@ class Ready:
 def fetch(
     name: str, out: str | Path, *, max_tokens: int | None = None, tokenizer: str | Path = "gpt2"
 ) -> dict[str, Any]:
-    """Bring as many shards as are wanted; run again, it continues, or brings more where more are wanted.
+    """Fetch as many shards as wanted; run it again to continue, or to fetch more.
 
     Args:
         name: a name of READY, or hf:OWNER/NAME[:PATTERN].
         out: the folder to make.
-        max_tokens: stop with the shard that makes so many to train on; unless told, bring all.
-        tokenizer: the one that made them: a name of TOKENIZERS or a file.
+        max_tokens: stop with the shard that completes this many tokens to train on; None fetches all.
+        tokenizer: the tokenizer that made the shards: a name of TOKENIZERS or a file.
 
     Returns:
         The manifest's summary, and `out`, `fetched` (how many shards were downloaded).
 
     Raises:
-        DataError: the hub cannot be reached or has no such data, a file is no whole shard of the tokenizer, `out`
-            holds something else, or the disk is full. What is there and whole stays for the next run.
+        DataError: the hub cannot be reached or has no such data, a file is not a whole shard of this tokenizer, `out`
+            holds something else, or the disk is full. Finished shards are kept for the next run.
     """
     if max_tokens is not None and max_tokens < 1:
-        raise DataError(f"max_tokens {max_tokens:,}: must be at least 1; leave it out for all there is")
+        raise DataError(f"max_tokens {max_tokens:,}: must be at least 1; leave it out to fetch all")
     repository, pattern = find_ready(name)
-    source, out, encoder = f"hf:{repository}:{pattern}", Path(out), load_tokenizer(tokenizer)
+    source, out, encoder = f"{PREFIX}{repository}:{pattern}", Path(out), load_tokenizer(tokenizer)
     there = _there(out, source, TokenizerRecord.of(encoder))
-    # A folder is of one commit: what is brought later is of the first one's.
+    # All shards of a folder come from one commit, the first one fetched.
     found = Repository.find(repository, there.revision if there else None)
     files = _by_name(source, [file for file in found.list_files() if fnmatchcase(file.path, pattern)])
     splits, validation = choose_splits(list(files))
     for path in sorted(out.glob("*.bin")):
         if path.name not in files:
-            raise DataError(f"{path}: is none of the shards of {source}; move it, or choose another folder")
+            raise DataError(f"{path}: is not a shard of {source}; move it, or choose another folder")
 
     shards = {shard.file: shard for shard in there.shards} if there else {}
     lying = {name for name, file in files.items() if _size(out / name) == file.bytes}
     wanted = lying.union(shards, _enough(files, splits, max_tokens))
-    # What validates comes first: a file that is no shard is met after one download.
+    # The validation shards come first, so that files which are not shards are found after one download.
     todo = sorted(wanted - (shards.keys() & lying), key=lambda name: (splits[name] == "train", name))
     fetched = 0
     try:
@@ -95,7 +95,7 @@ def fetch(
                 path.replace(place)
     except OSError as error:
         raise DataError(
-            f"{error.filename or out}: {error.strerror or error}; mend it and run again"
+            f"{error.filename or out}: {error.strerror or error}; fix it and run again"
         ) from error
     manifest = Manifest(
         tokenizer=TokenizerRecord.of(encoder),
@@ -114,25 +114,23 @@ def fetch(
 
 
 def find_ready(name: str) -> tuple[str, str]:
-    """Find the repository, and what its shards' paths match, by a name of READY or as hf:OWNER/NAME[:PATTERN].
+    """Return the repository and the pattern of its shards' paths, for a name of READY or hf:OWNER/NAME[:PATTERN].
 
     Raises:
-        DataError: there is no such name.
+        DataError: it is neither.
     """
     if name in READY:
         return READY[name].repository, PATTERN
-    repository, _, pattern = name.removeprefix("hf:").partition(":")
-    if name.startswith("hf:") and all(repository.partition("/")):
+    repository, _, pattern = name.removeprefix(PREFIX).partition(":")
+    if name.startswith(PREFIX) and all(repository.partition("/")):
         return repository, pattern or PATTERN
-    near = difflib.get_close_matches(name, READY, 1)
-    meant = f'; did you mean "{near[0]}"?' if near else ""
     raise DataError(
-        f'"{name}": is none of the ready sets {", ".join(READY)}, nor hf:OWNER/NAME[:PATTERN]{meant}'
+        f'"{name}": must be one of {", ".join(READY)}, or hf:OWNER/NAME[:PATTERN]{did_you_mean(name, READY)}'
     )
 
 
 def _there(out: Path, source: str, tokenizer: TokenizerRecord) -> Manifest | None:
-    """Return the manifest of a folder that was fetched before; None for a new one."""
+    """Return the manifest of a folder that was fetched before; None for a new folder."""
     if not (out / MANIFEST).exists():
         return None
     there = Manifest.load(out)
@@ -161,7 +159,7 @@ def _by_name(source: str, listed: Sequence[HubFile]) -> dict[str, HubFile]:
 
 
 def _enough(files: Mapping[str, HubFile], splits: Mapping[str, str], max_tokens: int | None) -> list[str]:
-    """Choose all that validate, and from the first on those that hold so many tokens to train on."""
+    """Choose all validation shards, and the first training shards that together hold `max_tokens`."""
     chosen, tokens = list[str](), 0
     for name, file in files.items():
         if splits[name] == "val":
@@ -174,22 +172,21 @@ def _enough(files: Mapping[str, HubFile], splits: Mapping[str, str], max_tokens:
 
 def _checked(path: Path, file: HubFile, split: str, encoder: Tokenizer, progress: Progress) -> Shard:
     remedy = f"delete it and {REMEDIES['fetch']}"
-    wrong = f"the tokens are not {encoder.name}'s: choose another --tokenizer"
-    shard = measure(path, split, encoder, progress, remedy=remedy, wrong_vocabulary=wrong)
+    shard = measure(path, split, encoder, progress, remedy, wrong_tokenizer(encoder))
     if file.sha256 not in (None, shard.sha256):
-        raise DataError(f"shard {path}: its sha256 is not the one the hub has; {remedy}")
+        raise DataError(f"shard {path}: its sha256 differs from the one the hub lists; {remedy}")
     return shard
 
 
 READY: dict[str, Ready] = {
     "fineweb": Ready(
-        "kjj0/fineweb10B-gpt2", "20 GB", "FineWeb's sample of 10 billion tokens, as modded-nanogpt has it"
+        "kjj0/fineweb10B-gpt2", "20 GB", "FineWeb's sample of 10 billion tokens, as modded-nanogpt uses it"
     ),
     "fineweb-100b": Ready("kjj0/fineweb100B-gpt2", "200 GB", "FineWeb's sample of 100 billion tokens"),
     "fineweb-edu": Ready(
         "karpathy/fineweb-edu-100B-gpt2-token-shards",
         "200 GB",
-        "FineWeb-Edu's sample of 100 billion tokens, as llm.c has it",
+        "FineWeb-Edu's sample of 100 billion tokens, as llm.c uses it",
     ),
     "fineweb-edu-10b": Ready("kjj0/finewebedu10B-gpt2", "20 GB", "FineWeb-Edu's sample of 10 billion tokens"),
 }

@@ -1,4 +1,4 @@
-"""GPT-2's tokenizer, as tiktoken cuts and as gigatoken does where it is installed."""
+"""GPT-2's tokenizer, by tiktoken, or faster by gigatoken if that is installed."""
 
 import base64
 import re
@@ -13,20 +13,18 @@ import numpy.typing as npt
 from gptlab.data.tokenizer import PROBES, Tokenizer, cutting
 from gptlab.errors import DataError
 
-CHECKED_EVERY = 997  # one text in so many, by its length in characters
-
-
-LONG_BLANK = 100_000  # characters of a run of blanks; tiktoken gives up on ten times as many
+CHECKED_EVERY = 997  # one text in this many, chosen by its length in characters
+LONG_BLANK = 100_000  # blanks in a row; tiktoken fails on ten times as many
 
 
 class GPT2(Tokenizer):
-    """GPT-2's byte-level BPE, as tiktoken cuts it, which downloads its vocabulary once.
+    """GPT-2's byte-level BPE by tiktoken, which downloads the vocabulary once.
 
-    Where gigatoken is installed it encodes for the shards, several times faster; tiktoken stays the reference,
-    against which one text in CHECKED_EVERY is held.
+    If gigatoken is installed, it encodes for the shards, several times faster. tiktoken remains the reference: the
+    tokens of one text in CHECKED_EVERY are compared with tiktoken's.
 
     Raises:
-        DataError: the vocabulary is neither cached nor to be had.
+        DataError: the vocabulary is not cached and cannot be downloaded.
 
     Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.2.
     """
@@ -62,7 +60,7 @@ class GPT2(Tokenizer):
         return tokens
 
     def _reference(self, text: str) -> npt.NDArray[np.uint16]:
-        # With no special token allowed or disallowed this is encode_ordinary, and half as fast again.
+        # With no special token allowed or disallowed this equals encode_ordinary, and is 1.5 times as fast.
         with cutting('"gpt2"', text):
             parts = [
                 self._encoding.encode_to_numpy(part, disallowed_special=()) for part in cut_long_blanks(text)
@@ -71,7 +69,7 @@ class GPT2(Tokenizer):
 
     @cached_property
     def _fast(self) -> Callable[[str], npt.NDArray[np.uint32]] | None:
-        """The encoder of gigatoken; None where it is not installed or does not agree about PROBES."""
+        """Gigatoken's encoder; None if it is not installed or disagrees on PROBES."""
         try:
             from gigatoken.gigatoken_rs import BPETokenizer
         except ImportError:
@@ -89,20 +87,20 @@ class GPT2(Tokenizer):
         return encode if agrees else None
 
     def __reduce__(self) -> tuple[type["GPT2"], tuple[()]]:
-        # A worker builds its own: neither library's encoder travels well.
+        # Each worker builds its own, as the libraries' encoders do not pickle well.
         return GPT2, ()
 
 
 def cut_long_blanks(text: str) -> list[str]:
-    """Cut a text, where GPT-2's rule for words does so too, behind very long runs of blanks.
+    """Cut a text after very long runs of blanks, at places where GPT-2's rule for words cuts it anyway.
 
-    In finding such a run's end tiktoken remembers each of its blanks, of which a million overflow its stack. The rule
-    makes one word of all blanks but the last, which goes to what follows: without what follows, the blanks up to
-    there are at a text's end and the same one word, which is found at once.
+    tiktoken searches for the end of a run with a stack entry per blank, and a million blanks overflow the stack. The
+    rule makes one word of all blanks but the last, which joins the next word. Cut before the last blank, the others
+    are at the end of a text, where they are still one word, and tiktoken finds it at once.
     """
     parts: list[str] = []
     start = 0
-    for at in range(LONG_BLANK, len(text), LONG_BLANK):  # any longer run covers one of these places
+    for at in range(LONG_BLANK, len(text), LONG_BLANK):  # a longer run covers at least one of these places
         run = _BLANKS.match(text, at)
         if run is not None and start < run.end() - 1 and run.end() < len(text):
             parts.append(text[start : run.end() - 1])
@@ -110,5 +108,5 @@ def cut_long_blanks(text: str) -> list[str]:
     return [*parts, text[start:]]
 
 
-# Unicode's White_Space, which is \s to tiktoken; Python's has U+001C to U+001F besides.
+# Unicode's White_Space, which is \s in tiktoken; Python's \s also has U+001C to U+001F.
 _BLANKS = re.compile("[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+")

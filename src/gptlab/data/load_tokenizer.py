@@ -1,4 +1,4 @@
-"""The tokenizers by name, and those in files."""
+"""Loading a tokenizer by its name or from a file."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,13 +12,13 @@ from gptlab.errors import DataError
 
 
 def load_tokenizer(spec: str | Path) -> Tokenizer:
-    """Find a tokenizer by its name in TOKENIZERS, or by the path of a JSON file or of its folder.
+    """Load a tokenizer by its name in TOKENIZERS, or by the path of a JSON file or of its folder.
 
-    A folder may have vocab.json and merges.txt instead, and the JSON may be a character-level model's vocabulary.
+    The folder may have vocab.json and merges.txt instead; the JSON may be the vocabulary of a character-level model.
 
     Raises:
-        DataError: there is no such name or file, or the file is neither a lossless byte-level BPE nor a vocabulary
-            of characters.
+        DataError: there is no such name or file, or the file is neither a lossless byte-level BPE nor a vocabulary of
+            characters.
     """
     if isinstance(spec, str) and spec in TOKENIZERS:
         return TOKENIZERS[spec]()
@@ -27,7 +27,7 @@ def load_tokenizer(spec: str | Path) -> Tokenizer:
         older = path.name == vocab_merges.VOCAB or (Path(spec).is_dir() and not path.exists())
         if older and vocab_merges.has_both(path.parent):
             return BPEFile(vocab_merges.tokenizer_json(path.parent, END_OF_TEXT), str(path.parent))
-        # A mark at the beginning, as some editors write, is no part of the JSON.
+        # Some editors write a byte order mark, which is not JSON.
         text = path.read_text(encoding="utf-8-sig")
         return characters(text, str(path)) or BPEFile(text, str(path))
     except FileNotFoundError:

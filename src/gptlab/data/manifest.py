@@ -2,7 +2,7 @@
 
 DIR/train_000000.bin ... val_000000.bin     the shards, see shards.py
 DIR/manifest.json                           written last: a folder without it is not finished
-DIR/tokenizer.json                          only where the tokenizer came from a file
+DIR/tokenizer.json                          only if the tokenizer came from a file
 """
 
 import hashlib
@@ -20,11 +20,7 @@ from gptlab.storage import whole_file
 
 MANIFEST = "manifest.json"
 SPLITS = ("train", "val")
-
-
-NO_END = (
-    "a model of single characters is not trained further; choose gpt2, bytes or a tokenizer.json for another"
-)
+NO_END = "models of single characters cannot be trained further; choose gpt2, bytes or a tokenizer.json for a new one"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +28,11 @@ class TokenizerRecord:
     """Which tokenizer made the tokens."""
 
     name: str
-    """A name of TOKENIZERS, or tokenizer.json for one that lies beside the manifest."""
+    """A name of TOKENIZERS, or tokenizer.json for a file next to the manifest."""
     hash: str
     """sha256 of the vocabulary, as Tokenizer.hash."""
     vocab_size: int
-    """How many ids there are."""
+    """The number of ids."""
     end_of_text: int
     """The id that starts each document."""
 
@@ -56,13 +52,26 @@ class TokenizerRecord:
             end_of_text=tokenizer.document_start(NO_END),
         )
 
+    def load(self, folder: str | Path, remedy: str) -> Tokenizer:
+        """Load this tokenizer, from `folder` if it came from a file.
+
+        Raises:
+            DataError: it is missing, or is a different one; ends with `remedy`.
+        """
+        tokenizer = load_tokenizer(self.name if self.name in TOKENIZERS else Path(folder) / self.name)
+        if tokenizer.hash != self.hash:
+            raise DataError(
+                f"{folder}: its tokenizer is {TokenizerRecord.of(tokenizer)}, but {self} made the tokens; {remedy}"
+            )
+        return tokenizer
+
     def __str__(self) -> str:
         return f"{self.name} ({self.hash[:12]})"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """What the manifest says about one shard."""
+    """What the manifest records about one shard."""
 
     file: str
     """Its name within the folder."""
@@ -77,13 +86,13 @@ class Shard:
     text_bytes: int
     """How many bytes of UTF-8 text its tokens stand for."""
     sha256: str
-    """Of the whole file."""
+    """sha256 of the whole file."""
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS or not names_neighbour(self.file):
             raise ValueError(f"shard {self.file}, split {self.split}")
         if min(self.tokens, self.documents, self.bytes, self.text_bytes) < 0:
-            raise ValueError(f"shard {self.file}: holds less than nothing")
+            raise ValueError(f"shard {self.file}: has a negative count")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,23 +102,23 @@ class Manifest:
     tokenizer: TokenizerRecord
     """Which tokenizer made the tokens."""
     source: str
-    """The source as it was named to prepare."""
+    """The source as the user named it."""
     revision: str
-    """Which state of the source: a commit, a version, or a hash of its files' names, sizes and contents.
+    """The state of the source: a commit, a version, or a hash of its files' names, sizes and contents.
 
-    Of a source over 256 MiB, only the first, middle and last 64 KiB of each file are looked at.
+    If a source has over 256 MiB, only the first, middle and last 64 KiB of each file are hashed.
     """
     settings: dict[str, int | str | None]
-    """What else prepare was asked for; another request for the same folder is refused."""
+    """The other arguments of prepare; prepare refuses the folder for different ones."""
     validation: str
     """How the validation split was chosen, in words."""
     shards: tuple[Shard, ...]
-    """The shards, each split's in the order of its documents."""
+    """The shards, those of each split in the order of its documents."""
     dropped: dict[str, int] | None = None
-    """How many documents and tokens were left out as copies; None where nobody looked for any."""
+    """How many documents and tokens were left out as copies; None without a search for copies."""
     made_by: str = "prepare"
-    """A command of REMEDIES. What prepare wrote begins each shard with a document; in shards from elsewhere a
-    document may go on from one shard to the next."""
+    """A command of REMEDIES. The shards of prepare begin with a document; in shards from elsewhere a document may
+    continue from one shard to the next."""
 
     def __post_init__(self) -> None:
         if self.tokenizer.vocab_size > MAX_VOCAB_SIZE:
@@ -124,14 +133,14 @@ class Manifest:
         """Read a prepared folder's manifest.
 
         Raises:
-            DataError: there is none, or it is not one that prepare writes.
+            DataError: there is none, or gptlab did not write it.
         """
         path = Path(folder) / MANIFEST
         try:
             return typed(Manifest, parse_json(path.read_bytes()))
         except FileNotFoundError:
             if not Path(folder).exists():
-                here = "" if Path(folder).is_absolute() else f", seen from {Path.cwd()}"
+                here = "" if Path(folder).is_absolute() else f" in {Path.cwd()}"
                 raise DataError(
                     f'{folder}: there is no such folder{here}; make it with "gptlab data prepare SOURCE {folder}", '
                     "or name the one you have"
@@ -145,7 +154,7 @@ class Manifest:
             raise DataError(f'{path}: is not a manifest of "gptlab data prepare" ({error})') from error
 
     def save(self, folder: Path) -> None:
-        """Write the manifest, which declares the folder finished."""
+        """Write the manifest, which marks the folder as finished."""
         with whole_file(folder / MANIFEST) as file:
             file.write((json.dumps(asdict(self), indent=2) + "\n").encode())
 
@@ -155,14 +164,14 @@ class Manifest:
 
     @property
     def remedy(self) -> str:
-        """What mends a shard that is missing or damaged."""
+        """How to repair a missing or damaged shard."""
         return REMEDIES[self.made_by]
 
     def read_shard(self, folder: str | Path, shard: Shard) -> Tokens:
         """Map a shard's tokens into memory without reading them.
 
         Raises:
-            DataError: it is missing, damaged, or not as long as it was.
+            DataError: it is missing, damaged, or has another length than the manifest says.
         """
         path = Path(folder) / shard.file
         tokens = read_shard(path, self.remedy)
@@ -175,26 +184,19 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of every shard's: equal for equal tokens, wherever the folder lies."""
+        """A hash of all shards' hashes: equal for equal tokens, wherever the folder is."""
         return hashlib.sha256("".join(shard.sha256 for shard in self.shards).encode()).hexdigest()
 
     def load_tokenizer(self, folder: str | Path) -> Tokenizer:
         """Load the tokenizer that made the tokens.
 
         Raises:
-            DataError: it is missing, or is not the one that made them.
+            DataError: it is missing, or is a different one.
         """
-        named = self.tokenizer.name in TOKENIZERS
-        tokenizer = load_tokenizer(self.tokenizer.name if named else Path(folder) / self.tokenizer.name)
-        if tokenizer.hash != self.tokenizer.hash:
-            raise DataError(
-                f"{folder}: its tokenizer is {TokenizerRecord.of(tokenizer)}, the shards were made with "
-                f"{self.tokenizer}; put that one back"
-            )
-        return tokenizer
+        return self.tokenizer.load(folder, "put that one back")
 
     def check_reader(self, folder: str | Path, reader: Tokenizer) -> None:
-        """Refuse a model whose tokenizer is not the one that made the tokens.
+        """Check that a model's tokenizer is the one that made the tokens.
 
         Raises:
             DataError: the vocabularies differ.
@@ -228,13 +230,13 @@ class Manifest:
 REMEDIES = {
     "prepare": REBUILD,
     "adopt": f"put the original back, or delete {MANIFEST} and adopt the folder as it is",
-    "fetch": 'run "gptlab data fetch" again to bring it anew',
+    "fetch": 'run "gptlab data fetch" again to replace it',
 }
-"""What mends a damaged shard, by the command that made the folder."""
+"""How to repair a damaged shard, by the command that made the folder."""
 
 
 def told(facts: dict[str, Any]) -> str:
-    """Write a manifest's summary as people read it."""
+    """Write a manifest's summary for people."""
     train, val, dropped = facts["train"], facts["val"], facts["dropped"]
     copies = f", {dropped['documents']:,} copies of {dropped['tokens']:,} tokens left out" if dropped else ""
     return (

@@ -1,7 +1,7 @@
-"""Mixtures: several prepared folders drawn from by weight, in an order that is a pure function.
+"""Mixtures: drawing from several prepared folders by weight, in an order that is a pure function.
 
-Samples come in blocks of BLOCK, of which every set has the same whole number in every block, by its weight, at
-places that a permutation chooses. So any process or resumed run finds any sample from its block alone.
+Samples come in blocks of BLOCK. Each set has the same number of samples in every block, by its weight, at places that
+a permutation chooses. So any process or resumed run finds any sample from its block alone.
 """
 
 import hashlib
@@ -32,12 +32,12 @@ class Part:
     path: str
     """A folder that `gptlab data prepare`, `fetch` or `adopt` made."""
     weight: float = 1.0
-    """How much of it is drawn, as against the other sets' weights."""
+    """How much is drawn from it, relative to the other sets' weights."""
 
     def __post_init__(self) -> None:
         if not 0 < self.weight < math.inf:
             raise ValueError(
-                f"weight = {self.weight}: must be above 0, and finite; leave the set out for none"
+                f"weight = {self.weight}: must be above 0 and finite; leave the set out to draw nothing from it"
             )
 
 
@@ -48,7 +48,9 @@ class DataConfig:
     path: str = "data"
     """A folder that `gptlab data prepare`, `fetch` or `adopt` made; with [[data.train]] it is not read."""
     train: tuple[Part, ...] = ()
-    """Tables [[data.train]] of a mixture, each with a path and a weight, in the place of path."""
+    """Tables [[data.train]] of a mixture, each with a path and a weight; they replace path."""
+    seed: int | None = None
+    """Decides the order of the data; None is train.seed, which always decides the initial weights."""
 
     def __post_init__(self) -> None:
         paths = [str(Path(part.path)) for part in self.parts]
@@ -58,8 +60,12 @@ class DataConfig:
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """The sets, one or several."""
+        """The sets: one, or those of a mixture."""
         return self.train or (Part(path=self.path),)
+
+    def order_seed(self, train_seed: int) -> int:
+        """Return the seed of the order: its own, or else that of [train]."""
+        return train_seed if self.seed is None else self.seed
 
 
 @dataclass(frozen=True)
@@ -68,13 +74,13 @@ class Set:
 
     path: str
     share: float
-    """Which part of the samples is from it."""
+    """The fraction of samples drawn from it."""
     train: Windows
     val: Windows
 
 
 class Order(Protocol):
-    """The samples of a run, each by its number: its set and the number of its window."""
+    """The samples of a run, by their global index."""
 
     def batch(self, first: int, count: int) -> "tuple[Tensor, Tensor]":
         """Read global samples first .. first + count - 1 as (ids_BT, targets_BT)."""
@@ -87,7 +93,7 @@ class Sets:
     Args:
         config: the recipe's [data].
         context: how many tokens a model sees at once.
-        seed: another seed, another order.
+        seed: decides the order.
 
     Raises:
         DataError: a folder cannot be used, or the sets were made with different tokenizers.
@@ -99,7 +105,7 @@ class Sets:
         for part, manifest in zip(config.parts, manifests, strict=True):
             if manifest.tokenizer.hash != first.hash:
                 raise DataError(
-                    f"{part.path}: its tokenizer is {manifest.tokenizer}, that of {config.parts[0].path} is "
+                    f"{part.path}: its tokenizer is {manifest.tokenizer}, but that of {config.parts[0].path} is "
                     f"{first}; prepare one of them again with the other's"
                 )
         self.tokenizer: Tokenizer = manifests[0].load_tokenizer(config.parts[0].path)
@@ -120,7 +126,7 @@ class Sets:
         self.fingerprint = fingerprint([manifest.fingerprint for manifest in manifests], samples)
 
     def epochs(self, samples: int) -> dict[str, float]:
-        """Return how often each set has been seen, on the whole, after so many samples."""
+        """Return how many times each set has been seen after this many samples."""
         return {one.path: samples * one.share / len(one.train) for one in self.sets}
 
 
@@ -128,13 +134,13 @@ class Mixture:
     """Windows of several sets, by global sample index.
 
     Args:
-        windows: of each set.
-        samples: how many of each set are in a block; together BLOCK.
-        seed: another seed, another order.
+        windows: the windows of each set.
+        samples: how many samples of each set a block holds; together BLOCK.
+        seed: decides the order.
     """
 
     def __init__(self, windows: Sequence[Windows], samples: Sequence[int], seed: int) -> None:
-        # Another order in each set, or sets of one size would go through their windows in step.
+        # A different order in each set, or sets of the same size would go through their windows in step.
         self._draws = [TrainBatches(each, seed + number) for number, each in enumerate(windows)]
         self._samples = np.array(samples, np.uint64)
         self._ends = np.cumsum(self._samples)
@@ -142,7 +148,7 @@ class Mixture:
         self._block = lru_cache(4)(self._make_block)
 
     def samples(self, first: int, count: int) -> tuple[Numbers, Numbers]:
-        """Return, for global samples first .. first + count - 1, the set and which of its samples each is."""
+        """Return, for global samples first .. first + count - 1, each sample's set and its index in that set."""
         blocks = range(first // BLOCK, (first + count - 1) // BLOCK + 1)
         parts = [self._block(block) for block in blocks]
         inside = slice(first - blocks.start * BLOCK, first - blocks.start * BLOCK + count)
@@ -153,7 +159,7 @@ class Mixture:
         index = np.arange(BLOCK, dtype=np.uint64)
         places = permute(index, BLOCK, self._seed, np.full_like(index, block))
         which = np.searchsorted(self._ends, places, side="right").astype(np.uint64)
-        # The samples of a set come in their order, so that none is seen twice before all were seen once.
+        # The samples of a set keep their order, so that each is seen once before any is seen again.
         numbers = np.empty_like(which)
         for number, samples in enumerate(self._samples):
             numbers[which == number] = np.uint64(block) * samples + index[: int(samples)]
@@ -174,11 +180,11 @@ class Mixture:
 
 
 def fingerprint(sets: Sequence[str], samples: Sequence[int]) -> str:
-    """Return the fingerprint of a mixture: a single set's own, or one of all and their shares.
+    """Return the fingerprint of a mixture: that of its only set, or a hash of all sets and their shares.
 
     Args:
-        sets: the fingerprint of each.
-        samples: how many of each set are in a block.
+        sets: the fingerprint of each set.
+        samples: how many samples of each set a block holds.
     """
     if len(sets) == 1:
         return sets[0]
@@ -187,7 +193,7 @@ def fingerprint(sets: Sequence[str], samples: Sequence[int]) -> str:
 
 
 def share_block(weights: Sequence[float]) -> list[int]:
-    """Share a block's samples out by weight, by largest remainder, at least one to each set."""
+    """Divide a block's samples by weight, by largest remainder, at least one to each set."""
     total = math.fsum(weights)
     exact = [max(BLOCK * weight / total, 1.0) for weight in weights]
     samples = [int(each) for each in exact]
@@ -195,6 +201,6 @@ def share_block(weights: Sequence[float]) -> list[int]:
     missing = BLOCK - sum(samples)
     for number in by_remainder[: max(missing, 0)]:
         samples[number] += 1
-    # What the smallest sets were given beyond their weight, the largest can spare.
+    # The largest set gives up what the smallest sets received beyond their weight.
     samples[samples.index(max(samples))] += min(missing, 0)
     return samples

@@ -1,7 +1,7 @@
 """Shards: token files in llm.c's format, version 1.
 
-A shard is a header of 256 little-endian int32 (magic, version, token count, zeros), then little-endian uint16
-tokens. Each document starts with the end-of-text token, and none crosses from one shard into the next.
+A shard is a header of 256 little-endian int32 (magic, version, token count, zeros), followed by little-endian uint16
+tokens. Each document starts with the end-of-text token, and no document spans two shards.
 
 Source: llm.c, dev/data/data_common.py and llmc/dataloader.h.
 """
@@ -20,17 +20,17 @@ VERSION = 1
 HEADER = np.dtype("<i4")
 HEADER_BYTES = 256 * HEADER.itemsize
 TOKEN = np.dtype("<u2")
-MAX_SHARD_TOKENS = 2**31 - 1  # what the header's int32 can count
+MAX_SHARD_TOKENS = 2**31 - 1  # the most that the header's int32 can count
 
 Tokens = npt.NDArray[np.uint16]
 
 REBUILD = 'run "gptlab data prepare" again to rebuild it'
 
-_SEARCH_TOKENS = 1_000_000  # looked through at a time, so that memory does not grow with the shard
+_SEARCH_TOKENS = 1_000_000  # searched at a time, so that memory does not grow with the shard
 
 
 def shard_header(tokens: int) -> bytes:
-    """Build the header of a shard of so many tokens."""
+    """Build the header of a shard with this many tokens."""
     header = np.zeros(HEADER_BYTES // HEADER.itemsize, HEADER)
     header[:3] = MAGIC, VERSION, tokens
     return header.tobytes()
@@ -45,7 +45,7 @@ def write_shard(path: Path, tokens: npt.ArrayLike) -> None:
     array = np.asarray(tokens)
     if not 0 < array.size <= MAX_SHARD_TOKENS:
         raise DataError(
-            f"shard {path}: there are {array.size:,} tokens to write; one holds 1 to {MAX_SHARD_TOKENS:,}"
+            f"shard {path}: cannot hold {array.size:,} tokens; a shard holds 1 to {MAX_SHARD_TOKENS:,}"
         )
     if array.min() < 0 or array.max() > np.iinfo(TOKEN).max:
         raise DataError(f"shard {path}: tokens must lie between 0 and {np.iinfo(TOKEN).max:,}")
@@ -59,7 +59,7 @@ def read_shard(path: Path, remedy: str = REBUILD) -> Tokens:
 
     Args:
         path: the file.
-        remedy: what whoever meets a damaged one should do.
+        remedy: what to do about a damaged shard.
 
     Raises:
         DataError: the shard is missing, empty, truncated, or in another format.
@@ -77,23 +77,23 @@ def read_shard(path: Path, remedy: str = REBUILD) -> Tokens:
     magic, version, tokens = _numbers(raw)
     if (magic, version) != (MAGIC, VERSION):
         raise DataError(
-            f"shard {path}: begins with magic {magic}, version {version}, where uint16 tokens have {MAGIC}, "
-            f"{VERSION}; {FOREIGN.get(magic, _HEADERLESS)}"
+            f"shard {path}: begins with magic {magic}, version {version} instead of {MAGIC}, {VERSION} for uint16 "
+            f"tokens; {FOREIGN.get(magic, _HEADERLESS)}"
         )
     if len(raw) < HEADER_BYTES:
-        raise DataError(f"shard {path}: {size:,} bytes are less than the header's {HEADER_BYTES:,}; {remedy}")
+        raise DataError(f"shard {path}: has {size:,} bytes, less than a header of {HEADER_BYTES:,}; {remedy}")
     held, odd = divmod(size - HEADER_BYTES, TOKEN.itemsize)
     if held != tokens or odd:
         half = " and a half" if odd else ""
         raise DataError(f"shard {path}: header says {tokens:,} tokens, file holds {held:,}{half}; {remedy}")
     if tokens == 0:
         raise DataError(f"shard {path}: holds no tokens; {remedy}")
-    # A plain array, as slices of numpy's memmap take long to make.
+    # A plain array, as slicing numpy's memmap is slow.
     return np.asarray(np.memmap(path, TOKEN, "r", offset=HEADER_BYTES))
 
 
 def _numbers(raw: bytes) -> tuple[int, int, int]:
-    """Take the three numbers at the beginning of a header; those a short file lacks are 0."""
+    """Read the first three numbers of a header; numbers missing from a short file are 0."""
     magic, version, tokens = np.frombuffer(
         raw[: 3 * HEADER.itemsize].ljust(3 * HEADER.itemsize, b"\0"), HEADER
     )
@@ -103,9 +103,9 @@ def _numbers(raw: bytes) -> tuple[int, int, int]:
 def documents(
     tokens: Tokens, end_of_text: int, start: int = 0, stop: int | None = None
 ) -> Iterator[tuple[int, int]]:
-    """Find where the documents begin and end that begin in a range of a shard, by default in all of it.
+    """Find the beginning and end of each document that begins in a range of a shard, by default the whole shard.
 
-    What precedes the first end-of-text, as in shards from elsewhere that cut documents, is one too.
+    Tokens before the first end-of-text count as a document; shards from elsewhere may begin inside one.
     """
     stop = tokens.size if stop is None else stop
     begin = 0 if start == 0 else None
@@ -123,17 +123,17 @@ def documents(
 
 
 def check_range(tokens: Tokens, vocab_size: int, path: Path, start: int, remedy: str) -> None:
-    """Refuse tokens outside the vocabulary.
+    """Check that tokens are in the vocabulary.
 
     Args:
-        tokens: some of a shard's.
-        vocab_size: ids from here on are outside.
+        tokens: some tokens of a shard.
+        vocab_size: the number of ids.
         path: the shard.
-        start: where in the shard the first of the tokens stands.
-        remedy: what whoever meets one should do.
+        start: the position of the first of the tokens in the shard.
+        remedy: what to do about a token outside.
 
     Raises:
-        DataError: one is, naming the shard, the position and the vocabulary's size.
+        DataError: one is outside; names the shard, the position and the size of the vocabulary.
     """
     if tokens.max() >= vocab_size:
         at = int(np.argmax(tokens >= vocab_size))
@@ -144,16 +144,16 @@ def check_range(tokens: Tokens, vocab_size: int, path: Path, start: int, remedy:
 
 
 _HEADERLESS = (
-    "where it is bare tokens, as nanoGPT writes them, write_shard of gptlab.data.shards gives it a header; "
+    "if it holds bare tokens, as nanoGPT writes them, add a header with write_shard of gptlab.data.shards; "
     'otherwise make shards with "gptlab data prepare"'
 )
 
 FOREIGN = {
     MAGIC: 'it may come from a newer llm.c; make shards with "gptlab data prepare"',
-    20240522: "these are llm.c's evaluation items and no text; move the file elsewhere",
-    20240801: "these are llm.c's uint32 tokens for Llama 3, too many for uint16; prepare the text with gpt2's",
+    20240522: "the file holds llm.c's evaluation items, not text; move it elsewhere",
+    20240801: "the file holds llm.c's uint32 tokens for Llama 3, too many for uint16; prepare the text with gpt2",
     int.from_bytes(b"\x93NUM", "little"): (
-        "this is an array of numpy, as build-nanogpt writes; write_shard of gptlab.data.shards makes it a shard"
+        "the file is a numpy array, as build-nanogpt writes; make it a shard with write_shard of gptlab.data.shards"
     ),
 }
-"""What files that lie about beside shards begin with, and what to do about them."""
+"""The magic numbers of files often found next to shards, and what to do about such files."""

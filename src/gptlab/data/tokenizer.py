@@ -1,7 +1,7 @@
 """Tokenizers: text to ids and back, without loss.
 
-A tokenizer is its vocabulary, a list of byte strings by id, and a way to cut text into them. All else, such
-as decoding and the hash that ties shards to models, follows from the vocabulary, whichever library cuts.
+A tokenizer is a vocabulary, a list of byte strings by id, and a way to cut text into them. Everything else, such as
+decoding and the hash that ties shards to models, follows from the vocabulary, whichever library cuts the text.
 Ordinary text never becomes a special token, not even text that spells one.
 """
 
@@ -11,15 +11,11 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from gptlab.errors import DataError, brief
-
-if TYPE_CHECKING:
-    pass
 
 END_OF_TEXT = "<|endoftext|>"
 FILE = "tokenizer.json"
@@ -30,10 +26,10 @@ class Tokenizer(ABC):
     """A vocabulary and a way to cut text into it.
 
     Args:
-        name: its name in TOKENIZERS, or `tokenizer.json` for one that came from a file.
-        vocabulary: the bytes each id stands for, empty for an id that is not used.
-        end_of_text: the id that precedes every document.
-        special: the ids, end-of-text among them, that stand for no text.
+        name: its name in TOKENIZERS, or `tokenizer.json` for one from a file.
+        vocabulary: the bytes that each id stands for; empty for unused ids.
+        end_of_text: the id before every document.
+        special: the ids that stand for no text; end-of-text is always one of them.
         bytes_per_token: about how many bytes of English a token covers, for estimates only.
     """
 
@@ -46,7 +42,7 @@ class Tokenizer(ABC):
         bytes_per_token: float = 4.0,
     ) -> None:
         self.name = self.origin = name
-        """`origin` is what messages call it: a file's own path."""
+        """`origin` is its name in messages: for a file, the path."""
         self.vocabulary = list(vocabulary)
         self.end_of_text = end_of_text
         self.special = frozenset(special) | {end_of_text}
@@ -54,12 +50,12 @@ class Tokenizer(ABC):
 
     @property
     def vocab_size(self) -> int:
-        """How many ids there are, unused ones included."""
+        """The number of ids, including unused ones."""
         return len(self.vocabulary)
 
     @cached_property
     def hash(self) -> str:
-        """sha256 of the vocabulary: equal hashes mean that equal ids stand for equal bytes."""
+        """sha256 of the vocabulary: if hashes are equal, equal ids stand for equal bytes."""
         digest = hashlib.sha256(self.end_of_text.to_bytes(4, "little"))
         for token in self.vocabulary:
             digest.update(len(token).to_bytes(4, "little") + token)
@@ -73,18 +69,15 @@ class Tokenizer(ABC):
         )
 
     def unknown_below(self, rows: int) -> list[int]:
-        """Return the ids below `rows` that stand for nothing: a model's vocabulary may be filled up with them."""
+        """Return the ids below `rows` that stand for nothing; models may pad their vocabulary with such ids."""
         known = len(self.vocabulary)
         return [id_ for id_ in range(rows) if id_ >= known or not self.vocabulary[id_]]
 
     def document_start(self, remedy: str) -> int:
         """Return end-of-text, which begins a document.
 
-        Args:
-            remedy: what to do where there is none.
-
         Raises:
-            DataError: there is none, as among single characters.
+            DataError: the tokenizer has none, like one of single characters; ends with `remedy`.
         """
         if self.end_of_text >= self.vocab_size:
             raise DataError(f"tokenizer {self.origin}: has no {END_OF_TEXT} to begin a text with; {remedy}")
@@ -92,7 +85,7 @@ class Tokenizer(ABC):
 
     @property
     def frame(self) -> tuple[list[int], list[int]]:
-        """The ids that stand in front of a text and behind it where a model reads one; most have none."""
+        """The ids that a model expects before and after a text; usually none."""
         return [], []
 
     @abstractmethod
@@ -100,20 +93,16 @@ class Tokenizer(ABC):
         """Cut ordinary text into ids, without its frame."""
 
     def encode_array(self, text: str) -> npt.NDArray[np.uint16]:
-        """Encode into the shards' type, without the detour over Python integers where the library allows."""
+        """Encode into the shards' type, without Python integers in between if the library can."""
         return np.array(self.encode(text), np.uint16)
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Encode several texts."""
-        return [self.encode(text) for text in texts]
-
     def decode(self, ids: Iterable[int]) -> str:
-        """Write ids as text; bytes that are no UTF-8, such as half a letter, become U+FFFD."""
+        """Turn ids into text; bytes that are not UTF-8, such as half a character, become U+FFFD."""
         return b"".join(self.vocabulary[id_] for id_ in ids).decode("utf-8", errors="replace")
 
     @property
     def files(self) -> dict[str, bytes]:
-        """The files that find this tokenizer again, by name; none where its own name is enough."""
+        """The files to load this tokenizer from again, by name; none if its name is enough."""
         return {}
 
     def save(self, folder: Path) -> None:
@@ -123,7 +112,7 @@ class Tokenizer(ABC):
 
 
 class Bytes(Tokenizer):
-    """UTF-8's 256 bytes, and end-of-text: nothing to train, nothing to download.
+    """The 256 bytes of UTF-8, and end-of-text: nothing to train, nothing to download.
 
     Source: Xue et al. 2022, "ByT5: Towards a Token-Free Future with Pre-trained Byte-to-Byte Models".
     """
@@ -140,22 +129,18 @@ class Bytes(Tokenizer):
 
 
 def cutting(origin: str, text: str) -> AbstractContextManager[None]:
-    """Name the text that a library fails to cut."""
+    """Name the text if a library fails to cut it."""
     return blaming(
         lambda error: (
             f"tokenizer {origin}: cannot cut a text of {len(text):,} characters that begins {text[:40]!r} "
-            f"({brief(error)}); cut it into several documents, or leave it out"
+            f"({brief(error)}); split it into several documents, or leave it out"
         )
     )
 
 
 @contextmanager
 def blaming(say: Callable[[BaseException], str]) -> Generator[None]:
-    """Turn whatever a library raises into one line. A panic in Rust is not even an Exception.
-
-    Raises:
-        DataError: it raised something.
-    """
+    """Turn whatever a library raises into a DataError of one line; a panic in Rust is not even an Exception."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
@@ -165,19 +150,19 @@ def blaming(say: Callable[[BaseException], str]) -> Generator[None]:
 
 
 def utf8(text: str) -> bytes:
-    """Return a text's bytes; lone surrogates, which UTF-8 cannot spell, become U+FFFD, as in tiktoken."""
+    """Encode a text as UTF-8; lone surrogates, which UTF-8 cannot spell, become U+FFFD, as in tiktoken."""
     try:
         return text.encode()
     except UnicodeEncodeError:
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
 
 
-# Capitals, spaces, an accent apart from its letter, an emoji: what a lossy tokenizer folds away. All of ASCII, but
-# not all bytes: SmolLM's and BLOOM's lack some that hardly any text has.
+# Capitals, spaces, a combining accent, an emoji: what a lossy tokenizer loses. All of ASCII, but not all bytes, as
+# SmolLM's and BLOOM's tokenizers lack some that hardly any text contains.
 _ASCII = "".join(map(chr, range(32, 127)))
 _PROBE = f"A probe,  of\n\t e\u0301 \u2028\U0001f642 {END_OF_TEXT}. {_ASCII}"
 
-# What GPT-2's rule for words tells apart: contractions, runs of spaces, digits, marks, other scripts.
+# What GPT-2's rule for words distinguishes: contractions, runs of spaces, digits, punctuation, other scripts.
 PROBES = (
     _PROBE,
     "I'll say it's THEY'RE, we'd, 'tis  12,345.67   \n\n \t x\r\n  end ",

@@ -1,8 +1,8 @@
-"""What a tokenizer.json says besides its vocabulary: which of it would change, lose or add to a text.
+"""Which steps of a tokenizer.json would change a text, lose some of it or add to it.
 
-Such files were made for other programs, which may fold letters, take blanks away, or cut the same text
-differently each time. What the vocabulary can spell comes back whole only where every step leaves it alone, so
-the steps that do are listed here, and every other is refused by its name.
+Such files are made for other programs, and may fold letters, remove blanks, or cut the same text differently each
+time. Text comes back whole only if every step keeps it, so this file lists the steps that do, and refuses all others
+by name.
 """
 
 from collections import Counter
@@ -13,10 +13,10 @@ BYTE_LEVEL = 'gptlab needs a lossless byte-level BPE such as "gptlab data tokeni
 
 
 def changes(said: dict[str, Any]) -> Iterator[str]:
-    """Name what would change a text, each with what to do about it.
+    """Describe each fault that would change a text, with its remedy.
 
     Args:
-        said: the file as the library understood it, with everything that it had left out.
+        said: the file as the library read it, with all defaults filled in.
     """
     yield from _of_model(said["model"])
     steps = _flat(said["normalizer"], "normalizers")
@@ -26,39 +26,39 @@ def changes(said: dict[str, Any]) -> Iterator[str]:
             yield f"its normalizer {step['type']} changes the text before it is cut; {BYTE_LEVEL}"
     for cut in cuts:
         if cut["type"] not in _CUTS:
-            yield f"its pre_tokenizer {cut['type']} takes blanks out of a text; {BYTE_LEVEL}"
+            yield f"its pre_tokenizer {cut['type']} removes blanks from a text; {BYTE_LEVEL}"
         elif (fault := _CUTS[cut["type"]](cut)) is not None:
             yield f"its pre_tokenizer {cut['type']} {fault}"
-    # Bytes are spelled as letters once: a second time would spell the letters.
+    # A second ByteLevel would spell the letters of the first again.
     spellings = sum(step["type"] == "ByteLevel" for step in steps + cuts)
     if spellings != 1:
-        yield f"it has {spellings} steps of the type ByteLevel, where one must spell bytes; {BYTE_LEVEL}"
+        yield f"it has {spellings} ByteLevel steps instead of one; {BYTE_LEVEL}"
     for processor in _flat(said["post_processor"], "processors"):
         if processor["type"] == "TemplateProcessing":
             whole = [piece["Sequence"]["id"] for piece in processor["single"] if "Sequence" in piece]
             if whole != ["A"]:
                 yield (
-                    f"its post_processor TemplateProcessing has the text {len(whole)} times in it (single); leave "
-                    "one $A there"
+                    f"its post_processor TemplateProcessing repeats the text {len(whole)} times (single); leave one "
+                    "$A there"
                 )
     for token in said["added_tokens"]:
-        # Special ones never meet a text, so that theirs do not matter.
+        # Special tokens never occur in a text, so their flags do not matter.
         for side in ("lstrip", "rstrip"):
             if token[side] and not token["special"]:
                 yield f'its added token "{token["content"]}" swallows blanks ({side}); set {side} to false'
 
 
 def traps(raw: Any) -> Iterator[str]:
-    """Name what the library must not be given.
+    """Describe each fault that the library would crash on or misread.
 
     Args:
-        raw: what the file says, whatever that may be.
+        raw: the parsed JSON of the file, of any shape.
     """
     match raw:
-        case {"model": {"type": "WordPiece"}}:  # its prefix does no harm, and it is refused by its name
+        case {"model": {"type": "WordPiece"}}:  # its prefix does no harm, and `changes` refuses the model
             pass
         case {"model": {"continuing_subword_prefix": prefix}} if prefix:
-            # Merges are cut by its bytes, and one cut within a letter ends the whole process.
+            # The library cuts merges by the prefix's bytes; a cut inside a character aborts the process.
             yield _affix("continuing_subword_prefix", prefix)
         case _:
             pass
@@ -66,16 +66,16 @@ def traps(raw: Any) -> Iterator[str]:
         case {"added_tokens": [*tokens]}:
             named = [token for token in tokens if isinstance(token, dict) and "content" in token]
             for name, times in Counter(str(token["content"]) for token in named).items():
-                # The first one's flags stay in force, and the last one's are shown and written.
+                # The library uses the flags of the first, but shows and writes those of the last.
                 if times > 1:
-                    yield f'its added token "{name}" is there {times} times; leave one of them'
+                    yield f'its added token "{name}" is listed {times} times; leave only one'
         case _:
             pass
 
 
 def _of_model(model: dict[str, Any]) -> Iterator[str]:
     if model["type"] != "BPE":
-        yield f"its model is {model['type']}, which not every text comes back from; {BYTE_LEVEL}"
+        yield f"its model is {model['type']}, which cannot give every text back; {BYTE_LEVEL}"
         return
     if model["dropout"]:
         yield (
@@ -86,11 +86,11 @@ def _of_model(model: dict[str, Any]) -> Iterator[str]:
 
 
 def _affix(key: str, affix: object) -> str:
-    return f'its {key} "{affix}" is spelled in tokens and is in no text; {BYTE_LEVEL}'
+    return f'its {key} "{affix}" is part of the tokens but not of the text; {BYTE_LEVEL}'
 
 
 def _flat(step: dict[str, Any] | None, name: str) -> list[dict[str, Any]]:
-    """List the steps of a sequence, and of those within it."""
+    """List the steps of a sequence, nested sequences included."""
     if step is None:
         return []
     if step["type"] != "Sequence":
@@ -104,13 +104,13 @@ def _keeps(cut: dict[str, Any]) -> str | None:
 
 def _unless_removed(cut: dict[str, Any]) -> str | None:
     if cut["behavior"] == "Removed":
-        return "takes out what it finds (behavior Removed); set its behavior to Isolated"
+        return "removes what it matches (behavior Removed); set its behavior to Isolated"
     return None
 
 
 def _unless_prefixed(cut: dict[str, Any]) -> str | None:
     if cut["add_prefix_space"]:
-        return "puts a blank before a text (add_prefix_space); set add_prefix_space to false"
+        return "adds a blank before a text (add_prefix_space); set add_prefix_space to false"
     return None
 
 
@@ -121,5 +121,5 @@ _CUTS: dict[str, Callable[[dict[str, Any]], str | None]] = {
     "Punctuation": _unless_removed,
     "Split": _unless_removed,
 }
-"""The steps that cut a text and keep all of it, each with what is wrong with one, if anything. UnicodeScripts is none
-of them: it loses a blank that a text begins with."""
+"""The steps that cut a text and can keep all of it, each with a function that finds its fault. UnicodeScripts is not
+one of them: it loses a blank at the beginning of a text."""

@@ -9,7 +9,7 @@ from gptlab.data.tokenizer import END_OF_TEXT, MAX_VOCAB_SIZE
 from gptlab.errors import DataError
 from gptlab.progress import Progress
 
-LONG_WORD = 10_000  # characters; a word ten times as long takes the trainer eight seconds
+LONG_WORD = 10_000  # characters; a word of ten times as many takes the trainer eight seconds
 
 if TYPE_CHECKING:
     import tokenizers
@@ -20,7 +20,7 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int) -> "tokenizers.To
 
     Args:
         documents: the text to learn from, read once.
-        vocab_size: how many ids, the 256 bytes and end-of-text included; fewer come out of too little text.
+        vocab_size: how many ids, including the 256 bytes and end-of-text; too little text gives fewer.
 
     Raises:
         DataError: `vocab_size` cannot hold the bytes, or does not fit the shards' uint16.
@@ -55,7 +55,7 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int) -> "tokenizers.To
 
 
 def _cut_long_words(text: str) -> list[str]:
-    """Cut a text within words of more than twice LONG_WORD, as the trainer's time grows with a word's square."""
+    """Cut words longer than twice LONG_WORD, as the trainer's time grows with the square of a word's length."""
     cuts = [at for at in range(LONG_WORD, len(text), LONG_WORD) if _LONG_WORD.match(text, at)]
     return [text[start:stop] for start, stop in pairwise((0, *cuts, len(text)))]
 

@@ -1,4 +1,4 @@
-"""Verify: every shard of a data folder against its manifest, token by token."""
+"""Verify: checking every shard of a data folder against its manifest, token by token."""
 
 import hashlib
 from pathlib import Path
@@ -16,10 +16,10 @@ CHUNK_BYTES = 8_000_000  # read at a time, so that memory does not grow with the
 
 
 def verify(folder: str | Path) -> dict[str, Any]:
-    """Check every shard of a data folder against its manifest, token by token, and summarise it.
+    """Check every shard of a data folder against its manifest, token by token; return the manifest's summary.
 
     Raises:
-        DataError: the first thing that is not as the manifest says.
+        DataError: the first difference found.
     """
     folder = Path(folder)
     manifest = Manifest.load(folder)
@@ -27,7 +27,7 @@ def verify(folder: str | Path) -> dict[str, Any]:
     for path in sorted(folder.glob("*.bin")):
         if path.name not in {shard.file for shard in manifest.shards}:
             raise DataError(
-                f"shard {path}: is not in {MANIFEST}; move it elsewhere, other readers would take it"
+                f"shard {path}: is not in {MANIFEST}; move it elsewhere, as other programs would read it"
             )
     with Progress("verifying", sum(shard.bytes for shard in manifest.shards), "B") as progress:
         for shard in manifest.shards:
@@ -44,7 +44,7 @@ def _verify_shard(
         raise DataError(
             f"shard {path}: begins with token {first}, not with end-of-text {tokenizer.end_of_text}; {remedy}"
         )
-    held = measure(path, shard.split, tokenizer, progress, remedy=remedy)
+    held = measure(path, shard.split, tokenizer, progress, remedy)
     for what, ours, said in (
         ("documents", held.documents, shard.documents),
         ("bytes of text", held.text_bytes, shard.text_bytes),
@@ -53,7 +53,7 @@ def _verify_shard(
         if ours != said:
             raise DataError(f"shard {path}: holds {ours:,} {what}, {MANIFEST} says {said:,}; {remedy}")
     if held.sha256 != shard.sha256:
-        raise DataError(f"shard {path}: its sha256 is not the one in {MANIFEST}; {remedy}")
+        raise DataError(f"shard {path}: its sha256 differs from the one in {MANIFEST}; {remedy}")
 
 
 def measure(
@@ -61,22 +61,21 @@ def measure(
     split: str,
     tokenizer: Tokenizer,
     progress: Progress,
-    *,
     remedy: str,
     wrong_vocabulary: str = "",
 ) -> Shard:
-    """Read a shard through, once, and describe it as a manifest does.
+    """Read a shard once, and describe it as a manifest does.
 
     Args:
         path: the file.
-        split: what it is for.
-        tokenizer: the one that made it.
+        split: train or val.
+        tokenizer: the tokenizer that made it.
         progress: counts the bytes.
-        remedy: what to do about a damaged one.
-        wrong_vocabulary: what to do about a token that the tokenizer does not have, if not the same.
+        remedy: what to do about a damaged shard.
+        wrong_vocabulary: what to do about a token outside the vocabulary, if not the same.
 
     Raises:
-        DataError: it is damaged, or a token is outside the vocabulary.
+        DataError: the shard is damaged, or a token is outside the vocabulary.
     """
     tokens = read_shard(path, remedy).size
     documents = text_bytes = position = 0

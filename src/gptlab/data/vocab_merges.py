@@ -1,4 +1,4 @@
-"""GPT-2's older two files, vocab.json and merges.txt, as the one tokenizer.json that says the same."""
+"""GPT-2's two older files, vocab.json and merges.txt, as an equivalent tokenizer.json."""
 
 import json
 from pathlib import Path
@@ -8,8 +8,8 @@ from gptlab.errors import DataError
 from gptlab.parsing import parse_json
 
 VOCAB, MERGES, ADDED = "vocab.json", "merges.txt", "added_tokens.json"
-CLASSES = ("GPT2Tokenizer", "GPT2TokenizerFast")  # that cut words by GPT-2's rule
-MODEL_TYPES = ("gpt2", "gpt_neo", "gptj", "phi", "starcoder2")  # whose tokenizer is one of them
+CLASSES = ("GPT2Tokenizer", "GPT2TokenizerFast")  # these cut words by GPT-2's rule
+MODEL_TYPES = ("gpt2", "gpt_neo", "gptj", "phi", "starcoder2")  # these use one of the two
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 
 
@@ -19,14 +19,14 @@ def has_both(folder: Path) -> bool:
 
 
 def tokenizer_json(folder: Path, end_of_text: str) -> str:
-    """Write the two files as a tokenizer.json.
+    """Convert the two files to a tokenizer.json.
 
     Args:
-        folder: where they lie.
-        end_of_text: the token that is special, if the vocabulary has it.
+        folder: where they are.
+        end_of_text: the token to mark as special, if the vocabulary has it.
 
     Raises:
-        DataError: a file is damaged, or what lies beside says that words are cut by another rule than GPT-2's.
+        DataError: a file is damaged, or another file next to it requires a rule for words other than GPT-2's.
     """
     _refuse_other_rules(folder)
     vocabulary = _object(folder / VOCAB)
@@ -37,22 +37,14 @@ def tokenizer_json(folder: Path, end_of_text: str) -> str:
     for merge in merges:
         if len(merge) != 2:
             raise DataError(
-                f"tokenizer {folder / MERGES}: {' '.join(merge)!r} is no merge; write two tokens a line"
+                f"tokenizer {folder / MERGES}: {' '.join(merge)!r} is not a merge; write two tokens per line"
             )
     special = {"content": end_of_text, "special": True, "id": vocabulary.get(end_of_text)}
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    model = {
-        "type": "BPE",
-        "dropout": None,
-        "unk_token": None,
-        "continuing_subword_prefix": None,
-        "end_of_word_suffix": None,
-        "fuse_unk": False,
-        "byte_fallback": False,
-        "ignore_merges": False,
-        "vocab": vocabulary,
-        "merges": merges,
-    }
+    absent = ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix")
+    off = ("fuse_unk", "byte_fallback", "ignore_merges")
+    model: dict[str, Any] = {"type": "BPE"} | dict.fromkeys(absent) | dict.fromkeys(off, False)
+    model |= {"vocab": vocabulary, "merges": merges}
     content: dict[str, Any] = {
         "version": "1.0",
         "truncation": None,
@@ -70,7 +62,7 @@ def tokenizer_json(folder: Path, end_of_text: str) -> str:
 def _refuse_other_rules(folder: Path) -> None:
     remedy = "load it in transformers and save it, which writes tokenizer.json"
     if (folder / ADDED).is_file():
-        raise DataError(f"tokenizer {folder / ADDED}: has tokens that {VOCAB} has not; {remedy}")
+        raise DataError(f"tokenizer {folder / ADDED}: has tokens that {VOCAB} lacks; {remedy}")
     said = _object(folder / "tokenizer_config.json")
     kind = said.get("tokenizer_class")
     if kind is None:
@@ -81,7 +73,7 @@ def _refuse_other_rules(folder: Path) -> None:
         raise DataError(f"tokenizer {folder}: {VOCAB} does not say how {kind} cuts words; {remedy}")
     for key in ("add_prefix_space", "add_bos_token"):
         if said.get(key):
-            raise DataError(f"tokenizer {folder}: {key} in tokenizer_config.json changes a text; {remedy}")
+            raise DataError(f"tokenizer {folder}: {key} in tokenizer_config.json changes the text; {remedy}")
 
 
 def _object(path: Path) -> dict[str, Any]:
@@ -92,5 +84,5 @@ def _object(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise DataError(f"tokenizer {path}: is not JSON ({error}); get it again") from None
     if not isinstance(content, dict):
-        raise DataError(f"tokenizer {path}: holds no JSON object; get it again")
+        raise DataError(f"tokenizer {path}: is not a JSON object; get it again")
     return content

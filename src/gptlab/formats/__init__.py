@@ -1,1 +1,1 @@
-"""What others read and write: Hugging Face folders, GGUF, llm.c and nanoGPT."""
+"""Other programs' formats: Hugging Face folders, GGUF, llm.c and nanoGPT."""

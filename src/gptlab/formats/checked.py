@@ -1,4 +1,4 @@
-"""A model's configuration and tensors from a file that somebody else may have written."""
+"""A foreign file's tensors checked against its model's configuration."""
 
 from collections.abc import Mapping
 
@@ -7,14 +7,14 @@ from torch import Tensor
 
 from gptlab.model.gpt import GPT, ModelConfig
 
-TABLE_BYTES = 1 << 28  # of a context of a million tokens and heads of 32 channels, if the weights are few
+TABLE_BYTES = 1 << 28  # a context of a million tokens with heads of 32 channels, however small the weights
 
 
 def checked_state(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the state dict if it is one of such a model.
+    """Return the state dict if it fits such a model.
 
     Raises:
-        ValueError: a tensor is missing, has no place there, or another shape; or the context is out of proportion.
+        ValueError: a tensor is missing, unknown or of the wrong shape; or the context is too long for the weights.
     """
     with torch.device("meta"):
         model = GPT(config)
@@ -25,8 +25,8 @@ def checked_state(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str,
     for name, tensor in state.items():
         if tensor.shape != expected[name].shape:
             shape, right = tuple(tensor.shape), tuple(expected[name].shape)
-            raise ValueError(f"the tensor for {name} is {shape}, and in such a model {right}")
-    # What no tensor tells is the length of RoPE's tables.
+            raise ValueError(f"the tensor for {name} has shape {shape}; this model needs {right}")
+    # No tensor bounds the length of RoPE's tables.
     tables = sum(buffer.nbytes for buffer in model.buffers())
     if tables > TABLE_BYTES + sum(tensor.nbytes for tensor in state.values()):
         raise ValueError(

@@ -1,8 +1,8 @@
-"""nanoGPT's ckpt.pt, build-nanogpt's model_NNNNN.pt, and what others save in their manner.
+"""nanoGPT's ckpt.pt, build-nanogpt's model_NNNNN.pt, and files like them.
 
 These are pickles, the only ones that gptlab opens, and torch opens them with weights_only: it makes tensors and
-plain containers and refuses everything else before it runs. The config, which build-nanogpt saves as an object
-of its own class, comes out as the values that the object held.
+plain containers and refuses everything else before it runs. build-nanogpt saves its config as an object of its own
+class; only the values of that object are read.
 
 Source: karpathy/nanoGPT, `train.py`; karpathy/build-nanogpt, `train_gpt2.py`.
 """
@@ -23,10 +23,10 @@ from gptlab.parsing import typed
 
 RopePairs = Literal["halves", "neighbours"]
 
-WRAPPERS = ("_orig_mod.", "module.", "transformer.", "model.")  # of torch.compile, DDP, and habit
+WRAPPERS = ("_orig_mod.", "module.", "transformer.", "model.")  # from torch.compile, DDP, and habit
 STATES, CONFIGS = ("model", "model_state_dict", "state_dict"), ("model_args", "config", "model_config")
 
-# What the parts go by, nanoGPT's own name first.
+# Names of the parts, nanoGPT's own first.
 OUTER = {
     "embed": "wte|tok_emb|tok_embeddings|embed_tokens",
     "position": "wpe|pos_emb|pos_embeddings",
@@ -49,23 +49,23 @@ INNER = {
 }
 FOLDERS = {"attention": "attn", "self_attn": "attn", "ffn": "mlp", "feed_forward": "mlp"}
 BLOCK = re.compile(r"(?:h|layers|blocks)\.(\d+)\.(.+)")
-# What is no parameter: masks and tables that the model makes itself.
+# Not parameters: masks and tables that the model makes itself.
 BUFFERS = re.compile(r"\.attn\.(masked_)?bias$|\.mask$|rotary|inv_freq|freqs_cis|(cos|sin)_cached$")
 
 
 def read_nanogpt(
     path: Path, like: ModelConfig | None = None, rope_pairs: RopePairs = "halves"
 ) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """Return the config and the state dict, in float32.
+    """Return the config and the float32 state dict.
 
     Args:
         path: a file of torch.save.
-        like: the switches and the heads, where the model is no GPT-2 or the file does not say them; all other
-            numbers are the tensors' own.
-        rope_pairs: which channels RoPE turned together: i and i + K/2, as ours, or 2i and 2i + 1, as in the paper.
+        like: the switches and heads, for a model that is not a GPT-2 or a file that does not say; all other numbers
+            come from the tensors.
+        rope_pairs: which channels RoPE turns together: i and i + K/2, as ours, or 2i and 2i + 1, as in the paper.
 
     Raises:
-        CheckpointError: the file is damaged, has code in it, or holds another model.
+        CheckpointError: the file is damaged, contains code, or holds another model.
     """
     saved = _open(path)
     state, said = _split(path, saved)
@@ -80,7 +80,7 @@ def read_nanogpt(
 
 
 class _Values:
-    """What stands in for an object of somebody's class: its values, without its code."""
+    """Stands in for an object of a foreign class: its values, without its code."""
 
     def __init__(self, *_: object, **__: object) -> None:
         pass
@@ -100,23 +100,23 @@ def _open(path: Path) -> Mapping[str, Any]:
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused:
             raise CheckpointError(
-                f"{path}: holds {refused[1]}, which could be any code and is not run; save the model alone: "
+                f"{path}: holds {refused[1]}, which could run any code and is not opened; save the model alone: "
                 "torch.save({'model': model.state_dict(), 'config': dict(n_head=...)}, path)"
             ) from None
         raise CheckpointError(
             f"{path}: torch cannot read it ({type(error).__name__}); get it again"
         ) from None
     if not isinstance(saved, Mapping):
-        raise CheckpointError(f"{path}: holds no state dict, but {type(saved).__name__}")
+        raise CheckpointError(f"{path}: holds a {type(saved).__name__}, not a state dict")
     return cast(Mapping[str, Any], saved)
 
 
 def _split(path: Path, saved: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tell the tensors from what is said of them."""
+    """Separate the tensors from the settings saved with them."""
     held = next((saved[key] for key in STATES if isinstance(saved.get(key), Mapping)), saved)
     state = {str(name): tensor for name, tensor in held.items() if isinstance(tensor, Tensor)}
     if not any(tensor.ndim == 2 for tensor in state.values()):
-        raise CheckpointError(f"{path}: holds no state dict; it should be under one of {', '.join(STATES)}")
+        raise CheckpointError(f"{path}: holds no state dict; save it under one of {', '.join(STATES)}")
     said = next((saved[key] for key in CONFIGS if key in saved), {})
     said = vars(said) if isinstance(said, _Values) else said
     return state, dict(cast(Mapping[str, Any], said)) if isinstance(said, Mapping) else {}
@@ -156,7 +156,7 @@ def _our_name(name: str) -> str | None:
 
 
 def _unknown(name: str) -> str:
-    raise ValueError(f"the tensor {name} is no part that gptlab knows by that name")
+    raise ValueError(f"the tensor {name} has a name that gptlab does not know")
 
 
 def _taken(state: dict[str, Tensor], name: str) -> Tensor:
@@ -168,7 +168,7 @@ def _taken(state: dict[str, Tensor], name: str) -> Tensor:
 def _config(
     state: Mapping[str, Tensor], said: Mapping[str, Any], like: ModelConfig | None, *, erf: bool
 ) -> ModelConfig:
-    """Read the numbers off the tensors; what they do not tell, the file says, or `like`."""
+    """Read the numbers off the tensors; the file or `like` supplies the rest."""
     layers = {name.split(".")[1] for name in state if name.startswith("blocks.")}
     for name in ("embed.weight", "blocks.0.attention.qkv.weight", "blocks.0.mlp.up.weight"):
         if name not in state:
@@ -189,12 +189,12 @@ def _config(
     n_head = said.get("n_head")
     if not isinstance(n_head, int) or n_head < 1 or n_embd % n_head:
         raise ValueError(
-            f"n_head = {n_head} is no number of heads for a width of {n_embd}; name a recipe that says it, "
-            "with --like RECIPE"
+            f"n_head = {n_head}: must divide the width of {n_embd}; name a recipe with the right number, with "
+            "--like RECIPE"
         )
     if table is None or "blocks.0.mlp.gate.weight" in state or "blocks.0.attention.q_norm.weight" in state:
         raise ValueError(
-            "the model is no GPT-2, and its tensors do not tell what it computes; name a recipe of its "
+            "the model is not a GPT-2, and its tensors do not show what it computes; name a recipe of its "
             "architecture, with --like RECIPE"
         )
     return typed(
@@ -205,14 +205,14 @@ def _config(
             "n_kv_head": (rows * n_head // n_embd - n_head) // 2,
             "context": len(table),
             "bias": "blocks.0.attention.qkv.bias" in state,
-            # nanoGPT computes the exact function since June 2023, build-nanogpt GPT-2's approximation.
+            # nanoGPT has computed the exact function since June 2023; build-nanogpt computes GPT-2's approximation.
             "mlp": "gelu_erf" if erf else "gelu",
         },
     )
 
 
 def _halves(name: str, tensor: Tensor, c: ModelConfig) -> Tensor:
-    """Put the channels of queries and keys into the order in which ours are turned."""
+    """Put the channels of queries and keys into the order that our RoPE turns."""
     if ".qkv." in name:
         turned, values = tensor.split([(c.n_head + c.kv_heads) * c.head_dim, c.kv_heads * c.head_dim])
         heads = turned.unflatten(0, (-1, c.head_dim // 2, 2)).transpose(1, 2).flatten(0, 2)

@@ -1,4 +1,4 @@
-"""The devices of this machine, and the number formats that they compute in."""
+"""The devices of this machine and their number formats."""
 
 import os
 import platform
@@ -15,14 +15,14 @@ from gptlab.machine import gpus
 
 DTypeName = Literal["auto", "float32", "tf32", "bfloat16", "float16"]
 DeviceName = Literal["auto", "cpu", "cuda"]
-SLOW = 5  # times as long as in float32; a busy machine may make it two
+SLOW = 5  # times as long as in float32; on a busy machine two may be noise
 
 
 def choose_device(name: DeviceName) -> torch.device:
     """Return the device that a name stands for.
 
     Raises:
-        ConfigError: CUDA is asked for and there is none.
+        ConfigError: CUDA is requested and missing.
     """
     cuda = torch.cuda.is_available()
     if name == "cuda" and not cuda:
@@ -33,7 +33,7 @@ def choose_device(name: DeviceName) -> torch.device:
 
 
 def choose_dtype(name: DTypeName, device: torch.device) -> DTypeName:
-    """Resolve `auto`: bfloat16 where the device computes in it, else float16 on CUDA, else float32."""
+    """Resolve `auto`: bfloat16 where the device supports it, else float16 on CUDA, else float32."""
     if name != "auto":
         return name
     if device.type == "cuda":
@@ -44,17 +44,17 @@ def choose_dtype(name: DTypeName, device: torch.device) -> DTypeName:
 
 
 def product_type(name: DTypeName) -> torch.dtype:
-    """Return the type of what is multiplied in a number format."""
+    """Return the type of the factors in a number format's products."""
     return getattr(torch, name) if name in ("bfloat16", "float16") else torch.float32
 
 
 def warn_if_emulated(name: DTypeName, device: torch.device, flag: str) -> None:
-    """Say on standard error how much slower a number format is than float32 on a CPU that has no products for it.
+    """Warn on standard error if a CPU emulates a number format, and say how much slower it is than float32.
 
     Args:
-        name: the format that was asked for.
-        device: where it is computed.
-        flag: how it was asked for.
+        name: the requested format.
+        device: the device that computes.
+        flag: the flag that requested it.
     """
     dtype = product_type(name)
     if device.type != "cpu" or dtype == torch.float32:
@@ -63,13 +63,13 @@ def warn_if_emulated(name: DTypeName, device: torch.device, flag: str) -> None:
     if factor > SLOW:
         print(
             f"warning: {flag} {name}: this processor emulates it, and a product takes {factor:.0f} times as long as "
-            f"in float32 (measured just now); {flag} float32 spares that",
+            f"in float32 (measured just now); use {flag} float32",
             file=sys.stderr,
         )
 
 
 def _seconds(dtype: torch.dtype) -> float:
-    """Time a product of matrices, small enough for a processor that emulates it."""
+    """Time a matrix product that is small enough for a processor that emulates it."""
     x = torch.ones(256, 512, dtype=dtype)
     weight = torch.ones(512, 512, dtype=dtype)
     times: list[float] = []
@@ -81,26 +81,26 @@ def _seconds(dtype: torch.dtype) -> float:
 
 
 def set_matmul_precision(name: DTypeName) -> None:
-    """Let float32 products use TF32 where that was asked for, and only there."""
+    """Let float32 products use TF32 only if the format is tf32."""
     torch.set_float32_matmul_precision("high" if name == "tf32" else "highest")
 
 
 def set_deterministic(deterministic: bool, *, compiled: bool = False) -> None:
-    """Choose between kernels that repeat themselves bit for bit and faster ones."""
+    """Choose between kernels that give bit-identical results and faster ones."""
     if deterministic:
-        # cuBLAS repeats itself only with a fixed workspace, which it reads from here.
+        # cuBLAS is deterministic only with a fixed workspace, which it reads from here.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic)
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     if compiled:
-        import torch._inductor.config as inductor  # which takes a second
+        import torch._inductor.config as inductor  # takes a second
 
-        # Else it tries on the device which kernels are fastest, and in what order they add depends on that.
+        # Else it benchmarks kernels on the device, and the order of their sums depends on the winner.
         inductor.deterministic = deterministic
 
 
 def peak_flops(device: torch.device, dtype: DTypeName) -> float | None:
-    """Return the device's published peak in FLOP/s for a number format; None where it is not known."""
+    """Return the device's published peak in FLOP/s for a number format; None if unknown."""
     gpu = gpus.known(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
     if gpu is None:
         return None
@@ -108,7 +108,7 @@ def peak_flops(device: torch.device, dtype: DTypeName) -> float | None:
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """Return what a reader of the results must know of the machine."""
+    """Return what a reader of the results must know about the machine."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -1,8 +1,8 @@
-"""What a run relies on of the drive that its folder lies on: whole renames, forced writes.
+"""What a run needs from its drive: atomic renames and forced writes.
 
-A checkpoint is written aside and renamed, so that its name promises that all of it is there. On a local disk
-that holds. On some mounted drives (Colab's, some network ones) a rename copies, or what it replaces is gone for a
-while; there a crash at a bad moment could cost more than the newest checkpoint.
+A checkpoint is written under another name and renamed, so that a folder with its name is complete. That works on a
+local disk. On some mounted drives (Colab's, some network drives) a rename copies, or the old file is missing for a
+while, so a crash at a bad moment could cost more than the newest checkpoint.
 """
 
 import os
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROUNDS = 20
-SLOW_S = 1.0  # of a few bytes, written, forced to the disk and renamed
+SLOW_S = 1.0  # for a few bytes, written, forced to the disk and renamed
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Drive:
     save_s: float
     """Median time to write a small file aside, force it to the disk and rename it, in seconds."""
     gaps: int
-    """How often a file was missing or half there while it was being replaced."""
+    """How often a file was missing or incomplete while it was being replaced."""
     folders: bool
     """Whether a folder with files in it can be renamed."""
     syncs: bool
@@ -33,14 +33,14 @@ class Drive:
 
     @property
     def keeps(self) -> bool:
-        """Whether a crash can cost no more than what was written since the last checkpoint."""
+        """Whether a crash loses only what was written since the last checkpoint."""
         return self.gaps == 0 and self.folders
 
     @property
     def complaints(self) -> list[str]:
-        """What is wrong with it, a clause each."""
+        """Its faults, a clause each."""
         found = [
-            (self.gaps > 0, f"a file was not there {self.gaps} times while it was replaced"),
+            (self.gaps > 0, f"a file was missing {self.gaps} times while it was replaced"),
             (not self.folders, "a folder cannot be renamed"),
             (self.save_s > SLOW_S, f"a small file takes {self.save_s:.1f} s to save"),
         ]
@@ -48,7 +48,7 @@ class Drive:
 
 
 def probe(folder: Path) -> Drive:
-    """Try a folder's drive out, with a few small files that are taken away again.
+    """Test a folder's drive with a few small files, which are removed afterwards.
 
     Raises:
         OSError: the folder cannot be written to.
@@ -72,7 +72,7 @@ def probe(folder: Path) -> Drive:
 
 @contextmanager
 def _watching(file: Path) -> Generator[list[str]]:
-    """Look at a file all the time, and list what was seen of it that is neither old nor new."""
+    """Read a file all the time, and collect every content that is neither the old nor the new one."""
     gaps: list[str] = []
     done = threading.Event()
 
@@ -109,12 +109,10 @@ def _renames_folders(place: Path) -> bool:
 def _syncs_folders(place: Path) -> bool:
     try:
         descriptor = os.open(place, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
     except OSError:
         return False
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
     return True

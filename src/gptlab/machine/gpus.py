@@ -1,4 +1,4 @@
-"""The GPUs that are known by name: what their makers publish of them, and what they cost."""
+"""GPUs by name: their published figures and their cost."""
 
 import re
 from dataclasses import dataclass
@@ -6,21 +6,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class GPU:
-    """A GPU, as its data sheet has it; of the SXM form where there are several."""
+    """A GPU as in its data sheet, in the SXM form where there are several."""
 
     half: float
-    """Dense peak of its matrix units in FLOP/s, in the half-precision formats, which are equal on all of these."""
+    """Dense peak of its matrix units in FLOP/s, the same in both half-precision formats."""
     tf32: float | None
-    """The same in TF32; None where it has none."""
+    """The same in TF32; None if it has no TF32."""
     watts: float | None
-    """Its board's limit; None where it is not published."""
+    """Power limit of the board; None if unpublished."""
     usd_per_hour: float | None
-    """Its rent: estimated, a round number for 2026, of which offers are between a half and the double."""
+    """Rent: a round estimate for 2026; offers lie between half and twice of it."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What training took of electricity and money: the device hours are measured, all else is assumed."""
+    """The electricity and money that training took: device hours are measured, the rest is assumed."""
 
     kwh: float
     usd: float
@@ -28,17 +28,17 @@ class Estimate:
 
 
 def known(device: str) -> GPU | None:
-    """Return the GPU that a driver's name stands for; None for one that is not in GPUS."""
-    # Whole words, as an L40 is no L4; and a laptop's GPU is another one of the same name.
+    """Return the GPU that a driver's name means; None if GPUS lacks it."""
+    # Whole words, as an L40 is not an L4; and a laptop GPU of the same name is a different one.
     names = (key for key in GPUS if re.search(rf"\b{key}\b(?! Laptop)", device))
     return next((GPUS[name] for name in names), None)
 
 
 def estimate(device: str, device_hours: float) -> Estimate | None:
-    """Estimate what hours on a device took; None for a device of which too little is known.
+    """Estimate the electricity and cost of hours on a device; None if they are unknown.
 
     Args:
-        device: as its driver names it.
+        device: the driver's name for it.
         device_hours: hours times devices.
     """
     gpu = known(device)
@@ -47,12 +47,12 @@ def estimate(device: str, device_hours: float) -> Estimate | None:
     return Estimate(
         kwh=device_hours * gpu.watts / 1000,
         usd=device_hours * gpu.usd_per_hour,
-        assuming=f"{gpu.watts:g} W for each GPU, its limit, at all times, and nothing for the machine around it; "
-        f"{gpu.usd_per_hour:.2f} US dollars for a GPU's hour",
+        assuming=f"{gpu.watts:g} W for each GPU, its power limit, at all times, and nothing for the rest of the "
+        f"machine; {gpu.usd_per_hour:.2f} US dollars per GPU hour",
     )
 
 
-# The first name found in the device's own decides.
+# The first key found in the device's name decides.
 GPUS = {
     "B200": GPU(2.25e15, 1.1e15, 1000, 5.0),
     "H200": GPU(989.4e12, 494.7e12, 700, 3.5),

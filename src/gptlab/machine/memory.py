@@ -1,4 +1,4 @@
-"""Memory: how much there is, keeping what tensors gave back, and going on with half as much where it runs out."""
+"""Memory: its size, keeping what tensors free, and halving the work when it runs out."""
 
 import ctypes
 import os
@@ -17,7 +17,7 @@ CPU_WORDS = "DefaultCPUAllocator: can't allocate memory"
 
 
 def total_bytes(device: str) -> int | None:
-    """Return how much memory "cuda" or "cpu" has in all; None where the system does not tell."""
+    """Return the total memory of "cuda" or "cpu" in bytes; None if the system does not say."""
     if device == "cuda":
         import torch
 
@@ -27,7 +27,7 @@ def total_bytes(device: str) -> int | None:
 
 
 def free_bytes(device: "torch.device") -> int:
-    """Return how much memory a CUDA device has left for this process."""
+    """Return the bytes that a CUDA device has left for this process."""
     import torch
 
     torch.cuda.empty_cache()
@@ -35,7 +35,7 @@ def free_bytes(device: "torch.device") -> int:
 
 
 def peak_bytes(device: "torch.device", work: Callable[[int], object], size: int) -> int:
-    """Return how much more memory a CUDA device held at most while a work of some size was done."""
+    """Return the peak bytes that a CUDA device held for work of some size."""
     import torch
 
     before = torch.cuda.memory_allocated(device)
@@ -44,12 +44,25 @@ def peak_bytes(device: "torch.device", work: Callable[[int], object], size: int)
     return torch.cuda.max_memory_allocated(device) - before
 
 
-def keep_freed() -> None:
-    """Let this process keep the memory that tensors give back, for the tensors that follow.
+def highest_bytes(device: "torch.device") -> int | None:
+    """Return the most memory that this process has held so far: of the GPU, or on a CPU of the host."""
+    import torch
 
-    Where it is left to glibc, the system takes back what a large tensor had, and the next one's pages are made and
-    zeroed one by one as they are first written: in training on a CPU up to a third of the time. Elsewhere, and
-    under another allocator, nothing changes. mallopt(3) describes both settings.
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def keep_freed() -> None:
+    """Let this process keep the memory of freed tensors for the next ones.
+
+    By default glibc returns a large tensor's memory to the system, which then zeroes the next one's pages one by one on
+    first write: up to a third of the time of training on a CPU. Without glibc, or under another allocator, this does
+    nothing. mallopt(3) describes both settings.
     """
     if sys.platform != "linux":
         return
@@ -60,9 +73,9 @@ def keep_freed() -> None:
 
 
 def ran_out(error: BaseException) -> bool:
-    """Say whether an error is the device's memory at its end, or comes of it.
+    """Return whether an error means that memory ran out, or was caused by that.
 
-    CUDA has a class for it, the CPU only words, and a compiler wraps either in an error of its own.
+    CUDA has a class for it, the CPU only a message, and a compiler wraps either in its own error.
     """
     import torch
 
@@ -74,13 +87,13 @@ def ran_out(error: BaseException) -> bool:
 def in_parts(
     work: Callable[[Sequence[Part]], Result], parts: Sequence[Part]
 ) -> Iterator[tuple[Sequence[Part], Result]]:
-    """Do a work on all parts at once, or in halves of halves where memory runs out.
+    """Do work on all parts at once, or on ever smaller halves if memory runs out.
 
     Yields:
-        The parts that were done together, in order, and what the work made of them.
+        The parts that were done together, in order, and the result of the work on them.
 
     Raises:
-        Exception: that of the work, where even one part is too much.
+        Exception: the work's own, if even one part is too much.
     """
     waiting = [parts]
     while waiting:
@@ -93,14 +106,14 @@ def in_parts(
         else:
             yield now, result
             continue
-        # Outside of the handler, where the error no longer holds what did not fit.
+        # Outside of the handler, where the error no longer keeps tensors alive.
         release()
         half = len(now) // 2
         waiting += [now[half:], now[:half]]
 
 
 def release() -> None:
-    """Give back what a GPU keeps for tensors to come."""
+    """Release the memory that torch's CUDA allocator caches."""
     import torch
 
     if torch.cuda.is_initialized():

@@ -1,4 +1,4 @@
-"""Every random state of a process: seeded together, kept together."""
+"""All random states of a process, seeded and saved together."""
 
 import random
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 
 
 def seed_all(seed: int) -> None:
-    """Seed every random state, also those that nothing draws from yet: a checkpoint holds them all."""
+    """Seed every random state, even unused ones, as a checkpoint holds them all."""
     import numpy as np
 
     random.seed(seed)
@@ -19,7 +19,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
     """Return every random state of this process as JSON."""
     import numpy as np
 
-    kind, keys, *rest = np.random.get_state()  # the global state is what must be kept
+    kind, keys, *rest = np.random.get_state()  # the global state, which others may draw from
     state = {
         "python": list(random.getstate()),
         "numpy": [kind, list(map(int, keys)), *rest],
@@ -31,7 +31,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Put back what `random_state` returned; a CUDA state is left out where there is no CUDA."""
+    """Restore what `random_state` returned; without CUDA, skip a CUDA state."""
     import numpy as np
 
     version, internal, gauss = state["python"]

@@ -1,4 +1,4 @@
-"""The processes of a run: alone, or started by torchrun."""
+"""The processes of a run: one, or several started by torchrun."""
 
 import os
 from collections.abc import Generator
@@ -20,17 +20,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a run, and this one's place among them."""
+    """The processes of a run, and this one's rank."""
 
     rank: int
     size: int
     device: torch.device
     votes: Any = None
-    """For small agreements, which leave the device alone; None is the group that all else goes through."""
+    """The group for votes, which do not use the device; None means the default group."""
 
     @property
     def main(self) -> bool:
-        """Whether this process writes the files and talks to the terminal."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def sum(self, *values: float) -> list[float]:
@@ -42,7 +42,7 @@ class World:
         return total.tolist()
 
     def count(self, *facts: bool) -> list[int]:
-        """Return in how many processes each fact is true; cheap enough for every micro-step."""
+        """Return in how many processes each fact is true; cheap enough for every pass."""
         if self.size == 1:
             return [int(fact) for fact in facts]
         votes = torch.tensor(facts, dtype=torch.int32)
@@ -50,7 +50,7 @@ class World:
         return votes.tolist()
 
     def from_main(self, value: T) -> T:
-        """Return the first process's plain object."""
+        """Return the first process's value, a plain object."""
         if self.size == 1:
             return value
         values = [value]
@@ -58,7 +58,7 @@ class World:
         return values[0]
 
     def smallest(self, value: int) -> int:
-        """Return the least of a number over all processes."""
+        """Return the minimum of a number over all processes."""
         if self.size == 1:
             return value
         least = torch.tensor(value, device=self.device)
@@ -66,7 +66,7 @@ class World:
         return int(least.item())
 
     def gather(self, rows: list[Any]) -> list[Any]:
-        """Join lists of plain objects of all processes, in the order of ranks."""
+        """Join lists of plain objects from all processes, in order of rank."""
         if self.size == 1:
             return rows
         parts: list[Any] = [None] * self.size
@@ -74,22 +74,22 @@ class World:
         return [row for part in parts for row in part]
 
     def barrier(self) -> None:
-        """Wait until every process is here."""
+        """Wait for every process."""
         if self.size > 1:
             dist.barrier()
 
 
 def restarts() -> int:
-    """Return how often the launcher has started this run's processes anew, after one of them died."""
+    """Return how often the launcher has restarted the processes after one of them died."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 @contextmanager
 def join_world(name: DeviceName) -> Generator[World]:
-    """Join the processes that torchrun started, or be alone.
+    """Join the processes that torchrun started, if any.
 
     Raises:
-        TrainError: another process has gone.
+        TrainError: another process died.
     """
     device = choose_device(name)
     if device.type == "cuda":
@@ -102,8 +102,8 @@ def join_world(name: DeviceName) -> Generator[World]:
     try:
         store, rank, _ = next(rendezvous("env://", timeout=timeout))
         if os.environ.get("GROUP_WORLD_SIZE") == "1":
-            # torchrun keeps this store over its restarts, and with it the addresses of the dead. Only the one
-            # launcher of a single machine counts its restarts alike for all processes.
+            # torchrun keeps this store, with the addresses of dead processes, over its restarts. Only on a single
+            # machine do all processes see the same number of restarts.
             store = PrefixStore(f"restart_{restarts()}", store)
         cuda = device.type == "cuda"
         dist.init_process_group(
@@ -112,16 +112,16 @@ def join_world(name: DeviceName) -> Generator[World]:
             rank=rank,
             world_size=size,
             timeout=timeout,
-            device_id=device if cuda else None,  # else NCCL guesses it, and connects at the first use
+            device_id=device if cuda else None,  # else NCCL guesses it and connects at first use
         )
         votes = dist.new_group(backend="gloo") if cuda else None
         yield World(rank, size, device, votes)
     except RuntimeError as error:
         if not (isinstance(error, dist.DistError) or "gloo" in str(error).lower()):
             raise
-        # Not a traceback from each of those that live on, in which that of the one that died is hard to find.
+        # Tracebacks of all survivors would hide that of the process that died.
         reason = str(error).partition(". ")[0]
-        raise TrainError(f"another process has gone, its own words tell why ({reason})") from error
+        raise TrainError(f"another process died; see its own message ({reason})") from error
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Causal self-attention with as many key/value heads as asked for, and its key/value cache.
+"""Causal self-attention with any number of key/value heads, and its key/value cache.
 
 Axes: B batch, T time of the queries, S time of the keys, D width, H query heads, G key/value heads, K head
 dimension.
@@ -18,8 +18,8 @@ from gptlab.model.position import NoPosition
 class LayerCache:
     """The keys and values of one layer, for up to `context` tokens of each row of a batch.
 
-    A token's key and value lie side by side, since they are written together and read one after the other. They
-    may be kept in a shorter format than attention computes in: reading them costs more than turning them back.
+    A token's key and value lie next to each other, as they are written together and read one after the other. They
+    may be stored in a narrower format than attention computes in: reading them costs more than converting them.
     """
 
     def __init__(self, cells_BGS2K: Tensor) -> None:
@@ -29,28 +29,30 @@ class LayerCache:
     def append(
         self, k_BGTK: Float[Tensor, "B G T K"], v_BGTK: Float[Tensor, "B G T K"]
     ) -> tuple[Float[Tensor, "B G S K"], Float[Tensor, "B G S K"]]:
-        """Add the newest keys and values, and return all there are so far, in the format of the new ones.
+        """Append keys and values, and return all stored so far, in the format of the new ones.
 
         Raises:
-            ValueError: there is no room; torch would drop a single token without a word.
+            ValueError: the cache is full; torch would silently drop a single token.
         """
         start, self.length = self.length, self.length + k_BGTK.shape[2]
         room = self._cells_BGS2K.shape[2]
         if self.length > room:
-            raise ValueError(f"{self.length} tokens for a cache with room for {room}; ask new_cache for more")
+            raise ValueError(
+                f"{self.length} tokens do not fit a cache with room for {room}; ask new_cache for more"
+            )
         self._cells_BGS2K[:, :, start : self.length, 0] = k_BGTK
         self._cells_BGS2K[:, :, start : self.length, 1] = v_BGTK
         return self.read(k_BGTK.dtype)
 
     def read(self, dtype: torch.dtype) -> tuple[Float[Tensor, "B G S K"], Float[Tensor, "B G S K"]]:
-        """Return the keys and values so far, in a format."""
+        """Return the stored keys and values in a number format."""
         keys_BGSK, values_BGSK = self._cells_BGS2K[:, :, : self.length].to(dtype).unbind(3)
         return keys_BGSK, values_BGSK
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each token stands and which ones it sees, in rows that are no plain texts."""
+    """Each token's position and the tokens it sees, in rows that are not plain texts."""
 
     positions_BT: Int[Tensor, "B T"]
     visible_BTT: Bool[Tensor, "B T T"]
@@ -59,17 +61,17 @@ class Layout:
 
 @dataclass(frozen=True)
 class Reading:
-    """How a layer reads; by itself, whole texts from their beginning."""
+    """What a block is given besides its input; the default is whole texts, read from their start."""
 
     cache: LayerCache | None = None
-    """What it has read before."""
+    """Keys and values of the tokens before the input; None where it starts the text."""
     layout: Layout | None = None
-    """Where the tokens stand, in rows that are no plain texts."""
+    """Positions and mask of rows that are not plain texts."""
     cells: Int[Tensor, " N"] | None = None
-    """The tokens that are wanted of it, counted through the flattened rows; None is all."""
+    """The tokens to return, as indices into the flattened rows; None means all."""
 
     def wanted(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "rows tokens D"]:
-        """Return the tokens that are wanted; of some cells, as one row."""
+        """Return all tokens, or the chosen cells as one row."""
         return x_BTD if self.cells is None else x_BTD.flatten(0, 1)[None, self.cells]
 
 
@@ -101,7 +103,7 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         self.n_head, self.n_kv_head, self.head_dim = n_head, n_kv_head, n_embd // n_head
-        # One for the whole model, which owns it: kept out of the blocks' own parameters.
+        # The model owns its one position encoding; a tuple keeps it out of this module's parameters.
         self._position = (position,)
         self.qkv = nn.Linear(n_embd, (n_head + 2 * n_kv_head) * self.head_dim, bias=bias)
         self.q_norm = NORMS[norm](self.head_dim, eps=norm_eps, bias=False) if qk_norm else nn.Identity()
@@ -126,8 +128,8 @@ class Attention(nn.Module):
 
 
 def _mask_TS(q_BHTK: Tensor, start: int) -> Tensor | None:
-    # torch's own causal flag lines up the first query with the first key, which is wrong behind a cache; a
-    # single query may see every key and needs no mask.
+    # torch's causal flag aligns the first query with the first key, which is wrong after a cache; a single query
+    # sees every key and needs no mask.
     n_query = q_BHTK.shape[2]
     if start == 0 or n_query == 1:
         return None

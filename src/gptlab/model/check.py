@@ -1,8 +1,8 @@
-"""Self-tests of an architecture, for whoever changes one: `gptlab check RECIPE`.
+"""Self-tests of an architecture: `gptlab check RECIPE`.
 
-A broken variant trains and its loss falls: a RoPE that turned by head instead of by time was published. Each
-check asks the model one question that the loss does not answer. Most of them ask a small model of the same
-make, so that a laptop answers in seconds for any size.
+A broken variant still trains and its loss still falls: a RoPE that rotated by head instead of by time was
+published. Each check answers one question that the loss does not. Most of them use a small model of the same
+architecture, so that they take seconds on a laptop for any size.
 Axes: B batch, T time, H heads, K head dimension, V vocabulary.
 """
 
@@ -25,7 +25,7 @@ from gptlab.model.roles import role
 from gptlab.model.size import measure
 from gptlab.progress import Progress
 
-# Float32 noise was seen below 1e-5 of the logits' spread, and a real dependence above a tenth of it.
+# In tests, float32 noise stayed below 1e-5 of the logits' spread, and real dependences above a tenth of it.
 NOISE = 1e-4
 EFFECT = 1e-2
 NEAR_UNIFORM = 0.1
@@ -35,26 +35,26 @@ OVERFIT_STEPS = 300
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What one check found."""
+    """The result of one check."""
 
     name: str
     status: Literal["passed", "failed", "exempt"]
     detail: str
-    """One line: what was measured, its bound and on which model, or why the check does not apply."""
+    """One line: the measurement, its bound and the model, or why the check does not apply."""
 
     @property
     def passed(self) -> bool:
-        """Whether nothing is wrong; an exempt model has done nothing wrong."""
+        """Whether the check found no fault; an exempt model has none."""
         return self.status != "failed"
 
 
 def run_checks(config: ModelConfig, *, overfit: bool = False) -> list[CheckResult]:
-    """Put a configuration through every check, through `overfit` only if asked."""
+    """Run every check on a configuration; `overfit` only on request."""
     checks = {name: check for name, check in CHECKS.items() if overfit or name != "overfit"}
     results: list[CheckResult] = []
     with Progress("checking", total=len(checks), unit=" checks") as progress:
         for name, check in checks.items():
-            # A variant that cannot even run has failed that check; the others may still tell why.
+            # A variant that cannot run fails this check; the others may still show why.
             try:
                 results.append(check(config))
             except Exception as error:
@@ -65,10 +65,9 @@ def run_checks(config: ModelConfig, *, overfit: bool = False) -> list[CheckResul
 
 
 def shrink(config: ModelConfig) -> ModelConfig:
-    """Return a small model with every switch of `config` and its number of queries for each key.
+    """Return a small model with every switch of `config` and its query heads per key/value head.
 
-    Layers, heads and their dimension become at most 2, 4 key/value heads and 16 channels; the context is
-    always 64 and the vocabulary 257.
+    It has at most 2 layers, 4 key/value heads and 16 channels per head; its context is 64, its vocabulary 257.
     """
     kv_heads, head_dim = min(config.kv_heads, 4), min(config.head_dim, 16)
     n_head = config.n_head // config.kv_heads * kv_heads
@@ -93,7 +92,7 @@ def causality(config: ModelConfig) -> CheckResult:
     model = _lively(small)
     time = torch.arange(small.context)
     ids_T = _distinct_ids(small)[0]
-    # Row i keeps the tokens up to position i and changes all behind it.
+    # Row i keeps the tokens up to position i and changes all later ones.
     kept_BT = time <= time[:-1, None]
     changed_BT = torch.where(kept_BT, ids_T, (ids_T + 1) % small.vocab_size)
     change_BT = _distance(model(changed_BT), model(ids_T.expand_as(changed_BT)))
@@ -109,15 +108,15 @@ def causality(config: ModelConfig) -> CheckResult:
 
 @torch.no_grad()
 def order(config: ModelConfig) -> CheckResult:
-    """The last logits of a single block must change when the tokens before are shuffled.
+    """The last logits of a single block must change when earlier tokens are shuffled.
 
-    A single block, because in a deeper stack the causal mask alone betrays some of the order: the tokens
-    between have each seen a different past. Only the position encoding can tell one block.
+    In a deeper stack the causal mask alone reveals some of the order, as each token has seen a different past. A
+    single block learns the order from its position encoding only.
 
     Source: Kazemnejad et al. (2023), https://arxiv.org/abs/2305.19466, for order without an encoding.
     """
     if config.position == "none":
-        return CheckResult("order", "exempt", "position = none: only the causal mask tells the order")
+        return CheckResult("order", "exempt", "position = none: only the causal mask gives the order")
     small = replace(shrink(config), n_layer=1)
     model = _lively(small)
     ids_BT = _distinct_ids(small)
@@ -135,23 +134,25 @@ def order(config: ModelConfig) -> CheckResult:
 
 @torch.no_grad()
 def rotation(config: ModelConfig) -> CheckResult:
-    """Queries and keys must be turned by their time, alike in all rows and heads, so that distance counts."""
+    """Queries and keys must be rotated by their position, alike in all rows and heads."""
     small = shrink(config)
     position = _lively(small).position
     if not _rotates(position):
-        return CheckResult("rotation", "exempt", f"position = {config.position} turns no queries and keys")
-    arrow_K = F.normalize(torch.randn(small.head_dim, generator=_seeded()), dim=0)
-    turned_BHTK = position.rotate(arrow_K.expand(2, small.n_head, small.context, small.head_dim), 0)
-    turned_TK = turned_BHTK[0, 0]
-    heads = (turned_BHTK - turned_TK).abs().max().item()
-    neighbours = (turned_TK[1:] - turned_TK[:-1]).norm(dim=-1).min().item()
-    scores_TT = turned_TK @ turned_TK.T
+        return CheckResult(
+            "rotation", "exempt", f"position = {config.position} does not rotate queries and keys"
+        )
+    vector_K = F.normalize(torch.randn(small.head_dim, generator=_seeded()), dim=0)
+    rotated_BHTK = position.rotate(vector_K.expand(2, small.n_head, small.context, small.head_dim), 0)
+    rotated_TK = rotated_BHTK[0, 0]
+    heads = (rotated_BHTK - rotated_TK).abs().max().item()
+    neighbours = (rotated_TK[1:] - rotated_TK[:-1]).norm(dim=-1).min().item()
+    scores_TT = rotated_TK @ rotated_TK.T
     distances = (scores_TT[1:, 1:] - scores_TT[:-1, :-1]).abs().max().item()
     return _judge(
         "rotation",
         heads <= NOISE and neighbours >= EFFECT and distances <= NOISE,
-        f"one arrow differs between heads and rows by {heads:.1e} (at most {NOISE:.0e}), between neighbours "
-        f"in time by {neighbours:.2g} (at least {EFFECT:g}), its products at equal distance by "
+        f"one rotated vector differs between heads and rows by {heads:.1e} (at most {NOISE:.0e}), between "
+        f"neighbouring positions by {neighbours:.2g} (at least {EFFECT:g}), its products at equal distance by "
         f"{distances:.1e} (at most {NOISE:.0e})",
         small,
     )
@@ -159,13 +160,13 @@ def rotation(config: ModelConfig) -> CheckResult:
 
 @torch.no_grad()
 def relative_shift(config: ModelConfig) -> CheckResult:
-    """Logits must not change when every query and key is turned as if the text began later."""
+    """Logits must not change when every query and key is rotated as if the text began later."""
     small = shrink(config)
     model = _lively(small)
     rotate, shift = model.position.rotate, small.context // 2
     if not _rotates(model.position):
         return CheckResult(
-            "relative_shift", "exempt", f"position = {config.position} turns no queries and keys"
+            "relative_shift", "exempt", f"position = {config.position} does not rotate queries and keys"
         )
     ids_BT = _distinct_ids(small)[:, :shift]
     logits_BTV = model(ids_BT)
@@ -174,14 +175,14 @@ def relative_shift(config: ModelConfig) -> CheckResult:
     return _judge(
         "relative_shift",
         change <= NOISE,
-        f"{shift} positions later the logits differ by {change:.1e} of their spread (at most {NOISE:.0e})",
+        f"shifted by {shift} positions, the logits differ by {change:.1e} of their spread (at most {NOISE:.0e})",
         small,
     )
 
 
 @torch.no_grad()
 def cache(config: ModelConfig) -> CheckResult:
-    """Greedy text must be the same with a key/value cache, however the tokens are split into pieces."""
+    """Greedy text must be the same with a key/value cache, however the tokens are split."""
     small = shrink(config)
     model = _lively(small)
     n_prompt = small.context // 4
@@ -198,7 +199,7 @@ def cache(config: ModelConfig) -> CheckResult:
         pieces = [ids_BT[:, :first], *ids_BT[:, first:].split(then, 1)]
         cached_BTV = torch.cat([model.head(model.hidden(piece, layers)) for piece in pieces], 1)
         changes.append(_distance(cached_BTV, logits_BTV).max())
-        # Equal choices at every step of one text are equal generations, by induction.
+        # Equal choices at every step of one text mean equal generations, by induction.
         same_BT &= cached_BTV[:, n_prompt - 1 : -1].argmax(-1) == ids_BT[:, n_prompt:]
     change, same = torch.stack(changes).max().item(), int(same_BT.sum())
     return _judge(
@@ -211,13 +212,13 @@ def cache(config: ModelConfig) -> CheckResult:
 
 
 def gradients(config: ModelConfig) -> CheckResult:
-    """Every parameter must receive a gradient, and every row of a matrix: a dead half hides in the rest."""
+    """Every parameter must receive a gradient, and so must every row of a matrix, or a dead half could hide."""
     small = shrink(config)
-    # Every token of the vocabulary and every position is in the batch, or their rows could not be reached.
+    # The batch holds every token and every position, or their rows could not be reached.
     n_row = -(-small.vocab_size // small.context)
     ids_BT = (torch.randperm(n_row * small.context, generator=_seeded()) % small.vocab_size).view(n_row, -1)
     reached: dict[str, Tensor] = {}
-    # Several draws of the weights, because a ReLU may sleep through one.
+    # Several draws of the weights, as a ReLU may be inactive in one.
     for seed in range(4):
         model = _lively(small, seed)
         _loss(model, ids_BT, ids_BT.roll(-1, 1)).backward()
@@ -237,8 +238,7 @@ def gradients(config: ModelConfig) -> CheckResult:
 def initial_loss(config: ModelConfig) -> CheckResult:
     """The loss must start near that of a uniform guess.
 
-    At the full width and vocabulary, on which it depends; not at the full depth, of which the
-    initialisation makes it independent.
+    The model keeps its width and vocabulary, which matter, but not its depth, which the initialisation cancels out.
     """
     shallow = replace(config, n_layer=min(config.n_layer, 2), context=64)
     model = _initial(shallow)
@@ -256,22 +256,22 @@ def initial_loss(config: ModelConfig) -> CheckResult:
 
 
 def size(config: ModelConfig) -> CheckResult:
-    """The whole model, and a small one's checkpoint, must hold what their parts add up to."""
+    """The model, and a small one's checkpoint, must hold as many numbers as their parts add up to."""
     small = shrink(config)
     held = sum(tensor.numel() for tensor in _initial(small).state_dict().values())
     whole, expected = measure(config).parameters, _sum_of_parts(config)
     return _judge(
         "size",
         whole == expected and held == _sum_of_parts(small),
-        f"{whole:,} parameters, {expected:,} by its parts (the same); "
-        f"{held:,} in a small model's checkpoint, {_sum_of_parts(small):,} by its parts (the same)",
+        f"{whole:,} parameters, {expected:,} in its parts (must be equal); "
+        f"{held:,} in a small model's checkpoint, {_sum_of_parts(small):,} in its parts (must be equal)",
         config,
         kind="full",
     )
 
 
 def overfit(config: ModelConfig) -> CheckResult:
-    """One batch of random tokens must be learned by heart."""
+    """The model must memorise one batch of random tokens."""
     small = shrink(config)
     model = _initial(small)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, betas=(0.9, 0.95), weight_decay=0.0)
@@ -313,8 +313,8 @@ def _initial(config: ModelConfig) -> GPT:
 
 @torch.no_grad()
 def _lively(config: ModelConfig, seed: int = 0) -> GPT:
-    # At its initial weights a model hardly attends, and a broken part hardly shows; nor does it where a
-    # matrix begins at zero. Embeddings are large since a post-norm block reads them as they are.
+    # At its initial weights a model hardly attends and may have zero matrices, so that a broken part hardly shows.
+    # Embeddings are large, as a post-norm block reads them unnormalised.
     model = _initial(config)
     generator = _seeded(seed)
     for name, parameter in model.named_parameters():
@@ -352,7 +352,7 @@ def _loss(model: GPT, ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
 def _reached_rows(parameter: nn.Parameter) -> Tensor:
     if parameter.grad is None:
         return torch.tensor(False)
-    # A vector counts as one row: without a rotation the softmax is blind to the bias of a key.
+    # A vector counts as one row, as the softmax cancels the bias of a key that is not rotated.
     rows = parameter.grad if parameter.ndim == 2 else parameter.grad[None]
     return (rows != 0).any(-1) & rows.isfinite().all(-1)
 

@@ -1,7 +1,7 @@
 """The network on a page: embeddings, a stack of blocks, a head.
 
-Source: Radford et al. (2019), Language models are unsupervised multitask learners, sec. 2.3, and the parts'
-own papers, named where they stand.
+Source: Radford et al. (2019), Language models are unsupervised multitask learners, sec. 2.3, and the papers
+that each part names.
 Axes: B batch, T time, D width, V vocabulary.
 """
 
@@ -30,13 +30,13 @@ SIZES: dict[str, dict[str, int]] = {
     "gpt2-1558m": {"n_layer": 48, "n_head": 25, "n_embd": 1600, "context": 1024},
 }
 
-# Far beyond use (Wang et al. 2022, https://arxiv.org/abs/2203.00555, trained 1,000 layers), and near enough that a
-# model of such numbers is described in seconds.
+# Far beyond any use (Wang et al. 2022, https://arxiv.org/abs/2203.00555, trained 1,000 layers), yet small enough
+# that a model of this size is measured in seconds.
 MOST_LAYERS, MOST = 2**10, 2**24
 
 
 class Block(nn.Module):
-    """Attention and an MLP, each added to what it read; the norm comes before them, as in GPT-2.
+    """Attention and an MLP, each added to its input, with a norm before each, as in GPT-2.
 
     Source: Radford et al. (2019), sec. 2.3; Xiong et al. (2020), https://arxiv.org/abs/2002.04745.
     """
@@ -63,13 +63,13 @@ class Block(nn.Module):
     def forward(
         self, x_BTD: Float[Tensor, "B T D"], reading: Reading = PLAIN
     ) -> Float[Tensor, "rows tokens D"]:
-        """Return every token, or those that the reading wants."""
+        """Return all tokens, or those that the reading asks for."""
         x_BTD = reading.wanted(x_BTD + self.attention(self.norm1(x_BTD), reading))
         return x_BTD + self.mlp(self.norm2(x_BTD))
 
 
 class PostNormBlock(Block):
-    """The same parts with the norm after each sum, so that the stack needs no norm at its end.
+    """The same parts with a norm after each sum, so that the stack needs no final norm.
 
     Source: Vaswani et al. (2017), https://arxiv.org/abs/1706.03762, sec. 3.1; GPT-1.
     """
@@ -92,7 +92,7 @@ def plain(block: nn.Module, x_BTD: Tensor, reading: Reading) -> Tensor:
 
 
 def recomputed(block: nn.Module, x_BTD: Tensor, reading: Reading) -> Tensor:
-    """Run a block, and again in the backward pass, so that its activations need not be kept.
+    """Run a block, and run it again in the backward pass instead of keeping its activations.
 
     Source: Chen et al. (2016), https://arxiv.org/abs/1604.06174.
     """
@@ -114,13 +114,13 @@ class ModelConfig:
     n_layer: int = 12
     """Number of blocks."""
     n_head: int = 12
-    """Query heads of a block; they divide the width."""
+    """Query heads of a block; a divisor of the width."""
     n_kv_head: int | None = None
-    """Key/value heads of a block, a divisor of the query heads; None is one for each query head."""
+    """Key/value heads of a block, a divisor of the query heads; None means one for each query head."""
     n_embd: int = 768
     """Width: channels of the residual stream."""
     n_hidden: int | None = None
-    """Hidden width of the MLP; None is 4 widths, or 8/3 rounded up to a multiple of 64 for swiglu."""
+    """Hidden width of the MLP; None means 4 widths, or for swiglu 8/3 widths rounded up to a multiple of 64."""
     context: int = 1024
     """Longest sequence, in tokens."""
     vocab_size: int = 50257
@@ -128,13 +128,13 @@ class ModelConfig:
     norm: NormName = "layernorm"
     """Normalisation; see model/norm.py."""
     norm_order: NormOrderName = "pre"
-    """Whether a norm comes before a block's parts (GPT-2) or after their sum (GPT-1)."""
+    """Whether the norm comes before attention and MLP (GPT-2) or after each is added (GPT-1)."""
     norm_eps: float = 1e-5
-    """What a norm adds to the variance before its square root."""
+    """Added to the variance before its square root is taken."""
     position: PositionName = "learned"
     """Position encoding; see model/position.py."""
     rope_theta: float = 10_000.0
-    """Base of RoPE's wavelengths, in radians per token; other position encodings ignore it."""
+    """Base of RoPE's wavelengths; other position encodings ignore it."""
     mlp: MLPName = "gelu"
     """Feed-forward layer; see model/mlp.py."""
     bias: bool = True
@@ -142,9 +142,9 @@ class ModelConfig:
     tie_embeddings: bool = True
     """Whether the head is the transposed token embedding."""
     qk_norm: bool = False
-    """Whether each head's queries and keys are normalised, with the model's norm."""
+    """Whether each head's queries and keys are normalised with the model's norm."""
     logit_soft_cap: float | None = None
-    """Bound of the logits c in c * tanh(logits / c), in nats; None is no bound."""
+    """Bound of the logits c in c * tanh(logits / c), in nats; None means no bound."""
 
     def __post_init__(self) -> None:
         for name in ("n_layer", "n_head", "n_kv_head", "n_embd", "n_hidden", "context", "vocab_size"):
@@ -179,12 +179,12 @@ class ModelConfig:
 
     @property
     def kv_heads(self) -> int:
-        """Key/value heads, whether said or left to the query heads."""
+        """Key/value heads, by default as many as query heads."""
         return self.n_kv_head if self.n_kv_head is not None else self.n_head
 
     @property
     def hidden(self) -> int:
-        """Hidden width of the MLP, whether said or left to the kind of MLP."""
+        """Hidden width of the MLP, by default that of its kind."""
         return self.n_hidden if self.n_hidden is not None else MLPS[self.mlp].default_hidden(self.n_embd)
 
 
@@ -210,16 +210,16 @@ class GPT(nn.Module):
             if block.final_norm
             else nn.Identity()
         )
-        # A tied head has no parameter of its own, so that a checkpoint holds the shared matrix once.
+        # A tied head has no parameter of its own, so a checkpoint holds the shared matrix once.
         self.unembed = (
             None if config.tie_embeddings else nn.Linear(config.n_embd, config.vocab_size, bias=False)
         )
         self.short_residual = False
-        """Whether the residual stream is in the format of the products, and not in float32."""
+        """Whether the residual stream takes the format of the products instead of float32."""
         init_weights(self)
 
     def forward(self, ids_BT: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
-        """Return the logits of the token that follows each prefix."""
+        """Return the logits of the token after each prefix."""
         return self.head(self.hidden(ids_BT))
 
     def hidden(
@@ -228,21 +228,21 @@ class GPT(nn.Module):
         cache: Sequence[LayerCache] | None = None,
         run: RunBlock = plain,
     ) -> Float[Tensor, "B T D"]:
-        """Return what the head reads; with a cache, the ids continue the tokens that it holds.
+        """Return the hidden states that the head reads; with a cache, the ids continue its tokens.
 
         Args:
             ids_BT: the tokens.
-            cache: one of each block.
-            run: how a block is run: plainly, recomputed, compiled.
+            cache: one for each block.
+            run: how to run a block: plain, recomputed or compiled.
 
         Raises:
-            ValueError: they do not fit the context; behind its end a table of positions broadcasts.
+            ValueError: the text exceeds the context; past its end, a table of positions would broadcast.
         """
         start = cache[0].length if cache is not None else 0
         if start + ids_BT.shape[1] > self.config.context:
             raise ValueError(
                 f"{start + ids_BT.shape[1]} tokens are more than context = {self.config.context}; "
-                "give the model the last of them only"
+                "give the model only the last of them"
             )
         return self._through_blocks(ids_BT, start, cache, run=run)
 
@@ -253,12 +253,12 @@ class GPT(nn.Module):
         positions_BT: Int[Tensor, "B T"] | None = None,
         visible_BTT: Bool[Tensor, "B T T"] | None = None,
     ) -> Float[Tensor, "1 N D"]:
-        """Return what the head reads at some tokens, of texts, or of rows in which several texts begin alike.
+        """Return hidden states of chosen tokens, of plain texts or of rows in which several texts share a beginning.
 
         Args:
             ids_BT: the tokens.
-            cells_N: which of them, counted through the flattened rows; the last block works for these only.
-            positions_BT: where each token stands in its text, below the context; None is where it is in its row.
+            cells_N: the chosen tokens, as indices into the flattened rows; the last block computes only these.
+            positions_BT: each token's position in its text, below the context; None means its place in the row.
             visible_BTT: true where the token of the second axis sees the one of the third; each sees itself.
         """
         if positions_BT is None or visible_BTT is None:
@@ -277,7 +277,7 @@ class GPT(nn.Module):
     ) -> Tensor:
         x = self.position.embed(self.embed(ids_BT), start)
         if self.short_residual and torch.is_autocast_enabled(x.device.type):
-            # Nobody else would: autocast leaves embeddings alone, and what is added to them follows them.
+            # Autocast leaves embeddings in float32, and sums with them stay float32.
             x = x.to(torch.get_autocast_dtype(x.device.type))
         for block, own in zip(self.blocks, cache or [None] * len(self.blocks), strict=True):
             wanted = cells if block is self.blocks[-1] else None
@@ -291,7 +291,7 @@ class GPT(nn.Module):
 
     @property
     def head_weight_VD(self) -> Tensor:
-        """The matrix that reads the residual stream out, tied or not."""
+        """The matrix that turns hidden states into logits, tied or not."""
         return self.embed.weight if self.unembed is None else self.unembed.weight
 
     def new_cache(self, batch: int, tokens: int, dtype: torch.dtype | None = None) -> list[LayerCache]:

@@ -10,26 +10,26 @@ from gptlab.model.kernels import any_shape
 
 
 def autocast(name: DTypeName | torch.dtype, device: torch.device) -> torch.autocast:
-    """Return the context in which a forward pass computes in a number format."""
+    """Return the autocast context for a number format; it does nothing for float32."""
     dtype = name if isinstance(name, torch.dtype) else product_type(name)
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
 @contextmanager
 def in_format(name: DTypeName | torch.dtype, device: torch.device) -> Generator[None]:
-    """Let a model with float32 weights read in a number format, texts of any length."""
+    """Let a model with float32 weights run in a number format, on texts of any length."""
     with autocast(name, device), any_shape():
         yield
 
 
 def attention_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
-    """Return what attention computes in where matrices are multiplied in `dtype`."""
+    """Return the format of attention where matrices are multiplied in `dtype`."""
     # On a CPU torch's attention of a single query takes several times as long in bfloat16 as in float32.
     return dtype if device.type == "cuda" else torch.float32
 
 
 class InFormat:
-    """A model whose passes compute in a number format; `hidden` and `head` are there where the model has them."""
+    """A model whose passes compute in a number format; it has `hidden` and `head` where the model has them."""
 
     def __init__(
         self, model: Callable[[torch.Tensor], torch.Tensor], name: DTypeName, device: torch.device

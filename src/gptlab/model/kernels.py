@@ -1,4 +1,4 @@
-"""Which of torch's kernels computes attention: it has several, and says nothing when it takes a slow one.
+"""Which of torch's kernels computes attention: torch has several, and picks a slow one silently.
 
 Axes: B batch, T time of the queries, S time of the keys, H query heads, G key/value heads, K head dimension.
 """
@@ -31,10 +31,10 @@ def attend(
     *,
     causal: bool,
 ) -> Float[Tensor, "B H T K"]:
-    """Return softmax(q k^T / sqrt(K)) v, with every key/value head shared by as many query heads as there are to it.
+    """Return softmax(q k^T / sqrt(K)) v, with each key/value head shared by an equal group of query heads.
 
-    Where no fused kernel takes shared heads, each query head gets a copy of its own: else torch falls back to
-    writing all scores out, at many times the memory.
+    Where no fused kernel takes shared heads, each query head gets its own copy: torch would otherwise write out all
+    scores, at many times the memory.
     """
     group = q_BHTK.shape[1] // k_BGSK.shape[1]
     if group > 1 and not takes_groups(q_BHTK, masked=mask is not None):
@@ -46,20 +46,20 @@ def attend(
 
 
 def takes_groups(q_BHTK: Tensor, *, masked: bool) -> bool:
-    """Say whether a fused kernel takes shared key/value heads, for queries like these."""
+    """Return whether a fused kernel takes shared key/value heads for queries like these."""
     device = q_BHTK.device.type
-    # Autocast turns what attention is given into its own format, whatever that was.
+    # Autocast converts the inputs of attention to its own format.
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else q_BHTK.dtype
     chosen = choose(q_BHTK.device, dtype, q_BHTK.shape[-1], masked, True, torch.is_grad_enabled())
-    return chosen not in ("math", None)  # none: the only kernel that is switched on takes no shared heads
+    return chosen not in ("math", None)  # None: the only kernel switched on takes no shared heads
 
 
 def choose(
     device: torch.device, dtype: torch.dtype, head_dim: int, masked: bool, grouped: bool, gradients: bool
 ) -> str | None:
-    """Return the name of the kernel that torch takes, among those that are switched on; None if none of them can.
+    """Return the kernel that torch picks among those switched on; None if none of them can compute this.
 
-    It is "unknown" where this torch does not tell.
+    The name is "unknown" where this version of torch does not say.
     """
     cuda = torch.backends.cuda
     switches = (cuda.cudnn_sdp_enabled, cuda.flash_sdp_enabled, cuda.mem_efficient_sdp_enabled)
@@ -69,7 +69,7 @@ def choose(
     return _choose(device, dtype, head_dim, masked, grouped, gradients, on)
 
 
-# To a compiler it is a constant. torch.compiler.assume_constant_result says so, and takes a second to be imported.
+# A constant to the compiler. torch.compiler.assume_constant_result does the same, but takes a second to import.
 choose._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
@@ -84,7 +84,7 @@ def _choose(
     on: tuple[bool, ...],
 ) -> str | None:
     n = PROBE_TOKENS
-    # Asked of torch and not known from a table: what takes what differs by version, card, format and head.
+    # torch is asked, as no table could keep up: the answer differs by version, GPU, format and head dimension.
     ask: Callable[..., int] | None = getattr(torch, "_fused_sdp_choice", None)
     if ask is None:
         return "unknown"
@@ -102,7 +102,7 @@ def _choose(
 
 @contextmanager
 def only(name: "KernelName") -> Generator[None]:
-    """Let attention be computed by one kernel, or by torch's own choice; what cannot be, raises."""
+    """Compute attention with one kernel, or with torch's choice; an impossible kernel raises."""
     if name == "auto":
         yield
         return
@@ -112,9 +112,9 @@ def only(name: "KernelName") -> Generator[None]:
 
 @contextmanager
 def any_shape() -> Generator[None]:
-    """Leave out kernels that plan anew for every shape, as cuDNN's does for about a second; for reading.
+    """Switch off cuDNN's kernel, which spends about a second planning for every new shape.
 
-    torch takes cuDNN's first on Hopper. Training has one shape; texts that are scored and written have thousands.
+    torch prefers it on Hopper. Training has one shape; evaluation and sampling have thousands.
     """
     enabled = torch.backends.cuda.cudnn_sdp_enabled()
     torch.backends.cuda.enable_cudnn_sdp(False)

@@ -1,8 +1,8 @@
 """The training loss, with its gradients made chunk by chunk.
 
 The logits of a micro-batch are the largest tensor of a step (a gigabyte in float32 for 4 x 1024 tokens of
-GPT-2). They are never all there: a chunk's loss and the gradients of what it read are computed together and
-its logits dropped, which also spares the second pass over them that recomputation would cost.
+GPT-2). They never exist all at once: a chunk's loss and its gradients are computed together and its logits dropped,
+which also saves the second pass that recomputation would cost.
 
 Source: the idea is Liger Kernel's fused linear cross entropy, https://arxiv.org/abs/2410.10989, sec. 3.2.
 Axes: N tokens (batch and time), D width, V vocabulary.
@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-# The least of a chunk: with every one the gradient of the head, as large as its matrix, is read and written once.
+# The smallest chunk: every chunk reads and writes the head's gradient, which is as large as the head.
 CHUNK_TOKENS = {"cpu": 1024, "cuda": 8192}
 MOST_CHUNKS = 8  # torch.compile unrolls them
 IGNORED = -1  # a target that does not count
-# The head's rows are filled up to such a multiple where odd ones slow the products: GPT-2's vocabulary is odd.
+# The head's rows are padded to this multiple: GPT-2's vocabulary is odd, which slows products on a GPU.
 HEAD_MULTIPLE = {"cuda": 64}
-# In float16 the sum over a chunk's tokens may pass the largest number; so much smaller, it does not.
+# Scales the sum over a chunk's tokens, which could overflow float16.
 FLOAT16_ROOM = 2.0**-6
 
 
@@ -36,8 +36,8 @@ def next_token_loss(
 
     Args:
         x_BTD: hidden states, in any floating type.
-        weight_VD: the head's matrix; multiplied in autocast's type where that is on.
-        targets_BT: the ids that should follow; where one is `IGNORED`, there is neither loss nor gradient.
+        weight_VD: the head's matrix; multiplied in autocast's type where autocast is on.
+        targets_BT: the ids that should follow; `IGNORED` ones add neither loss nor gradient.
         logit_soft_cap: as in ModelConfig.
     """
     device = x_BTD.device.type
@@ -54,9 +54,9 @@ def next_token_loss(
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """Makes the gradients in the forward pass; the backward pass only scales them.
+    """Computes the gradients in the forward pass; the backward pass only scales them.
 
-    They are those of the summed loss, so in float16 they do not vanish before the scale is on.
+    They are gradients of the summed loss, so in float16 they do not underflow before they are scaled.
     """
 
     @staticmethod
@@ -89,7 +89,7 @@ class _ChunkedLoss(torch.autograd.Function):
             strict=True,
         )
         for x, targets, counts in parts:
-            # In place throughout: on a CPU new memory for each of these was a quarter of the time.
+            # In place throughout: on a CPU, allocating each of these took a quarter of the time.
             logits = (x @ weight.T).float()
             if cap is not None:
                 logits.div_(cap).tanh_().mul_(cap)
@@ -105,7 +105,7 @@ class _ChunkedLoss(torch.autograd.Function):
             # d loss / d logits = softmax - one-hot, and through the cap its slope.
             slope = odds.mul_(counts / total)
             if columns_V is not None:
-                # A compiler fuses this; of a scatter it makes a copy and atomic additions.
+                # The compiler fuses this, but turns a scatter into a copy and atomic additions.
                 slope = slope - torch.where(columns_V == targets, counts, 0.0)
             else:
                 slope.scatter_add_(-1, targets, -counts)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class Activated(nn.Linear):
-    """A linear layer with a function of each output behind it, in one, as some products do both at once."""
+    """A linear layer and its activation in one module, as some kernels compute both at once."""
 
     def __init__(self, inputs: int, outputs: int, *, bias: bool, activation: str) -> None:
         super().__init__(inputs, outputs, bias=bias)
@@ -45,7 +45,7 @@ class GELU(nn.Module):
 
 
 class ErfGELU(GELU):
-    """The same without the approximation, which is up to 5e-4 away; nanoGPT's and GPT-NeoX's.
+    """The exact GELU of nanoGPT and GPT-NeoX; the approximation is up to 5e-4 away.
 
     Source: Hendrycks and Gimpel (2016), eq. 1.
     """
@@ -68,8 +68,8 @@ class ReLU2(GELU):
 class SwiGLU(nn.Module):
     """(silu(x W_gate) * x W_up) W_down.
 
-    Source: Shazeer (2020), https://arxiv.org/abs/2002.05202, eq. 6; two thirds of four widths keeps the
-    parameters of a two-matrix MLP, and the multiple of 64 keeps matrix units full.
+    Source: Shazeer (2020), https://arxiv.org/abs/2002.05202, eq. 6; two thirds of four widths
+    match the parameters of a two-matrix MLP, and the multiple of 64 keeps matrix units full.
     """
 
     def __init__(self, n_embd: int, n_hidden: int, *, bias: bool) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class UnitRMSNorm(nn.Module):
-    """x / rms(x), with nothing to learn.
+    """x / rms(x), without parameters.
 
     Source: nanochat and OLMo train with gain-free norms; the rms is Zhang and Sennrich (2019), eq. 4.
     """
@@ -28,8 +28,8 @@ class UnitRMSNorm(nn.Module):
 class RMSNorm(nn.Module):
     """x / rms(x) * gain.
 
-    Source: Zhang and Sennrich (2019), https://arxiv.org/abs/1910.07467, eq. 4. It has no bias, whatever the
-    model's switch says.
+    Source: Zhang and Sennrich (2019), https://arxiv.org/abs/1910.07467, eq. 4. It never has a bias, whatever
+    the model's switch says.
     """
 
     def __init__(self, width: int, *, eps: float, bias: bool) -> None:

@@ -1,8 +1,8 @@
-"""A copy of a model that multiplies faster, for those who only read with it.
+"""A copy of a model that multiplies faster, for inference only.
 
-Its matrices are cast once and not at every product, and on a CPU they lie in the order in which oneDNN's kernels
-read them. That is worth most where few rows are multiplied, as in writing one token after the other: the time
-is then that of reading the matrices. torch's own compiler packs them too when it freezes a model.
+Its matrices are cast once instead of at every product, and on a CPU they are stored in the order in which oneDNN's
+kernels read them. That helps most where few rows are multiplied, as in sampling token by token, whose time goes
+into reading the matrices. torch's own compiler also packs them when it freezes a model.
 Axes: O outputs, I inputs.
 """
 
@@ -21,9 +21,9 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class PackedLinear(nn.Linear):
-    """A linear layer, with an activation or none, that multiplies in a format of its own by a copy of its matrix.
+    """A linear layer, with or without an activation, that multiplies by a copy of its matrix in its own format.
 
-    What goes in and comes out keeps the format that it has, and the parameters are those it was made of.
+    Inputs and outputs keep their format, and the parameters are those of the original layer.
     """
 
     def __init__(
@@ -50,10 +50,10 @@ class PackedLinear(nn.Linear):
 
 
 def packed(model: M, dtype: torch.dtype = torch.float32) -> M:
-    """Return a copy of a float32 model that multiplies in a number format, or the model where none is faster.
+    """Return a copy of a float32 model that multiplies in a number format, or the model itself if no copy is faster.
 
-    The copy has the model's own parameters, and its matrices once more. It does not see later changes of the
-    matrices, and cannot be trained.
+    The copy shares the model's parameters and holds a second version of the matrices. It does not see later changes
+    of the matrices and cannot be trained.
     """
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and _gains(layer, dtype)]
     if not layers:
@@ -64,7 +64,7 @@ def packed(model: M, dtype: torch.dtype = torch.float32) -> M:
         memo[id(layer)] = PackedLinear(layer.weight, layer.bias, dtype, activation)
     twin = copy.deepcopy(model, memo)
     if isinstance(twin, GPT) and twin.unembed is None:
-        # A tied head is a layer of its own here.
+        # In the copy, a tied head becomes a layer of its own.
         twin.unembed = PackedLinear(twin.head_weight_VD, None, dtype)
     return twin
 
@@ -78,17 +78,16 @@ def _gains(layer: nn.Linear, dtype: torch.dtype) -> bool:
 
 
 def _packs(device: torch.device, dtype: torch.dtype) -> bool:
-    """Say whether this torch, on this processor, has products with packed matrices; they are not public."""
+    """Return whether torch has packed products on this processor; they are not a public API."""
     mkldnn = torch.ops.mkldnn
     names = ("_reorder_linear_weight", "_linear_pointwise", "_is_mkldnn_bf16_supported")
-    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
-        return False
-    if not all(hasattr(mkldnn, name) for name in names):
+    available = device.type == "cpu" and torch.backends.mkldnn.is_available()
+    if not available or not all(hasattr(mkldnn, name) for name in names):
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and mkldnn._is_mkldnn_bf16_supported())
 
 
-# How oneDNN is asked for an activation: its name, numbers, and which variant.
+# How oneDNN names an activation: its name, its numbers and its variant.
 ONEDNN: dict[str | None, tuple[str, list[float], str]] = {
     None: ("none", [], ""),
     "gelu": ("gelu", [], "none"),

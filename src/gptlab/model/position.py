@@ -1,8 +1,8 @@
-"""How a token knows where it stands.
+"""How a token knows its position.
 
-A position encoding has two places to act, each of which does nothing unless it says otherwise: `embed`, on the
-embeddings before the first block, and `rotate`, on every block's queries and keys.
-Tokens stand in a row from `start` on, or each where a tensor says.
+A position encoding has two hooks, which do nothing by default: `embed` changes the embeddings before the first
+block, and `rotate` changes every block's queries and keys. `start` is the position of a row's first token, or a tensor
+with the position of every token.
 Axes: B batch, T time, D width, H heads, K head dimension.
 """
 
@@ -16,7 +16,7 @@ Start = int | Int[Tensor, "B T"]
 
 
 class NoPosition(nn.Module):
-    """No encoding: only the causal mask tells the order.
+    """No encoding: only the causal mask gives the order.
 
     Source: Kazemnejad et al. (2023), https://arxiv.org/abs/2305.19466.
     """
@@ -27,11 +27,11 @@ class NoPosition(nn.Module):
         super().__init__()
 
     def embed(self, x_BTD: Float[Tensor, "B T D"], start: Start) -> Float[Tensor, "B T D"]:
-        """Add to the embeddings of the tokens at positions `start` and on."""
+        """Add the encoding to the embeddings of tokens at positions from `start` on."""
         return x_BTD
 
     def rotate(self, x_BHTK: Float[Tensor, "B H T K"], start: Start) -> Float[Tensor, "B H T K"]:
-        """Turn the queries or keys of the tokens at positions `start` and on."""
+        """Rotate the queries or keys of tokens at positions from `start` on."""
         return x_BHTK
 
 
@@ -53,8 +53,8 @@ class RoPE(NoPosition):
     """Rotate each pair of a head's channels by an angle proportional to the position.
 
     Source: Su et al. (2021), https://arxiv.org/abs/2104.09864, eq. 34. Channel i is paired with channel
-    i + K/2, as in transformers' Llama, and not with its neighbour, as in the paper: whoever imports weights of
-    the other convention must permute the rows of the query and key matrices.
+    i + K/2, as in transformers' Llama, and not with its neighbour, as in the paper: to import weights of the
+    other convention, permute the rows of the query and key matrices.
     """
 
     head_dim_multiple = 2
@@ -69,11 +69,11 @@ class RoPE(NoPosition):
         self.register_buffer("sin_TK", torch.cat((-angle.sin(), angle.sin()), -1), persistent=False)
 
     def rotate(self, x_BHTK: Float[Tensor, "B H T K"], start: Start) -> Float[Tensor, "B H T K"]:
-        # One angle for all heads.
+        # All heads share the angles.
         cos, sin = (
             _rows(table, start, x_BHTK.shape[2]).unsqueeze(-3) for table in (self.cos_TK, self.sin_TK)
         )
-        # The rotation is computed in float32: in bfloat16 neighbouring late positions share an angle.
+        # Computed in float32: in bfloat16 neighbouring late positions would share an angle.
         return (x_BHTK * cos + _swap_halves(x_BHTK) * sin).to(x_BHTK.dtype)
 
 

@@ -1,4 +1,4 @@
-"""What a parameter is: how it starts, whether it is decayed, what it counts as. One table, which all of these read."""
+"""What a parameter is, in one table: how it starts, whether it is decayed, what it counts as."""
 
 import re
 from dataclasses import dataclass
@@ -7,16 +7,16 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Role:
-    """What a parameter of this name is."""
+    """The role of a parameter."""
 
     kind: Literal["table", "head", "matrix", "gain", "bias"]
-    """A table that is read by row, an untied head, a matrix of a block, what a norm multiplies by, what is added."""
+    """A table read by row, an untied head, a matrix of a block, the gain of a norm, or a bias."""
     start: Literal["normal", "smaller", "ones", "zeros"]
-    """Its first values; smaller ones where it writes to the residual stream, whose variance grows with depth."""
+    """Its first values; smaller in matrices that write to the residual stream, whose variance grows with depth."""
 
     @property
     def decayed(self) -> bool:
-        """Whether weight decay pulls at it: gains and biases are left alone."""
+        """Whether weight decay applies; it leaves gains and biases alone."""
         return self.kind not in ("gain", "bias")
 
 
@@ -29,9 +29,7 @@ def role(name: str) -> Role:
     for pattern, found in ROLES.items():
         if re.fullmatch(pattern, name):
             return found
-    raise ValueError(
-        f"{name}: what kind of parameter it is and how it starts is not known; give it a role in ROLES"
-    )
+    raise ValueError(f"{name}: no role in ROLES matches this parameter; add one")
 
 
 ROLES = {

@@ -14,26 +14,26 @@ class Size:
     """Counts of one model."""
 
     parameters: int
-    """All of them, a tied head once."""
+    """All parameters, a tied head counted once."""
     embedding: int
-    """Those of the token embedding, of learned positions and of an untied head."""
+    """Parameters of the token embedding, learned positions and an untied head."""
     tables: int
-    """Numbers that are no parameters, RoPE's sines and cosines."""
+    """Numbers that are not parameters: RoPE's sines and cosines."""
     flops_per_token: int
-    """Floating-point operations of a forward and a backward pass, for a token of a full context."""
+    """Floating-point operations of a forward and a backward pass per token, at full context."""
 
     @property
     def non_embedding(self) -> int:
-        """Parameters of the blocks and the last norm."""
+        """Parameters of the blocks and the final norm."""
         return self.parameters - self.embedding
 
 
 def measure(config: ModelConfig) -> Size:
     """Count a model without allocating it.
 
-    Source: Chowdhery et al. (2022), PaLM, https://arxiv.org/abs/2204.02311, appendix B: six operations for
-    every matrix parameter and twelve for every layer, channel and token attended to (a causal mask is not
-    credited); the lookups of an embedding cost nothing.
+    Source: Chowdhery et al. (2022), PaLM, https://arxiv.org/abs/2204.02311, appendix B: six operations per
+    matrix parameter and twelve per layer, channel and token attended to (the causal mask is ignored); embedding
+    lookups are free.
     """
     with torch.device("meta"):
         model = GPT(config)

@@ -1,1 +1,1 @@
-"""A model for others: its card, where it comes from, and the way to the hub."""
+"""Publishing a model: its card, its origin, and the push to the hub."""

@@ -1,6 +1,6 @@
-"""README.md of an export: what is known of a model, and a head of YAML for the Hugging Face hub.
+"""README.md of an export: what is known about a model, under a YAML head for the Hugging Face hub.
 
-Everything is read from the run's files. What they do not tell is called unknown or left out.
+Everything comes from the run's files. What they do not say is called unknown or left out.
 """
 
 from collections.abc import Iterable
@@ -29,19 +29,19 @@ Rows = Iterable[tuple[str, str]]
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """What a card is about."""
+    """The facts of a card."""
 
     origin: Origin
     model: ModelConfig
     tokenizer: Tokenizer
     class_name: str
-    """Which class of transformers loads it."""
+    """The class of transformers that loads it."""
     remote_code: bool
     """Whether that class is in the folder."""
     address: str
-    """What from_pretrained is given: the name on the hub, or the folder's."""
+    """The argument of from_pretrained: the name on the hub, or the folder's."""
     licence: str | None = None
-    """The hub's identifier of the licence; None where nobody has said one."""
+    """The hub's identifier of the licence; None if nobody has stated one."""
 
     @property
     def title(self) -> str:
@@ -50,7 +50,7 @@ class Card:
 
 
 def card_files(card: Card) -> dict[str, bytes]:
-    """Return the card, and the picture of the loss where there is one, by their names."""
+    """Return the card, and the picture of the loss if there is one, by file name."""
     files: dict[str, bytes] = {}
     if card.origin.steps and card.origin.run is not None:
         files[CURVE] = draw(loss_chart([card.origin.run])).light
@@ -87,13 +87,13 @@ def _head(card: Card) -> str:
 
 
 def _official(at: Origin) -> list[Row]:
-    """Return the scores on HellaSwag's own validation items, and of no file that anybody has changed."""
+    """Return the scores on HellaSwag's own validation items, from the unchanged file only."""
     rows = [row for row in at.rows("eval") if row["task"] == "hellaswag"]
     return [row for row in rows if row.get("official") and row.get("items_sha256")]
 
 
 def _index(row: Row) -> list[Any]:
-    """List a score for the hub's index, with all that it must not be compared without."""
+    """List a score for the hub's index, with everything that a comparison needs."""
     from huggingface_hub import EvalResult
 
     return [
@@ -169,9 +169,7 @@ def _data(at: Origin) -> str:
     if at.step is None:
         return ""
     if at.data is None:
-        gone = (
-            ": what the run read is not where it was, or not the same any more" if at.run is not None else ""
-        )
+        gone = ": the data that the run read has moved or changed" if at.run is not None else ""
         return f"Unknown{gone}.\n"
     return _table(*(_data_rows(each) for each in at.data))
 
@@ -220,7 +218,7 @@ def _progress(at: Origin) -> Rows:
     for row in at.rows("val"):
         yield "validation loss", f"{as_number(row.get('loss')):.4f} nats a token"
         if row.get("bits_per_byte") is not None:
-            yield "validation loss by the byte", f"{row['bits_per_byte']:.4f} bits"
+            yield "validation loss per byte", f"{row['bits_per_byte']:.4f} bits"
     commit = f", commit {said['git_commit']}" if said.get("git_commit") else ""
     yield "gptlab", f"{said['gptlab']}{commit}" if "gptlab" in said else UNKNOWN
 
@@ -235,10 +233,10 @@ def _scores(at: Origin) -> str:
     lines += [_score_cells(row) + [_other_results(row)] * others for row in rows]
     body = "".join(_line(*cells) for cells in lines)
     return (
-        f"{body}\nMeasured at this checkpoint, in training or later by `gptlab eval`; behind \N{PLUS-MINUS SIGN} is "
-        "one standard error, that of drawing the items. Scores of another protocol, of more shots or of other items "
-        "are not comparable with these. Above chance is what guessing reaches less than once in twenty times (exact "
-        "binomial test).\n"
+        f"{body}\nMeasured at this checkpoint, in training or later by `gptlab eval`; after \N{PLUS-MINUS SIGN} comes "
+        "one standard error, from the draw of the items. Scores with another protocol, number of shots or set of items "
+        "are not comparable with these. Above chance means that guessing scores as high less than once in twenty times "
+        "(exact binomial test).\n"
     )
 
 
@@ -266,7 +264,7 @@ def _cost(at: Origin) -> str:
     found = estimate(device, hours * processes) if device and hours and processes else None
     rows.append(("energy", f"about {found.kwh:.2g} kWh (estimated)" if found else UNKNOWN))
     rows.append(("cost", f"about {found.usd:.2g} US dollars (estimated)" if found else UNKNOWN))
-    note = f"\nEstimated from the hours; assumed are {found.assuming}.\n" if found else ""
+    note = f"\nEstimated from the hours, assuming {found.assuming}.\n" if found else ""
     return _table(rows) + note
 
 
@@ -278,7 +276,7 @@ def _line(*cells: str) -> str:
     return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |\n"
 
 
-# What stands of a recipe in the table besides; all of it is below.
+# Keys of the recipe that the table shows; the card holds the whole recipe below.
 RECIPE = {
     "tokens a step": ("train.batch_tokens", "{:,}"),
     "optimizer": ("optim.name", "{}"),

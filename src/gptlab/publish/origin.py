@@ -1,4 +1,4 @@
-"""Where a model comes from, as far as its files tell; what they do not tell is None, and never guessed."""
+"""Where a model comes from, according to its files; what they do not say is None, never guessed."""
 
 import json
 import re
@@ -17,24 +17,24 @@ from gptlab.runs.folder import METRICS, RECIPE, run_of
 from gptlab.runs.history import Run, read_runs
 from gptlab.runs.metrics import Row
 
-# Keys of a recipe that hold a path, of which others need to know the last part only.
+# Keys of a recipe that hold a path; others see only its last part.
 PATHS = ("path", "init_from", "anneal_from", "hellaswag_file")
 
-# What parts raise that no recipe names.
+# What malformed data parts raise.
 NO_PARTS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """A prepared folder that a run read, as its manifest has it."""
+    """A prepared folder that a run read, according to its manifest."""
 
     manifest: Manifest
     share: float
-    """Which part of the samples was from it."""
+    """The fraction of the samples that came from it."""
 
     @property
     def hub_name(self) -> str | None:
-        """The data set on the hub, OWNER/NAME; None where the text is from elsewhere."""
+        """The data set on the hub, OWNER/NAME; None if the text is from elsewhere."""
         for text in (self.manifest.revision, self.manifest.source):
             if text.startswith(PREFIX):
                 return split_name(text.removeprefix(PREFIX))[0]
@@ -42,38 +42,38 @@ class DataSet:
 
     @property
     def source(self) -> str:
-        """The source, of a file or folder the name alone."""
+        """The source; for a file or folder only its name."""
         return self.hub_name or last_part(self.manifest.source)
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What is known of a model."""
+    """What is known about a model."""
 
     name: str
     """The run's, or its folder's."""
     state: Mapping[str, Any]
-    """What the checkpoint says of itself; nothing, where there is none."""
+    """The checkpoint's state; empty if there is no checkpoint."""
     run: Run | None
-    """The run that it is a checkpoint of."""
+    """The run of the checkpoint."""
     recipe: str | None
-    """That run's recipe, as it was for this checkpoint, of paths the last part alone."""
+    """That run's recipe at this checkpoint, with only the last part of each path."""
     data: Sequence[DataSet] | None
-    """What it was trained on, if that is still there and the same."""
+    """Its training data, if still there and unchanged."""
 
     @property
     def step(self) -> int | None:
-        """Updates of the weights so far; None for a model that gptlab has not trained."""
+        """Updates of the weights so far; None for a model that gptlab did not train."""
         return None if "imported" in self.state else self.state.get("step")
 
     def rows(self, kind: str) -> list[Row]:
-        """Return the run's rows of a kind about this very checkpoint."""
+        """Return the run's rows of a kind at this checkpoint."""
         rows = self.run.metrics[kind] if self.run is not None else []
         return [row for row in rows if row["step"] == self.state.get("step")]
 
     @property
     def past(self) -> Run | None:
-        """The run as it was at this checkpoint, without what came later."""
+        """The run as it was at this checkpoint, without later rows."""
         return self.run.until(self.step or 0) if self.run is not None else None
 
     @property
@@ -83,13 +83,13 @@ class Origin:
 
     @property
     def processes(self) -> int | None:
-        """How many processes trained; None where that is not known, or changed on the way."""
+        """The number of training processes; None if unknown or changed along the way."""
         found = self.past.history["processes"] if self.past is not None else ()
         return found[0][1] if len(found) == 1 else None
 
     @property
     def changes(self) -> list[str]:
-        """What was changed on the way here, in words, of paths the last part alone."""
+        """The changes before this checkpoint, in words, with only the last part of each path."""
         changes = self.past.changes if self.past is not None else {}
         return [
             f"{key} {told([(step, spelled(_bare(key, value))) for step, value in values])}"
@@ -98,11 +98,11 @@ class Origin:
 
 
 def find_origin(model: Path, state: Mapping[str, Any]) -> Origin:
-    """Find out what the files around a model tell of it.
+    """Collect what the files around a model say about it.
 
     Args:
         model: MODEL of the command line.
-        state: of the checkpoint that was loaded, or nothing for a Hugging Face folder.
+        state: the loaded checkpoint's, or empty for a Hugging Face folder.
 
     Raises:
         ConfigError: a file of the run is damaged.
@@ -118,14 +118,14 @@ def find_origin(model: Path, state: Mapping[str, Any]) -> Origin:
 
 
 def last_part(path: str) -> str:
-    """Return the last part of a path of any system."""
+    """Return the last part of a path of any operating system."""
     return PureWindowsPath(path).name or path
 
 
 def _recipe(text: str, run: Run) -> str:
-    """Return a config.toml with the values that a run's last step was done under.
+    """Return a config.toml with the values of a run's last step.
 
-    Where the data lie is left as it is: they are the same, or the run would not have gone on.
+    Data paths stay as they are: the data is the same, or the run would not have continued.
     """
     written = parse_toml(text.encode())
     for key in run.history:
@@ -136,7 +136,7 @@ def _recipe(text: str, run: Run) -> str:
         before = read_none(table.get(name)) if isinstance(table, dict) else None
         value = run.config.get(key)
         if before != read_none(value):
-            # A path that is none is left out; in any other place, "none" stands for it.
+            # A path that is None is left out; any other key says "none".
             left_out = value is None and isinstance(before, str)
             text = _with_line(text, section, name, "" if left_out else f"{name} = {_toml(value)}\n")
     paths = re.compile(rf'^({"|".join(PATHS)}) = "(.*)"$', re.MULTILINE)
@@ -144,7 +144,7 @@ def _recipe(text: str, run: Run) -> str:
 
 
 def _with_line(text: str, section: str, name: str, line: str) -> str:
-    """Put a line in the place of a key's, or at the head of its section."""
+    """Replace a key's line, or put the line at the head of its section."""
     begin = re.search(rf"^\[{re.escape(section)}\]\n", text, re.MULTILINE)
     if begin is None:
         return f"{text}\n[{section}]\n{line}"
@@ -162,7 +162,7 @@ def _toml(value: Any) -> str:
 
 
 def _bare(key: str, value: Any) -> Any:
-    """Return a setting's value, of paths the last part alone."""
+    """Return a setting's value, with only the last part of a path."""
     if isinstance(value, list):
         return [_bare(key, each) for each in cast(list[Any], value)]
     if isinstance(value, dict):

@@ -1,7 +1,7 @@
-"""A folder to a model repository on the Hugging Face hub, in one commit.
+"""Push a folder to a model repository on the Hugging Face hub, in one commit.
 
-The client library asks the hub what it has, by the hashes of the files, and sends what is missing. So a second call
-goes on where one broke off, and a third has nothing to do.
+The client library asks the hub what it has, by file hashes, and sends what is missing. So a second call continues
+where the first broke off, and a third has nothing to do.
 """
 
 import sys
@@ -16,38 +16,38 @@ from gptlab.formats.huggingface import mark_of, read_mark
 from gptlab.formats.huggingface.wrap import CONFIG
 
 NO_TOKEN = (
-    "no token of the Hugging Face hub is here; make one that may write on the hub's page of your settings, and log "
-    "in with `hf auth login`, or set HF_TOKEN"
+    "there is no token for the Hugging Face hub; create one with write access in the hub's settings, and log in with "
+    "`hf auth login`, or set HF_TOKEN"
 )
 
 
 class Pushed(TypedDict):
-    """What the hub has now."""
+    """The state of the hub after a push."""
 
     repository: str
     url: str
     """Of the commit."""
     private: bool
     changed: bool
-    """Whether anything was missing there."""
+    """Whether the push changed anything."""
 
 
 def open_repository(name: str, *, public: bool, of: str) -> None:
-    """Make a repository, or find that an existing one is for us.
+    """Create a repository, or check that an existing one may be used.
 
     Args:
         name: OWNER/NAME.
         public: whether others may see it.
-        of: the fingerprint of the run or the model that is to be there.
+        of: the fingerprint of the run or model to push.
 
     Raises:
-        ExportError: nobody is logged in, the hub cannot be reached or refuses, the repository is public where that
-            was not asked for, or it holds another model.
+        ExportError: nobody is logged in, the hub cannot be reached or refuses, the repository is public without
+            `public`, or it holds another model.
     """
     from huggingface_hub import HfApi, get_token
 
     if not all(name.partition("/")):
-        raise ExportError(f"{name}: is no name of a repository; write OWNER/NAME")
+        raise ExportError(f"{name}: is not the name of a repository; write OWNER/NAME")
     if get_token() is None:
         raise ExportError(f"{name}: {NO_TOKEN}")
     with _told(name):
@@ -56,7 +56,7 @@ def open_repository(name: str, *, public: bool, of: str) -> None:
         info = api.model_info(name)
         if not info.private and not public:
             raise ExportError(
-                f"{name}: is there and public; say --public to push to it, or choose another name"
+                f"{name}: exists and is public; pass --public to push to it, or choose another name"
             )
         if CONFIG in {file.rfilename for file in info.siblings or ()}:
             with tempfile.TemporaryDirectory() as folder:
@@ -74,12 +74,12 @@ def push(folder: Path, name: str, *, names: Sequence[str], message: str, public:
     Args:
         folder: what to send.
         name: OWNER/NAME.
-        names: of files that an export may have; of these, what the folder lacks is deleted on the hub.
+        names: files that an export may have; those that the folder lacks are deleted on the hub.
         message: of the commit.
         public: whether others may see it, once it is complete.
 
     Raises:
-        ExportError: the hub cannot be reached or refuses, or the connection broke off.
+        ExportError: the hub cannot be reached or refuses, or the connection breaks.
     """
     from huggingface_hub import HfApi
 
@@ -102,19 +102,19 @@ def push(folder: Path, name: str, *, names: Sequence[str], message: str, public:
 
 @contextmanager
 def _told(name: str) -> Generator[None]:
-    """Put what the client library raises into a line without the token; show its bars in a terminal only."""
+    """Turn the client library's errors into one line without the token; show its bars only in a terminal."""
     from huggingface_hub import constants, errors
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
     from huggingface_hub.utils.logging import get_verbosity, set_verbosity, set_verbosity_error
 
     shown, verbosity = not are_progress_bars_disabled(), get_verbosity()
-    set_verbosity_error()  # what matters of its warnings is said here
+    set_verbosity_error()  # this module reports what matters
     if not sys.stderr.isatty():
         disable_progress_bars()
     try:
         yield
     except errors.HFValidationError:
-        raise ExportError(f"{name}: is no name of a repository; write OWNER/NAME") from None
+        raise ExportError(f"{name}: is not the name of a repository; write OWNER/NAME") from None
     except errors.HfHubHTTPError as error:
         raise ExportError(f"{name}: {_answered(error)}") from None
     except (errors.HTTPError, OSError, RuntimeError, ValueError) as error:  # pyright: ignore[reportPrivateImportUsage]
@@ -123,7 +123,7 @@ def _told(name: str) -> Generator[None]:
         if isinstance(cause, errors.HfHubHTTPError):
             raise ExportError(f"{name}: {_answered(cause)}") from None
         if isinstance(cause, OSError) and cause.errno is not None and cause.filename is not None:
-            raise  # of this machine's disk
+            raise  # an error of this machine's disk
         if isinstance(cause, lost):
             what = f"the connection to {constants.ENDPOINT} failed ({type(cause).__name__})"
         else:
@@ -141,9 +141,11 @@ def _answered(error: Any) -> str:
     status, said = error.response.status_code, _without_token(error.server_message or "")
     because = f' ("{said}")' if said else ""
     if status == 401:
-        return f"the hub does not take the token{because}; log in anew with `hf auth login`, or set HF_TOKEN"
+        return (
+            f"the hub does not accept the token{because}; log in again with `hf auth login`, or set HF_TOKEN"
+        )
     if status == 403:
-        return f"the token may not write there{because}; make one that may, or choose an OWNER of your own"
+        return f"the token may not write there{because}; create one that may, or choose an OWNER of your own"
     return f"the hub answers with status {status}{because}; what has arrived stays there, run again later"
 
 

@@ -172,7 +172,7 @@ def _identity(folder: Path) -> str:
 
 
 def write_page(facts: Row, out: Path) -> list[str]:
-    """Write a data sheet as `index.html`, the pictures beside it as PNG, and return the files.
+    """Write a data sheet as `index.html`, the pictures next to it as PNG, and return the files.
 
     Raises:
         ConfigError: the folder holds something else, or cannot be written.

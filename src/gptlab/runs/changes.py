@@ -1,7 +1,7 @@
-"""Under which settings a run was trained, and from which step on.
+"""The settings that a run was trained with, and from which step on.
 
-config.toml holds one recipe, but a run may be continued with another one. Its metrics tell of each start what it
-changed, and which steps were done after it; what no step was done under was never trained.
+config.toml holds one recipe, but a run may be continued with another. The metrics record what each start changed and
+which steps followed it; settings without a step that counts were never trained with.
 """
 
 import json
@@ -13,17 +13,17 @@ from typing import Any
 from gptlab.runs.metrics import GOES_BACK, Row
 
 History = Mapping[str, Sequence[tuple[int, Any]]]
-"""By key, from which step on it had which value; the first of them from the run's start."""
+"""By key: the values it had, each with the step from which it held; the first from the run's start."""
 
 
 def history(config: Row, processes: int | None, events: Sequence[Row], steps: Sequence[int]) -> History:
-    """Return what changed on the way of a run, or was meant to and did not, with the values that steps were done under.
+    """Return the settings that were changed during a run, even in vain, with the values that steps were trained with.
 
     Args:
         config: config.toml, with keys like `optim.lr`.
-        processes: how many the run began with; they are told like a setting, as `processes`.
-        events: the run's, in the order of their writing.
-        steps: those that count, ascending.
+        processes: how many the run began with; treated like a setting, `processes`.
+        events: the run's events, in the order they were written.
+        steps: the steps that count, ascending.
     """
     turns = [row for row in events if row.get("event") in GOES_BACK]
     parts = _parts([row["step"] for row in turns], steps) or [(0, 0)]
@@ -37,10 +37,10 @@ def history(config: Row, processes: int | None, events: Sequence[Row], steps: Se
 
 
 def _parts(turns: Sequence[int], steps: Sequence[int]) -> list[tuple[int, int]]:
-    """Return which parts of a run have steps that count, and where each began.
+    """Return the parts of a run that have steps that count, and where each began.
 
-    Part 0 is the first start's, and each turn, from the step that the run went back to, begins another. Of a part
-    count the steps that no later turn went back behind.
+    Part 0 begins with the run, and every resume or rollback begins another, at the step that it went back to. A part's
+    steps count unless a later one went back before them.
     """
     found: list[tuple[int, int]] = []
     for part, begin in enumerate((-1, *turns)):
@@ -59,8 +59,8 @@ def _changes(turn: Row) -> dict[str, tuple[Any, Any]]:
 def _values(key: str, changed: Sequence[Mapping[str, tuple[Any, Any]]], config: Row) -> list[Any]:
     """Return the value of a key in each part.
 
-    A change is kept by config.toml only if a step was done, perhaps one that was undone later. Whether it was, the
-    next change tells, or config.toml: the value was then the new one, or still the old.
+    config.toml keeps a change only if a step was done with it, even one undone later. The next change, or else
+    config.toml, shows whether that happened: it found the new value or the old one.
     """
     pairs = [change[key] for change in changed if key in change]
     found_later = [before for before, _ in pairs[1:]] + [
@@ -79,17 +79,17 @@ def _values(key: str, changed: Sequence[Mapping[str, tuple[Any, Any]]], config: 
 
 
 def read_none(value: Any) -> Any:
-    """Return a value of TOML, which has no null, as the metrics have it."""
+    """Return a value of TOML, which has no null, as it is in the metrics."""
     return None if value == "none" else value
 
 
 def _joined(values: Sequence[tuple[int, Any]]) -> list[tuple[int, Any]]:
-    """Leave out what is no change."""
+    """Keep only the values that differ from the one before."""
     return [each for number, each in enumerate(values) if not number or each[1] != values[number - 1][1]]
 
 
 def until(changes: History, step: int) -> History:
-    """Return what had changed by the time that a step was done."""
+    """Return the changes made before a step was done."""
     return {
         key: [each for number, each in enumerate(values) if not number or each[0] < step]
         for key, values in changes.items()
@@ -97,14 +97,14 @@ def until(changes: History, step: int) -> History:
 
 
 def spelled(value: Any) -> str:
-    """Write a value as people read it."""
+    """Format a value for people."""
     if value is None:
         return "none"
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def told(values: Sequence[tuple[int, str]]) -> str:
-    """Write the values that a setting had as people read them: `0.002, from step 88 on 0.001`."""
+    """Format the values of a setting for people: `0.002, from step 88 on 0.001`."""
     return ", ".join(
         f"from step {step:,} on {value}" if number else value for number, (step, value) in enumerate(values)
     )

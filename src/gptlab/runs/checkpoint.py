@@ -1,22 +1,22 @@
-"""Checkpoint folders, complete or not there.
+"""Checkpoint folders, complete or absent.
 
     RUN/checkpoints/step_00004000/model.safetensors      the parameters, a tied head once
                                   optimizer.safetensors  {parameter}/{quantity}
                                   state.json             step, tokens, data position, random states, model,
                                                          tokenizer, its own sha256, and those of the other files
-                                  tokenizer.json         where the tokenizer is a trained one
+                                  tokenizer.json         if the tokenizer is a trained one
     RUN/latest, RUN/best                                 the name of a checkpoint folder
 
-A folder is written aside, forced to the disk and renamed, so that its name promises that all of it is there; what
-is older goes only after that, and RUN/latest and RUN/best never name what is not there. Nothing in it depends on
-the number of processes, and none of it is a pickle.
+A folder is written under another name, forced to the disk and renamed, so a folder with a checkpoint's name is
+complete. Older ones are deleted only after that, and RUN/latest and RUN/best never name a missing one. No file depends
+on the number of processes, and none is a pickle.
 """
 
 import errno
 import hashlib
 import json
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,10 @@ from gptlab.runs import tensor_file
 from gptlab.runs.folder import BEST, CHECKPOINTS, LATEST
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
-# What torch, numpy and Python raise when they are given back something else than they gave.
+# What torch, numpy and Python raise when asked to restore a damaged state.
 DAMAGE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 OWN_HASH = "state_sha256"
-SPARE_BYTES = 1 << 20  # for the state, the tokenizer, and what a file system keeps for itself
+SPARE_BYTES = 1 << 20  # for the state, the tokenizer and the file system's own use
 
 
 @dataclass(frozen=True)
@@ -47,17 +47,17 @@ class Checkpoint:
 
     @contextmanager
     def blamed(self) -> Generator[None]:
-        """Say of what a state raises that no run leaves, while it is taken up, that the state is damaged.
+        """Report errors while restoring a checkpoint's state as damage.
 
         Raises:
-            CheckpointError: it is.
+            CheckpointError: the state is damaged.
         """
         try:
             yield
         except DAMAGE as error:
             raise CheckpointError(
                 f"{self.folder / STATE}: damaged ({type(error).__name__}: {error}); move {self.folder.name} away to "
-                "go on from an earlier one"
+                "continue from an earlier one"
             ) from error
 
     def model(self) -> dict[str, Tensor]:
@@ -77,7 +77,7 @@ def save(
     optimizer: Mapping[str, Tensor],
     files: Mapping[str, bytes],
 ) -> Path:
-    """Write `RUN/checkpoints/step_N` and point RUN/latest at it; a failure leaves everything as it was.
+    """Write `RUN/checkpoints/step_N` and point RUN/latest to it; a failure leaves everything as it was.
 
     Args:
         run: the run folder.
@@ -87,7 +87,7 @@ def save(
         files: further files, by name.
 
     Raises:
-        OSError: the disk is full, or fails.
+        OSError: the disk is full or fails.
     """
     folder = folder_of(run, state["step"])
     written = storage.unfinished(folder)
@@ -105,14 +105,15 @@ def save(
             OPTIMIZER: storage.write(written / OPTIMIZER, tensor_file.pieces(optimizer)),
             **{name: storage.write(written / name, [content]) for name, content in files.items()},
         }
-        said = {**state, OWN_HASH: _hash(state), "sha256": hashes}
-        storage.write(written / STATE, [(json.dumps(said, indent=1) + "\n").encode()])
+        content = {**state, OWN_HASH: _hash(state), "sha256": hashes}
+        storage.write(written / STATE, [(json.dumps(content, indent=1) + "\n").encode()])
         storage.sync_folder(written)
-        if folder.exists():  # from a save of this step that failed in its last moments
+        if folder.exists():  # from a save of this step that failed at the very end
             storage.set_aside(folder)
         written.rename(folder)
     except OSError:
-        _give_back(written)
+        with suppress(OSError):  # frees the space, if the disk still allows it
+            storage.remove(written)
         raise
     storage.sync_folder(folder.parent)
     point(run / LATEST, folder)
@@ -120,17 +121,9 @@ def save(
 
 
 def _hash(state: Mapping[str, Any]) -> str:
-    """Hash what a state says, however it is laid out."""
-    said = json.loads(json.dumps(state))  # keys as JSON has them
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
-
-
-def _give_back(folder: Path) -> None:
-    """Free the space of what could not be finished, if the disk still lets us."""
-    try:
-        storage.remove(folder)
-    except OSError:
-        return
+    """Hash a state's content, whatever its layout in the file."""
+    plain = json.loads(json.dumps(state))  # keys as JSON has them
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def folder_of(run: Path, step: int) -> Path:
@@ -139,17 +132,17 @@ def folder_of(run: Path, step: int) -> Path:
 
 
 def step_of(folder: Path) -> int:
-    """Return the step that a checkpoint folder is named for."""
+    """Return the step in a checkpoint folder's name."""
     return int(folder.name.removeprefix("step_"))
 
 
 def point(pointer: Path, folder: Path) -> None:
-    """Make RUN/latest or RUN/best name a checkpoint folder."""
+    """Point RUN/latest or RUN/best to a checkpoint folder."""
     storage.replace_text(pointer, folder.name + "\n")
 
 
 def pointed(pointer: Path) -> Path | None:
-    """Return the folder that RUN/latest or RUN/best names, if there is one."""
+    """Return the folder that RUN/latest or RUN/best names; None if it is missing."""
     if not pointer.is_file():
         return None
     name = pointer.read_bytes().decode(errors="replace").strip()
@@ -161,31 +154,31 @@ def load(folder: Path, *, for_reading: bool = False) -> Checkpoint:
 
     Args:
         folder: the checkpoint.
-        for_reading: the optimizer's file, two thirds of all, is neither read nor missed: training cannot go on then.
+        for_reading: skip the optimizer's file, two thirds of the bytes, which only training needs.
 
     Raises:
-        CheckpointError: something is missing, damaged, or no checkpoint at all.
+        CheckpointError: a file is missing or damaged, or the folder is not a checkpoint.
     """
     path = folder / STATE
     try:
         state = parse_json(path.read_bytes())
         hashes = typed(dict[str, str], state.pop("sha256"))
         typed(int, state["step"])
-        own = state.pop(OWN_HASH, None)  # None: in checkpoints of gptlab 0.1, or after a change by hand
+        own = state.pop(OWN_HASH, None)  # None: from gptlab 0.1, or removed after an edit by hand
         if own not in (_hash(state), None):
-            raise ValueError(f"{OWN_HASH} is another; if it was changed by hand, take that line out")
+            raise ValueError(f"{OWN_HASH} does not match; if you edited the file, remove that line")
     except FileNotFoundError:
-        raise CheckpointError(f"{folder}: no {STATE} there; it is not a checkpoint folder") from None
+        raise CheckpointError(f"{folder}: has no {STATE}, so it is not a checkpoint folder") from None
     except OSError as error:
         raise CheckpointError(
             f"{path}: cannot be read ({error.strerror}); use an earlier checkpoint"
         ) from None
     except DAMAGE as error:
         raise CheckpointError(
-            f"{path}: damaged ({type(error).__name__}: {error}); use an earlier one"
+            f"{path}: damaged ({type(error).__name__}: {error}); use an earlier checkpoint"
         ) from None
     if not {MODEL, OPTIMIZER} <= hashes.keys() or not all(map(names_neighbour, hashes)):
-        raise CheckpointError(f"{path}: names not all files, or others; use an earlier checkpoint")
+        raise CheckpointError(f"{path}: lists the wrong files; use an earlier checkpoint")
     for name, expected in hashes.items():
         if for_reading and name == OPTIMIZER:
             continue
@@ -199,20 +192,22 @@ def load(folder: Path, *, for_reading: bool = False) -> Checkpoint:
                 f"{file}: cannot be read ({error.strerror}); use an earlier checkpoint"
             ) from None
         if found != expected:
-            raise CheckpointError(f"{file}: its sha256 is not the one in {STATE}; use an earlier checkpoint")
+            raise CheckpointError(
+                f"{file}: its sha256 differs from the one in {STATE}; use an earlier checkpoint"
+            )
     return Checkpoint(folder, state)
 
 
 def newest(run: Path, complain: Callable[[str], None], at_most: int | None = None) -> Checkpoint | None:
-    """Return the newest checkpoint that is whole; None where there is none at all.
+    """Return the newest whole checkpoint; None if the run has no checkpoints.
 
     Args:
         run: the run folder.
-        complain: is told of every newer one that had to be passed over.
-        at_most: pass over those of later steps, without a word.
+        complain: is called for every newer one that is damaged.
+        at_most: ignore checkpoints of later steps.
 
     Raises:
-        CheckpointError: there are checkpoints and all of them are damaged.
+        CheckpointError: all checkpoints are damaged.
     """
     folders = [folder for folder in folders_of(run) if at_most is None or step_of(folder) <= at_most]
     for folder in reversed(folders):
@@ -220,25 +215,25 @@ def newest(run: Path, complain: Callable[[str], None], at_most: int | None = Non
             found = load(folder)
             if found.state["step"] == step_of(folder):
                 return found
-            complain(f"{folder}: its {STATE} is of step {found.state['step']}; use an earlier checkpoint")
+            complain(f"{folder}: its {STATE} is from step {found.state['step']}; use an earlier checkpoint")
         except CheckpointError as error:
             complain(str(error))
     if folders:
         raise CheckpointError(
-            f"{run}: all {len(folders)} checkpoints are damaged; move the folder away to start anew"
+            f"{run}: all {len(folders)} checkpoints are damaged; move the folder away to start over"
         )
     return None
 
 
 def chosen(path: Path, complain: Callable[[str], None]) -> Checkpoint:
-    """Read the checkpoint that a path names: that folder, or the newest whole one of a run.
+    """Read the checkpoint at a path, or the newest whole one if the path is a run.
 
     Raises:
         CheckpointError: there is none.
     """
     found = load(path) if (path / STATE).is_file() else newest(path, complain)
     if found is None:
-        raise CheckpointError(f"{path}: neither a checkpoint nor a run that has one")
+        raise CheckpointError(f"{path}: is neither a checkpoint nor a run with checkpoints")
     return found
 
 
@@ -253,13 +248,13 @@ def _counts(folder: Path) -> bool:
 
 
 def prune(run: Path, keep: int, *, every: int | None = None, before: int | None = None) -> None:
-    """Delete the checkpoints that nobody needs, and what a crash left half-written.
+    """Delete the checkpoints that need not be kept, and what a crash left half-written.
 
     Args:
         run: the run folder.
-        keep: how many of the newest to keep, besides those that RUN/best and RUN/latest name.
-        every: keep those of steps that this divides.
-        before: keep the newest one that is not past this step, or else the oldest.
+        keep: how many of the newest to keep, in addition to those that RUN/best and RUN/latest name.
+        every: also keep checkpoints whose step this divides.
+        before: also keep the newest one up to this step, or else the oldest.
     """
     folders = folders_of(run)
     kept = {pointed(run / BEST), pointed(run / LATEST), *folders[-keep:]}
@@ -273,12 +268,12 @@ def prune(run: Path, keep: int, *, every: int | None = None, before: int | None 
 
 
 def rewind(run: Path, step: int, best: int | None) -> None:
-    """Set aside the checkpoints past a step, from which the run takes another way, and mend the pointers.
+    """Set aside the checkpoints after a step, from which the run continues differently, and correct the pointers.
 
     Args:
         run: the run folder.
-        step: the step of a checkpoint that is whole.
-        best: the step of the best checkpoint up to there; None where there is none.
+        step: the step of a whole checkpoint.
+        best: the step of the best checkpoint up to there; None if there is none.
     """
     here = folder_of(run, step)
     if pointed(run / LATEST) != here:

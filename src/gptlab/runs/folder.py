@@ -1,6 +1,6 @@
-"""A run folder: what its files are called, which one a model is of, and what it is known by.
+"""A run folder: its file names, its identity, and its lock.
 
-RUN/ config.toml        the recipe as resolved: `gptlab train RUN/config.toml` repeats the run
+RUN/ config.toml        the resolved recipe: `gptlab train RUN/config.toml` repeats the run
      environment.json   machine, versions, command
      metrics.jsonl      what happened, one JSON object a line
      checkpoints/       see checkpoint.py
@@ -25,25 +25,25 @@ CHECKPOINTS, LATEST, BEST = "checkpoints", "latest", "best"
 
 
 def run_of(model: Path) -> Path | None:
-    """Return the run folder that a model is, or whose checkpoint it is; None where it comes from elsewhere."""
+    """Return the run folder of a model that is a run or a checkpoint; None for any other model."""
     model = model.resolve()
     return next((folder for folder in (model, model.parent.parent) if (folder / CHECKPOINTS).is_dir()), None)
 
 
 def identity(run: Path) -> str:
-    """Return the fingerprint of a run, by its name and a file that it never changes."""
+    """Return the fingerprint of a run: of its name and of a file that never changes."""
     known = (run / ENVIRONMENT, *sorted(run.glob("checkpoints/step_00000000/state.json")))
-    said = next((file.read_bytes() for file in known if file.is_file()), None)
+    content = next((file.read_bytes() for file in known if file.is_file()), None)
     run = run.resolve()
-    return fingerprint("run", run.name, said if said is not None else str(run))
+    return fingerprint("run", run.name, content if content is not None else str(run))
 
 
 @contextmanager
 def alone(out: Path, world: "World") -> Generator[None]:
-    """Hold the run folder: the record of what happens in it is locked by the process that writes it.
+    """Hold the lock on a run: on metrics.jsonl, by the process that writes it.
 
     Raises:
-        TrainError: another one holds it.
+        TrainError: another process holds it.
     """
     record, made = out / METRICS, not out.exists()
     if world.main:
@@ -51,13 +51,13 @@ def alone(out: Path, world: "World") -> Generator[None]:
     with record.open("ab") if world.main else nullcontext() as file:
         if world.from_main(file is not None and _taken(file, out)):
             raise TrainError(
-                f"{out}: another process is training this run; wait for that one or stop it, or choose another --out"
+                f"{out}: another process is training this run; wait for it, stop it, or choose another --out"
             )
         try:
             yield
         finally:
             if world.main and not (out / RECIPE).exists():
-                with suppress(OSError):  # a start that was refused leaves nothing of its own
+                with suppress(OSError):  # a refused start leaves nothing behind
                     if record.stat().st_size == 0:
                         record.unlink()
                     if made:
@@ -67,8 +67,11 @@ def alone(out: Path, world: "World") -> Generator[None]:
 def _taken(file: IO[bytes], out: Path) -> bool:
     try:
         if not lock(file):
-            print(f"{out}: has no locks; see to it that no other process trains this run", flush=True)
-        # Another may have taken it away between our opening and locking it.
+            print(
+                f"warning: {out}: the drive has no file locks; make sure that no other process trains this run",
+                flush=True,
+            )
+        # Another process may have deleted it between our open and our lock.
         return not (out / METRICS).exists() or not os.path.samestat(
             os.fstat(file.fileno()), (out / METRICS).stat()
         )

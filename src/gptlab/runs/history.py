@@ -1,7 +1,6 @@
-"""What a run folder says of itself, for whoever tells others: reports, model cards.
+"""The history of a run, read from its folder for reports and model cards.
 
-It is read from the files alone, so without torch: `metrics.jsonl`, and where they exist `config.toml` and
-`environment.json`.
+It reads only `metrics.jsonl` and, where they exist, `config.toml` and `environment.json`, so it needs no torch.
 """
 
 import math
@@ -26,20 +25,20 @@ Metrics = dict[str, list[Row]]
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder as read."""
+    """The contents of a run folder."""
 
     name: str
     folder: Path
     config: Row
-    """The recipe under which its last step was done, with keys like `model.norm`."""
+    """The recipe of its last step, with keys like `model.norm`."""
     environment: Row
     metrics: Metrics
     history: History = field(default_factory=dict[str, Sequence[tuple[int, Any]]])
-    """What was changed on the way; see there."""
+    """The settings that were changed during the run."""
 
     @property
     def planned_steps(self) -> int | None:
-        """The step at which the run ends: that of its newest plan, or of its recipe."""
+        """The last step, from the newest plan or else from the recipe."""
         plans: list[tuple[int, int]] = []
         for row in self.metrics["event"]:
             if row.get("event") == "plan" and "steps" in row:
@@ -54,45 +53,45 @@ class Run:
 
     @property
     def highest_rate(self) -> float | None:
-        """The highest learning rate of its steps; None where they do not tell."""
+        """The highest learning rate of its steps; None if unknown."""
         rates = [rate for row in self.metrics["step"] if math.isfinite(rate := as_number(row.get("lr")))]
         return max(rates, default=None)
 
     @property
     def changes(self) -> History:
-        """Settings that had several values, and from which step on each."""
+        """Settings that had several values, each with its first step."""
         return {key: values for key, values in self.history.items() if len(values) > 1}
 
     def setting(self, key: str) -> Any:
-        """Return a setting as it is, or in words where it was changed on the way."""
+        """Return a setting's value, or a description of its values if it was changed during the run."""
         values = self.changes.get(key)
         if values is None:
             return self.config.get(key)
         return told([(step, spelled(value)) for step, value in values])
 
     def until(self, step: int) -> "Run":
-        """Return the run as it was when a step was done, and nothing of what came later."""
+        """Return the run as it was after a step, without anything later."""
         metrics = {kind: [row for row in rows if row["step"] <= step] for kind, rows in self.metrics.items()}
         changes = until(self.history, step)
         return replace(self, config=_in_force(self.config, changes), metrics=metrics, history=changes)
 
 
 def read_metrics(run: Path) -> Metrics:
-    """Read a run's rows by kind, in the order of their steps, each step once, with `tokens` and `data` where they lack.
+    """Read a run's rows by kind, in the order of their steps, each step once; add missing `tokens` and `data`.
 
     Raises:
-        ConfigError: the folder holds no metrics of a run.
+        ConfigError: the folder holds no run.
     """
     path = run / METRICS
     if not path.is_file():
-        raise ConfigError(f'run {run}: holds no metrics.jsonl; give a folder that "gptlab train --out" wrote')
+        raise ConfigError(f'run {run}: holds no metrics.jsonl; name a folder that "gptlab train --out" wrote')
     rows = [row for row in read_rows(path) if _misfit(row) is None and _fits(row.get("changed", {}))]
     for row in rows:
         if row["kind"] == "eval":
             row.setdefault("data", None)
     kept = [row for row in rows if row["kind"] in IDENTITY and row.keys() >= {*IDENTITY[row["kind"]]}]
     if not kept:
-        raise ConfigError(f"run {run}: metrics.jsonl holds no step of a run; give a run that has begun")
+        raise ConfigError(f"run {run}: metrics.jsonl holds no steps; name a run that has begun")
     ordered = sorted(kept, key=lambda row: row["step"])
     tokens = {row["step"]: row.get("tokens") for row in ordered if row["kind"] == "step"}
     for row in ordered:
@@ -102,13 +101,13 @@ def read_metrics(run: Path) -> Metrics:
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """Read run folders, each named for its folder, or by its path where two would share a name.
+    """Read run folders; each run is named after its folder, or by its path if two share a name.
 
     Raises:
-        ConfigError: no folder is given, one is no run folder, or a file in it is damaged.
+        ConfigError: no folder is given, one is not a run, or a file in it is damaged.
     """
     if not folders:
-        raise ConfigError("report: there is no run to report; name one run folder at least")
+        raise ConfigError("report: there is no run to report; name at least one run folder")
     names = [folder.resolve().name for folder in folders]
     return [
         _read_run(folder, name if names.count(name) == 1 else str(folder))
@@ -122,40 +121,39 @@ def _read_run(folder: Path, name: str) -> Run:
     try:
         recipe = parse_toml(config.read_bytes()) if config.is_file() else {}
         machine = parse_json(environment.read_bytes()) if environment.is_file() else {}
-        said = _checked(_flat(recipe)), _checked(machine)
+        checked = _checked(_flat(recipe)), _checked(machine)
     except ValueError as error:
         raise ConfigError(
-            f"run {folder}: its config.toml or environment.json is damaged ({error}); mend or remove it"
+            f"run {folder}: its config.toml or environment.json is damaged ({error}); repair or remove it"
         ) from error
-    config, environment = said
+    config, environment = checked
     steps = [row["step"] for row in metrics["step"]]
     changes = history(config, environment.get("processes"), metrics["event"], steps)
     return Run(name, folder, _in_force(config, changes), environment, metrics, changes)
 
 
 def _in_force(config: Row, changes: History) -> Row:
-    """Return a recipe with the values that the last step was done under."""
+    """Return a recipe with the values of the last step."""
     last = {key: values[-1][1] for key, values in changes.items() if values and "." in key}
     other = {key: value for key, value in last.items() if read_none(config.get(key)) != value}
     return {key: value for key, value in (config | other).items() if key not in other or value is not None}
 
 
-def _checked(said: Any) -> Row:
-    if not isinstance(said, dict):
-        raise ValueError("no object")
-    if key := _misfit(said):
-        raise ValueError(f"{key} = {said[key]!r}")
-    return said
+def _checked(row: Any) -> Row:
+    if not isinstance(row, dict):
+        raise ValueError("not an object")
+    if key := _misfit(row):
+        raise ValueError(f"{key} = {row[key]!r}")
+    return row
 
 
-def _misfit(said: Row) -> str | None:
-    """Return a key that has not the kind of value that its readers count on; None if all have."""
-    wrong = (key for key, kind in KINDS.items() if key in said and type(said[key]) not in kind)
-    return next(wrong, None)
+def _misfit(row: Row) -> str | None:
+    """Return a key whose value has a type that readers do not expect; None if there is none."""
+    return next((key for key, kind in KINDS.items() if key in row and type(row[key]) not in kind), None)
 
 
 def _fits(changed: Row) -> bool:
-    """Say whether all that a start of a run changed is of the kinds that it has in a recipe."""
+    """Return whether the values that a start of a run changed have the types of their settings."""
     values = ((key, value) for key, pair in changed.items() if isinstance(pair, list) for value in pair)
     return all(value is None or _misfit({key: value}) is None for key, value in values)
 
@@ -168,15 +166,15 @@ def _flat(table: Row, above: str = "") -> Row:
 
 
 def as_number(value: object) -> float:
-    """Return a number as it is, and NaN for anything else."""
+    """Return a number as a float, and NaN for anything else."""
     return float(value) if isinstance(value, int | float) and abs(value) <= sys.float_info.max else math.nan
 
 
 def validations(run: Run) -> list[Row]:
-    """Return what a run has validated, on the text that it was validated on last: other text, another loss.
+    """Return a run's validations on the text that it was last validated on; losses on other texts do not compare.
 
-    Rows of an older gptlab do not say of which text they are. It was the same one, unless the run's settings changed
-    or others of its rows are of two.
+    Rows of an older gptlab do not identify their text. They count as the same text, unless the run's settings changed
+    or its other rows name two texts.
     """
     rows = [row for row in run.metrics["val"] if math.isfinite(as_number(row.get("loss")))]
     if len(_hashes(rows)) < 2 and run.changes.keys().isdisjoint(TEXT_SETTINGS):
@@ -185,9 +183,9 @@ def validations(run: Run) -> list[Row]:
 
 
 def validated_texts(runs: Sequence[Run]) -> list[str | None]:
-    """Return the hash of the text that each run was validated on last.
+    """Return the hash of the text that each run was last validated on.
 
-    One that is not on record is that of the runs with the same settings, if they agree; else None, as without any.
+    A missing hash is taken from runs with the same settings, if they agree; otherwise it is None.
     """
     settings = [str([run.setting(key) for key in TEXT_SETTINGS]) if run.config else None for run in runs]
     hashes = [_hashes(validations(run)) for run in runs]
@@ -206,25 +204,25 @@ def _hashes(rows: Iterable[Row]) -> set[str]:
 
 
 def training_hours(steps: Sequence[Row]) -> float | None:
-    """Return the hours of these steps alone, without evaluations; None where their speed is not known."""
-    # Not the sum of step_s: a row may stand for several steps.
+    """Return the hours of these steps, without evaluations; None if their speed is unknown."""
+    # Not the sum of step_s, as a row may cover several steps.
     tokens, rate = columns(steps, "tokens", "tokens_per_s")
     if not len(rate) or not rate.all():
         return None
-    # A run that anneals another begins with that one's tokens.
+    # A run that anneals another starts from that one's tokens.
     before = max(0.0, 2 * tokens[0] - tokens[1]) if len(tokens) > 1 else 0.0
     return float((np.diff(tokens, prepend=before) / rate).sum() / 3600)
 
 
 def columns(rows: Iterable[Row], *names: str) -> list[Floats]:
-    """Return columns of numbers from the rows that have the first two of them."""
+    """Return columns of numbers, of the rows that have the first two."""
     cells = [[as_number(row.get(name)) for name in names] for row in rows]
     known = [row for row in cells if math.isfinite(row[0]) and math.isfinite(row[1])]
     return list(np.array(known, dtype=np.float64).reshape(-1, len(names)).T)
 
 
 TEXT_SETTINGS = ("data.path", "data.train", "eval.val_tokens", "model.context")
-"""The settings that decide which windows of held-out text a loss is taken over."""
+"""The settings that decide which held-out text a loss is measured on."""
 
 NUMBER, NOTHING = (int, float), type(None)
 KINDS: dict[str, tuple[type, ...]] = {
@@ -244,4 +242,4 @@ KINDS: dict[str, tuple[type, ...]] = {
     "optim.lr": NUMBER,
     "data.train": (list,),
 }
-"""What has to be of one kind, where a run folder has it: readers count on it."""
+"""The types of the values that readers rely on."""

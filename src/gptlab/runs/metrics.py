@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from gptlab import storage
@@ -23,23 +22,22 @@ IDENTITY: dict[str, tuple[str, ...]] = {
     "eval": ("task", "protocol", "shots", "n"),  # and the items
     "sample": ("prompt", "text"),
 }
-"""Kinds of rows, and what tells two rows of one step apart."""
+"""Kinds of rows, and the keys that tell rows of one step apart."""
 ACCURACIES = {"acc": "stderr", "acc_norm": "stderr_norm"}
-"""What an evaluation's row holds of a task, and where its standard error is."""
+"""The accuracies in an evaluation's row, each with the key of its standard error."""
 BY = "by"
-"""Says who wrote a row, where that was not the run itself."""
-SPARE_BYTES = 1 << 20  # what is left to a run whose disk is almost full
+"""Key for the author of a row, if that is not the run itself."""
+SPARE_BYTES = 1 << 20  # left free for the run on an almost full disk
 
 
 class MetricsLog:
-    """Appends rows to RUN/metrics.jsonl; what was written at least five seconds ago survives a power cut.
+    """Appends rows to RUN/metrics.jsonl; rows older than five seconds survive a power cut.
 
-    A last line that a crash cut short is taken away on opening: it never was a row. While the disk is full, rows
-    wait in memory.
+    On opening, a last line that a crash cut short is removed. While the disk is full, rows wait in memory.
 
     Args:
         path: the file.
-        tell: is given each row after it was written.
+        tell: is given each row after it is written.
     """
 
     def __init__(self, path: Path, tell: Callable[[Mapping[str, Any]], None] | None = None) -> None:
@@ -47,7 +45,7 @@ class MetricsLog:
         path.touch()
         with path.open("rb+") as file:
             content = file.read()
-            if (end := _end_of_last_line(content)) < len(content):
+            if (end := content.rfind(b"\n") + 1) < len(content):
                 file.truncate(end)
         self._file = path.open("ab", buffering=0)
         self._waiting = b""
@@ -58,16 +56,14 @@ class MetricsLog:
     def __enter__(self) -> "MetricsLog":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.sync()
         self._file.close()
         if self.failure is not None and kind is None:
             raise self.failure
 
     def write(self, kind: str, **row: Any) -> None:
-        """Append one row; a number that JSON cannot hold is written as null."""
+        """Append a row; numbers that JSON cannot hold become null."""
         row = _row_of(kind, row)
         self._waiting += _line(row)
         self._write()
@@ -77,7 +73,7 @@ class MetricsLog:
             self.sync()
 
     def sync(self) -> None:
-        """Force what was written on to the disk."""
+        """Force the rows to the disk."""
         self._write()
         os.fsync(self._file.fileno())
         self._synced = time.monotonic()
@@ -93,18 +89,18 @@ class MetricsLog:
 
 
 def append_row(path: Path, kind: str, row: Row, by: str) -> None:
-    """Append one row to a record that a run may be writing at this moment; nothing of that is taken away.
+    """Append a row to the metrics of a run that may be writing them at the same time.
 
     Args:
         path: a run's metrics.jsonl.
-        kind: of the row.
+        kind: the row's kind.
         row: the rest of it.
-        by: who writes it.
+        by: its author.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the row cannot be written.
     """
-    if storage.free_bytes(path.parent) < SPARE_BYTES:  # half a line would take the run's next one with it
+    if storage.free_bytes(path.parent) < SPARE_BYTES:  # half a line would spoil the run's next one
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     line = _line(_row_of(kind, {**row, BY: by}))
     with path.open("ab+", buffering=0) as file:
@@ -117,27 +113,27 @@ def append_row(path: Path, kind: str, row: Row, by: str) -> None:
 
 
 def count_lines(path: Path) -> int:
-    """Count what `went_back` is to pass over; a record that is not there yet has none."""
+    """Count the lines of a metrics file, for `went_back`; a missing file has none."""
     return path.read_bytes().count(b"\n") if path.is_file() else 0
 
 
 def went_back(path: Path, step: int, since: int) -> bool:
-    """Say whether a run has gone back behind a step in the lines after the first `since`."""
+    """Return whether a run went back before a step, in the lines after the first `since`."""
     rows = map(_row, path.read_bytes().split(b"\n")[since:]) if path.is_file() else ()
     return any(row is not None and _goes_back(row) and row["step"] < step for row in rows)
 
 
 def read_rows(path: Path, complain: Callable[[str], None] | None = None, *, own: bool = False) -> list[Row]:
-    """Read a run's rows in the order of their writing, each fact once.
+    """Read a run's rows in the order they were written, each fact once.
 
-    What a run wrote after a checkpoint is written again when it goes on from there: a `resume` or `rollback`
-    event takes back the rows of later steps above it, all but such events themselves. Of rows about the same the
-    last counts, in the place of the first. A line that is no row is passed over, as a kill may leave one.
+    A run that continues from a checkpoint writes the rows after it again: a `resume` or `rollback` event voids the
+    rows of later steps above it, but no events except skips. Among rows about the same fact the last one counts, in
+    the place of the first. Damaged lines, as a kill may leave, are skipped.
 
     Args:
         path: a run's metrics.jsonl.
-        complain: is told of every line that was passed over.
-        own: whether to leave out what others have added to the run's record.
+        complain: is called for every skipped line.
+        own: whether to skip rows that others added to the run's metrics.
     """
     kept: dict[tuple[Any, ...], Row] = {}
     lines = path.read_bytes().split(b"\n")
@@ -145,7 +141,7 @@ def read_rows(path: Path, complain: Callable[[str], None] | None = None, *, own:
         row = _row(line)
         if row is None:
             if complain is not None:
-                complain(f"{path}: line {position} is damaged and passed over")
+                complain(f"{path}: line {position} is damaged and skipped")
             continue
         if own and BY in row:
             continue
@@ -156,7 +152,7 @@ def read_rows(path: Path, complain: Callable[[str], None] | None = None, *, own:
 
 
 def items_of(row: Row) -> str:
-    """Return what a score's items are known by: their hash, or in rows of before it a file's name, if any."""
+    """Return what identifies a score's items: their hash, or in older rows the name of a file, if any."""
     return row.get("items_sha256") or row.get("data") or ""
 
 
@@ -183,10 +179,6 @@ def _subject(row: Row, position: int) -> tuple[Any, ...]:
         return "note", position
     about = [row.get(key) for key in IDENTITY[kind]] + [items_of(row)] * (kind == "eval")
     return kind, row["step"], *map(json.dumps, about)
-
-
-def _end_of_last_line(text: bytes) -> int:
-    return text.rfind(b"\n") + 1
 
 
 def _row_of(kind: str, row: Row) -> Row:

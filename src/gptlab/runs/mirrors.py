@@ -1,7 +1,7 @@
-"""Mirrors of a run's metrics in other programs. metrics.jsonl is the record; a mirror that fails is let go.
+"""Mirrors of a run's metrics in other programs. metrics.jsonl is the record; a mirror that fails is dropped.
 
-A resumed run continues in the same mirror: TensorBoard forgets what lies after the step it resumes at, and
-Weights & Biases is given the same run's name again.
+A resumed run continues in the same mirror: TensorBoard purges what lies after the step it resumes at, and Weights &
+Biases gets the same run id.
 """
 
 import hashlib
@@ -9,7 +9,6 @@ import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from gptlab.errors import ConfigError
@@ -26,23 +25,23 @@ class Mirror(Protocol):
         ...
 
     def close(self) -> None:
-        """Hand over what is still held back."""
+        """Deliver the rows still held back."""
         ...
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a mirror is told about the run that it shows."""
+    """What a mirror knows about the run that it shows."""
 
     folder: Path
     step: int
-    """The step it continues at; 0 for a new one."""
+    """The step at which it continues; 0 for a new run."""
     recipe: Mapping[str, Any]
     project: str
 
     @property
     def id(self) -> str:
-        """A name that stays with the folder, wherever it is moved: environment.json is written once."""
+        """A name that survives moving the folder: the hash of environment.json, which is written once."""
         return hashlib.sha256((self.folder / ENVIRONMENT).read_bytes()).hexdigest()[:12]
 
 
@@ -81,7 +80,7 @@ class WeightsAndBiases:
             dir=str(run.folder),
             config=dict(run.recipe),
         )
-        # Its own count of rows must rise; after a resume our steps begin again where the checkpoint stood.
+        # wandb's own step must increase, but after a resume our steps start again at the checkpoint.
         self._run.define_metric("*", step_metric="step")
 
     def write(self, row: Row) -> None:
@@ -95,15 +94,12 @@ class WeightsAndBiases:
 
 def scalars(row: Row) -> dict[str, float]:
     """Name the numbers of a row as `train/loss`, `val/bits_per_byte`, `hellaswag/completion/acc_norm`."""
-    match row["kind"]:
-        case "step":
-            group = "train"
-        case "val":
-            group = "val"
-        case "eval":
-            group = f"{row['task']}/{row['protocol']}"
-        case _:
-            return {}
+    kind = row["kind"]
+    group = (
+        f"{row['task']}/{row['protocol']}" if kind == "eval" else {"step": "train", "val": "val"}.get(kind)
+    )
+    if group is None:
+        return {}
     return {
         f"{group}/{name}": value
         for name, value in row.items()
@@ -112,12 +108,12 @@ def scalars(row: Row) -> dict[str, float]:
 
 
 class Mirrors:
-    """The mirrors of a run, none of which can stop it.
+    """The mirrors of a run, which cannot stop it.
 
     Args:
         config: the recipe's [mirror].
-        run: what they are told.
-        complain: is told once of each that fails.
+        run: the run they show.
+        complain: is called once for each that fails.
     """
 
     def __init__(self, config: "MirrorConfig", run: Run, complain: Callable[[str], None]) -> None:
@@ -129,24 +125,22 @@ class Mirrors:
     def __enter__(self) -> "Mirrors":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for name, mirror in list(self._open.items()):
             self._try(name, mirror.close)
 
     def write(self, row: Row) -> None:
-        """Show a row in each of them."""
+        """Show a row in every mirror."""
         for name, mirror in list(self._open.items()):
             self._try(name, lambda mirror=mirror: mirror.write(row))
 
     def _try(self, name: str, act: Callable[[], None]) -> None:
         try:
             act()
-        except Exception as error:  # whatever it is, it is not the run's
+        except Exception as error:  # whatever it is, the run continues
             self._open.pop(name, None)
             reason = " ".join(str(error).split())
-            self._complain(f"mirror {name}: {type(error).__name__}: {reason}; the run goes on without it")
+            self._complain(f"mirror {name}: {type(error).__name__}: {reason}; the run continues without it")
 
 
 MIRRORS: dict[str, Callable[[Run], Mirror]] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
@@ -159,15 +153,15 @@ else:
 
 @dataclass(frozen=True, kw_only=True)
 class MirrorConfig:
-    """Where else the metrics are shown; metrics.jsonl is written always."""
+    """Where else to show the metrics; metrics.jsonl is always written."""
 
     to: tuple[MirrorName, ...] = ()
-    """Programs that show the metrics too; install them with gptlab[tensorboard] or gptlab[wandb]."""
+    """Programs that also show the metrics; install gptlab[tensorboard] or gptlab[wandb]."""
     project: str = "gptlab"
-    """The project in Weights & Biases; TensorBoard has none."""
+    """The project in Weights & Biases; TensorBoard ignores it."""
 
     def check(self) -> None:
-        """Refuse a mirror whose package is not there, before the run begins.
+        """Refuse a mirror whose package is not installed, before the run begins.
 
         Raises:
             ConfigError: one is missing.

@@ -1,4 +1,4 @@
-"""Tensors as a safetensors file, in pieces: a file can be hashed while it is written, in one pass.
+"""Tensors as a safetensors file, in pieces, so that it can be hashed while it is written.
 
 Source: https://huggingface.co/docs/safetensors/index#format.
 """
@@ -13,8 +13,8 @@ ALIGN_BYTES = 8
 
 
 def pieces(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
-    """Yield the file's bytes; the tensors must be on the CPU and stay as they are meanwhile."""
-    # Wide numbers first, so that every tensor starts at a multiple of its own width.
+    """Yield the file's bytes; the tensors must be on the CPU and must not change meanwhile."""
+    # Wide numbers first, so that every tensor starts at a multiple of its width.
     ordered = sorted(tensors.items(), key=lambda item: (-RANK[item[1].dtype], item[0]))
     header: dict[str, object] = {}
     end = 0
@@ -41,6 +41,6 @@ DTYPES = {
     torch.float64: "F64",
     torch.int64: "I64",
 }
-"""The format's names, in the order of its own writer."""
+"""The format's names, in the order of its reference writer."""
 
 RANK = {dtype: number for number, dtype in enumerate(DTYPES)}

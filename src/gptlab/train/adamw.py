@@ -22,15 +22,15 @@ class AdamWConfig:
     lr: float = 6e-4
     """Peak learning rate."""
     betas: tuple[float, float] = (0.9, 0.95)
-    """Decay of the running means of the gradient and of its square."""
+    """Decay rates of the running means of the gradient and of its square."""
     eps: float = 1e-8
-    """Added to the root of the mean square."""
+    """Added to the root of the mean squared gradient."""
     weight_decay: float = 0.1
-    """Pull of the matrices towards zero, times the learning rate; gains and biases are not decayed."""
+    """Pull of the matrices towards zero, scaled by the learning rate; gains and biases are not decayed."""
 
     def __post_init__(self) -> None:
         if not 0 < self.lr < math.inf:
-            raise ValueError(f"lr = {self.lr}: must be above 0, and finite")
+            raise ValueError(f"lr = {self.lr}: must be above 0 and finite")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas = {self.betas}: each must lie in [0, 1)")
         if self.weight_decay < 0:
@@ -38,7 +38,7 @@ class AdamWConfig:
 
 
 def adamw(model: nn.Module, config: AdamWConfig) -> torch.optim.Optimizer:
-    """Build it over a model's parameters."""
+    """Build AdamW over a model's parameters."""
     groups: list[dict[str, Any]] = [
         {
             "params": [p for name, p in model.named_parameters() if role(name).decayed is decayed],

@@ -1,4 +1,4 @@
-"""How long a run goes on: for a number of steps, or for as many as fit into a number of hours."""
+"""How long a run lasts: a number of steps, or as many as fit into a number of hours."""
 
 import time
 from collections import deque
@@ -9,19 +9,19 @@ from gptlab.errors import TrainError
 from gptlab.parsing import typed
 from gptlab.train.config import TrainConfig
 
-UNTYPICAL = 3  # the first steps of a process compile, allocate and warm up
-ENOUGH = 20  # measured steps that a plan rests on; fewer once a tenth of the time left is gone
-WINDOW = 200  # of the latest steps, which tell the speed
-SPARE = 0.02  # of the time left, for what nobody foresees
+UNTYPICAL = 3  # first steps of a process, which compile, allocate and warm up
+ENOUGH = 20  # measured steps before a plan; fewer once a tenth of the remaining time is gone
+WINDOW = 200  # latest steps, from which the speed is measured
+SPARE = 0.02  # of the remaining time, for the unforeseen
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Where the decay of the learning rate stands, and where it ends.
+    """From where to where the learning rate decays.
 
     Args:
         at: the step at which the plan was made, or the end of the warm-up if that comes later.
-        done: how much of the decay was done by then, from 0 to 1.
+        done: the fraction of the decay done by then.
         steps: the last step.
     """
 
@@ -30,28 +30,28 @@ class Plan:
     steps: int
 
     def progress(self, step: int) -> float:
-        """Return how much of the decay is done after a number of steps, from 0 to 1."""
+        """Return the fraction of the decay done after a number of steps."""
         return max(0.0, self.done + (1 - self.done) * (step - self.at) / max(1, self.steps - self.at))
 
 
 class Budget:
-    """The time of a run, and the plan that follows from it.
+    """The time of a run, and the plan made from it.
 
-    Time counts from when a process is ready to train, with evaluations and checkpoints, over all starts of the run.
-    What lies between the last checkpoint and a crash does not count, nor does waiting in a queue.
+    Time counts from when a process is ready to train, includes evaluations and checkpoints, and adds up over all starts
+    of the run. Time between the last checkpoint and a crash does not count, nor does waiting in a queue.
 
     Args:
         config: the recipe's [train].
-        warmup_steps: of the schedule.
+        warmup_steps: the schedule's.
         evaluate_every: steps between evaluations.
-        again: whether to measure and plan anew, though there is a plan.
+        again: whether to measure again and replace an existing plan.
     """
 
     def __init__(
         self, config: TrainConfig, *, warmup_steps: int, evaluate_every: int, again: bool = False
     ) -> None:
         self.plan: Plan | None = None
-        """What the run keeps to; None while its speed is not yet known."""
+        """The plan in force; None while the speed is unknown."""
         self.hours, self.again, self._most = config.hours, again, config.steps
         self._warmup_steps, self._evaluate_every = warmup_steps, evaluate_every
         self._before_s, self._began = 0.0, time.monotonic()
@@ -61,21 +61,21 @@ class Budget:
         self.start(0)
 
     def start(self, step: int) -> None:
-        """Let the schedule begin at a step."""
+        """Start the schedule at a step."""
         self._start, self._begin = step, max(step, self._warmup_steps)
         self._keep_to_steps()
 
     def _keep_to_steps(self) -> None:
         if self.hours is None:
-            assert self._most is not None  # TrainConfig sees to it
+            assert self._most is not None  # TrainConfig ensures it
             self.plan = Plan(self._begin, 0.0, self._most)
 
     def progress(self, step: int) -> float:
-        """Return how much of the decay is done after a number of steps, from 0 to 1."""
+        """Return the fraction of the decay done after a number of steps."""
         return self.plan.progress(step) if self.plan is not None else 0.0
 
     def over(self, step: int) -> bool:
-        """Say whether a number of steps is all."""
+        """Return whether the run ends after this many steps."""
         return self.plan is not None and step >= self.plan.steps
 
     @property
@@ -84,25 +84,25 @@ class Budget:
         return self._before_s + time.monotonic() - self._began
 
     def note_step(self, seconds: float) -> None:
-        """Take note of how long a step took."""
+        """Record how long a step took."""
         self._n_step += 1
         if self._n_step > UNTYPICAL:
             self._steps_s.append(seconds)
 
     def note_evaluation(self, seconds: float) -> None:
-        """Take note of how long the evaluations of a step took."""
+        """Record how long the evaluations at a step took."""
         self._evaluation_s = seconds
 
     def may_change(self, step: int, *, evaluated: bool) -> bool:
-        """Say whether a plan may be due, alike in all processes."""
+        """Return whether a new plan may be due; the same in all processes."""
         return self.hours is not None and (
             self.plan is None or self.again or 0 < step == self._begin or evaluated
         )
 
     def forecast(self, step: int, *, save_s: float) -> Plan | None:
-        """Plan anew where it is due: there is no plan, the warm-up is over, or the time will not do.
+        """Return a new plan if one is due: there is none, the warm-up is over, or the time will not suffice.
 
-        The decay goes on from where it stands, so that the learning rate never jumps.
+        The decay continues from where it is, so that the learning rate never jumps.
 
         Args:
             step: steps done.
@@ -123,20 +123,20 @@ class Budget:
         return Plan(at, self.progress(at), steps if self._most is None else min(steps, self._most))
 
     def follow(self, plan: Plan) -> None:
-        """Keep to a new plan.
+        """Adopt a plan.
 
         Raises:
-            TrainError: the warm-up takes all the time there is.
+            TrainError: the warm-up takes all of the time.
         """
         if plan.steps <= self._begin > 0:
             raise TrainError(
                 f"train.hours = {self.hours:g}: only {plan.steps:,} steps fit, and the warm-up has {self._begin:,}; "
-                "give more hours, fewer schedule.warmup_steps or a smaller train.batch_tokens"
+                "give more hours, or reduce schedule.warmup_steps or train.batch_tokens"
             )
         self.plan, self.again = plan, False
 
     def state(self) -> dict[str, Any]:
-        """Return all of it as JSON."""
+        """Return the budget's state as JSON."""
         return {
             "hours": self.hours,
             "most": self._most,
@@ -147,10 +147,10 @@ class Budget:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned; other hours than then are a reason to plan anew.
+        """Continue from what `state` returned; plan again if the hours or the steps have changed.
 
         Raises:
-            ValueError: it is nothing of that kind.
+            ValueError: the state is not a budget's.
         """
         saved = typed(_Saved, state)
         self._before_s, self._evaluation_s, self.plan = saved.used_s, saved.evaluation_s, saved.plan

@@ -1,4 +1,4 @@
-"""The recipe's [train]: how long, in what portions and in what number format."""
+"""The recipe's [train]: how long, in what batches and in what number format."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,46 +9,46 @@ from gptlab.model.kernels import KernelName
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How long and in what portions to train."""
+    """How long, in what batches and in what number format to train."""
 
     steps: int | None = None
-    """Updates of the weights; None is 1000, or with `hours` as many as fit into them. With `hours`, the most."""
+    """Updates of the weights; with `hours`, an upper limit. None means as many as fit `hours`, or else 1000."""
     hours: float | None = None
-    """Time for the run, over all its starts; the steps that fit are measured, and the decay ends with them."""
+    """Time for the run over all its starts; gptlab measures how many steps fit and ends the decay with them."""
     batch_tokens: int = 524_288
-    """Tokens of one update, over all processes; a multiple of the context."""
+    """Tokens of one update over all processes; a multiple of the context."""
     micro_batch: int | Literal["auto"] = "auto"
-    """Sequences a process computes at once; auto is the most that memory holds and a GPU gains from."""
+    """Sequences a process computes at once; auto is as many as fit in memory and still help."""
     dtype: DTypeName = "auto"
-    """Number format of the products; auto is bfloat16 where the device has it. float16 is always scaled."""
+    """Number format of the products; auto is bfloat16 where the device supports it. float16 uses loss scaling."""
     residual: Literal["float32", "products"] = "float32"
-    """Number format of the residual stream: float32, or that of the products: less memory, coarser sums."""
+    """Number format of the residual stream: float32, or that of the products, with less memory and coarser sums."""
     attention_kernel: KernelName = "auto"
-    """Kernel that computes attention in training: auto is torch's own choice."""
+    """Kernel that computes attention in training; auto lets torch choose."""
     device: DeviceName = "auto"
-    """Where to train; auto is CUDA where there is some."""
+    """Where to train; auto is CUDA if available."""
     init_from: str | None = None
-    """A model to start from: a run, a checkpoint or a Hugging Face folder. None draws the first weights."""
+    """A model to start from: a run, a checkpoint or a Hugging Face folder. None means random weights."""
     anneal_from: str | None = None
-    """A run or checkpoint of the same data to go on from, optimizer and all, where [schedule] begins anew."""
+    """A run or checkpoint on the same data to continue from, with its optimizer but with a new [schedule]."""
     seed: int = 1337
-    """Decides the first weights and the order of the data."""
+    """Decides the initial weights, and the order of the data unless [data] has its own seed."""
     compile: bool = False
-    """Whether torch.compile makes faster kernels, after some minutes at the start."""
+    """Whether to use torch.compile: faster steps after some minutes of compiling."""
     recompute: bool = False
-    """Whether activations are computed again in the backward pass: less memory, a third more work."""
+    """Whether to recompute activations in the backward pass: less memory, a third more work."""
     grad_clip: float | None = 1.0
-    """Longest gradient, as its L2 norm; a longer one is scaled down. None is no bound."""
+    """Largest L2 norm of the gradient; larger gradients are scaled down to it. None means no bound."""
     deterministic: bool | None = None
-    """Whether every kernel repeats itself bit for bit; None means on a CPU."""
+    """Whether every kernel gives bit-identical results; None means only on a CPU."""
     save_every_steps: int | None = None
-    """Steps between checkpoints; None leaves it to the clock. One is also written before each evaluation."""
+    """Steps between checkpoints; None means by time only. One is also written before each evaluation."""
     save_every_s: float | None = 900.0
-    """Seconds between checkpoints; None leaves it to the steps."""
+    """Seconds between checkpoints; None means by steps only."""
     keep: int = 3
-    """Newest checkpoints to keep; the best one is kept besides."""
+    """Newest checkpoints to keep; the best one is kept as well."""
     keep_every_steps: int | None = None
-    """Steps between checkpoints that are written and kept for good; None keeps none of that kind."""
+    """Steps between checkpoints that are kept forever; None means none are."""
 
     def __post_init__(self) -> None:
         if self.steps is None and self.hours is None:
@@ -61,4 +61,4 @@ class TrainConfig:
         if self.grad_clip is not None and not self.grad_clip > 0:
             raise ValueError(f"grad_clip = {self.grad_clip}: must be above 0; leave it out for no bound")
         if self.init_from is not None and self.anneal_from is not None:
-            raise ValueError("init_from and anneal_from: are two ways to start; leave one out")
+            raise ValueError("init_from and anneal_from: a run starts from one of them; remove the other")

@@ -1,4 +1,4 @@
-"""What is measured between steps, and put on record."""
+"""Evaluations between steps, and their rows in the metrics."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,26 +13,27 @@ from gptlab.train.console import Record
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Something to measure between steps; its rows go to the metrics and its line to the terminal."""
+    """A measurement between steps; its rows go to the metrics and its line to the terminal."""
 
     kind: str
     name: str
     run: Callable[[], list[dict[str, Any]] | None]
-    """Returns the rows, alike in all processes; None when it was cut short by a wish to stop."""
+    """Returns the rows, the same in all processes; None if a request to stop cut it short."""
     rows: int = 1
-    """How many rows it is on record with."""
+    """How many rows it writes."""
 
 
 def evaluate(
     evaluations: Sequence[Evaluation], *, step: int, tokens: int, record: Record, world: World
 ) -> float | None:
-    """Measure all that is not yet on record for this step.
+    """Run the evaluations that have no rows for this step yet.
 
     Returns:
-        The validation loss, where it is on record and a number; in the first process only.
+        The validation loss if it is a finite number, in the first process; None in the others.
     """
     log = record.log
-    known = world.from_main(_known(log, step) if world.main else [])
+    measured = [(row["kind"], row.get("task", row["kind"])) for row in _rows(log, step)] if world.main else []
+    known = world.from_main(measured)
     for evaluation in evaluations:
         if known.count((evaluation.kind, evaluation.name)) >= evaluation.rows:
             continue
@@ -58,16 +59,13 @@ def _rows(log: MetricsLog, step: int) -> list[dict[str, Any]]:
     return [row for row in read_rows(log.path, own=True) if row.get("step") == step]
 
 
-def _known(log: MetricsLog, step: int) -> list[tuple[str, str]]:
-    return [(row["kind"], row.get("task", row["kind"])) for row in _rows(log, step)]
-
-
 def _brief(row: Mapping[str, Any]) -> str:
-    """Write a row as `loss 3.2811  bits_per_byte 0.9871`: texts in quotes, and nothing that goes without saying."""
-    zero = (name for name, value in row.items() if isinstance(value, int) and not value)
-    dull = {"task", "items_sha256", *zero, *(name for name, value in row.items() if value is None)}
-    said = {name: value for name, value in row.items() if name not in dull}
-    return "  ".join(
-        f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value!r}"
-        for name, value in said.items()
-    )
+    """Format a row as `loss 3.2811  bits_per_byte 0.9871`, with quotes around texts and without zeros and nulls."""
+    shown = {
+        name: f"{value:.4f}" if isinstance(value, float) else repr(value)
+        for name, value in row.items()
+        if name not in ("task", "items_sha256")
+        and value is not None
+        and (value or not isinstance(value, int))
+    }
+    return "  ".join(f"{name} {text}" for name, text in shown.items())

@@ -1,4 +1,4 @@
-"""What a batch says about the weights."""
+"""The loss and gradient norm of a batch."""
 
 import math
 from dataclasses import dataclass
@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Gradient:
-    """What a batch says about the weights before they follow it; the same in every process."""
+    """The loss and gradient norm of a batch, before the update; the same in every process."""
 
     loss: float
     """Mean over the batch's tokens, in nats."""
     norm: float
     """L2 norm of the gradient, before clipping."""
     overflow: bool = False
-    """Whether it is not finite only because float16's scale is still too large for it."""
+    """Whether the gradient is not finite only because float16's loss scale is still too large."""
 
     @property
     def finite(self) -> bool:
-        """Whether an update along it leaves the weights numbers."""
+        """Whether an update keeps the weights finite."""
         return math.isfinite(self.loss) and math.isfinite(self.norm)

@@ -1,4 +1,4 @@
-"""Being asked to stop, by a signal or by the clock, and stopping together."""
+"""Requests to stop, from a signal or the clock, and how all processes stop together."""
 
 import signal
 import threading
@@ -17,33 +17,30 @@ SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if
 
 
 class Interrupt:
-    """Remembers that somebody wants the run to end at the next good place.
+    """Remembers that the run is asked to stop at the next good place.
 
     Args:
-        max_hours: the time this process may use; None is no limit.
+        max_hours: the time this process may use; None means no limit.
     """
 
     def __init__(self, max_hours: float | None = None) -> None:
         self.reason: str | None = None
         self.reserve_s = 0.0
-        """How long before the end of its time the run should stop, so that it can save."""
+        """How long before the end of its time the run stops, so that it can save."""
         self._deadline = None if max_hours is None else time.monotonic() + 3600 * max_hours
 
     def wanted(self) -> bool:
-        """Say whether to stop, and keep the reason."""
-        if (
-            self.reason is None
-            and self._deadline is not None
-            and time.monotonic() > self._deadline - self.reserve_s
-        ):
+        """Return whether to stop, and keep the reason."""
+        late = self._deadline is not None and time.monotonic() > self._deadline - self.reserve_s
+        if self.reason is None and late:
             self.reason = "the time given with --max-hours is used up"
         return self.reason is not None
 
     @contextmanager
     def listening(self) -> Generator["Interrupt"]:
-        """Take SIGTERM, SIGINT and SIGUSR1 as wishes to stop; a second SIGINT stops at once.
+        """Treat SIGTERM, SIGINT and SIGUSR1 as requests to stop; a second SIGINT stops at once.
 
-        A terminal that goes away, SIGHUP, is none: training goes on without it.
+        SIGHUP, from a closed terminal, is ignored: training continues without it.
         """
         if threading.current_thread() is not threading.main_thread():
             yield self
@@ -59,33 +56,33 @@ class Interrupt:
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         if self.reason is not None and number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a third need not wait for Python
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a third one does not wait for Python
             raise KeyboardInterrupt
         self.reason = signal.Signals(number).name
 
 
 def together(work: Callable[[Callable[[], bool]], T], world: World, interrupt: Interrupt) -> T | None:
-    """Do this process's share of a work, which all processes leave at the same moment.
+    """Do this process's share of some work, which all processes leave at the same moment.
 
     Args:
-        work: calls what it is given before each batch, and ends early, in any way, when that says true. A call
-            is a round in which all processes vote; those that are done go on voting until all are.
+        work: is given a function, calls it before each batch, and ends early, in any way, once it returns true.
+            Each call is a round in which all processes vote; finished ones keep voting until all are done.
         world: the processes.
-        interrupt: who may want to stop.
+        interrupt: the requests to stop.
 
     Returns:
-        What `work` returned, or None in every process where one was asked to stop, even if another failed.
+        What `work` returned, or None in every process if one was asked to stop, even if another failed.
 
     Raises:
-        TrainError: the work failed in another process; where it failed, its own error.
+        TrainError: the work failed in another process; the failing one raises its own error.
     """
     stopped = over = False
 
     def vote(*, done: bool = False, failed: bool = False) -> int:
         nonlocal stopped, over
-        wishes, finished, failures = world.count(interrupt.wanted(), done, failed)
-        stopped = wishes > 0 and finished < world.size
-        over = stopped or failures > 0  # all know it now, and nobody votes again
+        requests, finished, failures = world.count(interrupt.wanted(), done, failed)
+        stopped = requests > 0 and finished < world.size
+        over = stopped or failures > 0  # now known to all, so nobody votes again
         if failures and not failed and not stopped:
             raise TrainError("another process could not do its share")
         return finished

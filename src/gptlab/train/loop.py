@@ -1,6 +1,6 @@
-"""The training loop. It knows no data set, no task and no architecture by name.
+"""The training loop. It knows no data set, task or architecture by name.
 
-A step: save and evaluate if due; gather the gradient; update; record; go back if it has been bad for long.
+A step: save and evaluate if due; compute the gradient; update; record; go back after too many bad steps.
 """
 
 import time
@@ -19,7 +19,7 @@ from gptlab.train.console import Record, Work
 from gptlab.train.evaluation import Evaluation, evaluate
 from gptlab.train.guard import ROLLBACKS
 from gptlab.train.interrupt import Interrupt
-from gptlab.train.optim import set_rate
+from gptlab.train.optim import optimizer_state, set_rate
 from gptlab.train.saver import Saver
 from gptlab.train.state import State
 from gptlab.train.step import Updater
@@ -30,15 +30,15 @@ class Trainer:
     """The built parts of a run, and the loop over them.
 
     Args:
-        state: where the run stands, and what decides how it goes on.
+        state: everything that decides how the run continues.
         updater: makes the updates.
         saver: writes the checkpoints.
-        rate: fraction of the peak rate after a number of updates, with so much of the decay done, from 0 to 1.
+        rate: returns the fraction of the peak rate, from the updates done and the fraction of the decay done.
         config: the recipe's [train].
-        evaluations: measured at step 0, every `evaluate_every` steps and at the end.
+        evaluations: run at step 0, every `evaluate_every` steps and at the end.
         evaluate_every: in steps.
-        work: what a step is worth, for the record.
-        interrupt: who may want to stop.
+        work: the work of a step, for the record.
+        interrupt: the requests to stop.
     """
 
     state: State
@@ -51,13 +51,13 @@ class Trainer:
     work: Work
     interrupt: Interrupt
     after_step: Callable[[], None] | None = None
-    """Called once, after the first step of this process; by the first process."""
+    """Called once, after the first step of this process."""
 
     def __post_init__(self) -> None:
         self.world, self.budget, self._saved_time = self.state.world, self.state.budget, time.monotonic()
 
     def resume(self) -> bool:
-        """Take up the newest whole checkpoint of the run folder; say whether there was one.
+        """Resume from the newest whole checkpoint of the run folder; return whether there was one.
 
         Raises:
             CheckpointError: it belongs to another model, tokenizer or data.
@@ -66,7 +66,7 @@ class Trainer:
         if found is None:
             return False
         self.state.check(found)
-        self._take_up(found)
+        self._restore(found)
         if "budget" in found.state:  # not in checkpoints of gptlab 0.1
             with found.blamed():
                 self.budget.restore(found.state["budget"])
@@ -77,44 +77,44 @@ class Trainer:
         return True
 
     def _find(self, at_most: int | None = None) -> Checkpoint | None:
-        """Find the newest whole checkpoint, the same one in all processes."""
+        """Find the newest whole checkpoint; the same one in all processes."""
         main = self.world.main
         found = checkpoint.newest(self.saver.run, print, at_most=at_most) if main else None
         step = self.world.from_main(None if found is None else found.state["step"])
         return found if main or step is None else checkpoint.load(checkpoint.folder_of(self.saver.run, step))
 
     def branch(self, found: Checkpoint) -> None:
-        """Go on from another run's checkpoint, with the schedule from its start.
+        """Continue from another run's checkpoint, with a new schedule.
 
         Raises:
             CheckpointError: it belongs to another model, tokenizer or data.
         """
         self.state.check(found)
-        self.state.take_up(found)
+        self.state.restore(found)
         self.state.best = None
         self.budget.start(self.state.step)
         if self.budget.over(self.state.step):
             raise TrainError(
-                f"train.steps = {self.config.steps}: {found.folder} is at step {self.state.step} already; "
-                "steps count from the start of the run before"
+                f"train.steps = {self.config.steps}: {found.folder} is already at step {self.state.step}; "
+                "steps count from the start of that run"
             )
 
-    def _take_up(self, found: Checkpoint) -> None:
-        """Go on from one of the run's own checkpoints; those past it do not count any more."""
+    def _restore(self, found: Checkpoint) -> None:
+        """Continue from one of the run's own checkpoints, and set aside all later ones."""
         at = self.state
-        at.take_up(found)
+        at.restore(found)
         self.updater.slices.ahead.forget()
         self.saver.saved = at.step
         if at.best is not None and not checkpoint.folder_of(self.saver.run, at.best["step"]).is_dir():
-            at.best = None  # a later one was better, and did not survive either
+            at.best = None  # a later one was better, but it is gone too
         if self.world.main:
             checkpoint.rewind(self.saver.run, at.step, at.best["step"] if at.best is not None else None)
 
     def fit(self, log: MetricsLog) -> Literal["finished", "interrupted"]:
-        """Train until the last step, or until somebody wants to stop; either way the work is saved.
+        """Train until the last step or a request to stop, and save in both cases.
 
         Raises:
-            TrainError: the loss is beyond help, the memory too small, or the last checkpoint cannot be written.
+            TrainError: rollbacks do not help, memory is too small, or the last checkpoint cannot be written.
         """
         steps = self.budget.plan.steps if self.budget.plan is not None else None
         record = Record(log, self.world, self.work, steps=steps, step=self.state.step)
@@ -161,7 +161,7 @@ class Trainer:
             if self.after_step is not None:
                 self.after_step()
                 self.after_step = None
-            self._look_at_saver(record)
+            self._watch_saver(record)
             if complaint is not None:
                 samples = self._numbers(at.sample - self.config.batch_tokens // self.state.context)
                 record.event("skip", at.step, reason=complaint, samples=samples, skipped=at.guard.skipped)
@@ -169,10 +169,10 @@ class Trainer:
                 self._go_back(record, f"{complaint}, {at.guard.bad} times in a row")
 
     def _plan(self, record: Record) -> None:
-        """Keep to the time there is; the first process has the clock that counts.
+        """Plan again if the time requires it, by the first process's clock.
 
         Raises:
-            TrainError: there is too little of it.
+            TrainError: the time is too short.
         """
         step, budget = self.state.step, self.budget
         plan = self.world.from_main(budget.forecast(step, save_s=self.saver.seconds))
@@ -185,22 +185,22 @@ class Trainer:
         return self.world.count(self.interrupt.wanted())[0] > 0
 
     def _numbers(self, first: int) -> skip.Range:
-        """Return the numbers of the first and the last of the samples consumed after `first` others."""
+        """Return the numbers of the first and last sample consumed after `first` others."""
         before = self.state.batches.skip
         return skip.number(first, before), skip.number(self.state.sample - 1, before)
 
     def _go_back(self, record: Record, complaint: str) -> None:
-        """Take up a checkpoint from before the trouble, and step over the samples around it.
+        """Return to a checkpoint from before the trouble, and skip the samples around it.
 
         Raises:
-            TrainError: there is none, or the run went back too often.
+            TrainError: there is no such checkpoint, or the run went back too often.
         """
         at, guard = self.state, self.state.guard
         self.saver.wait()
         step, sample = guard.since
         found = None
         if guard.rollbacks < ROLLBACKS:
-            # One from a while before the trouble, if there is one: what led to it may have come before it.
+            # Preferably one from well before the trouble, as its cause may lie earlier.
             found = self._find(guard.good) or self._find(step)
         if found is None:
             tried = (
@@ -210,31 +210,31 @@ class Trainer:
             )
             raise TrainError(
                 f"step {at.step}: {complaint}, {tried}; continue from {self.saver.run}/latest with a lower --optim.lr "
-                "or --train.dtype bfloat16"
+                "or with --train.dtype bfloat16"
             )
         before = guard.config.patience * self.config.batch_tokens // self.state.context
         samples = self._numbers(max(sample - before, found.state["sample"]))
         ranges = skip.joined([*at.batches.skip, samples])
         left, skipped, rollbacks = at.step, guard.skipped, guard.rollbacks + 1
-        self._take_up(found)
+        self._restore(found)
         at.batches.skip, guard.skipped, guard.rollbacks = ranges, skipped, rollbacks
         record.event("rollback", at.step, reason=complaint, left=left, samples=samples)
         record.say(
-            f"step {left}: {complaint}; back to step {at.step}, and over samples {samples[0]} to {samples[1]}"
+            f"step {left}: {complaint}; back to step {at.step}, skipping samples {samples[0]} to {samples[1]}"
         )
 
     def _evaluate(self, record: Record) -> None:
-        """Measure, and note whether it is the best so far."""
+        """Run the evaluations, and point RUN/best at a new best checkpoint."""
         at = self.state
         at.model.eval()
         began = time.monotonic()
         loss = evaluate(self.evaluations, step=at.step, tokens=at.tokens, record=record, world=self.world)
-        if at.step == 0 or at.step > record.first:  # else most of it is on record, and took no time now
+        if at.step == 0 or at.step > record.first:  # else most rows were on record and took no time
             self.budget.note_evaluation(time.monotonic() - began)
         if not at.step or loss is None or (at.best is not None and loss >= at.best["loss"]):
             return
         self.saver.wait()
-        if self.saver.saved == at.step:  # else there is nothing to point at
+        if self.saver.saved == at.step:  # else there is no checkpoint to point at
             at.best = {"step": at.step, "loss": loss}
             checkpoint.point(self.saver.run / BEST, checkpoint.folder_of(self.saver.run, at.step))
 
@@ -254,20 +254,20 @@ class Trainer:
         if not self.world.main:
             return
         self.saver.wait()
-        self._look_at_saver(record)
+        self._watch_saver(record)
         if self.saver.saved == at.step:
             return
         record.log.sync()  # what a checkpoint takes for granted must not be lost in a power cut
         self.saver.start(
             {**at.facts(), "micro_batch": self.updater.slices.rows},
-            model=at.model_tensors(),
-            optimizer=at.optimizer_tensors(),
+            model=at.model.state_dict(),
+            optimizer=optimizer_state(at.optimizer, at.model),
             good=at.guard.good,
         )
         self._saved_time = time.monotonic()
 
     def _save_at_last(self, record: Record) -> None:
-        """Save, and see to it that it is done.
+        """Save, and wait until the checkpoint is written.
 
         Raises:
             TrainError: the checkpoint cannot be written.
@@ -276,16 +276,16 @@ class Trainer:
             return
         self._save(record)
         self.saver.wait()
-        failure = self._look_at_saver(record)
+        failure = self._watch_saver(record)
         if self.saver.saved != self.state.step:
             raise TrainError(
-                f"{failure}; the last whole one is that of step {self.saver.saved}. Mend the disk and run the "
+                f"{failure}; the newest whole checkpoint is that of step {self.saver.saved}. Fix the disk and run the "
                 "same command again to continue from there"
             )
         self.saver.prune(self.state.guard.good)
 
-    def _look_at_saver(self, record: Record) -> str | None:
-        """Put a save that failed on record, and leave as much time for the last one as the slowest took."""
+    def _watch_saver(self, record: Record) -> str | None:
+        """Record a failed save, and reserve as much time for the last save as the slowest one took."""
         self.interrupt.reserve_s = self.saver.seconds
         failure = self.saver.failure()
         if failure is None:
@@ -293,5 +293,5 @@ class Trainer:
         step, reason = failure
         record.event("save_failed", step, reason=reason)
         text = f"the checkpoint of step {step} could not be saved ({reason})"
-        record.say(f"warning: {text}; training goes on and tries again when the next is due")
+        record.say(f"warning: {text}; training continues and tries again when the next one is due")
         return text

@@ -1,30 +1,30 @@
-"""How many sequences a process computes at once: the most that memory holds and that cut its share evenly."""
+"""How many sequences a process computes at once: as many as fit in memory and divide its share evenly."""
 
 import math
 from collections.abc import Callable
 
 from gptlab.machine.memory import ran_out
 
-# More fill a device no better. On a CPU there is no out-of-memory error to learn from; on a GPU llm.c and nanoGPT
-# give an A100 as many.
+# More do not make a device faster. A CPU raises no out-of-memory error to learn from; on a GPU, llm.c and nanoGPT use
+# as many on an A100.
 ENOUGH_TOKENS = {"cpu": 8192, "cuda": 65_536}
-TRIED = (8, 4, 2, 1)  # sequences of the first of two passes that tell what each takes
-SPARE = 0.1  # of the free memory, for what the allocator cannot use
+TRIED = (8, 4, 2, 1)  # sequences of the first of two passes that measure memory per sequence
+SPARE = 0.1  # of the free memory, which the allocator cannot use
 
 
 def even(share: int, most: int) -> int:
-    """Return the size, above half of the most, whose passes over a share have the fewest empty places."""
+    """Return the size above half of `most` whose passes over a share have the fewest empty rows."""
     most = max(1, min(share, most))
     return min(range(most, most // 2, -1), key=lambda size: math.ceil(share / size) * size)
 
 
 def estimate(peak: Callable[[int], int], *, free: int, reserve: int) -> int:
-    """Return how many sequences should fit, told by what a few take and what twice as many do.
+    """Estimate how many sequences fit, from the memory that a few take and that twice as many take.
 
     Args:
-        peak: makes a pass over a number of sequences, and returns the most bytes that it took.
-        free: bytes that are there.
-        reserve: bytes of them that others will want.
+        peak: makes a pass over a number of sequences and returns its peak memory in bytes.
+        free: free bytes.
+        reserve: free bytes to leave for other uses.
     """
     for few in TRIED:
         try:

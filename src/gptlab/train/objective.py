@@ -1,4 +1,4 @@
-"""What training makes smaller: the summed loss of a batch, as one function that is compiled whole, in parts, or not.
+"""The training objective: the summed loss of a batch, compiled whole, in parts or not at all.
 
 Axes: B batch, T time, D width.
 """
@@ -16,7 +16,7 @@ Compiled = Literal["nothing", "parts", "whole"]
 
 
 class Objective(nn.Module):
-    """From ids and targets to the summed loss in nats; DDP wraps it."""
+    """Computes the summed loss in nats from ids and targets; DDP wraps it."""
 
     def __init__(self, model: GPT, *, recompute: bool = False) -> None:
         super().__init__()
@@ -25,11 +25,11 @@ class Objective(nn.Module):
         self.compile_as("nothing")
 
     def compile_as(self, what: Compiled) -> None:
-        """Compile, for one shape, all of it, or each block and the loss, or undo that.
+        """Compile the whole objective, or its blocks and loss, or nothing, for one shape.
 
-        As a whole, kernels may be fused across blocks. In parts, the gradients of the last blocks are there while
-        those of the first are being computed, so that DDP sends them meanwhile; and a block is compiled once for all
-        layers. The model itself stays plain, for evaluations and samples, whose shapes vary.
+        Compiled whole, kernels may be fused across blocks. Compiled in parts, a block is compiled once for all layers,
+        and DDP sends the gradients of late blocks while those of early blocks are computed. The model itself stays
+        plain, for evaluations and samples, whose shapes vary.
         """
         self.compiled_as: Compiled = what
         fast = partial(torch.compile, dynamic=False)

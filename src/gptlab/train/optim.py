@@ -1,6 +1,6 @@
-"""The optimizers by name, their rates, and their state under the names of the parameters."""
+"""The optimizers by name, their learning rates, and their state keyed by parameter name."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
@@ -12,17 +12,17 @@ from torch import Tensor, nn
 from gptlab.errors import CheckpointError
 from gptlab.train.adamw import AdamWConfig, adamw
 
-PEAK = "peak"  # of a group: its highest rate
+PEAK = "peak"  # key of a group's peak rate
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of optimizer: the keys of its [optim], and how it is built."""
+    """A kind of optimizer: its keys in [optim], and the function that builds it."""
 
     config: type[Any]
     """A dataclass whose `name` is the kind's, and whose `lr` is the peak rate of the matrices."""
     build: Callable[[nn.Module, Any], torch.optim.Optimizer]
-    """Its groups hold every parameter once, each with its own peak as its rate; the matrices' comes first."""
+    """Its groups hold every parameter once and have their peak as their rate; that of the matrices comes first."""
 
 
 OPTIMIZERS = {"adamw": Kind(AdamWConfig, adamw)}
@@ -42,14 +42,14 @@ def build_optimizer(model: nn.Module, config: Any) -> torch.optim.Optimizer:
 
 
 def set_rate(optimizer: torch.optim.Optimizer, fraction: float) -> float:
-    """Set the learning rates of the next update, each to a fraction of its group's peak; return the first group's."""
+    """Set every group's learning rate to a fraction of its peak; return that of the first group."""
     for group in optimizer.param_groups:
         group["lr"] = group[PEAK] * fraction
     return optimizer.param_groups[0]["lr"]
 
 
 def state_bytes_to_come(optimizer: torch.optim.Optimizer) -> int:
-    """Return the bytes that the first update will ask for: two running means of every parameter."""
+    """Return the bytes that the first update will allocate: two running means of every parameter."""
     parameters = (p for group in optimizer.param_groups for p in group["params"])
     return sum(2 * p.numel() * p.element_size() for p in parameters if p not in optimizer.state)
 
@@ -66,12 +66,12 @@ def optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[
 def load_optimizer_state(
     optimizer: torch.optim.Optimizer, model: nn.Module, tensors: dict[str, Tensor]
 ) -> None:
-    """Put saved tensors back; those of other parameters, other shapes or other quantities are refused."""
+    """Restore saved tensors; refuse other parameters, shapes or quantities."""
     parameters = dict(model.named_parameters())
-    unknown = _first(name for name in tensors if name.partition("/")[0] not in parameters)
+    unknown = next((name for name in tensors if name.partition("/")[0] not in parameters), None)
     if unknown is not None:
         raise CheckpointError(
-            f"optimizer.safetensors holds {unknown}, which the model has not; it is another model's checkpoint"
+            f"optimizer.safetensors holds {unknown}, which this model lacks; it is another model's checkpoint"
         )
     kinds = {key.partition("/")[2]: value.dtype for key, value in tensors.items()}
     for name, parameter in parameters.items():
@@ -81,14 +81,10 @@ def load_optimizer_state(
             parameter.shape
         }:
             raise CheckpointError(
-                f"optimizer.safetensors does not hold what it should for {name}; it is another model's checkpoint"
+                f"optimizer.safetensors does not fit {name}; it is another model's checkpoint"
             )
         if state:
             optimizer.state[parameter] = {
                 quantity: value.to(parameter.device) if value.ndim or parameter.is_cuda else value.clone()
                 for quantity, value in state.items()
             }
-
-
-def _first(names: Iterable[str]) -> str | None:
-    return next(iter(names), None)

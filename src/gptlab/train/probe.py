@@ -1,4 +1,4 @@
-"""How many sequences memory holds at once here, and whether the compiler compiles."""
+"""Trial passes: how many sequences fit in memory, and whether the compiler works."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -15,16 +15,16 @@ from gptlab.train.slices import Slices
 
 
 class Probe:
-    """Makes passes that do not count, and keeps to what they tell.
+    """Makes trial passes, and adjusts the rows of a pass and the compiler to their outcome.
 
     Args:
         attempt: makes a pass over a number of sequences.
         objective: what is compiled.
-        slices: whose rows may be fewer.
-        world: the processes, which all do alike.
-        auto: whether the rows are to be found; else they stay.
-        coming: says how many bytes the next update will ask for.
-        named: the context in which memory that runs out is a TrainError.
+        slices: whose rows may be reduced.
+        world: the processes, which all do the same.
+        auto: whether to search for the number of rows; otherwise it is fixed.
+        coming: returns how many bytes the next update will allocate.
+        named: the context that turns running out of memory into a TrainError.
     """
 
     def __init__(
@@ -42,11 +42,11 @@ class Probe:
         self._auto, self._coming, self._named, self._settled = auto, coming, named, not auto
 
     def settle(self, rows: int) -> None:
-        """Keep to rows that were found before, as what continues is to be the same."""
+        """Use the rows found earlier, so that a resumed run computes the same."""
         self._slices.rows, self._settled = max(1, min(self._slices.largest_share, rows)), True
 
     def run(self, say: Callable[[str], None]) -> None:
-        """Find what works, the same in all processes.
+        """Find settings that work, the same in all processes.
 
         Raises:
             TrainError: not even one sequence fits.
@@ -57,9 +57,7 @@ class Probe:
         except Exception as error:
             failure = error
         if self._world.count(failure is not None)[0]:  # else the others would wait for this one
-            raise failure or TrainError(
-                "another process could not make its first pass; its own words tell why"
-            )
+            raise failure or TrainError("another process failed in its first pass; see its own message")
         if 0 < self._world.count(self._objective.compiled_as != "nothing")[0] < self._world.size:
             self._objective.compile_as("nothing")
             self._find(say)
@@ -72,12 +70,12 @@ class Probe:
             most, fits = slices.rows, even(slices.largest_share, self._estimate(coming))
             slices.rows = min(most, fits)
             if fits < most:
-                say(f"memory is for {fits} sequences at once, as a pass over a few tells")
+                say(f"memory holds {fits} sequences at once, estimated from a pass over a few")
         with self._named():
-            reserve = torch.empty(coming, dtype=torch.uint8, device=device)  # the first update will want it
+            reserve = torch.empty(coming, dtype=torch.uint8, device=device)  # for the first update
         while (failure := self._failure()) is not None:
             if isinstance(failure, str):
-                say(f"torch.compile fails here ({failure}); training goes on without it, and slower")
+                say(f"torch.compile fails here ({failure}); training continues without it, but slower")
                 self._objective.compile_as("nothing")
                 continue
             if not self._auto or slices.rows == 1:
@@ -87,13 +85,13 @@ class Probe:
         del reserve
 
     def _failure(self) -> TrainError | str | None:
-        """Try a pass; return what went wrong: the memory, or the compiler in words; None if nothing did."""
+        """Try a pass; return a TrainError if memory ran out, the compiler's message if that failed, else None."""
         compiled = self._objective.compiled_as != "nothing"
         try:
             self._attempt(self._slices.rows)
             return None
         except TrainError as error:
-            # A new one, as this one holds what did not fit.
+            # A copy, as the original keeps the tensors alive that did not fit.
             failure: TrainError | str = TrainError(str(error))
         except Exception as error:
             if not compiled:
@@ -101,11 +99,11 @@ class Probe:
             failure = brief(error)
         release()
         if compiled:
-            torch.compiler.reset()  # else a second shape makes a graph for all shapes
+            torch.compiler.reset()  # else a second shape would be compiled for all shapes
         return failure
 
     def _estimate(self, coming: int) -> int:
-        """Return how many sequences should fit, by passes that are not compiled: those take more, and no minutes."""
+        """Estimate how many sequences fit, without compiling: that takes more memory, but not minutes."""
         device, what = self._world.device, self._objective.compiled_as
         self._objective.compile_as("nothing")
         try:

@@ -1,9 +1,8 @@
-"""Batches read ahead: while a step computes, a thread fetches what the next ones ask for."""
+"""Reading ahead: while a step computes, a thread fetches the samples of the next ones."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
 from typing import Generic, TypeVar
 
 Request = tuple[int, int]  # the first sample's number, and how many
@@ -11,15 +10,15 @@ T = TypeVar("T")
 
 
 class ReadAhead(Generic[T]):
-    """Answers requests in the order that `following` foretells, and reads some of them ahead.
+    """Answers requests, and reads ahead those that `following` predicts.
 
-    A request that was not foretold, as after a step back, is answered all the same, from there on anew. What the
-    reader raises is raised where its answer is asked for.
+    An unexpected request, as after a rollback, is answered too, and predictions restart from it. An error of the reader
+    is raised where its answer is requested.
 
     Args:
         read: fetches an answer; called in one thread only.
         following: yields the requests after a given one.
-        depth: how many answers to have ready.
+        depth: how many answers to keep ready.
     """
 
     def __init__(
@@ -36,13 +35,11 @@ class ReadAhead(Generic[T]):
     def __enter__(self) -> "ReadAhead[T]":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._thread.shutdown(cancel_futures=True)
 
     def ask(self, first: int, count: int) -> T:
-        """Return what `read(first, count)` returns, at once where it was foretold."""
+        """Return `read(first, count)`, at once if it was predicted."""
         if not self._coming or self._coming[0][0] != (first, count):
             self.forget()
             self._order((first, count))
@@ -52,7 +49,7 @@ class ReadAhead(Generic[T]):
         return self._coming.popleft()[1].result()
 
     def forget(self) -> None:
-        """Throw away what was read ahead: the same request would now be answered differently."""
+        """Discard what was read ahead: the same request would now have another answer."""
         for _, answer in self._coming:
             answer.cancel()
         self._coming.clear()

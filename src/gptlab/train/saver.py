@@ -1,10 +1,9 @@
-"""Saving beside training: a copy of the state while training waits, and all the rest in the background."""
+"""Saving during training: training waits for a copy of the state, and the rest happens in the background."""
 
 import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -14,22 +13,22 @@ from gptlab.runs import checkpoint
 
 
 class Saver:
-    """Writes checkpoints one at a time; one that fails leaves those before it, and training goes on.
+    """Writes checkpoints one at a time; after a failed one, the earlier ones remain and training continues.
 
-    Leaving the context waits for the save under way, but not for somebody who wants to stop at once.
+    Leaving the context waits for the current save, except after a KeyboardInterrupt.
 
     Args:
         run: the run folder.
         keep: how many of the newest checkpoints to keep.
-        keep_every: keep those of steps that this divides; None keeps none for that.
+        keep_every: also keep checkpoints whose step this divides; None keeps no more.
         files: further files of every checkpoint, by name.
     """
 
     def __init__(self, run: Path, *, keep: int, keep_every: int | None, files: Mapping[str, bytes]) -> None:
         self.saved: int | None = None
-        """The step of the last checkpoint that is whole."""
+        """The step of the last whole checkpoint."""
         self.seconds = 0.0
-        """How long the slowest save took, from the copy to the end."""
+        """Duration of the slowest save, copy included."""
         self.run, self._keep, self._keep_every, self._files = run, keep, keep_every, files
         self._buffers: dict[str, Tensor] = {}
         self._thread: threading.Thread | None = None
@@ -38,9 +37,7 @@ class Saver:
     def __enter__(self) -> "Saver":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None or issubclass(kind, Exception):
             self.wait()
 
@@ -52,38 +49,38 @@ class Saver:
         optimizer: Mapping[str, Tensor],
         good: int | None = None,
     ) -> None:
-        """Copy the state and save it in the background, after the save before it.
+        """Copy the state and save it in the background, once the previous save is done.
 
         Args:
             state: what `state.json` holds.
             model: the parameters.
             optimizer: the optimizer's tensors.
-            good: keep the newest checkpoint that is not past this step, whatever else goes.
+            good: always keep the newest checkpoint up to this step.
         """
         self.wait()
         began = time.monotonic()
         parts = {"model": self._copy("model", model), "optimizer": self._copy("optimizer", optimizer)}
-        # A daemon, since a second SIGINT must not wait for it; half a checkpoint does not count anyway.
+        # A daemon, as a second SIGINT must not wait for it; half a checkpoint does not count anyway.
         self._thread = threading.Thread(target=self._save, args=(state, parts, good, began), daemon=True)
         self._thread.start()
 
     def wait(self) -> None:
-        """Wait for the save under way."""
+        """Wait for the current save."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
 
     def failure(self) -> tuple[int, str] | None:
-        """Return the step and the reason of a save that failed, once."""
+        """Return the step and reason of a failed save, once."""
         failure, self._failure = self._failure, None
         return failure
 
     def prune(self, good: int | None = None) -> None:
-        """Delete the checkpoints that are not to be kept."""
+        """Delete the checkpoints that need not be kept."""
         checkpoint.prune(self.run, self._keep, every=self._keep_every, before=good)
 
     def _copy(self, part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Copy tensors into buffers that the next save will use again."""
+        """Copy tensors into buffers that the next save reuses."""
         copies: dict[str, Tensor] = {}
         for name, tensor in tensors.items():
             buffer = self._buffers.get(f"{part}/{name}")
@@ -108,7 +105,7 @@ class Saver:
             checkpoint.save(self.run, state, **parts, files=self._files)
             self.saved = state["step"]
             self.prune(good)
-        except Exception as error:  # whatever it is, it must not end the training
+        except Exception as error:  # whatever it is, training must continue
             self._failure = state["step"], _reason(error)
         self.seconds = max(self.seconds, time.monotonic() - began)
 

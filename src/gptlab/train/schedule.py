@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 
 def cosine(progress: float, decay_fraction: float) -> float:
-    """Half a cosine from 1 to 0 over the whole of `progress`, from 0 to 1.
+    """Fall from 1 to 0 along half a cosine.
 
     Source: Loshchilov and Hutter (2017), https://arxiv.org/abs/1608.03983, eq. 5, without restarts.
     """
@@ -14,10 +14,10 @@ def cosine(progress: float, decay_fraction: float) -> float:
 
 
 def wsd(progress: float, decay_fraction: float) -> float:
-    """Stay at 1, then fall in a straight line to 0 over the last `decay_fraction`.
+    """Stay at 1, then fall linearly to 0 over the last `decay_fraction`.
 
-    Source: Hu et al. (2024), MiniCPM, https://arxiv.org/abs/2404.06395, sec. 4; the line is that of Haegele et
-    al. (2024), https://arxiv.org/abs/2405.18392.
+    Source: Hu et al. (2024), MiniCPM, https://arxiv.org/abs/2404.06395, sec. 4; the linear decay is from Haegele
+    et al. (2024), https://arxiv.org/abs/2405.18392.
     """
     return min(1.0, (1 - progress) / decay_fraction)
 
@@ -37,18 +37,18 @@ else:
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    """How the learning rate goes from start to end."""
+    """How the learning rate changes from start to end."""
 
     name: ScheduleName = "cosine"
     """Shape after the warm-up; see train/schedule.py."""
     warmup_steps: int = 0
-    """Steps in which the rate rises in a straight line to its peak."""
+    """Steps in which the rate rises linearly to its peak."""
     warmup_start_fraction: float = 0.0
     """Where the warm-up starts, as a fraction of the peak; the first step is already one step above it."""
     final_fraction: float = 0.1
     """Where the decay ends, as a fraction of the peak; constant ignores it."""
     decay_fraction: float = 0.2
-    """The last part of the steps after warm-up in which wsd decays; the other shapes ignore it."""
+    """Fraction of the steps after warm-up, at their end, in which wsd decays; the other shapes ignore it."""
 
     def __post_init__(self) -> None:
         if self.warmup_steps < 0:
@@ -57,16 +57,16 @@ class ScheduleConfig:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: must lie between 0 and 1")
         if self.decay_fraction == 0:
-            raise ValueError("decay_fraction = 0: must be above 0; for no decay use the constant schedule")
+            raise ValueError("decay_fraction = 0: must be above 0; use the constant schedule for no decay")
 
 
 def rate(config: ScheduleConfig, step: int, progress: float) -> float:
-    """Return the learning rate of the update after `step` updates, as a fraction of the peak.
+    """Return the learning rate of the next update, as a fraction of the peak.
 
     Args:
         config: the recipe's [schedule].
         step: updates done.
-        progress: how much of the way from the end of the warm-up to the last step is done, from 0 to 1.
+        progress: the fraction done of the steps after the warm-up.
     """
     if step < config.warmup_steps:
         start = config.warmup_start_fraction

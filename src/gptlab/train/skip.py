@@ -1,7 +1,7 @@
-"""Samples that a run steps over: its order of the data stays a pure function, of this list too.
+"""Samples that a run skips; with this list, the order of the data is still a pure function.
 
-Samples are counted as a run consumes them, and numbered as the batches know them. Without a skip list both are
-the same; with one, the numbers in it are never counted.
+A sample has a count, its place among those that the run consumes, and a number, its place in the batches. Without a
+skip list both are the same; the numbers in the list are never counted.
 """
 
 from collections.abc import Iterable, Iterator
@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 Range = tuple[int, int]
-"""The first and the last number of samples to step over."""
+"""The first and the last number of samples to skip."""
 
 
 def number(count: int, skip: Iterable[Range]) -> int:
-    """Return the number of the sample that is consumed after `count` others; `skip` is in order."""
+    """Return the number of the sample consumed after `count` others; `skip` must be sorted."""
     for first, last in skip:
         if count < first:
             break
@@ -24,7 +24,7 @@ def number(count: int, skip: Iterable[Range]) -> int:
 
 
 def stretches(first: int, count: int, skip: list[Range]) -> Iterator[Range]:
-    """Yield as (first number, how many) the samples that are consumed after `first` others."""
+    """Yield the samples consumed after `first` others, as pairs of first number and length."""
     while count:
         start = number(first, skip)
         length = min((begin - start for begin, _ in skip if begin > start), default=count)
@@ -33,7 +33,7 @@ def stretches(first: int, count: int, skip: list[Range]) -> Iterator[Range]:
 
 
 def joined(ranges: Iterable[Range]) -> list[Range]:
-    """Put ranges in order, and make one of those that overlap or touch."""
+    """Sort ranges, and merge those that overlap or touch."""
     result: list[Range] = []
     for first, last in sorted(ranges):
         if result and first <= result[-1][1] + 1:
@@ -44,7 +44,7 @@ def joined(ranges: Iterable[Range]) -> list[Range]:
 
 
 class Batches(Protocol):
-    """Where sequences come from: a pure function of the global sample's number."""
+    """The source of sequences: a pure function of the global sample number."""
 
     def batch(self, first: int, count: int) -> tuple[Tensor, Tensor]:
         """Return the ids and the targets of the samples `first` to `first + count - 1`, each (count, T)."""
@@ -52,7 +52,7 @@ class Batches(Protocol):
 
 
 class Skipping:
-    """Batches from which the samples of a skip list are left out."""
+    """Batches without the samples of a skip list."""
 
     def __init__(self, batches: Batches) -> None:
         self.skip: list[Range] = []

@@ -1,6 +1,6 @@
 """A process's share of every batch, cut into passes of one shape and read ahead.
 
-A shape is compiled once, so where a share ends within a pass it is filled up with rows that do not count.
+Passes are compiled for one shape, so one that the share does not fill is padded with rows that do not count.
 """
 
 import math
@@ -14,7 +14,7 @@ from gptlab.model.loss import IGNORED
 from gptlab.train.read_ahead import ReadAhead, Request
 from gptlab.train.skip import Batches
 
-AHEAD = 2  # passes that are read while one is computed
+AHEAD = 2  # passes to read while one is computed
 
 
 class Slices:
@@ -22,17 +22,17 @@ class Slices:
 
     Args:
         batches: the training sequences.
-        n_sequence: sequences of a batch.
-        rows: sequences of a pass.
+        n_sequence: sequences per batch.
+        rows: sequences per pass.
         world: the processes.
     """
 
     def __init__(self, batches: Batches, n_sequence: int, rows: int, world: World) -> None:
         self.n_sequence, self.rows = n_sequence, rows
         self.largest_share = math.ceil(n_sequence / world.size)
-        """Sequences of the process that has most of a batch."""
+        """Sequences of the process with the largest share."""
         self.ahead = ReadAhead(self._read, self._following, AHEAD)
-        """Who reads the samples; a context, as it has a thread."""
+        """Reads the samples; a context manager, as it has a thread."""
         self._batches, self._world, self._first = batches, world, 0
         self._share = range(
             n_sequence * world.rank // world.size, n_sequence * (world.rank + 1) // world.size
@@ -44,22 +44,22 @@ class Slices:
         return [(first + start, size) for start, size in self._passes()]
 
     def _passes(self) -> Iterator[Request]:
-        """Yield where each pass begins in a batch, and how many samples it has.
+        """Yield the start of each pass within a batch, and its number of samples.
 
-        DDP wants all processes to do the same number, in step; that of a smaller share may end with an empty one.
+        DDP needs the same number of passes in all processes; a smaller share may end with an empty one.
         """
         for start in range(0, self.largest_share, self.rows):
             yield self._share.start + start, max(0, min(self.rows, len(self._share) - start))
 
     def _following(self, request: Request) -> Iterator[Request]:
-        """Foretell the samples that are wanted after those of a request of the step under way."""
+        """Yield the requests that come after one of the current step."""
         for first in count(self._first, self.n_sequence):
             for start, size in self._passes():
                 if first + start > request[0]:
                     yield first + start, size
 
     def _read(self, first: int, size: int) -> tuple[Tensor, Tensor]:
-        """Return the ids and targets of some samples, filled up with rows that do not count."""
+        """Return the ids and targets of some samples, padded with rows that do not count."""
         ids, targets = self._batches.batch(first, max(1, size))
         if size < self.rows:
             empty = (0, 0, 0, self.rows - size)

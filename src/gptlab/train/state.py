@@ -1,11 +1,10 @@
-"""Everything that decides how a run goes on: gathered for a checkpoint, and taken up from one."""
+"""Everything that decides how a run continues: collected for a checkpoint and restored from one."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from gptlab.errors import CheckpointError
 from gptlab.machine.random_states import random_state, restore_random_state
@@ -15,22 +14,22 @@ from gptlab.parsing import typed
 from gptlab.runs.checkpoint import Checkpoint
 from gptlab.train.budget import Budget
 from gptlab.train.guard import Guard
-from gptlab.train.optim import load_optimizer_state, optimizer_state
+from gptlab.train.optim import load_optimizer_state
 from gptlab.train.skip import Skipping
 
 
 @dataclass
 class State:
-    """Where a run stands; the rates and the order of the data are functions of it.
+    """The state of a run, on which its learning rates and the order of its data depend.
 
     Args:
         model: the weights.
         optimizer: over the model's parameters.
-        scaler: of float16.
-        guard: what is known of the losses.
-        budget: how long the run goes on.
+        scaler: float16's loss scaling.
+        guard: watches the losses.
+        budget: how long the run lasts.
         batches: the order of the data, with its skip list.
-        identity: what a checkpoint says of the model, its tokenizer and its data; all must be the same.
+        identity: describes the model, tokenizer and data; a checkpoint to restore must have the same.
         context: tokens of a sequence.
         world: the processes.
     """
@@ -54,16 +53,8 @@ class State:
         """Samples consumed so far."""
         return self.tokens // self.context
 
-    def model_tensors(self) -> Mapping[str, Tensor]:
-        """Return the parameters."""
-        return self.model.state_dict()
-
-    def optimizer_tensors(self) -> Mapping[str, Tensor]:
-        """Return the optimizer's tensors."""
-        return optimizer_state(self.optimizer, self.model)
-
     def facts(self) -> dict[str, Any]:
-        """Return all that is no tensor, as JSON."""
+        """Return everything but the tensors, as JSON."""
         return {
             "version": 1,
             "step": self.step,
@@ -83,38 +74,35 @@ class State:
         """Refuse a checkpoint of another model, tokenizer or data.
 
         Raises:
-            CheckpointError: it is one.
+            CheckpointError: one of them differs.
         """
         for key, value in self.identity.items():
             if found.state.get(key) != value:
                 name, saved, wanted = _first_difference(key, found.state.get(key), value)
                 raise CheckpointError(
                     f"{found.folder}: its {name} is {saved}, the recipe's is {wanted}; "
-                    "continue with the run's own config.toml, or choose another --out"
+                    "continue with the run's own config.toml or choose another --out"
                 )
 
-    def take_up(self, found: Checkpoint) -> None:
-        """Go on from a checkpoint, but for the time that was used up to it.
+    def restore(self, found: Checkpoint) -> None:
+        """Continue from a checkpoint; the caller restores the budget.
 
         Raises:
-            CheckpointError: its weights are another model's, or its state is none that a run leaves.
+            CheckpointError: its weights are another model's, or its state is damaged.
         """
         try:
             self.model.load_state_dict(found.model())
         except RuntimeError as error:
-            raise CheckpointError(f"{found.folder}: not this model's weights ({error})") from None
+            raise CheckpointError(f"{found.folder}: its weights do not fit this model ({error})") from None
         self.optimizer.state.clear()
         load_optimizer_state(self.optimizer, self.model, found.optimizer())
         with found.blamed():
-            self._restore(found.state)
-
-    def _restore(self, state: dict[str, Any]) -> None:
-        place = typed(_Place, {item.name: state[item.name] for item in fields(_Place)})
-        restore_random_state(state["random"], self.world.device)
-        if state["scaler"] and self.scaler.is_enabled():
-            self.scaler.load_state_dict(state["scaler"])
-        if "guard" in state:
-            self.guard.restore(state["guard"])
+            place = typed(_Place, {item.name: found.state[item.name] for item in fields(_Place)})
+            restore_random_state(found.state["random"], self.world.device)
+            if found.state["scaler"] and self.scaler.is_enabled():
+                self.scaler.load_state_dict(found.state["scaler"])
+            if "guard" in found.state:
+                self.guard.restore(found.state["guard"])
         self.batches.skip, self.step, self.tokens = place.skip, place.step, place.tokens
         self.best = asdict(place.best) if place.best is not None else None
 
@@ -127,7 +115,7 @@ class _Best:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a checkpoint says that its run stood."""
+    """A run's position, from a checkpoint."""
 
     step: int
     tokens: int

@@ -1,4 +1,4 @@
-"""One update of the weights: gradients over passes, clipping, the optimizer."""
+"""One update of the weights: gradients summed over passes, clipping, the optimizer."""
 
 import math
 import warnings
@@ -27,12 +27,12 @@ from gptlab.train.state import State
 
 
 class Updater:
-    """Makes updates of a model from batches, each process from its share of every batch.
+    """Updates a model; each process computes its share of every batch.
 
     Args:
         state: the model, its optimizer, the training sequences and the processes.
         config: the recipe's [train].
-        dtype: the number format that `config.dtype` stands for here.
+        dtype: the number format that `config.dtype` means on this device.
     """
 
     def __init__(self, state: State, config: TrainConfig, dtype: DTypeName) -> None:
@@ -46,7 +46,7 @@ class Updater:
             self._inner.compile_as("whole" if world.size == 1 else "parts")
         if world.size > 1:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # the newer name is not known to torch 2.11
+                warnings.simplefilter("ignore", FutureWarning)  # torch 2.11 lacks the newer name
                 self.objective = DistributedDataParallel(
                     self.objective, broadcast_buffers=False, gradient_as_bucket_view=True
                 )
@@ -66,7 +66,7 @@ class Updater:
         )
 
     def prepare(self, say: Callable[[str], None]) -> None:
-        """Make a pass that does not count, to learn what memory holds and whether the compiler works here.
+        """Make trial passes, to find out what fits in memory and whether the compiler works.
 
         Raises:
             TrainError: not even one sequence fits.
@@ -75,20 +75,20 @@ class Updater:
             self.probe.run(say)
 
     def gradient(self, first: int, stop: Callable[[], bool]) -> Gradient | None:
-        """Gather the gradient of the batch that begins at sample `first`, clipped.
+        """Compute and clip the gradient of the batch that begins at sample `first`.
 
         Args:
             first: samples consumed before it.
-            stop: asked before each pass, alike in all processes.
+            stop: called before each pass; the same in all processes.
 
         Returns:
-            None after a wish to stop: the batch is given up, and will be taken again from its start.
+            The loss and gradient norm; None after a request to stop, as the batch is dropped and later restarted.
         """
         model, scaler = self._state.model, self._state.scaler
         model.train()
         n_token = self._config.batch_tokens
         nats = torch.zeros((), device=self._world.device)
-        # DDP averages over processes; the shares may be unequal, so the sum is what must come out.
+        # DDP averages over processes, but shares may be unequal, so the result must be a sum.
         weight = self._world.size / n_token
         passes = self.slices.of(first)
         for number, request in enumerate(passes, 1):
@@ -100,22 +100,22 @@ class Updater:
         scaler.unscale_(self._state.optimizer)
         bound = self._config.grad_clip if self._config.grad_clip is not None else math.inf
         norm = nn.utils.clip_grad_norm_(model.parameters(), bound).item()
-        # That of one process decides for all: their weights must stay the same.
+        # One process decides for all, as their weights must stay equal.
         total, lost = self._world.sum(nats.item(), not math.isfinite(norm))
         found = Gradient(total / n_token, math.nan if lost else norm)
         scaled = scaler.is_enabled() and not found.finite and scaler.get_scale() > 1
         return replace(found, overflow=scaled and math.isfinite(found.loss))
 
     def update(self, gradient: Gradient) -> None:
-        """Let the weights follow the gradient; stay where it is not finite."""
+        """Update the weights, unless the gradient is not finite."""
         if gradient.finite:
             with self._memory_named():
                 self._state.scaler.step(self._state.optimizer)
-        self._state.scaler.update()  # halves the scale of float16 where the gradient is not finite
+        self._state.scaler.update()  # halves the loss scale if the gradient is not finite
         self.discard()
 
     def discard(self) -> None:
-        """Forget the gradient."""
+        """Drop the gradient."""
         self._state.optimizer.zero_grad(set_to_none=True)
 
     def _to_device(self, tensor: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ class Updater:
     def _backward(self, ids: Tensor, targets: Tensor, weight: float, *, synchronise: bool) -> Tensor:
         objective: nn.Module = self.objective
         ddp = objective if isinstance(objective, DistributedDataParallel) and not synchronise else None
-        # Backward too, in which recomputed blocks attend once more.
+        # For the backward pass too, in which recomputed blocks attend again.
         kernel = kernels.only(self._config.attention_kernel)
         with ddp.no_sync() if ddp is not None else nullcontext(), self._memory_named(), kernel:
             with autocast(self.dtype, self._world.device):
@@ -133,7 +133,7 @@ class Updater:
         return nats.detach()
 
     def _try(self, rows: int) -> None:
-        """Make a pass over rows of nothing in particular."""
+        """Make a trial pass over rows of zeros."""
         ids = torch.zeros(rows, self._state.context, dtype=torch.long, device=self._world.device)
         try:
             self._backward(ids, ids, 1.0, synchronise=False)
@@ -142,10 +142,10 @@ class Updater:
 
     @contextmanager
     def _memory_named(self) -> Generator[None]:
-        """Turn memory that runs out into an error that says what to do.
+        """Turn running out of memory into an error with a remedy.
 
         Raises:
-            TrainError: it did.
+            TrainError: memory ran out.
         """
         try:
             yield
@@ -154,5 +154,5 @@ class Updater:
                 raise
             raise TrainError(
                 f"out of memory with train.micro_batch = {self.slices.rows} sequences of {self._state.context} tokens; "
-                "set a smaller one or auto, or --train.recompute True; the batch in tokens stays the same"
+                "set a smaller one or auto, or --train.recompute True; train.batch_tokens stays the same"
             ) from error

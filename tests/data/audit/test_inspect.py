@@ -155,7 +155,7 @@ def test_memory_is_a_few_bytes_a_document(tmp_path: Path, monkeypatch: pytest.Mo
     inspect(folder)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    # Twelve bytes a document and what sorting them takes; the rest is what is looked at together.
+    # Twelve bytes per document, plus sorting them; the rest is what is counted at a time.
     assert peak < 60 * documents + 3_000_000 < 4 * length * documents
 
 

@@ -33,7 +33,7 @@ def test_punctuation_vanishes_and_words_stay():
         "\N{LEFT DOUBLE QUOTATION MARK}Don\N{RIGHT SINGLE QUOTATION MARK}t\N{HORIZONTAL ELLIPSIS}\N{EM DASH}"
     )
     assert words(f"{typographic} STOP!\N{NO-BREAK SPACE}({string.punctuation}) x-y") == ["dont", "stop", "xy"]
-    # Spaces and line breaks of the same block separate, whatever stands around them in the code table.
+    # The spaces and line breaks in the same Unicode block still separate words.
     assert words("a\u2009b\u2028c\u202fd\u205fe") == ["a", "b", "c", "d", "e"]
     assert words("".join(sorted(TYPOGRAPHIC))) == []
     assert words(b"caf\xc3\xa9 \xff") == ["café", "\ufffd"]

@@ -41,7 +41,7 @@ def make(folder: Path, shards: list[list[str]], ngrams: Ngrams) -> Search:
 
 
 def obvious(texts: list[str], shards: list[list[str]], n: int) -> dict[str, tuple[int, tuple[int, int]]]:
-    """For each n-gram of the texts that stands in a document: in how many, and where the first begins."""
+    """For each n-gram of the texts found: in how many documents, and where the first of them begins."""
 
     def grams(text: str) -> set[str]:
         return {" ".join(words(text)[at : at + n]) for at in range(len(words(text)) - n + 1)}
@@ -89,9 +89,9 @@ def test_what_is_found_by_the_slow_obvious_way(
     folder = tmp_path_factory.mktemp("shards")
     search = make(folder, shards, Ngrams(texts, n))
     with pytest.MonkeyPatch.context() as patch:
-        # However it is cut, in whatever small portions it is read.
+        # However the work is cut, and however little is read at a time.
         patch.setattr(search_module, "STRETCH_TOKENS", stretch)
-        patch.setattr(search_module, "PIECE_TOKENS", piece)
+        patch.setattr(search_module, "CHUNK_TOKENS", piece)
         patch.setattr(search_module, "BLOCK_WORDS", block)
         patch.setattr(shards_module, "_SEARCH_TOKENS", chunk)
         assert found(search, texts, n) == obvious(texts, shards, n)
@@ -112,7 +112,7 @@ def test_a_stretch_may_be_one_document(tmp_path: Path):
 
 
 def test_memory_does_not_grow_with_a_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(search_module, "PIECE_TOKENS", 300)
+    monkeypatch.setattr(search_module, "CHUNK_TOKENS", 300)
     monkeypatch.setattr(search_module, "BLOCK_WORDS", 200)
     search = make(tmp_path, [["a word " * 5_000]], Ngrams(["a word a"], 3))
     blocks = [spelled.size for spelled, _, _ in search._blocks(Stretch(0, 0, 1))]

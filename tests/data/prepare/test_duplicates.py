@@ -14,17 +14,17 @@ from gptlab.data.prepare.duplicates import Copies, repeated
 from gptlab.data.prepare.jobs import DOCUMENT, Job
 from gptlab.data.prepare.prepare import prepare
 from gptlab.data.shards import TOKEN, read_shard
-from gptlab.data.sources import files
+from gptlab.data.sources import json_files
 from gptlab.data.verify import verify
 from gptlab.errors import DataError
 
-# Three in four documents are copies of another, close by and far away.
+# Three in four documents are copies of another, near or far.
 TEXTS = [f"Document {i * i % 100}: {'lorem ipsum ' * (i * i % 13)}" for i in range(400)]
 
 
 @pytest.fixture(autouse=True)
 def small_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "JSONL_PIECE_BYTES", 2_000)
+    monkeypatch.setattr(json_files, "JSONL_PIECE_BYTES", 2_000)
     monkeypatch.setattr(jobs_module, "JOB_BYTES", 5_000)
 
 
@@ -49,7 +49,7 @@ def test_the_first_of_equal_documents_stays(source: Path, tmp_path: Path):
     prepare(source, tmp_path / "all", tokenizer="bytes", workers=1)
     assert len(set(TEXTS)) < len(TEXTS) / 2
     for split in ("train", "val"):
-        # dict.fromkeys keeps the first of equals in its place: the slow, obvious way.
+        # dict.fromkeys keeps the first of equal documents in place: the slow, obvious way.
         assert documents(tmp_path / "out", split) == list(dict.fromkeys(documents(tmp_path / "all", split)))
     everything = documents(tmp_path / "all", "train") + documents(tmp_path / "all", "val")
     lost = len(TEXTS) - len(set(TEXTS))
@@ -82,7 +82,7 @@ def test_the_folder_is_known_by_it(source: Path, tmp_path: Path):
     prepare(source, tmp_path / "out", tokenizer="bytes", workers=1)
     with pytest.raises(DataError, match="deduplicate was None, is now exact; choose another folder"):
         prepare(source, tmp_path / "out", tokenizer="bytes", workers=1, deduplicate="exact")
-    # A folder made before there was this setting is one in which every document stayed.
+    # In a folder made before this setting existed every document stayed.
     raw = json.loads((tmp_path / "out" / MANIFEST).read_text())
     del raw["settings"]["deduplicate"], raw["dropped"]
     (tmp_path / "out" / MANIFEST).write_text(json.dumps(raw))

@@ -8,15 +8,15 @@ from gptlab.data.prepare import prepare as prepare_module
 from gptlab.data.prepare.jobs import Job
 from gptlab.data.prepare.prepare import prepare
 from gptlab.data.sources.files import cut_file
-from gptlab.data.sources.inputs import Here, Input, Source
+from gptlab.data.sources.source import File, Local, Source
 from gptlab.errors import DataError
 
 OPENED = []
 
 
 @dataclass(frozen=True)
-class Remote(Input):
-    """A file that is fetched: a copy of one that is elsewhere."""
+class Remote(File):
+    """A file that is fetched by copying it from elsewhere."""
 
     origin: str
 
@@ -37,12 +37,12 @@ class Remote(Input):
 def remote(tmp_path, monkeypatch):
     """A source of five files that are fetched one by one."""
     OPENED.clear()
-    inputs = []
+    files = []
     for number in range(5):
         path = tmp_path / f"{number}.txt"
         path.write_text(f"file {number} " * 100)
-        inputs.append(Remote(f"file{number}", path.stat().st_size, str(path)))
-    source = Source("remote", "r1", tuple(inputs))
+        files.append(Remote(f"file{number}", path.stat().st_size, str(path)))
+    source = Source("remote", "r1", tuple(files))
     monkeypatch.setattr(prepare_module, "find_source", lambda *_: source)
     return source
 
@@ -55,7 +55,7 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_inputs_are_fetched_in_order_and_let_go(remote, tmp_path, monkeypatch):
+def test_files_are_fetched_in_order_and_deleted(remote, tmp_path, monkeypatch):
     lying = []
     plain = Remote.close
 
@@ -68,7 +68,7 @@ def test_inputs_are_fetched_in_order_and_let_go(remote, tmp_path, monkeypatch):
     assert facts["train"]["documents"] + facts["val"]["documents"] == 5
     assert [f"file{number}" for number in range(5)] == OPENED
     assert len(lying) == 5
-    assert max(lying) <= 2  # the one that is encoded, and the next
+    assert max(lying) <= 2  # the file being encoded, and the next
 
 
 def test_where_it_was_fetched_to_does_not_matter(remote, tmp_path):
@@ -80,8 +80,8 @@ def test_where_it_was_fetched_to_does_not_matter(remote, tmp_path):
 def test_what_is_done_is_not_fetched_again(remote, tmp_path, monkeypatch):
     run(tmp_path / "whole")
     OPENED.clear()
-    third = Remote("broken", remote.inputs[3].bytes, "")
-    broken = Source("remote", "r1", (*remote.inputs[:3], third, remote.inputs[4]))
+    third = Remote("broken", remote.files[3].bytes, "")
+    broken = Source("remote", "r1", (*remote.files[:3], third, remote.files[4]))
     with monkeypatch.context() as patch:
         patch.setattr(prepare_module, "find_source", lambda *_: broken)
         with pytest.raises(DataError, match="file broken: cannot be had"):
@@ -94,7 +94,7 @@ def test_what_is_done_is_not_fetched_again(remote, tmp_path, monkeypatch):
 
 
 def test_only_what_is_wanted_is_fetched(remote, tmp_path):
-    run(tmp_path / "out", max_tokens=remote.inputs[0].bytes - 50)
+    run(tmp_path / "out", max_tokens=remote.files[0].bytes - 50)
     assert OPENED == ["file0"]
     OPENED.clear()
     run(tmp_path / "more", max_tokens=1000)
@@ -124,8 +124,8 @@ def test_nothing_is_fetched_where_an_earlier_run_got_far_enough(remote, tmp_path
     assert not OPENED
 
 
-def test_the_next_input_is_fetched_while_this_one_is_encoded(remote, tmp_path, monkeypatch):
-    fetched = {part.key: threading.Event() for part in remote.inputs}
+def test_the_next_file_is_fetched_while_this_one_is_encoded(remote, tmp_path, monkeypatch):
+    fetched = {file.key: threading.Event() for file in remote.files}
     open_, encode = Remote.open, Job.encode
 
     def opened(self, folder):
@@ -143,14 +143,14 @@ def test_the_next_input_is_fetched_while_this_one_is_encoded(remote, tmp_path, m
 
 
 def test_a_source_that_holds_more_than_was_thought_is_read_on(remote, tmp_path, monkeypatch):
-    poor = Source("remote", "r1", tuple(Remote(part.key, 10**6, part.origin) for part in remote.inputs))
+    poor = Source("remote", "r1", tuple(Remote(file.key, 10**6, file.origin) for file in remote.files))
     monkeypatch.setattr(prepare_module, "find_source", lambda *_: poor)
     facts = run(tmp_path / "out", max_tokens=2500, val_tokens=100)
     assert facts["train"]["tokens"] + facts["val"]["tokens"] == 2500
     assert OPENED[:3] == ["file0", "file1", "file2"]
 
 
-def test_a_part_fetches_its_own_inputs_only(remote, tmp_path):
+def test_a_part_fetches_only_its_own_files(remote, tmp_path):
     run(tmp_path / "whole")
     OPENED.clear()
     run(tmp_path / "out", part="1/5")
@@ -165,12 +165,12 @@ def test_files_that_are_here_share_jobs(tmp_path):
     for number in range(30):
         (tmp_path / f"{number}.txt").write_text("x")
     pieces = [piece for path in sorted(tmp_path.iterdir()) for piece in cut_file(path, None)]
-    part = Here.of(pieces)
+    part = Local.of(pieces)
     assert (part.bytes, len(part.open(tmp_path))) == (30, 30)
-    assert Here.of(pieces).key == part.key
+    assert Local.of(pieces).key == part.key
     (tmp_path / "3.txt").write_text("changed")
     changed = [piece for path in sorted(tmp_path.iterdir()) for piece in cut_file(path, None)]
-    assert Here.of(changed).key != part.key
+    assert Local.of(changed).key != part.key
 
 
 def test_two_at_once_are_refused(remote, tmp_path, monkeypatch):
@@ -200,7 +200,7 @@ def test_a_disk_that_fills_up_on_the_way_is_a_clear_stop(remote, tmp_path, monke
     free = iter([10**9, 10**9, 10**9, 10])
     with monkeypatch.context() as patch:
         patch.setattr("shutil.disk_usage", lambda _: usage(0, 0, next(free, 10)))
-        with pytest.raises(DataError, match=r"out: about .*B are needed, 10B are free; make room"):
+        with pytest.raises(DataError, match=r"out: needs about .*B, but only 10B are free; make room"):
             run(tmp_path / "out")
     done = len(list((tmp_path / "out" / ".partial").glob("*.npy")))
     assert done >= 2

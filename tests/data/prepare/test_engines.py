@@ -10,13 +10,13 @@ import gptlab
 from gptlab.data.prepare import jobs as jobs_module
 from gptlab.data.prepare.engines import ENGINES
 from gptlab.data.prepare.prepare import prepare
-from gptlab.data.sources import files
+from gptlab.data.sources import json_files
 from gptlab.errors import DataError
 
 
 @pytest.fixture
 def source(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "JSONL_PIECE_BYTES", 20_000)
+    monkeypatch.setattr(json_files, "JSONL_PIECE_BYTES", 20_000)
     monkeypatch.setattr(jobs_module, "JOB_BYTES", 20_000)
     folder = tmp_path / "source"
     folder.mkdir()
@@ -29,22 +29,22 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-# In a process of its own: Ray ends its driver when its cluster fails, and leaves threads behind when it does not.
+# In its own process: Ray kills its driver if the cluster fails, and leaves threads behind if it does not.
 SCRIPT = """
 import os, signal, sys
 from pathlib import Path
 import ray
 from gptlab.cli import main
 from gptlab.data.prepare import engines, jobs
-from gptlab.data.sources import files
-files.JSONL_PIECE_BYTES = jobs.JOB_BYTES = 20_000
+from gptlab.data.sources import json_files
+json_files.JSONL_PIECE_BYTES = jobs.JOB_BYTES = 20_000
 killed, plain = Path(sys.argv[1]), engines._encode
 def dies_once(job, encoder, folder):
     if not killed.exists():
         killed.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     plain(job, encoder, folder)
-engines._encode = dies_once  # which the tasks carry along
+engines._encode = dies_once  # Ray sends it along with the tasks
 ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
 sys.exit(main(["data", "prepare", sys.argv[2], sys.argv[3], "--tokenizer", "bytes", "--engine", "ray"]))
 """
@@ -69,7 +69,7 @@ def test_a_ray_cluster_loses_a_worker_and_makes_the_same_bytes(source, tmp_path)
 @pytest.mark.slow
 def test_the_error_of_a_task_arrives_whole(source, tmp_path):
     (source / "05.txt").write_bytes(b"\xff\xfe\xfd")
-    (tmp_path / "killed").touch()  # none this time
+    (tmp_path / "killed").touch()  # no kill this time
     done = on_ray(source, tmp_path)
     assert done.returncode == 1
     assert re.search(r"gptlab data prepare: file .*05\.txt: byte 0 is not UTF-8", done.stderr)

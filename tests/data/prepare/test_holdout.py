@@ -1,4 +1,4 @@
-"""Of few documents, too, about as much validates as was asked for."""
+"""Even with few documents, about as much text is held out as was asked for."""
 
 import json
 from collections import Counter
@@ -25,7 +25,7 @@ WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog"]
 
 
 def text(seed: str, size: int) -> str:
-    """Make a text of so many letters, another one for each seed."""
+    """Make a text of this many letters, different for each seed."""
     chosen = np.random.default_rng(list(seed.encode())).choice(WORDS, size)
     return f"{seed}: {' '.join(chosen)}"[:size]
 
@@ -47,7 +47,7 @@ def command(source: Path, out: Path, **flags: Any) -> dict[str, Any]:
 
 
 def put_together(folder: Path, texts: list[str]) -> None:
-    """Check that every text is in one split, or its beginning in train and its end in val, and no more than one."""
+    """Check that every text is in one split, except at most one whose beginning is in train and whose end is in val."""
     train, val = Counter(documents_of(folder, "train")), Counter(documents_of(folder, "val"))
     assert train
     assert val
@@ -82,7 +82,8 @@ def test_a_large_and_a_small_file_give_what_was_asked_for(large: int, tmp_path: 
         assert documents_of(out, "val") == [last[-1000:]]
         assert Manifest.load(out).validation == (
             f"documents whose hash is below {document_hash(last):#018x}, and the last 1,000 tokens of the one "
-            "with that hash, whose beginning trains: few documents in order of hash, until there were 1,000 tokens"
+            "with that hash, whose beginning trains: documents in order of hash until there were 1,000 tokens, as "
+            "there are few"
         )
 
 
@@ -107,7 +108,7 @@ def test_of_any_few_documents_about_what_was_asked_for_validates(
         written(folder / "source", texts), folder / "out", tokenizer="bytes", workers=1, val_tokens=asked
     )
     held_out = sum(map(len, documents_of(folder / "out", "val")))
-    # A letter more or less for each end-of-text.
+    # Within one letter for each end-of-text.
     assert asked / 1.5 - len(texts) <= held_out <= 1.5 * asked + 2
     assert facts["train"]["tokens"] > 0
     put_together(folder / "out", texts)
@@ -123,7 +124,7 @@ TABLES = st.lists(
 def test_the_order_of_documents_and_their_jobs_do_not_matter(
     rows: list[list[tuple[int, int]]], data: st.DataObject
 ):
-    # Hashes that are close by, so that documents share their bin, and equal ones are of equal length.
+    # Close hashes, so that documents share bins; equal hashes have equal lengths.
     length = {hash_: tokens for job in rows for hash_, tokens in job}
     together = [(hash_ << (58 if hash_ % 3 else 40), length[hash_]) for job in rows for hash_, _ in job]
     hashes = sorted({hash_ for hash_, _ in together})
@@ -148,7 +149,7 @@ def test_the_order_of_documents_and_their_jobs_do_not_matter(
         part == 0 or part == whole or whole - part >= 2
         for part, whole in zip(tokens, table["tokens"], strict=True)
     )
-    # One more or less for each of equal documents, and one that is not worth a cut.
+    # Within one for each of the equal documents, and one too short to cut.
     most = max(Counter(hash_ for hash_, _ in together).values())
     assert asked / 1.5 - most <= tokens.sum() <= 1.5 * asked + 2 * most
 
@@ -160,7 +161,7 @@ def test_many_documents_are_left_to_the_threshold():
     table["tokens"] = generator.lognormal(6, 1, table.size) + 2
     total = int(table["tokens"].sum())
     for tokens in (None, total // 100, total // 20):
-        # Estimates that are far off do not matter either.
+        # Bad estimates do not matter either.
         for estimate in (total, total // 3, total * 3):
             fraction = (tokens or total // 100) / total
             asked = Asked(
@@ -201,8 +202,7 @@ def test_parts_and_workers_give_the_bytes_of_one_machine(tmp_path: Path, monkeyp
     )
     assert one == two == parts
     assert (
-        "few documents in order of hash, until there were 700 tokens"
-        in Manifest.load(tmp_path / "one").validation
+        "documents in order of hash until there were 700 tokens" in Manifest.load(tmp_path / "one").validation
     )
 
 
@@ -212,7 +212,7 @@ def test_of_a_part_no_more_validates_than_of_the_whole(max_tokens: int, tmp_path
     source = written(tmp_path / "source", texts)
     facts = command(source, tmp_path / "out", val_tokens=1_000, max_tokens=max_tokens)
     assert 0 < facts["val"]["tokens"] <= 1_001
-    # The end of an only document has an end-of-text besides.
+    # If there is only one document, its end gets an end-of-text as well.
     only = max_tokens < 20_000
     assert facts["train"]["tokens"] + facts["val"]["tokens"] == max_tokens + only
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from gptlab.data.load_tokenizer import load_tokenizer
-from gptlab.data.prepare.jobs import cut_jobs, document_hash, recorded, run_jobs
-from gptlab.data.sources.files import Piece
+from gptlab.data.prepare.engines import processes
+from gptlab.data.prepare.jobs import cut_jobs, document_hash, recorded
+from gptlab.data.sources.piece import Piece
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import DataError
 
@@ -18,7 +19,7 @@ END = 256
 
 @dataclass(frozen=True)
 class Words(Piece):
-    """Its path, word by word."""
+    """Yields the words of its path."""
 
     def documents(self) -> Iterator[str]:
         yield from self.path.split()
@@ -26,7 +27,7 @@ class Words(Piece):
 
 @dataclass(frozen=True)
 class Crash(Piece):
-    """Ends the process that reads it."""
+    """Kills the process that reads it."""
 
     def documents(self) -> Iterator[str]:
         if multiprocessing.parent_process() is not None:
@@ -99,7 +100,7 @@ def test_processes_leave_the_same_files_as_one(tokenizer: Tokenizer, tmp_path: P
     for workers in (1, 2):
         folder = tmp_path / str(workers)
         folder.mkdir()
-        done = list(run_jobs(jobs, tokenizer, folder, workers))
+        done = list(processes(jobs, tokenizer, folder, workers))
         assert sorted(job.key for job in done) == sorted(job.key for job in jobs)
         contents.append({path.name: path.read_bytes() for path in folder.iterdir()})
     assert contents[0] == contents[1]
@@ -109,16 +110,16 @@ def test_processes_leave_the_same_files_as_one(tokenizer: Tokenizer, tmp_path: P
 def test_a_worker_that_dies_is_reported(tokenizer: Tokenizer, tmp_path: Path):
     jobs = cut_jobs([*words("a", "b"), Crash("", "", 5_000_000)], tokenizer, None)
     with pytest.raises(DataError, match=r"a worker process ended abruptly.*fewer workers"):
-        list(run_jobs(jobs, tokenizer, tmp_path, 2))
+        list(processes(jobs, tokenizer, tmp_path, 2))
 
 
 def test_an_error_in_a_worker_arrives_whole(tokenizer: Tokenizer, tmp_path: Path):
-    from gptlab.data.sources.files import TextPiece
+    from gptlab.data.sources.text_files import TextPiece
 
     jobs = cut_jobs([*words("a"), TextPiece(str(tmp_path / "bad.txt"), "", 9_000_000)], tokenizer, None)
     (tmp_path / "bad.txt").write_bytes(b"\xff")
     with pytest.raises(DataError, match=r"bad\.txt: byte 0 is not UTF-8"):
-        list(run_jobs(jobs, tokenizer, tmp_path, 2))
+        list(processes(jobs, tokenizer, tmp_path, 2))
 
 
 def test_document_hashes_are_even():
@@ -135,7 +136,7 @@ def test_a_jobs_damaged_files_are_named(tokenizer: Tokenizer, tmp_path: Path):
     whole = documents.read_bytes()
     for broken in (b"", whole[:20], whole[:-8], whole.replace(b"<u8", b"<f8"), whole[:-1] + b"\xff"):
         documents.write_bytes(broken)
-        with pytest.raises(DataError, match=f"{documents.name}: it is damaged; delete it and its neighbour"):
+        with pytest.raises(DataError, match=f"{documents.name}: it is damaged; delete it and the other file"):
             job.documents(tmp_path)
     documents.write_bytes(whole)
     assert job.checked_tokens(tmp_path, tokenizer.vocab_size).size == 6

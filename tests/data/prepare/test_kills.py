@@ -1,4 +1,4 @@
-"""Preparation under SIGKILL, as a whole process group, at random moments of all its phases."""
+"""Preparation with its process group killed by SIGKILL at random moments of all phases."""
 
 import json
 import os
@@ -14,13 +14,13 @@ import pytest
 
 from gptlab.data.manifest import MANIFEST, Manifest
 
-# Small jobs and small shards, so that there are many moments at which something can go wrong.
+# Small jobs and small shards, for many moments at which something can go wrong.
 SCRIPT = """
 import sys
 from gptlab import cli
-from gptlab.data.sources import files
+from gptlab.data.sources import json_files
 from gptlab.data.prepare import jobs, prepare
-files.JSONL_PIECE_BYTES, jobs.JOB_BYTES = 50_000, 100_000
+json_files.JSONL_PIECE_BYTES, jobs.JOB_BYTES = 50_000, 100_000
 prepare.prepare.__kwdefaults__["shard_tokens"] = 200_000
 if __name__ == "__main__":
     sys.exit(cli.main(sys.argv[1:]))
@@ -32,7 +32,7 @@ def hashes(out):
 
 
 def phase(out):
-    """How far a preparation had come when it was killed."""
+    """How far a preparation got before it was killed."""
     if (out / MANIFEST).exists():
         return "done"
     if any(out.glob("*.bin")) or any(out.glob(".*.bin.*")):
@@ -40,7 +40,7 @@ def phase(out):
     return "encoding" if any(out.glob(".partial/*")) else "starting"
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.long)])
 def test_shards_are_the_same_after_any_number_of_kills(kills, tmp_path):
     draw = random.Random(kills)
     words = [f"word{number}" for number in range(500)]
@@ -72,7 +72,7 @@ def test_shards_are_the_same_after_any_number_of_kills(kills, tmp_path):
             process.communicate()
             phases[phase(out)] += 1
         else:
-            # Done before its time: the next one begins anew, so that there is work to be killed in.
+            # Finished before the kill: start from scratch, so that there is work to interrupt.
             assert process.returncode == 0, said
             assert hashes(out) == hashes(tmp_path / "whole")
             shutil.rmtree(out)

@@ -20,7 +20,7 @@ from gptlab.data.prepare import prepare as prepare_module
 from gptlab.data.prepare.jobs import Job, document_hash
 from gptlab.data.prepare.prepare import prepare
 from gptlab.data.shards import read_shard
-from gptlab.data.sources import files
+from gptlab.data.sources import json_files
 from gptlab.data.sources.files import cut_file
 from gptlab.data.train_tokenizer import train_tokenizer
 from gptlab.data.verify import verify
@@ -31,7 +31,7 @@ TEXTS = [f"Document {i}: {'lorem ipsum ' * (i % 13)}\U0001f642<|endoftext|>" for
 
 @pytest.fixture(autouse=True)
 def small_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "JSONL_PIECE_BYTES", 2_000)
+    monkeypatch.setattr(json_files, "JSONL_PIECE_BYTES", 2_000)
     monkeypatch.setattr(jobs_module, "JOB_BYTES", 5_000)
 
 
@@ -218,7 +218,7 @@ def test_other_arguments_are_refused_by_name(
     arguments: dict[str, Any], complaint: str, source: Path, tmp_path: Path
 ):
     prepare(source, tmp_path / "out", tokenizer="bytes", workers=1)
-    with pytest.raises(DataError, match=rf"is prepared already, but {complaint}; choose another folder"):
+    with pytest.raises(DataError, match=rf"is already prepared, but {complaint}; choose another folder"):
         prepare(source, tmp_path / "out", tokenizer="bytes", workers=1, **arguments)
 
 
@@ -298,7 +298,7 @@ def test_a_kill_costs_little_and_changes_nothing(tmp_path: Path):
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    # The workers have the killed process's session, and must not outlive it.
+    # The workers share the killed process's session, and must not outlive it.
     while group_lives(process.pid):
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -333,7 +333,7 @@ def test_an_interrupted_writing_of_shards_is_done_over(
             prepare(source, out, tokenizer="bytes", workers=1, shard_tokens=1_000)
     assert len(list(out.glob("*.bin"))) > 5
     assert not (out / MANIFEST).exists()
-    # Other shards this time: none of the first ones may stay behind.
+    # Other shards this time: none of the first may be left.
     prepare(source, out, tokenizer="bytes", workers=1)
     verify(out)
     assert len(list(out.glob("*.bin"))) == 2
@@ -373,7 +373,7 @@ def test_arguments_that_cannot_be_are_refused(
     [
         ("\n\n", "holds no documents"),
         ('{"text": ""}\n', "holds no documents"),
-        ('{"text": "same"}\n' * 3, "its 3 documents are all the same, so none can validate"),
+        ('{"text": "same"}\n' * 3, "its 3 documents are all the same, so none can be held out"),
         ('{"text": ""}\n{"text": "ab"}\n', "is one document of 3 tokens; 2 for validation leave nothing"),
     ],
 )
@@ -393,7 +393,9 @@ def test_sources_too_poor_to_split_are_refused(content: str, complaint: str, tmp
 def test_a_full_disk_is_foreseen(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 10, 50_000))
-    with pytest.raises(DataError, match=r"about 1\d\dkB are needed, 50kB are free; make room.*--max-tokens"):
+    with pytest.raises(
+        DataError, match=r"needs about 1\d\dkB, but only 50kB are free; make room.*--max-tokens"
+    ):
         prepare(source, tmp_path / "out", tokenizer="bytes", workers=1)
     prepare(source, tmp_path / "out", tokenizer="bytes", workers=1, max_tokens=10_000)
 
@@ -403,7 +405,7 @@ def test_a_disk_that_fills_up_is_one_line(source: Path, tmp_path: Path, monkeypa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(jobs_module.np, "save", full)
-    with pytest.raises(DataError, match=r"out: No space left on device; mend it and run again"):
+    with pytest.raises(DataError, match=r"out: No space left on device; fix it and run again"):
         prepare(source, tmp_path / "out", tokenizer="bytes", workers=1)
     assert not [path for path in (tmp_path / "out").rglob("*") if path.suffix == ".aside"]
 

@@ -1,4 +1,4 @@
-"""Which documents validate is a matter of their text and of the whole source's size, and of nothing else."""
+"""The documents held out depend only on their text and on the size of the whole source."""
 
 import json
 from itertools import pairwise
@@ -73,7 +73,9 @@ def test_of_any_part_the_same_documents_validate(
 def test_for_any_number_of_workers_the_same_documents_validate(
     held_out: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("gptlab.data.prepare.jobs.JOB_BYTES", 2_000)  # so that there is work for all of them
+    monkeypatch.setattr(
+        "gptlab.data.prepare.jobs.JOB_BYTES", 2_000
+    )  # so that all workers have something to do
     for workers in (2, 3):
         _, val = prepared(tmp_path / str(workers), TEXTS, [30, 60, 90], workers=workers)
         assert set(val) == held_out

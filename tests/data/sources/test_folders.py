@@ -1,4 +1,4 @@
-"""What of a folder is read, what is passed over with a word, and how its state is known, through the command."""
+"""Which files of a folder are read, which are passed over, and its revision, tested through the command."""
 
 import gzip
 import hashlib
@@ -16,7 +16,7 @@ from small_folder import documents_of
 from gptlab import cli
 from gptlab.data.manifest import MANIFEST, Manifest
 from gptlab.data.prepare.prepare import prepare
-from gptlab.data.sources import files, folders
+from gptlab.data.sources import folders, json_files
 from gptlab.data.sources.table import documents, find_source
 
 
@@ -39,7 +39,7 @@ def written(folder: Path, contents: dict[str, bytes]) -> Path:
 
 
 def prepared(source: Path, out: Path) -> list[str]:
-    """Prepare a folder by the command and return its documents, sorted."""
+    """Prepare a folder with the command and return its documents, sorted."""
     assert command(source, out) == 0
     return sorted(documents_of(out, "train") + documents_of(out, "val"))
 
@@ -110,7 +110,7 @@ def test_linked_files_and_folders_are_read_once_and_cycles_end(tmp_path: Path, c
     assert prepared(source, tmp_path / "out") == sorted(["one", "own", "single", "sub own", "two"])
     said = capsys.readouterr().err
     assert "6 link(s) to what is read already or to a folder above, 1 link(s) that lead nowhere" in said
-    # What lies in the folder itself keeps its name, whatever leads to it as well.
+    # A file in the folder itself keeps its name, even if links lead to it.
     names = [path.relative_to(source).as_posix() for path in folders.list_files(source, None)[0]]
     assert names == ["a_file.txt", "a_link/deep/two.txt", "a_link/one.txt", "own.txt", "sub/own.txt"]
 
@@ -153,7 +153,7 @@ def test_what_is_passed_over_is_named_in_one_line(tmp_path: Path, capsys: Any):
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b'{"text": "cut off', "the file ends within it"), (b'[{"text": "a"}', "the file ends within it")],
+    [(b'{"text": "cut off', "the file ends inside it"), (b'[{"text": "a"}', "the file ends inside it")],
 )
 def test_a_broken_json_is_not_passed_over(tmp_path: Path, capsys: Any, content: bytes, said: str):
     source = written(tmp_path / "source", {"a.txt": b"a text", "b.txt": b"b", "c.json": content})
@@ -164,8 +164,8 @@ def test_a_broken_json_is_not_passed_over(tmp_path: Path, capsys: Any, content: 
 
 
 def test_one_long_object_is_a_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(files, "LOOK_BYTES", 1000)
-    monkeypatch.setattr(files, "CHUNK_BYTES", 100)
+    monkeypatch.setattr(json_files, "LOOK_BYTES", 1000)
+    monkeypatch.setattr(json_files, "CHUNK_BYTES", 100)
     long = json.dumps([{"text": "x" * 5000}]).encode()
     source = written(tmp_path / "source", {"a.txt": b"a text", "c.json": long})
     assert [len(text) for text in documents(source)] == [6, 5000]
@@ -222,7 +222,7 @@ def test_a_folder_that_cannot_be_read_is_no_empty_one(
 
     monkeypatch.setattr(os, "scandir", refused)
     assert command(source, tmp_path / "out") == 1
-    assert "locked: cannot be read (Permission denied); mend it" in capsys.readouterr().err
+    assert "locked: cannot be read (Permission denied); fix it" in capsys.readouterr().err
 
 
 def test_an_edit_that_keeps_the_size_is_another_source(tmp_path: Path, capsys: Any):
@@ -316,10 +316,10 @@ def test_zstd_with_too_long_a_window_says_how_to_unpack_it(tmp_path: Path, capsy
     assert command(path, tmp_path / "out") == 1
     [line] = capsys.readouterr().err.splitlines()
     assert (
-        "window of over 128 MiB (zstd --long=28 or more), which is not read here; unpack it with: zstd -d"
+        "window over 128 MiB (zstd --long=28 or more), which gptlab cannot read; decompress it with: zstd -d"
         in line
     )
-    subprocess.run(line.partition("unpack it with: ")[2].split(), check=True, capture_output=True)
+    subprocess.run(line.partition("decompress it with: ")[2].split(), check=True, capture_output=True)
     assert list(documents(path.with_suffix(""))) == ["a text", "another"]
 
 
@@ -328,7 +328,7 @@ def pack_long(folder: Path, window: int) -> Path:
         pytest.skip("needs the zstd program")
     path = folder / "a.jsonl.zst"
     with path.open("wb") as file:
-        # From a pipe, as the window of a file of known size is never longer than the file.
+        # From a pipe: for a file of known size, zstd's window is never longer than the file.
         subprocess.run(
             ["zstd", "-q", f"--long={window}", "-c"], input=rows("a text", "another"), stdout=file, check=True
         )

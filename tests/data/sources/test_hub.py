@@ -17,7 +17,7 @@ LARGE, SMALL = "data/a b/large.parquet", "small.jsonl"
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
-    """A hub with a large file and a small one, and some more that only fill pages."""
+    """A hub with a large file, a small file, and others that fill pages of the listing."""
     for name in (LARGE, SMALL, *(f"other/{number}.txt" for number in range(5))):
         path = tmp_path / "hub" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,7 +28,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Waits that are noted instead of waited for."""
+    """Records the waits instead of waiting."""
     noted: list[float] = []
     monkeypatch.setattr(time, "sleep", noted.append)
     return noted
@@ -107,13 +107,13 @@ def test_a_busy_hub_is_waited_for_as_it_says(kind: str, hub: LocalHub, tmp_path:
 def test_a_hub_that_stays_busy_is_left(hub: LocalHub, waits: list[float]):
     hub.busy["api"] = [(503, "")] * 99
     with pytest.raises(
-        DataError, match="hf:owner/name: the hub answers with status 503; run again later, what"
+        DataError, match="hf:owner/name: the hub answers with status 503; run again later, finished"
     ):
         Repository.find("owner/name")
     assert waits == list(hub_module.WAITS_S)
     hub.busy["api"] = [(429, "100000")]
     with pytest.raises(
-        DataError, match="hf:owner/name: the hub asks to wait for 1d03h; run again then, what"
+        DataError, match="hf:owner/name: the hub asks us to wait for 1d03h; run again then, finished"
     ):
         Repository.find("owner/name")
     assert len(waits) == len(hub_module.WAITS_S)
@@ -163,12 +163,12 @@ def test_what_there_is_not_is_one_line(hub: LocalHub, tmp_path: Path):
         Repository.find("owner/other")
     with pytest.raises(DataError, match="hf:owner/name@v2: the hub has no such revision; name a branch"):
         Repository.find("owner/name", "v2")
-    with pytest.raises(DataError, match="hf:a/b/c: is no name of a data set; write hf:OWNER/NAME"):
+    with pytest.raises(DataError, match="hf:a/b/c: is not the name of a data set; write hf:OWNER/NAME"):
         Repository.find("a/b/c")
     file = file_of(LARGE)
     (hub.folder / LARGE).unlink()
     with pytest.raises(
-        DataError, match=r"hf:owner/name@c{12}:data/a b/large\.parquet: the hub has no such file"
+        DataError, match=r"hf:owner/name@c{12}:data/a b/large\.parquet: the hub no longer has this file"
     ):
         Repository.find("owner/name").download(file, tmp_path / "to")
 
@@ -185,7 +185,7 @@ def test_a_token_opens_what_is_private(hub: LocalHub, tmp_path: Path, monkeypatc
     ):
         Repository.find("owner/name")
     monkeypatch.setenv("HF_TOKEN", "good")
-    # The server would not have the token sent to the other host, from where large files come.
+    # The token must not be sent to the other host that serves large files.
     assert bring(LARGE, tmp_path / "to").exists()
     hub.gated = False
     hub.busy["api"] = [(403, "")]
@@ -198,7 +198,9 @@ def test_a_token_opens_what_is_private(hub: LocalHub, tmp_path: Path, monkeypatc
 @pytest.mark.parametrize("name", [LARGE, SMALL])
 def test_what_arrives_is_held_against_the_listing(name: str, hub: LocalHub, tmp_path: Path):
     hub.corrupt = {name}
-    with pytest.raises(DataError, match=rf"{name}: its hash is not the one that the hub lists; run again to"):
+    with pytest.raises(
+        DataError, match=rf"{name}: its hash differs from the one the hub lists; run again to"
+    ):
         bring(name, tmp_path / "to")
     hub.corrupt, hub.short = set(), {name}
     with pytest.raises(DataError, match=rf"{name}: [\d,]+ bytes arrived, the hub lists [\d,]+; run again"):

@@ -41,7 +41,7 @@ def texts_of(name: str) -> list[str]:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
-    """A hub with a data set of four files to train on and one to validate."""
+    """A hub with a data set of four training files and one validation file."""
     for name in FILES:
         write(tmp_path / "hub" / name, texts_of(name))
     write(tmp_path / "hub" / "data" / "validation-00000-of-00001.parquet", ["held out"])
@@ -117,7 +117,7 @@ def test_room_for_two_files_is_asked_for(hub: LocalHub, tmp_path: Path, monkeypa
     source = find_source(NAME)
     run(tmp_path / "out")
     largest = max((hub.folder / name).stat().st_size for name in FILES)
-    # Less a few notes of its own that lie there by then.
+    # Minus a few small files that prepare has written by then.
     assert asked == [pytest.approx(2 * 2 * source.bytes + 2 * largest, abs=200)]
 
 
@@ -126,12 +126,12 @@ def test_a_preparation_keeps_to_the_commit_it_began_with(hub: LocalHub, tmp_path
     hub.past[COMMIT] = hub.folder
     out = tmp_path / "out"
     hub.corrupt = {FILES[2]}
-    with pytest.raises(DataError, match=rf"{FILES[2]}: its hash is not the one that the hub lists"):
+    with pytest.raises(DataError, match=rf"{FILES[2]}: its hash differs from the one the hub lists"):
         run(out)
     assert not (out / MANIFEST).exists()
     hub.corrupt = set()
     hub.sent.clear()
-    # The data set moves on: another text, and one file less.
+    # The data set changes: one text is different, one file is gone.
     hub.commit, hub.folder = LATER, tmp_path / "later"
     write(hub.folder / FILES[0], ["another text", "and one more"])
     run(out)
@@ -158,7 +158,7 @@ def test_what_is_finished_needs_no_network(hub: LocalHub, tmp_path: Path, monkey
         patch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
         assert run(out)["already_prepared"] is True
         with pytest.raises(
-            DataError, match="is prepared already, but text_column was None, is now text; choose"
+            DataError, match="is already prepared, but text_column was None, is now text; choose"
         ):
             run(out, text_column="text")
         (out / "train_000000.bin").write_bytes(b"")
@@ -201,7 +201,7 @@ def test_documents_are_read_without_a_folder(hub: LocalHub):
 @pytest.mark.parametrize(
     ("name", "complaint"),
     [
-        (f"{NAME}:nothing/*", r'nothing is "nothing/\*"; gptlab reads \.txt, .*, choose a path$'),
+        (f"{NAME}:nothing/*", r'no file matches "nothing/\*"; gptlab reads \.txt, .*, choose a path$'),
         (f"{NAME}:README.md", r'"README\.md" holds README\.md; gptlab reads'),
         ("hf:owner", r'source "hf:owner": must be hf:OWNER/NAME\[@REVISION\]\[:CONFIGURATION_OR_PATH\]'),
         ("hf:owner/other", "hf:owner/other: the hub has no such data set"),
@@ -229,15 +229,15 @@ def test_one_kind_of_file_is_read_where_there_are_several(
     hub: LocalHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     (hub.folder / "train.txt").write_text("the same text again")
-    assert [part.bytes > 0 for part in find_source(NAME).inputs] == [True] * 4
+    assert [file.bytes > 0 for file in find_source(NAME).files] == [True] * 4
     assert "left out: validation, 1 file(s) that are not .parquet" in capsys.readouterr().err
 
 
 def test_what_describes_a_repository_is_not_its_text(hub: LocalHub, tmp_path: Path):
-    before = [part.file.path for part in find_source(NAME).inputs if isinstance(part, Remote)]
+    before = [file.file.path for file in find_source(NAME).files if isinstance(file, Remote)]
     for name in ("dataset_infos.json", "data/train-notes.ndjson", "data/train-notes.txt.gz"):
         (hub.folder / name).write_text('{"text": "about the data"}')
-    assert [part.file.path for part in find_source(NAME).inputs if isinstance(part, Remote)] == before
+    assert [file.file.path for file in find_source(NAME).files if isinstance(file, Remote)] == before
 
 
 def test_names_are_split():
@@ -333,7 +333,7 @@ def test_the_names_find_the_files_where_their_repositories_have_them(
         if name == "tinyshakespeare":
             hub.branches["refs/convert/parquet"] = LATER
         source = find_source(name)
-    found = [part.file.path for part in source.inputs if isinstance(part, Remote)]
+    found = [file.file.path for file in source.files if isinstance(file, Remote)]
     assert found == (files[chosen] if isinstance(chosen, slice) else chosen)
     assert source.name == name
     assert source.revision.startswith(f"hf:{repository}@{LATER if name == 'tinyshakespeare' else COMMIT}:")
@@ -345,14 +345,14 @@ def test_every_name_is_listed_with_its_size():
     assert all(source["size"] and source["description"] for source in listed)
 
 
-def test_an_inputs_key_names_all_its_jobs_depend_on():
+def test_the_key_of_a_file_names_everything_its_jobs_depend_on():
     here, there = Repository("a/b", COMMIT, {}), Repository("a/b", LATER, {})
     file, other = HubFile("x.jsonl", 10, "", None), HubFile("y.jsonl", 10, "", None)
     made = [(here, file, None), (there, file, None), (here, other, None), (here, file, "text")]
     assert len({Remote.of(*arguments).key for arguments in made}) == 4
 
 
-# Small jobs, so that a kill hits a file in its middle.
+# Small jobs, so that a kill hits a file half-way.
 SCRIPT = """
 import sys
 from gptlab import cli
@@ -400,10 +400,10 @@ def test_kills_cost_little_and_change_nothing(hub: LocalHub, tmp_path: Path):
     sizes = {name: (hub.folder / name).stat().st_size for name in FILES}
     hub.sent.clear()
 
-    # The second file stops in its middle, while the first is tokenized to its end.
+    # The second download stops half-way, while the first file is tokenized to its end.
     hub.blocked[FILES[1]] = threading.Event()
     process = start(out)
-    pieces = find_source(NAME).inputs[0].open(tmp_path / "look")
+    pieces = find_source(NAME).files[0].open(tmp_path / "look")
     first = len(jobs.cut_jobs(pieces, load_tokenizer("bytes"), None))
     hub.sent[FILES[0]] -= sizes[FILES[0]]
     wait_for(lambda: hub.sent[FILES[1]] > 0 and done() == first, process)
@@ -411,7 +411,7 @@ def test_kills_cost_little_and_change_nothing(hub: LocalHub, tmp_path: Path):
     hub.blocked.pop(FILES[1]).set()
     assert hub.sent == {FILES[0]: sizes[FILES[0]], FILES[1]: sizes[FILES[1]] // 2}
 
-    # The third stops, while the second is tokenized, but not to its end.
+    # The third download stops, while the second file is tokenized, but not to its end.
     hub.blocked[FILES[2]] = threading.Event()
     process = start(out)
     wait_for(lambda: done() > first, process)
@@ -424,7 +424,7 @@ def test_kills_cost_little_and_change_nothing(hub: LocalHub, tmp_path: Path):
     assert process.returncode == 0, said
     assert contents(out) == contents(tmp_path / "whole")
     assert hub.sent[FILES[0]] == sizes[FILES[0]]
-    # Of the second file came the half that was killed, the whole, and once more what was killed in its middle.
+    # Half of the second file came before the first kill, all of it after, and perhaps again after the second kill.
     assert hub.sent[FILES[1]] in (sizes[FILES[1]] * 3 // 2, sizes[FILES[1]] * 5 // 2)
     assert hub.sent[FILES[3]] == sizes[FILES[3]]
     assert before >= first

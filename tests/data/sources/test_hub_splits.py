@@ -81,7 +81,7 @@ def test_patterns_mean_what_they_mean_to_datasets(pattern: str, tree: Path):
     except FileNotFoundError:
         expected = []
     expected = sorted(Path(path).relative_to(tree).as_posix() for path in expected)
-    # Datasets leaves READMEs out, which we do not read anyway.
+    # The datasets library leaves out READMEs, which gptlab does not read anyway.
     found = [path for path in chosen(choose({}, pattern, "hf:a/b")) if path != "README.md"]
     assert sorted(found) == expected
 
@@ -158,7 +158,7 @@ def test_the_default_configuration():
     with pytest.raises(DataError, match=r"configurations c0, .*, c11 and 88 more; choose"):
         choose({"configs": many}, "", "hf:a/b")
     with pytest.raises(
-        DataError, match="configuration no train has the splits test, validation, none to train"
+        DataError, match="configuration no train has the splits test, validation but none to train"
     ):
         choose(CARD, "no train", "hf:a/b")
 

@@ -7,14 +7,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gptlab.data.sources import files
-from gptlab.data.sources.files import Piece
+from gptlab.data.sources import json_files, parquet_files
+from gptlab.data.sources.piece import Piece
 from gptlab.data.sources.table import documents, find_source, list_sources
 from gptlab.errors import DataError
 
 
 def pieces(source: str | Path, text_column: str | None = None) -> list[Piece]:
-    return [piece for part in find_source(source, text_column).inputs for piece in part.open(Path())]
+    return [piece for file in find_source(source, text_column).files for piece in file.open(Path())]
 
 
 TEXTS = ["one", "two\nlines", "", "three \U0001f642 <|endoftext|>", "  four ", "five" * 50]
@@ -64,7 +64,7 @@ def test_a_line_of_jsonl_is_a_document(name: str, pack, tmp_path: Path):
 def test_every_line_is_in_exactly_one_piece(
     size: int, ending: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(files, "JSONL_PIECE_BYTES", size)
+    monkeypatch.setattr(json_files, "JSONL_PIECE_BYTES", size)
     path = tmp_path / "a.jsonl"
     path.write_bytes(jsonl(TEXTS).rstrip(b"\n") + ending)
     cut = pieces(path)
@@ -78,7 +78,7 @@ def test_every_line_is_in_exactly_one_piece(
 def test_a_bad_line_is_named_whatever_the_piece(
     size: int, bad: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(files, "JSONL_PIECE_BYTES", size)
+    monkeypatch.setattr(json_files, "JSONL_PIECE_BYTES", size)
     lines = jsonl(TEXTS).splitlines()
     lines[bad] = b"{broken"
     path = tmp_path / "a.jsonl"
@@ -140,14 +140,14 @@ LISTED = [
 def test_a_json_file_is_a_list_or_objects_one_after_the_other(
     content: str, chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    # The mark is looked for in the first chunk.
-    monkeypatch.setattr(files, "CHUNK_BYTES", max(chunk, 64) if content.startswith("\ufeff") else chunk)
+    # The byte order mark must be in the first chunk.
+    monkeypatch.setattr(json_files, "CHUNK_BYTES", max(chunk, 64) if content.startswith("\ufeff") else chunk)
     (tmp_path / "a.json").write_text(content, encoding="utf-8")
     assert list(documents(tmp_path / "a.json")) == [LISTED[0]["text"], LISTED[2]["text"]]
 
 
 def test_json_of_lines_is_cut_as_jsonl_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(files, "JSONL_PIECE_BYTES", 64)
+    monkeypatch.setattr(json_files, "JSONL_PIECE_BYTES", 64)
     (tmp_path / "a.json").write_bytes(jsonl(TEXTS))
     assert len(pieces(tmp_path / "a.json")) > 2
     assert list(documents(tmp_path / "a.json")) == KEPT
@@ -159,9 +159,9 @@ def test_json_of_lines_is_cut_as_jsonl_is(tmp_path: Path, monkeypatch: pytest.Mo
         ('[{"text": "a"}, 3]', r'item 2: is not an object such as \{"text"'),
         ('[{"text": "a"}, {"content": "b"}]', 'item 2: has no text in "text"; the columns are content'),
         ('[{"text": "a"}, {"text": "b" "c"}]', "item 2: is not JSON"),
-        ('[{"text": "a"}, {"text": "b', "item 2: the file ends within it; fetch it again"),
-        ('[{"text": "a"}', "item 2: the file ends within it"),
-        ('[{"text": "a"}] {"text": "b"}', "goes on behind the end of its list"),
+        ('[{"text": "a"}, {"text": "b', "item 2: the file ends inside it; fetch it again"),
+        ('[{"text": "a"}', "item 2: the file ends inside it"),
+        ('[{"text": "a"}] {"text": "b"}', "continues after the end of its list"),
         ('"a text"', "holds neither JSON objects nor a list of them"),
         ('{\n"text": "a"\n} nonsense', "item 2: is not an object"),
     ],
@@ -193,7 +193,7 @@ def test_a_row_group_of_parquet_is_a_piece(tmp_path: Path):
 
 
 def test_parquet_is_read_in_small_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(files, "PARQUET_ROWS", 2)
+    monkeypatch.setattr(parquet_files, "PARQUET_ROWS", 2)
     assert list(documents(parquet(tmp_path / "a.parquet", TEXTS, 5))) == KEPT
 
 
@@ -239,16 +239,14 @@ def test_the_text_column_is_found(name: str, tmp_path: Path):
 @pytest.mark.parametrize("name", TABLES)
 def test_a_column_that_cannot_be_meant_is_told_before_anything_is_read(name: str, tmp_path: Path):
     path = table(tmp_path / name, url=["a"], id=[1], story=["b"])
-    with pytest.raises(
-        DataError, match=r"has several columns of text, none of them text or content; the col"
-    ):
+    with pytest.raises(DataError, match=r"has several columns of text, none named text or content; the col"):
         pieces(path)
     with pytest.raises(
         DataError, match=r'no (column|text in) "text"; the columns are url, id, story: choose'
     ):
         pieces(path, "text")
     with pytest.raises(
-        DataError, match=r"has no column of text, none of .*; the columns are id: choose with -"
+        DataError, match=r"has no column of text, none named .*; the columns are id: choose with -"
     ):
         pieces(table(tmp_path / name, id=[1]))
 
@@ -260,7 +258,7 @@ def test_a_column_of_numbers_is_refused(tmp_path: Path):
 
 
 def test_a_null_is_named_with_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(files, "PARQUET_ROWS", 2)
+    monkeypatch.setattr(parquet_files, "PARQUET_ROWS", 2)
     path = parquet(tmp_path / "a.parquet", [*"abcdefg", None], 4)
     with pytest.raises(DataError, match=r'row group 1, row 3: has no "text"'):
         list(documents(path))
@@ -315,7 +313,7 @@ def test_a_file_that_cannot_be_read_is_named(name: str, content: bytes, complain
 
 
 def test_a_line_without_an_end_is_not_read_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("gptlab.data.sources.files.LINE_BYTES", 1000)
+    monkeypatch.setattr("gptlab.data.sources.json_files.LINE_BYTES", 1000)
     for name, pack in (("a.jsonl", bytes), ("a.jsonl.gz", gzip.compress), ("a.jsonl.zst", zstd)):
         (tmp_path / name).write_bytes(pack(jsonl(KEPT) + b" " * 5000))
         with pytest.raises(DataError, match=rf"{name}, line \d+: is longer than 1,000 bytes; cut it"):
@@ -342,7 +340,7 @@ def test_a_folder_without_text_is_refused(tmp_path: Path):
         ("python-doc", 'no such file or folder.*python-docs, .*; did you mean "python-docs"'),
         ("finewebb:sample-100BT", 'no such file or folder.*; did you mean "fineweb"'),
         ("no/such/folder", "no such file or folder, nor one of the names python-docs, .*, dclm$"),
-        ("python-docs:all", "there is but one python-docs"),
+        ("python-docs:all", "python-docs has no configurations; write just python-docs"),
     ],
 )
 def test_an_unknown_source_says_what_there_is(name: str, complaint: str):

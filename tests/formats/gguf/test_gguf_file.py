@@ -1,4 +1,4 @@
-"""GGUF files without llama.cpp: what they hold, and what is refused."""
+"""GGUF files without llama.cpp: their contents and their refusals."""
 
 import json
 import re
@@ -64,9 +64,9 @@ def test_without_gguf_the_extra_is_named(gpt: GPTs, tmp_path: Path, monkeypatch:
     [
         ({"mlp": "gelu_erf"}, "gpt2 needs mlp = gelu (not gelu_erf)"),
         (LLAMA | {"mlp": "relu2"}, "arcee needs bias = False (not True)"),
-        ({"norm_order": "post"}, "llama.cpp runs no OPTForCausalLM"),
-        (LLAMA | {"bias": False, "logit_soft_cap": 30.0}, "llama.cpp runs no VaultGemmaForCausalLM"),
-        (LLAMA | {"position": "learned"}, "llama.cpp runs no GPTLabForCausalLM"),
+        ({"norm_order": "post"}, "llama.cpp does not run OPTForCausalLM"),
+        (LLAMA | {"bias": False, "logit_soft_cap": 30.0}, "llama.cpp does not run VaultGemmaForCausalLM"),
+        (LLAMA | {"position": "learned"}, "llama.cpp does not run GPTLabForCausalLM"),
     ],
 )
 def test_what_llama_cpp_does_not_run_is_refused(

@@ -1,4 +1,4 @@
-"""Logits of llama.cpp are taken piece by piece, so that those of a whole context are never there at once."""
+"""llama.cpp's logits are read piece by piece, so those of a whole context are never in memory at once."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from gptlab.sample import GeneratingGPT
 
 
 class Llama:
-    """What llama-cpp-python's class of that name does: it writes the logits of what it reads into `scores`."""
+    """Acts like llama-cpp-python's class of that name: it writes the logits of what it reads into `scores`."""
 
     def __init__(self, model: GeneratingGPT) -> None:
         self.model, self.n_tokens, self.most = model, 0, 0

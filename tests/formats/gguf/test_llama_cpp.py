@@ -1,4 +1,4 @@
-"""GGUF files in llama.cpp: it cuts text alike, and computes our logits."""
+"""GGUF files in llama.cpp: it splits text as we do and computes our logits."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,7 +28,7 @@ llama_cpp: Any = pytest.importorskip("llama_cpp")
 TEXT = "The river called to a tired horse, 12 times;  it's \u00fcber \u4f60\u597d \U0001f642\r\n\n\tgone <|endoftext|>."
 LLAMA = {"norm": "rmsnorm", "position": "rope", "mlp": "swiglu"}
 ROPE = {"position": "rope"}
-# One model of every architecture, and each thing that the file says in a way of its own.
+# One model of every architecture, and one for each thing that the file expresses differently.
 MODELS: dict[str, dict[str, Any]] = {
     "gpt2": {},
     "gpt2, no position, no bias, one shared head": {"position": "none", "bias": False, "n_kv_head": 1},
@@ -193,6 +193,6 @@ def test_a_file_that_llama_cpp_does_not_load(
 ) -> None:
     other = replace(ARCHITECTURES["LlamaForCausalLM"], name="qwen3")  # with tensors that are not there
     monkeypatch.setitem(ARCHITECTURES, "LlamaForCausalLM", other)
-    with pytest.raises(ExportError, match=r"llama.cpp does not load the file .* update llama-cpp-python"):
+    with pytest.raises(ExportError, match=r"llama.cpp cannot load the file .* update llama-cpp-python"):
         export_gguf(make(bpe, **MODELS["llama"]), bpe, tmp_path / "m.gguf", name="m")
     assert not list(tmp_path.iterdir())

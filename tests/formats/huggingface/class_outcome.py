@@ -1,4 +1,4 @@
-"""What becomes of a tiny model of a class: right, by transformers' own computing, or refused and by which words."""
+"""The outcome for a tiny model of a class: right, judged by transformers itself, or refused, and in which words."""
 
 import json
 import re
@@ -19,7 +19,7 @@ WAYS = {
     "continued": "its cache, made for each sample",
     "whole": "the whole text for every token",
 }
-# Remedies that a refusal names, which are then tried as a user would.
+# Remedies named by refusals; the test then applies them as a user would.
 REMEDY = re.compile(r'put "(\w+)": true into')
 NO_CONTEXT = "has no max_position_embeddings"
 TOLERANCE = 1e-5  # of the largest logit
@@ -27,7 +27,7 @@ PROMPT = 9
 
 
 def outcome(model_type: str, folder: Path) -> str:
-    """Return what becomes of a class's folder, in the words of the page."""
+    """Return the outcome for a class's folder, in the words of the page."""
     make_folder(model_type, folder)
     found = attempt(folder)
     while (change := remedy(found)) is not None:
@@ -115,7 +115,7 @@ def compare(model: HuggingFaceModel, reference: Any) -> str:
 
 
 def way(reader: Any) -> str:
-    """Say how a reader goes on with a text."""
+    """Describe how a reader continues a text."""
     return WAYS[getattr(reader, "way", "whole")]
 
 
@@ -128,7 +128,7 @@ def logits(reference: Any, ids: Tensor) -> Tensor:
 
 
 def generated(reference: Any, prompts: Tensor, new: int) -> Tensor | None:
-    """Return transformers' greedy text, or None where it cannot write any."""
+    """Return transformers' greedy text, or None if it cannot write any."""
     reference.generation_config.forced_eos_token_id = None
     try:
         with quiet_transformers():

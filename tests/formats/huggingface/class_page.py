@@ -1,4 +1,4 @@
-"""Writes docs/classes.md anew: `python tests/formats/huggingface/class_page.py [MODEL_TYPE ...]`, in some minutes."""
+"""Rewrite docs/classes.md: `python tests/formats/huggingface/class_page.py [MODEL_TYPE ...]`, in some minutes."""
 
 import logging
 import multiprocessing
@@ -14,17 +14,18 @@ PAGE = Path(__file__).parents[3] / "docs" / "classes.md"
 HEAD = """\
 # Classes of transformers
 
-A Hugging Face folder whose model is none of [gptlab's own](export.md) is read by transformers {version}, here, where
-each class that its AutoModelForCausalLM knows was made in small, with weights at random, and saved as a folder.
+gptlab leaves Hugging Face folders whose model is not one of [its own](export.md) to transformers. This page was made
+with transformers {version}, by building each class that its AutoModelForCausalLM knows small, with random weights,
+and saving it as a folder.
 
-*Right* says that gptlab's logits, log-likelihoods (of padded batches, too) and greedy text (of several prompts and
-samples, and longer than the context) are those of transformers for a single row without a cache. How a class is
-sampled is found by trying, at every folder anew: with its cache, where that gives the logits of the whole text, or by
-reading the whole text for every token, which is slow and right. *Refused* is followed by what gptlab says. Where that
-names a change of the folder's config.json, the class was tried again with it.
+*Right* means that gptlab's logits, log-likelihoods (of padded batches, too) and greedy text (of several prompts and
+samples, and longer than the context) equal those of transformers for a single row without a cache. gptlab finds out
+for every folder how to sample it: with its cache, if that gives the logits of the whole text, or else by reading the
+whole text for every token, which is slow and right. After *refused* comes what gptlab says. If that names a change to
+the folder's config.json, the class was tried again with it.
 
-`pytest -m long tests/formats/huggingface/test_causal_classes.py` holds each class to its line, and
-`python tests/formats/huggingface/class_page.py` writes this page.
+`pytest -m long tests/formats/huggingface/test_causal_classes.py` holds each class to its line, and `python
+tests/formats/huggingface/class_page.py` writes this page.
 
 {counts}
 
@@ -41,14 +42,14 @@ def classes() -> dict[str, str]:
 
 
 def rows() -> dict[str, str]:
-    """Return what the page says of each model type."""
+    """Return the page's outcome for each model type."""
     lines = PAGE.read_text(encoding="utf-8").splitlines() if PAGE.exists() else []
     cells = [line.strip("| ").split(" | ", 2) for line in lines if line.startswith("| `")]
     return {kind.strip("`"): said for kind, _, said in cells}
 
 
 def fresh(model_type: str) -> tuple[str, str]:
-    """Return a model type and what becomes of it now."""
+    """Return a model type and its current outcome."""
     warnings.simplefilter("ignore")
     logging.disable()
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Every causal class of transformers: right, as transformers computes it, or refused in one line."""
+"""Every causal class of transformers: right, judged by transformers itself, or refused in one line."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ from gptlab.errors import CheckpointError
 from gptlab.formats.huggingface import load_hugging_face
 from gptlab.sample import generate
 
-# What transformers and torch say of their own old functions is not about gptlab.
+# Deprecation warnings of transformers and torch are not about gptlab.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 RIGHT = {
@@ -49,7 +49,10 @@ def test_a_context_that_the_config_does_not_say_is_asked_for(model_type: str, tm
     [
         ("bert", r"^BertLMHeadModel is not causal here: .* put \"is_decoder\": true into"),
         ("xlm", r"^XLMWithLMHeadModel is not causal here: .* put \"causal\": true into"),
-        ("xlnet", r"^XLNetLMHeadModel is not causal here: .* later; take a causal model, as GPT-2 is$"),
+        (
+            "xlnet",
+            r"^XLNetLMHeadModel is not causal here: .* later tokens; use a causal model such as GPT-2$",
+        ),
         ("emu3", r"^transformers cannot load it \(Unrecognized configuration class"),
     ],
 )
@@ -85,7 +88,9 @@ def test_who_reads_the_whole_text_says_so_once(
         generate(model, torch.tensor([1, 2]), max_tokens=4)
     said = capsys.readouterr().err
     assert (
-        said.count("OpenAIGPTLMHeadModel has no cache that gives its own logits: every token reads the whole")
+        said.count(
+            "OpenAIGPTLMHeadModel has no cache that gives its own logits: every token rereads the whole"
+        )
         == 1
     )
 

@@ -1,4 +1,4 @@
-"""Comparing with transformers at a bounded number of positions: what that sees, and what memory it takes."""
+"""Comparing with transformers at a bounded number of positions: what it detects and how much memory it takes."""
 
 import json
 import os
@@ -52,8 +52,8 @@ def test_a_difference_far_out_is_seen(change: str, gpt: MakeGPT, tmp_path: Path)
         compare_logits(model, out)
 
 
-# Logits of the whole context, once, are more than the memory that is allowed; of VaultGemma, the scores of
-# attention, too. What is there before is the interpreter, torch and transformers.
+# The logits of the whole context exceed the allowed memory; for VaultGemma, attention's scores do too. The memory
+# in use before is the interpreter's, torch's and transformers'.
 UNDER_A_LIMIT = """
 import resource, sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Folders whose config, mark, tensors and index say different things: none of them is believed alone."""
+"""Folders whose config, mark, tensors and index contradict each other: none is trusted alone."""
 
 import json
 import logging
@@ -121,7 +121,7 @@ def test_without_transformers_a_key_that_is_not_there_is_named(
         gptlab.load(folder, "cpu")
 
 
-# Class, what the config says, and the words about it.
+# Class, a change to the config, and the complaint.
 CONTRADICTIONS = [
     ({}, {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx = True"),
     ({}, {"hidden_size": 96}, "does not fit gptlab's switches"),
@@ -200,7 +200,7 @@ def test_a_small_vocabulary_is_nothing_to_warn_of(
 ) -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    # No other test has this size; transformers warns once of each.
+    # No other test has this size; transformers warns once for each.
     config = GPT2Config(vocab_size=263, n_embd=32, n_layer=2, n_head=2, bos_token_id=256, eos_token_id=256)
     GPT2LMHeadModel(config).save_pretrained(tmp_path)
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
@@ -226,7 +226,7 @@ def test_a_head_that_is_not_the_embedding(gpt: MakeGPT, tmp_path: Path) -> None:
     assert read_ours(folder)[0] == model.config  # its copy is no other
     change_tensors(folder, lambda there: there.update({"lm_head.weight": torch.randn(257, 48)}))
     with pytest.raises(
-        UnfitError, match=r"lm_head.weight is not the embedding, and the config says that it is"
+        UnfitError, match=r"lm_head.weight differs from the embedding, but the config ties them"
     ):
         read_ours(folder)
     torch.testing.assert_close(gptlab.load(folder, "cpu")[0](ids), theirs(folder))
@@ -236,9 +236,9 @@ def test_a_head_that_is_not_the_embedding(gpt: MakeGPT, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "tensor", "message"),
     [
-        ("model.norm.weight", torch.ones(48, dtype=torch.int8), "the tensor model.norm.weight is of int8"),
-        ("model.norm.weight", torch.full((48,), float("nan")), "model.norm.weight holds values that are no numbers"),
-        ("model.embed_tokens.weight", torch.full((257, 48), torch.inf), "holds values that are no numbers"),
+        ("model.norm.weight", torch.ones(48, dtype=torch.int8), "model.norm.weight is int8, not floating point"),
+        ("model.norm.weight", torch.full((48,), float("nan")), "model.norm.weight holds NaN or infinite values"),
+        ("model.embed_tokens.weight", torch.full((257, 48), torch.inf), "holds NaN or infinite values"),
         ("model.norm.bias", torch.ones(48), "gptlab has no place for the tensor model.norm.bias"),
     ],
 )  # fmt: skip
@@ -273,9 +273,9 @@ def test_an_index_that_is_right(gpt: MakeGPT, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"transformer.wte.weight": "a.safetensors"}, r"a.safetensors: the tensor transformer.wte.weight is not there"),
-        ({"transformer.wte.weight": "c.safetensors"}, r"transformer.wte.weight is there, and in c.safetensors by"),
-        ({"other": "b.safetensors"}, "b.safetensors: the tensor other is not there; get the folder again"),
+        ({"transformer.wte.weight": "a.safetensors"}, r"a.safetensors: the tensor transformer.wte.weight is missing"),
+        ({"transformer.wte.weight": "c.safetensors"}, r"transformer.wte.weight belongs in c.safetensors according to"),
+        ({"other": "b.safetensors"}, "b.safetensors: the tensor other is missing; get the folder again"),
         ({"other": "../b.safetensors"}, "its weight_map does not name files beside it"),
         ({"other": 3}, "its weight_map does not name files beside it"),
     ],
@@ -295,7 +295,7 @@ def test_a_tensor_in_two_files(gpt: MakeGPT, tmp_path: Path) -> None:
     in_two_files(folder)
     twice = {"transformer.wte.weight": torch.zeros(257, 48)}
     save_file(load_file(folder / "a.safetensors") | twice, folder / "a.safetensors")
-    with pytest.raises(CheckpointError, match=r"wte.weight is there, and in b.safetensors by the index"):
+    with pytest.raises(CheckpointError, match=r"wte.weight belongs in b.safetensors according to the index"):
         gptlab.load(folder, "cpu")
 
 
@@ -309,7 +309,7 @@ def test_an_adapter_beside(gpt: MakeGPT, tmp_path: Path, capsys: pytest.CaptureF
     ):
         assert cli.main(list(map(str, words))) != 0
         assert (
-            "has an adapter_config.json, which changes the model for those who have peft"
+            "has an adapter_config.json, which changes the model only where peft is installed"
             in capsys.readouterr().err
         )
 

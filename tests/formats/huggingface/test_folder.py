@@ -1,4 +1,4 @@
-"""Exports: transformers' own models, generation and pipeline as oracles, and what is refused."""
+"""Exports: transformers' models, generation and pipeline as oracles, and refusals."""
 
 import json
 import sys
@@ -21,7 +21,7 @@ from gptlab.sample import GeneratingGPT, generate
 MakeGPT = Callable[..., GeneratingGPT]
 LLAMA: dict[str, Any] = {"norm": "rmsnorm", "position": "rope", "mlp": "swiglu"}
 ROPE: dict[str, Any] = {"position": "rope"}
-# One of each class, and corners of the two best known.
+# One model of each class, and corner cases of the two best known.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("GPT2LMHeadModel", {}),
     "gpt2-no-bias-untied": ("GPT2LMHeadModel", {"bias": False, "tie_embeddings": False}),
@@ -96,7 +96,7 @@ def test_transformers_loads_the_same_model(variant: str, gpt: MakeGPT, tmp_path:
     logits = model(ids)
     assert logits.std() > 0.5  # else agreement says little
     torch.testing.assert_close(theirs(ids).logits, logits, rtol=0, atol=1e-4)
-    # Nothing of it is left to transformers' own writer: the weights are exactly those that it would save.
+    # transformers itself would save exactly the same weights.
     saved = load_file(out / "model.safetensors")
     named = dict(theirs.named_parameters())
     assert saved.keys() == named.keys()
@@ -173,7 +173,7 @@ def test_a_tokenizer_that_cuts_words_by_its_own_rule(variant: str, gpt: MakeGPT,
     own.save(str(tmp_path / "own.json"))
     tokenizer = load_tokenizer(tmp_path / "own.json")
     assert len(tokenizer.encode("1234")) == 4
-    # Transformers' class for GPT-2's vocabularies would cut by GPT-2's rule; the export compares.
+    # transformers' class for GPT-2's vocabularies would split by GPT-2's rule; the export compares.
     model = gpt(**VARIANTS[variant][1], vocab_size=tokenizer.vocab_size)
     assert export(model, tokenizer, tmp_path / "out")["max_diff"] is not None
 
@@ -200,7 +200,7 @@ def test_other_peoples_files_are_left_alone(earlier: bool, gpt: MakeGPT, tmp_pat
         (out / "tokenizer.json").write_text("{}")
     (out / "notes.txt").write_text("mine")
     with pytest.raises(
-        ExportError, match=r"out: holds notes.txt, which no export wrote; choose another folder"
+        ExportError, match=r"out: holds notes.txt, which is not part of any export; choose another folder"
     ):
         export(gpt(**LLAMA), tokenizer, out, verify=False)
     assert (out / "notes.txt").read_text() == "mine"
@@ -209,7 +209,7 @@ def test_other_peoples_files_are_left_alone(earlier: bool, gpt: MakeGPT, tmp_pat
 
 def test_a_foreign_model_folder_is_left_alone(gpt: MakeGPT, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
-    with pytest.raises(ExportError, match=r"holds config.json, which no export wrote"):
+    with pytest.raises(ExportError, match=r"holds config.json, which is not part of any export"):
         export(gpt(), load_tokenizer("bytes"), tmp_path)
     file = tmp_path / "file"
     file.write_text("")
@@ -222,7 +222,7 @@ def nothing_is_left(place: Path) -> bool:
 
 
 def test_a_refused_model_leaves_nothing(gpt: MakeGPT, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="tokenizer bytes has 257 ids and the model 200"):
+    with pytest.raises(ExportError, match="tokenizer bytes has 257 ids but the model only 200"):
         export(gpt(vocab_size=200), load_tokenizer("bytes"), tmp_path / "out")
     assert nothing_is_left(tmp_path)
 
@@ -251,7 +251,9 @@ def test_greedy_text_that_leaves_the_models_leaves_nothing(
         return ids
 
     monkeypatch.setattr(compare, "generate", generate_otherwise)
-    with pytest.raises(ExportError, match=r"greedy text leaves the model's at token 13; nothing was written"):
+    with pytest.raises(
+        ExportError, match=r"greedy text differs from the model's at token 13; nothing was written"
+    ):
         export(gpt(), load_tokenizer("bytes"), tmp_path / "out")
     assert nothing_is_left(tmp_path)
 
@@ -281,7 +283,7 @@ def test_a_tokenizer_that_transformers_reads_otherwise_leaves_nothing(
 ) -> None:
     tokenizer = load_tokenizer("bytes")
     monkeypatch.setattr(tokenizer, "encode", lambda text: list(text.encode())[::-1])
-    with pytest.raises(ExportError, match="tokenizer bytes: transformers would cut text into other ids"):
+    with pytest.raises(ExportError, match="tokenizer bytes: transformers would split text into other ids"):
         export(gpt(), tokenizer, tmp_path / "out")
     assert nothing_is_left(tmp_path)
 
@@ -314,7 +316,7 @@ def test_without_transformers(gpt: MakeGPT, tmp_path: Path, monkeypatch: pytest.
 
 def test_a_hugging_face_model_is_not_exported_again(gpt: MakeGPT, tmp_path: Path) -> None:
     export(gpt(), load_tokenizer("bytes"), tmp_path / "out", verify=False)
-    with pytest.raises(ExportError, match="is a Hugging Face folder as it is"):
+    with pytest.raises(ExportError, match="is already a Hugging Face folder"):
         export(*load_hugging_face(tmp_path / "out"), tmp_path / "again")
 
 

@@ -1,4 +1,4 @@
-"""Foreign folders: a model made by transformers itself, and folders that are damaged, unsafe or no model."""
+"""Foreign folders: a model made by transformers, and folders that are damaged, unsafe or not a model."""
 
 import json
 import sys
@@ -22,7 +22,7 @@ MakeGPT = Callable[..., GeneratingGPT]
 
 @pytest.fixture
 def theirs(tmp_path: Path) -> Path:
-    """A model of a class that gptlab has not, saved by transformers with dropout left on in its config."""
+    """A model of a class that gptlab lacks, saved by transformers with dropout left on in its config."""
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
     torch.manual_seed(1)
@@ -100,7 +100,7 @@ def test_weights_in_several_files(theirs: Path, tmp_path: Path) -> None:
 
 def test_no_such_folder_and_no_model(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "absent"):
-        with pytest.raises(CheckpointError, match=r"no Hugging Face folder, since it has no config.json"):
+        with pytest.raises(CheckpointError, match=r"is not a Hugging Face folder: it has no config.json"):
             load_hugging_face(folder)
 
 
@@ -112,7 +112,7 @@ def test_pickles_are_refused_unopened(name: str, ours: Path) -> None:
     ):
         load_hugging_face(ours)
     (ours / name).unlink()
-    with pytest.raises(CheckpointError, match=r"has no weights; model.safetensors is missing"):
+    with pytest.raises(CheckpointError, match=r"has no weights: model.safetensors is missing"):
         load_hugging_face(ours)
 
 
@@ -141,8 +141,8 @@ def test_missing_tensors_are_not_made_up(ours: Path) -> None:
         ({"n_embd": 96}, "transformers cannot load it"),
         ({"model_type": "unheard-of"}, "transformers cannot load it .*unheard-of"),
         ({"n_head": -2}, "transformers cannot load it"),
-        ({"n_layer": 10**9}, "says 1,000,000,000 layers, and the weights are"),
-        ({"vocab_size": 10**9}, "describes 48,.* numbers, and the weights are"),
+        ({"n_layer": 10**9}, "says 1,000,000,000 layers, but the weights are"),
+        ({"vocab_size": 10**9}, "describes 48,.* numbers, but the weights are"),
     ],
 )
 def test_a_config_of_another_model(change: dict[str, object], message: str, ours: Path) -> None:

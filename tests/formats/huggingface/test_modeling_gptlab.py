@@ -1,4 +1,4 @@
-"""The exported modelling file against our own network: every combination, the cache, padding, further training."""
+"""The exported modelling file and our own network: every combination, the cache, padding, further training."""
 
 from collections.abc import Callable
 from itertools import product
@@ -15,7 +15,7 @@ from gptlab.model.position import POSITIONS
 from gptlab.sample import GeneratingGPT
 
 MakeGPT = Callable[..., GeneratingGPT]
-# What acts in the same place goes through every pair; what stands alone takes turns.
+# Switches that act in the same place are tried in every pair; the others alternate.
 PAIRED = [
     dict(zip(("norm", "norm_order", "position", "mlp", "bias", "qk_norm"), values, strict=True))
     for values in product(NORMS, NORM_ORDERS, POSITIONS, MLPS, [True, False], [True, False])

@@ -1,4 +1,4 @@
-"""Hugging Face folders as our own models: round trips, models that transformers made, and what does not fit."""
+"""Hugging Face folders as our own models: round trips, models made by transformers, and misfits."""
 
 import json
 import sys
@@ -38,7 +38,7 @@ OURS: dict[str, dict[str, Any]] = {
     "VaultGemmaForCausalLM": LLAMA | {"logit_soft_cap": 15.0, "bias": False, "mlp": "relu2"},
     "GPTLabForCausalLM": LLAMA | {"norm_order": "post", "logit_soft_cap": 15.0, "n_kv_head": 1},
 }
-# Models as other people configure them: the name of the class, and what makes it one of ours.
+# Models as other people configure them: the class, and the settings that make it one of ours.
 FOREIGN: dict[str, dict[str, Any]] = {
     "GPT2": {"n_layer": 2, "n_head": 4, "n_embd": 32, "n_positions": 24},
     "Llama": WIDTH | {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 24},
@@ -201,11 +201,11 @@ def test_a_class_that_is_not_there(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"n_layer": 100}, r"n_layer = 100 \(there are tensors of 2\)"),
-        ({"n_embd": 96}, r"the tensor for embed.weight is \(257, 48\), and in such a model \(257, 96\)"),
+        ({"n_embd": 96}, r"the tensor for embed.weight has shape \(257, 48\); this model needs \(257, 96\)"),
         ({"n_head": 7}, "n_head = 7 does not divide"),
         ({"n_layer": 10**9}, "n_layer = 1000000000: must lie between 1 and 1,024"),
         ({"position": "rope", "context": 10**7}, "no place for the tensor position.weight"),
-        ({"context": 10**7}, r"the tensor for position.weight is \(40, 48\), and in such a model"),
+        ({"context": 10**7}, r"the tensor for position.weight has shape \(40, 48\); this model needs"),
         ({"vocab_size": "many"}, "vocab_size = 'many': Input should be a valid integer"),
         ({"norm": "batchnorm"}, "norm = 'batchnorm': Input should be 'rmsnorm_no_gain', "),
     ],
@@ -223,5 +223,5 @@ def test_damaged_folders_of_our_own_class(
 def test_a_pickle_is_refused(tmp_path: Path) -> None:
     made_by_transformers("GPT2", tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match=r"pytorch_model.bin: is a pickle.*save it anew"):
+    with pytest.raises(CheckpointError, match=r"pytorch_model.bin: is a pickle.*save it again"):
         read_ours(tmp_path)

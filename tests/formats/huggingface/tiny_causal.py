@@ -13,7 +13,7 @@ from gptlab.formats.huggingface.wrap import WEIGHTS, quiet_transformers
 
 VOCAB, CONTEXT = 257, 48
 
-# What a number of a config becomes, by its name. Names that are not here keep their default.
+# Tiny values for the numbers of a config, by name. Other names keep their default.
 SIZES: dict[str, Any] = {
     **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input", "unpadded_vocab_size"), VOCAB),
     **dict.fromkeys(("decoder_vocab_size", "shape_vocab_size", "pronunciation_vocab_size"), VOCAB),
@@ -112,7 +112,7 @@ SIZES: dict[str, Any] = {
     **dict.fromkeys(("patch_size",), 8),
 }
 IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id", "eod_token_id")
-# What a class needs besides, so that its parts fit each other.
+# What a class needs in addition, so that its parts fit each other.
 MLA = {"num_key_value_heads": 4}  # latent attention has no shared heads
 HYBRID = ["linear_attention", "linear_attention", "hybrid", "linear_attention", "hybrid"]
 MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_expand": 2}

@@ -1,6 +1,6 @@
-"""Inspect: what a prepared folder holds, counted and by example.
+"""Inspect: counts and examples of what a prepared folder holds.
 
-Shards are read through once; of each document a length and a hash are kept, twelve bytes.
+Each shard is read once; memory holds a length and a hash per document, twelve bytes.
 """
 
 import hashlib
@@ -33,19 +33,19 @@ Lengths = npt.NDArray[np.uint32]
 
 @dataclass
 class Tally:
-    """What is kept of a split."""
+    """The counts of a split."""
 
     counts: npt.NDArray[np.int64]
     """How often each token occurs."""
     lengths: "array[int]" = field(default_factory=lambda: array("I"))
-    """Each document's, in tokens, its end-of-text included."""
+    """Each document's length in tokens, end-of-text included."""
     hashes: "array[int]" = field(default_factory=lambda: array("Q"))
-    """Each document's."""
+    """Each document's hash."""
 
     def add(self, tokens: Tokens, end_of_text: int) -> None:
         """Count a shard's tokens and documents.
 
-        A document that a shard from elsewhere cuts is one document, known by its first part.
+        A document that spans two shards counts as one, with the hash of its first part.
         """
         for start in range(0, tokens.size, _COUNT_TOKENS):
             self.counts += np.bincount(tokens[start : start + _COUNT_TOKENS], minlength=self.counts.size)
@@ -61,12 +61,12 @@ class Tally:
 def inspect(folder: str | Path) -> Row:
     """Count a prepared folder's documents, lengths, tokens and copies, and show some documents of each split.
 
-    Copies are counted by 64-bit hashes: one too many is to be expected in one of 3,700 folders of a hundred
-    million documents.
+    Copies are counted by 64-bit hashes: in one of 3,700 folders of a hundred million documents the count is one too
+    high.
 
     Returns:
-        `splits`, for each that is there its numbers; `held_out_in_train`, documents that are in both; and what
-        the manifest says of the source.
+        `splits`, the numbers of each split; `held_out_in_train`, how many documents are in both splits; and what the
+        manifest says about the source.
 
     Raises:
         DataError: the folder, its tokenizer or a shard is missing or damaged.
@@ -98,7 +98,7 @@ def inspect(folder: str | Path) -> Row:
                 )
     if not splits:
         raise DataError(
-            f"{folder}: its manifest lists no shard, so there is nothing to show; prepare it anew"
+            f"{folder}: its manifest lists no shards, so there is nothing to show; prepare it again"
         )
     both = np.intersect1d(*different.values(), assume_unique=True).size if len(different) == 2 else 0
     return {
@@ -121,7 +121,7 @@ def _checked(folder: Path, manifest: Manifest, shard: Shard) -> Tokens:
 
 
 def _tokens(counts: npt.NDArray[np.int64], tokenizer: Tokenizer) -> Row:
-    """Describe how often which tokens occur."""
+    """Describe how often each token occurs."""
     total, text_bytes = int(counts.sum()), int(counts @ tokenizer.token_bytes)
     order = np.argsort(-counts, kind="stable")
     shares = np.cumsum(counts[order]) / total
@@ -140,7 +140,7 @@ def _tokens(counts: npt.NDArray[np.int64], tokenizer: Tokenizer) -> Row:
 
 
 def _spelled(tokenizer: Tokenizer, id_: int) -> str:
-    """Spell a token so that its spaces are seen; one that is a part of a letter, in bytes."""
+    """Spell a token with its spaces visible, or in bytes if it is part of a character."""
     raw = tokenizer.vocabulary[id_]
     try:
         text = raw.decode()
@@ -170,7 +170,7 @@ def _lengths(lengths: Lengths) -> Row:
 def _examples(
     folder: Path, manifest: Manifest, split: str, lengths: Lengths, tokenizer: Tokenizer
 ) -> list[Row]:
-    """Decode the beginnings and ends of documents spread evenly over a split."""
+    """Decode the beginning and end of some documents, spread evenly over a split."""
     ends = np.cumsum(lengths, dtype=np.int64)
     count = min(EXAMPLES, lengths.size)
 
@@ -195,7 +195,7 @@ def _examples(
 
 
 def _stream(folder: Path, manifest: Manifest, split: str, start: int, stop: int) -> Tokens:
-    """Read tokens of a split by their place in all its shards together."""
+    """Read tokens of a split by their position in the concatenated shards."""
     parts: list[Tokens] = []
     for shard in manifest.split(split):
         if start < shard.tokens and stop > 0:

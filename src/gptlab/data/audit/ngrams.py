@@ -1,7 +1,7 @@
-"""Word n-grams of some texts, and where they occur in others.
+"""Word n-grams of some texts, and finding them in other texts.
 
-A word is what whitespace separates, in lower case and without punctuation: that of ASCII, as in
-lm-evaluation-harness, and the typographic quotes and dashes of Unicode, behind which a copy would hide.
+Words are separated by whitespace, in lower case and without punctuation: that of ASCII, as in lm-evaluation-harness,
+and the typographic quotes and dashes of Unicode, which would hide a copy.
 
 Source: Brown et al. (2020), https://arxiv.org/abs/2005.14165, appendix C; lm-evaluation-harness,
 decontamination/janitor.py.
@@ -15,19 +15,21 @@ from itertools import accumulate, chain, repeat
 import numpy as np
 import numpy.typing as npt
 
-Words = npt.NDArray[np.uint32]  # numbers of words; 0 is a word that none of the texts has
+Words = npt.NDArray[np.uint32]  # numbers of words; 0 is any word that is in none of the texts
 Integers = npt.NDArray[np.int64]
 
 _LOWER = bytes.maketrans(string.ascii_uppercase.encode(), string.ascii_lowercase.encode())
 _ASCII_PUNCTUATION = string.punctuation.encode()
-# UTF-8 of U+2010 to U+205E but for the spaces and line breaks among them.
+# UTF-8 of U+2010 to U+205E, except the spaces and line breaks among them.
 _TYPOGRAPHIC = re.compile(rb"\xe2(?:\x80[\x90-\xa7\xb0-\xbf]|\x81[\x80-\x9e])")
-_FILTER_SLOTS = 16  # per n-gram: what is in none of the texts gets past one time in so many
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # any odd number with bits all over: 2^64 over the golden ratio
+_FILTER_SLOTS = 16  # per n-gram: other n-grams pass the filter one time in this many
+_MULTIPLIER = np.uint64(
+    0x9E3779B97F4A7C15
+)  # 2^64 over the golden ratio; any odd number with well spread bits would do
 
 
 def words(text: str | bytes) -> list[str]:
-    """Split text into words; bytes that are no UTF-8 become U+FFFD."""
+    """Split text into words; bytes that are not UTF-8 become U+FFFD."""
     raw = text.encode(errors="replace") if isinstance(text, str) else text
     plain = _TYPOGRAPHIC.sub(b"", raw).translate(_LOWER, _ASCII_PUNCTUATION)
     return plain.decode("utf-8", errors="replace").split()
@@ -37,8 +39,8 @@ class Ngrams:
     """The word n-grams of some texts, numbered from 0.
 
     Args:
-        texts: what to take them from.
-        n: words of an n-gram, at least one; a shorter text has none.
+        texts: the texts.
+        n: the number of words in an n-gram, at least one; a shorter text has no n-grams.
     """
 
     def __init__(self, texts: Sequence[str], n: int) -> None:
@@ -69,24 +71,24 @@ class Ngrams:
 
     @property
     def count(self) -> int:
-        """How many different ones there are."""
+        """The number of different n-grams."""
         return self._hashes.size
 
     def spell(self, text: bytes) -> Words:
-        """Split UTF-8 text into words and look up the number of each."""
+        """Split UTF-8 text into words, and look up the number of each."""
         found = words(text)
         return np.fromiter(map(self._numbers.get, found, repeat(0)), np.uint32, len(found))
 
     def find(self, spelled: Words) -> tuple[Integers, Integers]:
-        """Find the n-grams that occur in a row of words: where each begins, and its number.
+        """Find these n-grams in a sequence of words; return the positions where they begin, and their numbers.
 
-        A find is checked word by word. An n-gram is missed only if it and another of these n-grams have the
-        same 64-bit hash, which is to be expected of two million of them in one case of ten million.
+        Each find is checked word by word. An n-gram is missed only if another of these n-grams has the same 64-bit
+        hash; with two million n-grams that happens in one case in ten million.
         """
         hashes = self._hash(spelled)
         places = np.flatnonzero(self._filter[hashes >> self._shift])
         numbers = np.searchsorted(self._hashes, hashes[places])
-        # Beyond the last there is nothing to compare with; the comparison below refuses whatever stands in.
+        # A hash after the last has no number; any number will do, as the comparison below rejects it.
         numbers[numbers == self.count] = 0
         window = np.arange(self.n)
         ours = self._words[self._places[numbers][:, None] + window]
@@ -94,7 +96,7 @@ class Ngrams:
         return places[same], numbers[same]
 
     def _hash(self, spelled: Words) -> npt.NDArray[np.uint64]:
-        """Hash every n words in a row, to a polynomial of the words' random numbers."""
+        """Hash every n consecutive words with a polynomial of the words' random numbers."""
         values = self._random[spelled]
         count = max(values.size - self.n + 1, 0)
         hashes = np.zeros(count, np.uint64)

@@ -1,7 +1,7 @@
-"""Search: which word n-grams of some texts stand in a prepared folder's training documents.
+"""Search: which word n-grams of some texts occur in a prepared folder's training documents.
 
-The n-grams lie in memory and the corpus is read past them; what is kept of it is a count and a place for each
-n-gram. The work is cut into stretches of shards, which processes search independently of each other.
+The n-grams are in memory, and the corpus is streamed past them; only a count and a place are kept for each n-gram.
+The work is cut into stretches of shards, which processes search independently.
 
 Source: Brown et al. (2020), https://arxiv.org/abs/2005.14165, appendix C.
 """
@@ -20,58 +20,58 @@ from gptlab.data.prepare.workers import spread
 from gptlab.data.shards import Tokens, check_range, documents
 from gptlab.progress import Progress, quantity
 
-STRETCH_TOKENS = 4_000_000  # seconds of work, and few enough to be shared out evenly
-PIECE_TOKENS = 250_000  # decoded at a time, so that memory does not grow with a document
+STRETCH_TOKENS = 4_000_000  # seconds of work, and small enough to divide evenly among processes
+CHUNK_TOKENS = 250_000  # decoded at a time, so that memory does not grow with a document
 BLOCK_WORDS = 100_000  # looked up at a time: few enough to stay in the processor's cache
-PLACE_BITS = np.uint64(32)  # hold any place in a shard, whose tokens the header counts in an int32
+PLACE_BITS = np.uint64(32)  # hold any position in a shard, as the header counts tokens in an int32
 
 Places = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """A range of a shard: the documents that begin in it."""
+    """The documents that begin in a range of a shard."""
 
     shard: int
-    """Which of the searched shards, from 0."""
+    """The shard's number among those searched, from 0."""
     start: int
-    """Its first token."""
+    """The position of its first token."""
     stop: int
-    """The token behind its last."""
+    """The position after its last token."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a search has found of each n-gram."""
+    """What a search found of each n-gram."""
 
     documents: Integers
-    """In how many documents it stands."""
+    """In how many documents it occurs."""
     places: Places
-    """Where the first of these begins: the shard's number, shifted by PLACE_BITS, and the token."""
+    """Where the first of these begins: the shard's number, shifted by PLACE_BITS, plus the token's position."""
 
 
 def document_at(place: int) -> Stretch:
-    """Return the stretch that holds but the document which begins at a place."""
+    """Return the stretch of just the document that begins at a place."""
     shard, token = divmod(place, 1 << int(PLACE_BITS))
     return Stretch(shard, token, token + 1)
 
 
 @dataclass(frozen=True)
 class Search:
-    """Looks for n-grams in a folder's training shards; it may be sent to other processes.
+    """Looks for n-grams in a folder's training shards; can be sent to other processes.
 
-    Where a shard from elsewhere cuts a document, n-grams that lie across the cut are not seen.
+    If a document spans two shards, as in shards from elsewhere, n-grams across the cut are not found.
     """
 
     ngrams: Ngrams
     folder: Path
     manifest: Manifest
     spelling: tuple[bytes, ...]
-    """The text of each token; a space for those that stand for none."""
+    """The text of each token; a space for special tokens."""
 
     @staticmethod
     def through(folder: Path, ngrams: Ngrams) -> "Search":
-        """Prepare to look through a folder.
+        """Prepare to search a folder.
 
         Raises:
             DataError: the folder or its tokenizer is not what the manifest says.
@@ -88,11 +88,11 @@ class Search:
 
     @property
     def shards(self) -> list[Shard]:
-        """What is looked through; a stretch says which of them it lies in."""
+        """The shards to search; a stretch names one by its index."""
         return self.manifest.split("train")
 
     def run(self, workers: int) -> Found:
-        """Search all shards in so many processes; the result does not depend on how many.
+        """Search all shards in several processes; the result does not depend on how many.
 
         Raises:
             DataError: a shard is damaged, or a process ended abruptly.
@@ -115,7 +115,7 @@ class Search:
         return Found(found, places)
 
     def __call__(self, stretch: Stretch) -> tuple[Integers, Integers, Places]:
-        """Return the n-grams found, rising, in how many documents each, and where the first of them begins."""
+        """Return the n-grams found, sorted; in how many documents each occurs; and where the first of these begins."""
         pairs = np.empty(0, np.uint64)
         for spelled, begins, ends in self._blocks(stretch):
             places, ngrams = self.ngrams.find(spelled)
@@ -125,18 +125,18 @@ class Search:
         return ngrams.astype(np.int64), counts, pairs[first] - (ngrams << PLACE_BITS)
 
     def _blocks(self, stretch: Stretch) -> Iterator[tuple[Words, Places, Integers]]:
-        """Spell a stretch's documents in a row; with each block, at which token and before which word they lie.
+        """Spell a stretch's documents as blocks of words, each with where its documents begin and end.
 
-        A document begins at a token of the shard and ends at a word of the block; the last one may go on. The
-        last words of a block stand again in the next, as an n-gram may lie across.
+        A document begins at a token of the shard and ends at a word of the block; the last document may continue in
+        the next block. The last words of a block are repeated in the next, for n-grams across the boundary.
         """
         spelled, begins, ends = array("I"), array("Q"), array("q")
         shard, end_of_text = self.shards[stretch.shard], self.manifest.tokenizer.end_of_text
         tokens = self.manifest.read_shard(self.folder, shard)
         for begin, end in documents(tokens, end_of_text, stretch.start, stretch.stop):
             begins.append(begin)
-            for piece in self._pieces(shard, tokens, begin, end):
-                spelled.frombytes(self.ngrams.spell(piece).tobytes())
+            for chunk in self._chunks(shard, tokens, begin, end):
+                spelled.frombytes(self.ngrams.spell(chunk).tobytes())
                 if len(spelled) >= BLOCK_WORDS:
                     yield np.array(spelled), np.array(begins), np.array(ends)
                     spelled = spelled[len(spelled) + 1 - self.ngrams.n :]
@@ -145,14 +145,14 @@ class Search:
             ends.append(len(spelled))
         yield np.array(spelled), np.array(begins), np.array(ends)
 
-    def _pieces(self, shard: Shard, tokens: Tokens, begin: int, end: int) -> Iterator[bytes]:
-        """Decode a document, cut between two words where it is long."""
+    def _chunks(self, shard: Shard, tokens: Tokens, begin: int, end: int) -> Iterator[bytes]:
+        """Decode a document, cut between words if it is long."""
         rest = b""
-        for start in range(begin, end, PIECE_TOKENS):
-            piece = tokens[start : min(start + PIECE_TOKENS, end)]
-            check_range(piece, len(self.spelling), self.folder / shard.file, start, self.manifest.remedy)
-            text = rest + b"".join(map(self.spelling.__getitem__, piece.tolist()))
-            last = start + PIECE_TOKENS >= end
+        for start in range(begin, end, CHUNK_TOKENS):
+            chunk = tokens[start : min(start + CHUNK_TOKENS, end)]
+            check_range(chunk, len(self.spelling), self.folder / shard.file, start, self.manifest.remedy)
+            text = rest + b"".join(map(self.spelling.__getitem__, chunk.tolist()))
+            last = start + CHUNK_TOKENS >= end
             cut = len(text) if last else 1 + max(text.rfind(b" "), text.rfind(b"\n"))
             yield text[:cut]
             rest = text[cut:]

@@ -1,1 +1,1 @@
-"""Text to shards, in as many processes as there are, again and again until it is done."""
+"""Text to shards in parallel, resumable at any time."""

@@ -1,4 +1,4 @@
-"""Dealing: the documents of finished jobs, in order, to the shards of the two splits (holdout.py says to which)."""
+"""Dealing the documents of finished jobs, in order, to the shards of the two splits; holdout.py chooses the split."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -17,25 +17,26 @@ from gptlab.progress import Progress
 
 
 def deal(plan: Plan, jobs: Sequence[Job], fraction: float) -> Manifest:
-    """Deal the documents out to the shards of the two splits.
+    """Deal the documents to the shards of the two splits.
 
     Raises:
-        DataError: there are too few of them to split.
+        DataError: there are too few documents to split.
     """
+    settings = plan.settings
     documents, tokens, lowest, highest = 0, 0, HASHES, 0
     hashes: list[Hashes] = []
     for _, table in _tables(plan, jobs):
         documents += table.size
         tokens += int(table["tokens"].sum())
-        if plan.deduplicate:
+        if settings.deduplicate:
             hashes.append(table["hash"].copy())
         lowest, highest = min(lowest, int(table["hash"].min())), max(highest, int(table["hash"].max()))
     if documents == 0:
         raise DataError(f'source "{plan.source.name}": holds no documents; pass files with text')
     if documents > 1 and lowest == highest:
         raise DataError(
-            f'source "{plan.source.name}": its {documents:,} documents are all the same, so none can '
-            "validate; pass others"
+            f'source "{plan.source.name}": its {documents:,} documents are all the same, so none can be held out '
+            "to validate; pass others"
         )
     token_bytes = plan.encoder.token_bytes
     copies = Copies(plan.partial, hashes)
@@ -44,27 +45,28 @@ def deal(plan: Plan, jobs: Sequence[Job], fraction: float) -> Manifest:
         return first_of_each((table for _, table in _tables(plan, jobs)), copies.repeated)
 
     with (
-        ShardWriter(plan.out, "train", plan.shard_tokens, token_bytes) as train,
-        ShardWriter(plan.out, "val", plan.shard_tokens, token_bytes) as val,
+        ShardWriter(plan.out, "train", settings.shard_tokens, token_bytes) as train,
+        ShardWriter(plan.out, "val", settings.shard_tokens, token_bytes) as val,
     ):
         if documents == 1:
             validation = _split_document(plan, jobs, train, val)
         else:
             asked = Asked(
                 fraction=fraction,
-                tokens=plan.val_tokens,
+                tokens=settings.val_tokens,
                 estimate=plan.source.bytes / plan.encoder.bytes_per_token,
-                whole=plan.max_tokens is None or tokens < plan.max_tokens,
+                whole=settings.max_tokens is None or tokens < settings.max_tokens,
                 usual_fraction=VAL_FRACTION,
             )
             held_out = hold_out(asked, lowest, highest, kept)
-            most = plan.max_tokens
+            most = settings.max_tokens
             if most is not None and not asked.whole:
-                # The end of a document that is cut has an end-of-text of its own, which counts as well.
+                # A document that is cut gets a second end-of-text, which counts as well.
                 most -= sum(map(held_out.cuts, kept()))
-            _split_documents(replace(plan, max_tokens=most), jobs, held_out, train, val, copies)
+            limited = replace(plan, settings=replace(settings, max_tokens=most))
+            _split_documents(limited, jobs, held_out, train, val, copies)
             validation = str(held_out)
-    dropped = {"documents": copies.documents, "tokens": copies.tokens} if plan.deduplicate else None
+    dropped = {"documents": copies.documents, "tokens": copies.tokens} if settings.deduplicate else None
     return plan.manifest(validation, (*train.shards, *val.shards), dropped)
 
 
@@ -95,10 +97,10 @@ def _split_documents(
 
 
 def _split_document(plan: Plan, jobs: Sequence[Job], train: ShardWriter, val: ShardWriter) -> str:
-    """Cut a source's only document in two: the end of it validates."""
+    """Cut a source's only document in two: its end validates."""
     [(job, table)] = _tables(plan, jobs)
     document = job.checked_tokens(plan.partial, plan.encoder.vocab_size)[: int(table["tokens"][0])]
-    validation = plan.val_tokens or min(max(int(VAL_FRACTION * document.size), 1), MAX_VAL_TOKENS)
+    validation = plan.settings.val_tokens or min(max(int(VAL_FRACTION * document.size), 1), MAX_VAL_TOKENS)
     if document.size - validation < 2:
         raise DataError(
             f'source "{plan.source.name}": is one document of {document.size:,} tokens; {validation:,} for '
@@ -109,14 +111,14 @@ def _split_document(plan: Plan, jobs: Sequence[Job], train: ShardWriter, val: Sh
 
 
 def _add_parts(document: Tokens, validating: int, train: ShardWriter, val: ShardWriter) -> None:
-    """Cut a document in two, so many tokens to validate; both begin with its end-of-text."""
+    """Cut a document in two, of which the last `validating` tokens validate; both begin with its end-of-text."""
     train.add(document[:-validating])
     val.add(np.concatenate([document[:1], document[-validating:]]))
 
 
 def _tables(plan: Plan, jobs: Sequence[Job]) -> Iterator[tuple[Job, Documents]]:
-    """Read the jobs' documents; where there is a limit, the document that passes it is cut there."""
-    remaining = plan.max_tokens
+    """Read the jobs' documents up to the limit, if there is one; the document that crosses it is cut there."""
+    remaining = plan.settings.max_tokens
     for job in jobs:
         table = job.documents(plan.partial)
         if remaining is not None:

@@ -1,7 +1,7 @@
-"""Which of many documents are exact copies of an earlier one, at eight bytes a document.
+"""Which of many documents are exact copies of an earlier one, in eight bytes of memory per document.
 
-Documents are told apart by 64-bit hashes, sorted to find those that occur twice; only of these is a place
-kept. Where hashes are equal the tokens are compared, so that no document is dropped for a collision.
+Sorting the documents' 64-bit hashes finds those that occur more than once; only for these a place is kept. If hashes
+are equal, the tokens are compared, so that no document is dropped because of a collision.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,14 +18,14 @@ PLACE = np.dtype([("job", "<i8"), ("start", "<i8"), ("end", "<i8")])
 
 
 def repeated(hashes: Sequence[Hashes]) -> Hashes:
-    """Return the hashes that occur more than once, in rising order, each once."""
+    """Return the hashes that occur more than once, sorted."""
     together = np.concatenate([np.empty(0, np.uint64), *hashes])
     together.sort()  # in place
     return np.unique(together[1:][together[1:] == together[:-1]])
 
 
 def first_of_each(tables: Iterable[Documents], repeated: Hashes) -> Iterator[Documents]:
-    """Leave out of tables the documents whose hash there was before, to count what stays: no token is compared."""
+    """Keep the first document of each hash, to count what stays; compares hashes only, no tokens."""
     seen = np.zeros(repeated.size, np.bool_)
     for table in tables:
         rows = np.flatnonzero(np.isin(table["hash"], repeated))
@@ -39,11 +39,11 @@ def first_of_each(tables: Iterable[Documents], repeated: Hashes) -> Iterator[Doc
 
 
 class Copies:
-    """Finds, going through the documents of jobs in order, those equal to an earlier one.
+    """Goes through the documents of jobs in order, and finds those equal to an earlier one.
 
     Args:
-        folder: where the jobs' results lie.
-        hashes: those of all documents that will be gone through.
+        folder: where the jobs' results are.
+        hashes: the hashes of all documents, job by job.
     """
 
     def __init__(self, folder: Path, hashes: Sequence[Hashes]) -> None:
@@ -54,14 +54,14 @@ class Copies:
         self._folder = folder
         self._jobs: list[Job] = []
         self.repeated = repeated(hashes)
-        """The hashes of which there are several."""
+        """The hashes that occur more than once."""
         self._first = np.zeros(self.repeated.size, PLACE)
 
     def find(self, job: Job, table: Documents) -> npt.NDArray[np.bool_]:
-        """Say of each of the next job's documents whether it is a copy; `table` may leave some out at its end.
+        """Say for each document of the next job whether it is a copy; `table` may leave out documents at the end.
 
-        Where two documents collide, copies of the second stay. That is to be expected in one of 3,700 corpora
-        of a hundred million documents.
+        If the hashes of two documents collide, copies of the second stay. One in 3,700 corpora of a hundred million
+        documents has such a collision.
         """
         self._jobs.append(job)
         copies = np.zeros(table.size, np.bool_)

@@ -1,10 +1,10 @@
-"""Which documents are held out to validate, as a function of their hashes and lengths and of nothing else.
+"""Which documents are held out to validate, as a function of their hashes and lengths only.
 
-A document validates if the hash of its text lies below a threshold, which depends on the size of the whole source:
-the same documents in any order, however small a part of it is prepared. Of many documents, those below it are about
-what was asked for. Of few they may be anything, as one long document may be nearly all. Where they are well off,
-documents validate in the order of their hashes until there are tokens enough, and the last one is cut if it is too
-long: its end validates, its beginning trains.
+A document validates if the hash of its text is below a threshold, which depends on the size of the whole source. So the
+same documents validate in any order and however little of the source is prepared. Among many documents this holds out
+about as many tokens as asked for. Among few it may hold out far more or less, as one long document may be most of the
+text. Then documents validate in the order of their hashes until there are enough tokens, and the last one is cut if it
+is too long: its end validates, its beginning trains.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,30 +16,30 @@ import numpy.typing as npt
 from gptlab.data.prepare.jobs import Documents
 
 HASHES = 2**64
-WELL_OFF = 1.5  # times as many tokens as were asked for, or as few
-LARGE, SMALL = 2.0, 0.1  # times the usual, where nothing was asked for
-LEAST = 512  # tokens that nobody minds then: up to LARGE times that, a window of GPT-2's, no document is cut
-MANY = 100  # documents that validate: how long they are together is left to the law of large numbers
-BIN_BITS = 16  # of a hash, by which tokens are counted, so that the documents of one bin only are in memory
+FAR_OFF = 1.5  # times as many tokens as asked for, or as few
+LARGE, SMALL = 2.0, 0.1  # the same, times the usual, if the user asked for no number
+LEAST = 512  # if so, no document is cut for up to LARGE times this, which is one window of GPT-2's
+MANY = 100  # validating documents: the law of large numbers takes care of their length
+BIN_BITS = 16  # of a hash; tokens are counted by bin, so that only the documents of one bin are in memory
 
 Counted = Callable[[], Iterator[Documents]]
-"""Goes through all documents that are kept, job by job."""
+"""Goes through all documents to be dealt, job by job."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """How much is to validate."""
+    """How much text to hold out."""
 
     fraction: float
-    """Which part of the documents, by the estimated size of the whole source."""
+    """The fraction of documents, by the estimated size of the whole source."""
     tokens: int | None
-    """How many of the whole source; None where nobody said."""
+    """How many tokens of the whole source; None if the user did not say."""
     estimate: float
-    """About how many there are in the whole source."""
+    """About how many tokens the whole source has."""
     whole: bool
-    """Whether all of it is prepared."""
+    """Whether the whole source is prepared."""
     usual_fraction: float
-    """Which part of what is prepared, where no document of it lies below the threshold, so that one is forced to."""
+    """The fraction of what is prepared if none of its documents is below the threshold and one must be held out."""
 
 
 @dataclass(frozen=True)
@@ -47,21 +47,21 @@ class HoldOut:
     """Which documents validate."""
 
     below: int
-    """Those whose hash is less."""
+    """Documents with a lower hash validate."""
     tail: int = 0
-    """How many tokens at the end of those validate that have just this hash."""
+    """How many tokens validate at the end of documents with exactly this hash."""
     enough: int | None = None
-    """How many tokens they were chosen to have; None where the threshold is that of any part of the source."""
+    """How many tokens they were chosen to have; None for a plain threshold, the same for any part of the source."""
 
     def tokens(self, table: Documents) -> npt.NDArray[np.int64]:
-        """Return how many tokens at the end of each document validate; it is cut behind two tokens at the least."""
+        """Return how many tokens at the end of each document validate; a cut leaves at least two to train on."""
         length = table["tokens"].astype(np.int64)
         tail = np.where(length - self.tail < 2, length, self.tail) if self.tail else np.zeros_like(length)
         below = np.uint64(self.below)
         return np.where(table["hash"] < below, length, np.where(table["hash"] == below, tail, 0))
 
     def cuts(self, table: Documents) -> int:
-        """Count the documents that are cut."""
+        """Count the documents to cut."""
         tokens = self.tokens(table)
         return int(np.count_nonzero((tokens > 0) & (tokens < table["tokens"])))
 
@@ -71,17 +71,17 @@ class HoldOut:
             said += f", and the last {self.tail:,} tokens of the one with that hash, whose beginning trains"
         if self.enough is None:
             return f"{said}: {self.below / HASHES:.3%} of all"
-        return f"{said}: few documents in order of hash, until there were {self.enough:,} tokens"
+        return f"{said}: documents in order of hash until there were {self.enough:,} tokens, as there are few"
 
 
 def hold_out(asked: Asked, lowest: int, highest: int, counted: Counted) -> HoldOut:
-    """Choose what validates: at least a part of one document, and never all.
+    """Choose what validates: at least part of one document, and never all of them.
 
     Args:
         asked: how much.
         lowest: the lowest hash of a document.
-        highest: the highest, which is another.
-        counted: goes through the documents, as often as it is called.
+        highest: the highest, different from the lowest.
+        counted: goes through the documents each time it is called.
     """
     threshold = int(asked.fraction * HASHES)
     plain = HoldOut(min(max(threshold, lowest + 1), highest))
@@ -92,8 +92,8 @@ def hold_out(asked: Asked, lowest: int, highest: int, counted: Counted) -> HoldO
         held_out += int(validating.sum())
         documents += int(np.count_nonzero(validating))
     wanted = _wanted(asked, total, few=documents < MANY, forced=threshold <= lowest)
-    most, least = (LARGE, SMALL) if asked.tokens is None else (WELL_OFF, 1 / WELL_OFF)
-    # In a part there may be few of those that validate in the whole.
+    most, least = (LARGE, SMALL) if asked.tokens is None else (FAR_OFF, 1 / FAR_OFF)
+    # A small part of a source may have few of the documents that validate in the whole.
     if asked.whole and held_out < least * wanted:
         return _in_order(wanted, counted)
     if asked.tokens is None:
@@ -102,16 +102,16 @@ def hold_out(asked: Asked, lowest: int, highest: int, counted: Counted) -> HoldO
 
 
 def _wanted(asked: Asked, total: int, *, few: bool, forced: bool) -> int:
-    """Return how many tokens are to validate, at most half of all.
+    """Return how many tokens to hold out, at most half of all.
 
     Args:
         asked: how much.
         total: how many tokens are prepared.
-        few: whether few documents lie below the threshold; many are left alone, though it be by an estimate.
-        forced: whether none does, so that one is taken all the same.
+        few: whether few documents are below the threshold; if many are, the threshold stands, though estimated.
+        forced: whether none is, so that one is held out anyway.
     """
     if not asked.whole:
-        # As much as of the whole, so that what validates in the whole does so in a part of it.
+        # As many as in the whole, so that documents that validate in the whole also validate in a part of it.
         wanted = asked.fraction * max(total, asked.estimate)
         if forced:
             wanted = min(wanted, max(asked.fraction, asked.usual_fraction) * total)
@@ -123,7 +123,7 @@ def _wanted(asked: Asked, total: int, *, few: bool, forced: bool) -> int:
 
 
 def _in_order(wanted: int, counted: Counted) -> HoldOut:
-    """Take documents in the order of their hashes until there are so many tokens; equal ones are treated alike."""
+    """Hold out documents in the order of their hashes until there are `wanted` tokens; equal hashes stay together."""
     shift = np.uint64(64 - BIN_BITS)
     bins = np.zeros(2**BIN_BITS, np.int64)
     for table in counted():
@@ -140,6 +140,6 @@ def _in_order(wanted: int, counted: Counted) -> HoldOut:
         if before + sum(within[hash_]) >= wanted:
             break
         before += sum(within[hash_])
-    if before + sum(within[hash_]) <= WELL_OFF * wanted:
+    if before + sum(within[hash_]) <= FAR_OFF * wanted:
         return HoldOut(hash_ + 1, 0, wanted)
     return HoldOut(hash_, max((wanted - before) // len(within[hash_]), 1), wanted)

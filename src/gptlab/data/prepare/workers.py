@@ -1,4 +1,4 @@
-"""A pure function over many pieces of work, in this process or in several."""
+"""Applying a pure function to many items, in this process or in several."""
 
 import multiprocessing
 import os
@@ -11,32 +11,32 @@ from typing import Any, TypeVar
 
 from gptlab.errors import DataError
 
-Piece = TypeVar("Piece")
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def spread(
-    function: Callable[[Piece], Result], pieces: Sequence[Piece], workers: int
-) -> Generator[tuple[Piece, Result], None, None]:
-    """Apply a function to every piece and yield each with its result, in the order in which they are done.
+    function: Callable[[Item], Result], items: Sequence[Item], workers: int
+) -> Generator[tuple[Item, Result]]:
+    """Apply a function to every item, and yield each with its result, in the order in which they are done.
 
     Args:
-        function: sent to each process once, and so may be an object that holds much.
-        pieces: sent one by one.
+        function: sent to each process once, so it may be a large object.
+        items: sent one by one.
         workers: how many processes.
 
     Raises:
         DataError: a process ended abruptly.
     """
-    workers = min(workers, len(pieces))
+    workers = min(workers, len(items))
     if workers <= 1:
-        for piece in pieces:
-            yield piece, function(piece)
+        for item in items:
+            yield item, function(item)
         return
     # Spawned, not forked: this process may hold threads and a GPU, which no child must inherit.
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start, (function,))
     try:
-        running = {pool.submit(_work, piece): piece for piece in pieces}
+        running = {pool.submit(_work, item): item for item in items}
         for future in as_completed(running):
             yield running.pop(future), future.result()
     except BrokenProcessPool as error:
@@ -57,7 +57,7 @@ def _start(function: Callable[[Any], Any]) -> None:
 
 
 def start_worker() -> None:
-    """Begin a worker process: Ctrl-C is its parent's to answer, whom it does not outlive."""
+    """Set up a worker process: it leaves Ctrl-C to its parent, and ends when its parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
@@ -69,5 +69,5 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
-def _work(piece: Any) -> Any:
-    return _function(piece)
+def _work(item: Any) -> Any:
+    return _function(item)

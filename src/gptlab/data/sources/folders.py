@@ -1,7 +1,7 @@
-"""Which files of a folder are read, what is passed over, and which state they are in.
+"""Which files of a folder are read, which are passed over, and the revision of those that are read.
 
-Links are followed, to files and to folders, but nothing is read twice: not what a link leads to that is read
-without it, nor by two links, nor a folder that the link lies in. Hidden files and folders stay out.
+Links to files and folders are followed, but nothing is read twice: not a file that can also be reached without the
+link or by another link, nor a folder that the link itself is in. Hidden files and folders are left out.
 """
 
 import hashlib
@@ -15,24 +15,15 @@ from pathlib import Path
 from gptlab.data.sources.files import READ_HERE, format_here, holds_no_documents
 from gptlab.errors import DataError
 
-WHOLE_BYTES = 1 << 28  # of text that is looked at whole; a second, beside the minutes that preparing it takes
-SAMPLE_BYTES = 1 << 16  # of the beginning, the middle and the end of each file, where there is more
+WHOLE_BYTES = 1 << 28  # of files that are hashed whole: takes a second, where preparing them takes minutes
+SAMPLE_BYTES = 1 << 16  # hashed at the beginning, middle and end of each file if there is more
 LOOKED_AT = 8  # files of a kind, to tell whether it is text
 LOOK_BYTES = 1 << 10
-KINDS = 8  # that a line names
-PACKED = {".7z", ".bz2", ".gz", ".lz4", ".rar", ".tar", ".tgz", ".xz", ".zip", ".zst"} | {
-    ".arrow",
-    ".avro",
-    ".doc",
-    ".docx",
-    ".epub",
-    ".feather",
-    ".odt",
-    ".orc",
-    ".pdf",
-    ".warc",
-}
-"""Endings of files that are no text as they are, and mostly hold some."""
+KINDS = 8  # listed by name in the message
+ARCHIVES = {".7z", ".bz2", ".gz", ".lz4", ".rar", ".tar", ".tgz", ".xz", ".zip", ".zst"}
+DOCUMENTS = {".arrow", ".avro", ".doc", ".docx", ".epub", ".feather", ".odt", ".orc", ".pdf", ".warc"}
+PACKED = ARCHIVES | DOCUMENTS
+"""Suffixes of files that are not plain text but usually contain some."""
 
 _CONTROL = bytes(set(range(32)) - set(b"\t\n\r\f\b\x1b"))
 
@@ -41,28 +32,28 @@ Identity = tuple[int, int]
 
 @dataclass
 class Listing:
-    """What a walk through a folder finds."""
+    """The result of a walk through a folder."""
 
     files: list[Path] = field(default_factory=list[Path])
     """Every file that is not hidden, once."""
     back: int = 0
-    """How many links lead to what is there without them, or to a folder that they lie in."""
+    """How many links lead to something already listed, or to a folder that they are in."""
     broken: int = 0
     """How many links lead nowhere."""
 
 
 def list_files(root: Path, column: str | None) -> tuple[list[Path], str]:
-    """List the files of a folder that are read, in sorted order, and say what is passed over.
+    """List the files of a folder to read, sorted, and describe those passed over.
 
     Args:
         root: the folder.
-        column: which column of the files holds the documents; None where that is to be found.
+        column: the column of the files that holds the documents; None finds it.
 
     Returns:
-        The files, and how many of which kind are not among them; "" where there is nothing to say.
+        The files, and how many of each kind are passed over; "" if there is nothing to report.
 
     Raises:
-        DataError: it holds none, or a part of it cannot be read.
+        DataError: the folder has no file to read, or a part of it cannot be read.
     """
     listing = _walk(root)
     read: list[Path] = []
@@ -94,11 +85,11 @@ def list_files(root: Path, column: str | None) -> tuple[list[Path], str]:
 
 
 def revisions(base: Path, files: Sequence[Path]) -> tuple[str, str]:
-    """Name the state of files in two ways: by names, sizes and contents, and by names and sizes alone.
+    """Return two hashes of some files: one of names, sizes and contents, one of names and sizes alone.
 
-    Files of more than WHOLE_BYTES together are not read whole for this, as that takes minutes: of each its
-    beginning, middle and end are, and an edit elsewhere that keeps the size is not noticed. Where a file lies and
-    when it was written do not matter, so that a copy is the same.
+    If the files have more than WHOLE_BYTES together, reading them whole takes minutes. Then only the beginning,
+    middle and end of each are hashed: an edit elsewhere that keeps the size goes unnoticed. A copy of the files has
+    the same hashes, as location and time do not count.
     """
     sizes = [path.stat().st_size for path in files]
     listed = "".join(
@@ -118,15 +109,15 @@ def revisions(base: Path, files: Sequence[Path]) -> tuple[str, str]:
 
 
 def _walk(root: Path) -> Listing:
-    """Find what is not hidden: first without links, then by the links to folders, and by those to files last."""
+    """List what is not hidden: first without links, then through links to folders, and links to files last."""
     listing = Listing()
-    # A link to a folder that it lies in would lead through all of it again.
+    # A link to a folder above it would list all of that folder again.
     seen = {_identity(folder) for folder in root.resolve().parents}
     folders = [root]
     folder_links: list[tuple[tuple[str, ...], Path]] = []
     file_links: list[Path] = []
     while folders or folder_links:
-        # Links in sorted order, so that of two to one folder it is always the same that counts.
+        # Links in sorted order, so that of two links to one folder the same one always counts.
         folder = folders.pop() if folders else heapq.heappop(folder_links)[1]
         identity = _identity(folder)
         if identity in seen:
@@ -167,7 +158,7 @@ def _identity(path: Path) -> Identity:
 
 
 def _kinds_of_text(paths: Sequence[Path]) -> list[tuple[str, int]]:
-    """Count files that may hold text by how their names end, the commonest first; other files are left out."""
+    """Count files that may hold text by suffix, commonest first; other files are left out."""
     kinds: dict[str, list[Path]] = {}
     for path in sorted(paths, key=lambda path: path.parts):
         kinds.setdefault(path.suffix.lower() or "without an ending", []).append(path)
@@ -183,7 +174,7 @@ def _looks_like_text(path: Path) -> bool:
         with path.open("rb") as file:
             beginning = file.read(LOOK_BYTES)
     except OSError:
-        return True  # it may be, and it is passed over
+        return True  # it may be, so report it
     if beginning.startswith((b"\xff\xfe", b"\xfe\xff")):  # UTF-16
         return True
     return bool(beginning) and not beginning.translate(None, bytes(set(range(256)) - set(_CONTROL)))

@@ -1,6 +1,6 @@
-"""What a data set's repository on the Hugging Face hub holds, and its files, each held against the hub's hash.
+"""Data sets on the Hugging Face hub: listing their files, and downloading them checked against the hub's hash.
 
-Where the hub is and who is asking are the client library's affair: HF_ENDPOINT, HF_TOKEN, HF_HOME.
+The client library decides which hub to ask and as whom: HF_ENDPOINT, HF_TOKEN, HF_HOME.
 """
 
 import hashlib
@@ -16,17 +16,14 @@ from gptlab.errors import DataError
 from gptlab.progress import Progress, duration
 from gptlab.storage import file_sha256
 
-WAITS_S = (
-    1,
-    4,
-    16,
-    64,
-    256,
-)  # between attempts; in all longer than the five minutes of the hub's rate limits
-MAX_WAIT_S = 300  # the longest that the hub may tell us to wait
+# Between attempts; together they outlast the five minutes of the hub's rate limits.
+WAITS_S = (1, 4, 16, 64, 256)
+MAX_WAIT_S = 300  # the hub may ask for more, but then we give up
 TRANSIENT = (408, 429, 500, 502, 503, 504)
 
-CLIENT_FOLDER = Path(".cache", "huggingface")  # what the client library keeps beside its downloads
+CLIENT_FOLDER = Path(
+    ".cache", "huggingface"
+)  # where the client library keeps its own files next to downloads
 
 Answer = TypeVar("Answer")
 
@@ -36,13 +33,13 @@ class HubFile:
     """A file of a repository."""
 
     path: str
-    """Where it lies in the repository."""
+    """Its path in the repository."""
     bytes: int
     """Its size."""
     blob: str
-    """Git's name for its content; for a large file, for the pointer to it."""
+    """Git's hash of its content; of a large file, git's hash of the pointer to it."""
     sha256: str | None
-    """Of its content; None where the hub knows none, as of small files of text."""
+    """sha256 of its content; None if the hub has none, as for small text files."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ class Repository:
             revision: a branch, tag or commit; None is the main branch.
 
         Raises:
-            DataError: the hub cannot be reached, or has no such data set or revision for us.
+            DataError: the hub cannot be reached, or gives us no such data set or revision.
         """
         from huggingface_hub import HfApi
 
@@ -74,10 +71,10 @@ class Repository:
         return Repository(name, info.sha or "", info.card_data.to_dict() if info.card_data else {})
 
     def list_files(self, folder: str = "") -> list[HubFile]:
-        """List the files in a folder and below it, sorted by path; none where there is no such folder.
+        """List the files in a folder and below it, sorted by path; none if there is no such folder.
 
         Raises:
-            DataError: the hub cannot be reached, or does not tell us.
+            DataError: the hub cannot be reached, or refuses.
         """
         from huggingface_hub import HfApi
         from huggingface_hub.errors import EntryNotFoundError
@@ -103,17 +100,17 @@ class Repository:
             return _patiently(listed)
 
     def download(self, file: HubFile, folder: Path) -> Path:
-        """Download a file to its path below a folder, or find it there.
+        """Download a file to its path below a folder, unless it is there already.
 
-        One download at a time goes to a folder. What a dropped connection left is continued; a process that
-        was killed begins the file anew.
+        Only one download at a time may use the folder. After a dropped connection a download resumes; after a kill it
+        begins again.
 
         Raises:
-            DataError: the hub cannot be reached, has no such file for us, or what arrived is not that file.
+            DataError: the hub cannot be reached, gives us no such file, or a different file arrived.
         """
         from huggingface_hub import hf_hub_download
 
-        # A killed process leaves parts behind that no other one continues.
+        # Another process cannot resume what a killed one left.
         for part in (folder / CLIENT_FOLDER).rglob("*.incomplete"):
             part.unlink()
         with _hub(self.name, self.commit, file.path):
@@ -123,21 +120,20 @@ class Repository:
                 ),
                 outages=True,
             )
-        complaint = _damage(Path(path), file)
-        if complaint:
+        if damage := _damage(Path(path), file):
             Path(path).unlink()
-            raise DataError(f"file {path}: {complaint}; run again to fetch it anew")
+            raise DataError(f"file {path}: {damage}; run again to fetch it again")
         return Path(path)
 
 
 def downloaded(file: HubFile, folder: Path) -> int:
-    """Return how many bytes of a file a download to `folder` has brought so far."""
+    """Return how many bytes of a file have arrived in `folder` so far."""
     try:
         if (folder / file.path).exists():
             return file.bytes
         parts = (folder / CLIENT_FOLDER).rglob("*.incomplete")
         return min(sum(part.stat().st_size for part in parts), file.bytes)
-    except FileNotFoundError:  # it has just moved to its place
+    except FileNotFoundError:  # it has just been moved into place
         return file.bytes
 
 
@@ -148,13 +144,13 @@ def _damage(path: Path, file: HubFile) -> str | None:
     if file.sha256 is not None:
         same = file_sha256(path) == file.sha256
     else:
-        # Small files are git's own: https://git-scm.com/book/en/v2/Git-Internals-Git-Objects
+        # Small files are blobs of git: https://git-scm.com/book/en/v2/Git-Internals-Git-Objects
         same = hashlib.sha1(b"blob %d\0" % size + path.read_bytes()).hexdigest() == file.blob
-    return None if same else "its hash is not the one that the hub lists"
+    return None if same else "its hash differs from the one the hub lists"
 
 
 def _patiently(ask: Callable[[], Answer], *, outages: bool = False) -> Answer:
-    """Ask again where the hub is busy; with `outages` also where it cannot be reached for a while."""
+    """Ask again while the hub is busy; with `outages` also while it cannot be reached."""
     from huggingface_hub import errors
 
     for wait in chain(WAITS_S, [None]):
@@ -174,7 +170,7 @@ def _patiently(ask: Callable[[], Answer], *, outages: bool = False) -> Answer:
 
 
 def _of_the_disk(error: Exception) -> bool:
-    return isinstance(error, OSError) and error.errno is not None  # the hub's have no number
+    return isinstance(error, OSError) and error.errno is not None  # errors of the hub have no number
 
 
 def _told_to_wait(error: Any) -> int | None:
@@ -184,7 +180,7 @@ def _told_to_wait(error: Any) -> int | None:
 
 @contextmanager
 def _hub(repository: str, revision: str | None, path: str = "") -> Generator[None, None, None]:
-    """Put what the client library raises into a line; keep it from drawing bars of its own."""
+    """Turn what the client library raises into one line, and keep it from drawing its own progress bars."""
     from huggingface_hub import constants, errors
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
@@ -195,29 +191,29 @@ def _hub(repository: str, revision: str | None, path: str = "") -> Generator[Non
         yield
     except errors.GatedRepoError as error:
         raise DataError(
-            f"hf:{repository}: is gated; accept its terms at {constants.ENDPOINT}/datasets/{repository}, and log "
-            "in: set HF_TOKEN"
+            f"hf:{repository}: is gated; accept its terms at {constants.ENDPOINT}/datasets/{repository}, and set "
+            "HF_TOKEN to log in"
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise DataError(
             f"hf:{repository}: the hub has no such data set, or it is private or gated; check the name, accept "
-            "its terms on its page, or log in: set HF_TOKEN"
+            "its terms on its page, or set HF_TOKEN to log in"
         ) from error
     except errors.RevisionNotFoundError as error:
         raise DataError(f"{place}: the hub has no such revision; name a branch, a tag or a commit") from error
     except errors.RemoteEntryNotFoundError as error:
-        raise DataError(f"{place}: the hub has no such file any more; choose another revision") from error
+        raise DataError(f"{place}: the hub no longer has this file; choose another revision") from error
     except errors.HfHubHTTPError as error:
         raise DataError(f"{place}: {_answered(error)}") from error
     except errors.HFValidationError as error:
-        raise DataError(f"hf:{repository}: is no name of a data set; write hf:OWNER/NAME") from error
+        raise DataError(f"hf:{repository}: is not the name of a data set; write hf:OWNER/NAME") from error
     except (errors.HTTPError, OSError) as error:  # pyright: ignore[reportPrivateImportUsage]
         if _of_the_disk(error):
             raise
         cause = error.__cause__ or error
         raise DataError(
-            f"{place}: the hub cannot be reached at {constants.ENDPOINT} ({type(cause).__name__}); what is there "
-            "stays, run again"
+            f"{place}: the hub cannot be reached at {constants.ENDPOINT} ({type(cause).__name__}); run again, "
+            "finished work is kept"
         ) from error
     finally:
         if shown:
@@ -229,5 +225,5 @@ def _answered(error: Any) -> str:
     if status in (401, 403):
         return f"the hub refuses with status {status}; set HF_TOKEN to a token that may read it"
     if status == 429 and told:
-        return f"the hub asks to wait for {duration(told)}; run again then, what is there stays"
-    return f"the hub answers with status {status}; run again later, what is there stays"
+        return f"the hub asks us to wait for {duration(told)}; run again then, finished work is kept"
+    return f"the hub answers with status {status}; run again later, finished work is kept"

@@ -1,9 +1,9 @@
-"""The files of a data set on the Hugging Face hub, fetched one by one as they are needed.
+"""A data set on the Hugging Face hub as a source, whose files are fetched one by one as they are needed.
 
 hf:OWNER/NAME[@REVISION][:CONFIGURATION_OR_PATH]
 
-A source's revision is written in the same way, with the commit that the hub had when it was found: it is a source
-itself, the same for ever.
+The revision of such a source has the same form, with the commit that the hub had when the source was found. It names
+the same files for ever.
 """
 
 import hashlib
@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gptlab.data.sources.files import FORMATS, Piece, cut_file, file_format, text_bytes
+from gptlab.data.sources.files import FORMATS, cut_file, file_format
 from gptlab.data.sources.hub import HubFile, Repository, downloaded
 from gptlab.data.sources.hub_splits import choose, configurations, listed, to_train_on
-from gptlab.data.sources.inputs import Input, Source
+from gptlab.data.sources.piece import Piece, text_bytes
+from gptlab.data.sources.source import File, Source
 from gptlab.errors import DataError
 from gptlab.progress import StatusLine, quantity
 from gptlab.storage import check_room
@@ -23,19 +24,19 @@ PREFIX = "hf:"
 
 
 @dataclass(frozen=True)
-class Remote(Input):
+class Remote(File):
     """A file on the hub."""
 
     repository: Repository
-    """Where it is."""
+    """The repository it is in."""
     file: HubFile
-    """Which one it is."""
+    """Its entry there."""
     column: str | None
-    """Which column holds the documents."""
+    """The column that holds the documents; None finds it."""
 
     @staticmethod
     def of(repository: Repository, file: HubFile, column: str | None) -> "Remote":
-        """Make an input of a file."""
+        """Name a file by its repository, commit, path and column."""
         key = hashlib.sha256(repr((repository.name, repository.commit, file.path, column)).encode())
         return Remote(key.hexdigest()[:32], text_bytes(file.path, file.bytes), repository, file, column)
 
@@ -49,7 +50,7 @@ class Remote(Input):
     def open(self, folder: Path) -> Sequence[Piece]:
         folder.mkdir(parents=True, exist_ok=True)
         check_room(folder, self.file.bytes - self.fetched(folder))
-        path = self.repository.download(self.file, folder.resolve())  # engines may read it from elsewhere
+        path = self.repository.download(self.file, folder.resolve())  # workers may run in another folder
         stamp = f"{PREFIX}{self.repository.name}@{self.repository.commit}:{self.file.path}"
         return list(cut_file(path, self.column, stamp))
 
@@ -58,14 +59,14 @@ class Remote(Input):
 
 
 def find_remote(name: str, text_column: str | None = None) -> Source:
-    """Find a data set on the hub, and say what was chosen of it.
+    """Find a data set on the hub, and show which of its files were chosen.
 
     Args:
         name: hf:OWNER/NAME[@REVISION][:CONFIGURATION_OR_PATH].
-        text_column: which column of .jsonl and .parquet files holds the documents.
+        text_column: the column of .jsonl and .parquet files that holds the documents; None finds it.
 
     Raises:
-        DataError: the hub cannot be reached, has no such data set for us, or no such files in it.
+        DataError: the hub cannot be reached, or gives us no such data set or no such files.
     """
     repository_name, revision, wanted = split_name(name.removeprefix(PREFIX))
     if not all(repository_name.partition("/")):
@@ -73,19 +74,19 @@ def find_remote(name: str, text_column: str | None = None) -> Source:
     repository = Repository.find(repository_name, revision)
     choice = choose(repository.card, wanted, PREFIX + repository_name)
     files = {file.path: file for file in repository.list_files(choice.folder) if choice.matches(file.path)}
-    readable = [path for path in files if file_format(Path(path))]
+    readable = [path for path in files if file_format(path)]
     if not readable:
-        holds = f"nothing is {choice.label}" if not files else f"{choice.label} holds {listed(files)}"
-        configs = dict.fromkeys(configurations(repository.card))
+        holds = f"no file matches {choice.label}" if not files else f"{choice.label} holds {listed(files)}"
+        configs = configurations(repository.card)
         raise DataError(
             f"{PREFIX}{repository_name}: {holds}; gptlab reads {', '.join(FORMATS)}, choose a path"
             + (f" or one of the configurations {listed(configs)}" if configs else "")
         )
     left_out = choice.left_out
     if choice.by_name:
-        # Several kinds of files hold the same text in several ways.
-        kind = max((file_format(Path(path)) for path in readable), key=list(FORMATS).index)
-        same = [path for path in readable if file_format(Path(path)) == kind]
+        # Files in several formats usually hold the same text.
+        kind = max(map(file_format, readable), key=list(FORMATS).index)
+        same = [path for path in readable if file_format(path) == kind]
         others = len(readable) - len(same)
         readable, left_out = to_train_on(same)
         if not readable:
@@ -94,17 +95,17 @@ def find_remote(name: str, text_column: str | None = None) -> Source:
             )
         if others:
             left_out = (*left_out, f"{others:,} file(s) that are not {kind}")
-    inputs = tuple(Remote.of(repository, files[path], text_column) for path in readable)
-    if not any(part.bytes for part in inputs):
+    chosen = tuple(Remote.of(repository, files[path], text_column) for path in readable)
+    if not any(file.bytes for file in chosen):
         raise DataError(f'source "{name}": its files are empty; choose others')
-    size = quantity(sum(part.download for part in inputs), "B")
+    size = quantity(sum(file.download for file in chosen), "B")
     StatusLine().show(
-        f"{PREFIX}{repository_name} at {repository.commit[:12]}, {choice.label}: {len(inputs):,} file(s), {size}"
+        f"{PREFIX}{repository_name} at {repository.commit[:12]}, {choice.label}: {len(chosen):,} file(s), {size}"
         + (f"; left out: {', '.join(left_out)}" if left_out else ""),
         final=True,
     )
     state = f"{PREFIX}{repository_name}@{repository.commit}" + (f":{wanted}" if wanted else "")
-    return Source(name, state, inputs)
+    return Source(name, state, chosen)
 
 
 def split_name(name: str) -> tuple[str, str | None, str]:
@@ -117,12 +118,12 @@ def split_name(name: str) -> tuple[str, str | None, str]:
 def on_the_hub(
     repository: str, wanted: str, revision: str | None = None
 ) -> Callable[[str, str | None], Source]:
-    """Make a finder of NAME[@REVISION][:CONFIGURATION_OR_PATH] for a repository.
+    """Make a function that finds NAME[@REVISION][:CONFIGURATION_OR_PATH] in a repository.
 
     Args:
         repository: OWNER/NAME.
-        wanted: the configuration or path that is meant where none is named.
-        revision: the revision that is meant where none is named; None is the main branch.
+        wanted: the configuration or path if the name has none.
+        revision: the revision if the name has none; None is the main branch.
     """
 
     def find(name: str, text_column: str | None) -> Source:

@@ -1,7 +1,7 @@
-"""Which files of a repository on the hub are a data set's text to train on.
+"""Which files of a repository on the hub hold a data set's text to train on.
 
-A data set's card may name configurations, each of which lists the files of its splits by patterns; where it does
-not, the names of the files tell their splits. Source: huggingface.co/docs/hub/datasets-data-files-configuration.
+A data set's card may name configurations, each with patterns for the files of its splits; otherwise the names of the
+files tell their splits. Source: huggingface.co/docs/hub/datasets-data-files-configuration.
 """
 
 import re
@@ -18,26 +18,26 @@ SPLITS = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
-"""The words by which the name of a file or folder tells a split."""
-MANY = 12  # names an error lists
+"""The words in the name of a file or folder that tell its split."""
+MANY = 12  # names listed in an error
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Files of a repository, before anyone has listed them."""
+    """A choice of files of a repository, before it is listed."""
 
     label: str
-    """What is chosen, in words."""
+    """The choice in words."""
     patterns: tuple[str, ...]
-    """What their paths match."""
+    """Patterns of the files' paths."""
     by_name: bool
-    """Whether the names of the files are to tell which of them are to train on."""
+    """Whether to pick the files to train on by the words in their names."""
     left_out: tuple[str, ...] = ()
-    """Splits that are not for training."""
+    """The splits that are not for training."""
 
     @property
     def folder(self) -> str:
-        """The folder that holds all of them."""
+        """The deepest folder that holds all of them."""
         parents = [_fixed(pattern) for pattern in self.patterns]
         common = parents[0]
         while any(parent[: len(common)] != common for parent in parents):
@@ -45,24 +45,23 @@ class Choice:
         return "/".join(common)
 
     def matches(self, path: str) -> bool:
-        """Say whether a file is among them."""
+        """Say whether a file is one of them."""
         return any(re.fullmatch(_regex(pattern), path) for pattern in self.patterns)
 
 
 def choose(card: Mapping[str, Any], wanted: str, name: str) -> Choice:
-    """Choose files by a configuration of the card, by a path, or by nothing.
+    """Choose files by a configuration of the card or by a path.
 
     Args:
         card: the head of the data set's README.
-        wanted: a configuration, or the path of a file or a folder, in which * and ** may stand; "" is the
-            default configuration, or the whole repository where there is none.
+        wanted: a configuration, or the path of a file or folder, which may contain * and **; "" is the default
+            configuration, or the whole repository if the card has no configurations.
         name: the data set, for errors.
 
     Raises:
-        DataError: nothing was wanted and there are several to choose from, or the configuration has no split to
-            train on.
+        DataError: `wanted` is "" and no configuration is the default, or the configuration has no split to train on.
     """
-    configs = _configs(card)
+    configs = configurations(card)
     if not wanted and configs:
         default = [config for config in configs.values() if config.get("default")]
         default = default or [configs[key] for key in ("default",) if key in configs]
@@ -79,7 +78,7 @@ def choose(card: Mapping[str, Any], wanted: str, name: str) -> Choice:
         return Choice(label, (f"{folder}/**" if folder else "**",), by_name=True)
     if TRAIN not in splits and len(splits) > 1:
         raise DataError(
-            f"{name}: {label} has the splits {listed(splits)}, none to train on; name a path instead"
+            f"{name}: {label} has the splits {listed(splits)} but none to train on; name a path instead"
         )
     split = TRAIN if TRAIN in splits else next(iter(splits))
     others = tuple(other for other in splits if other != split)
@@ -87,7 +86,7 @@ def choose(card: Mapping[str, Any], wanted: str, name: str) -> Choice:
 
 
 def to_train_on(paths: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
-    """Choose the paths to train on by the words in them; return these, and the splits that were left out."""
+    """Choose the paths to train on by the words in them; return them and the splits left out."""
     splits = {path: _split(path) for path in paths}
     kept = TRAIN if TRAIN in splits.values() else None
     others = {split for split in splits.values() if split is not None and split != kept}
@@ -95,17 +94,13 @@ def to_train_on(paths: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
 
 
 def listed(names: Mapping[str, Any]) -> str:
-    """List names, but not hundreds of them."""
+    """List at most MANY names."""
     first = list(names)[:MANY]
     return ", ".join(first) + (f" and {len(names) - MANY} more" if len(names) > MANY else "")
 
 
-def configurations(card: Mapping[str, Any]) -> list[str]:
-    """Return the names of a card's configurations."""
-    return list(_configs(card))
-
-
-def _configs(card: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def configurations(card: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return a card's configurations by name."""
     found = card.get("configs")
     if not isinstance(found, list):
         return {}
@@ -114,7 +109,7 @@ def _configs(card: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def _data_files(config: Mapping[str, Any]) -> dict[str, tuple[str, ...]] | None:
-    """Read the patterns of each split, in any of the forms that a card may have; None where there are none."""
+    """Read the patterns of each split, in any form that a card may use; None if it has none."""
     match config.get("data_files"):
         case str(pattern):
             return {TRAIN: (pattern,)}
@@ -138,18 +133,18 @@ def _split(path: str) -> str | None:
 
 
 def _fixed(pattern: str) -> tuple[str, ...]:
-    """Return the folders that a pattern begins with."""
+    """Return the folders that a pattern begins with, up to its first wildcard."""
     parts = PurePosixPath(pattern).parts[:-1]
     wild = next((number for number, part in enumerate(parts) if re.search(r"[*?\[]", part)), len(parts))
     return parts[:wild]
 
 
 def _regex(pattern: str) -> str:
-    """Write a pattern as a regular expression: * and ? stay within a folder's name, ** does not."""
+    """Write a pattern as a regular expression: * and ? match within one name, ** across folders."""
     pattern = pattern.strip("/").removeprefix("./")
     words = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", pattern)
-    if len(parts) == 1:  # what names a folder means all in it
+    if len(parts) == 1:  # without wildcards it may name a folder, and means everything in it
         return re.escape(pattern) + "(?:/.*)?"
     return "".join(
         words.get(part, part.replace("[!", "[^") if part.startswith("[") else re.escape(part))

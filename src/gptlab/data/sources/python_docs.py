@@ -1,7 +1,7 @@
-"""The documentation that every CPython carries: real English technical prose that needs no network.
+"""The documentation that comes with every CPython: real English technical prose that needs no network.
 
-It is read from the standard library's sources, of which nothing is imported: the help topics, one document
-each, and the docstrings, one document a module. Each text occurs once, however many names it has.
+It is read from the source code of the standard library, without importing it. Each help topic is a document, and so
+are the docstrings of each module. Each text occurs once, even if it has several names.
 """
 
 import ast
@@ -13,7 +13,7 @@ from pathlib import Path
 
 TOPICS = Path("pydoc_data", "topics.py")
 
-# Tests and generated code pages hold no prose; idlelib and lib2to3 are programs.
+# Tests and generated code pages have no prose; idlelib and lib2to3 are programs.
 SKIPPED = {"test", "tests", "idle_test", "encodings", "idlelib", "lib2to3", "pydoc_data"}
 
 Entry = tuple[str, str]  # a heading, which may be empty, and the text under it
@@ -21,7 +21,7 @@ Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def read_documents(library: Path) -> Iterator[str]:
-    """Read a standard library's help topics and docstrings, in an order that is always the same."""
+    """Read a standard library's help topics and docstrings, always in the same order."""
     seen: set[str] = set()
     for title, entries in chain(_topics(library), _modules(library)):
         fresh: list[str] = []
@@ -34,7 +34,7 @@ def read_documents(library: Path) -> Iterator[str]:
 
 
 def estimate_bytes(library: Path) -> int:
-    """Estimate how much text there is without reading it: a sixth of the library is docstrings."""
+    """Estimate the bytes of text without reading it: a sixth of the library is docstrings."""
     topics = (library / TOPICS).stat().st_size
     return topics + sum(path.stat().st_size for path in _module_files(library)) // 6
 
@@ -59,7 +59,7 @@ def _module_files(library: Path) -> list[Path]:
         # No package has a hyphen: this leaves out site-packages, dist-packages and lib-dynload.
         folders[:] = [name for name in folders if name not in SKIPPED and "-" not in name]
         files += [Path(folder, name) for name in names if name.endswith(".py")]
-    # What is generated for one machine, such as _sysconfigdata, would make the text depend on it.
+    # _sysconfigdata is generated for each machine, and would make the text depend on it.
     return sorted(path for path in files if not path.name.startswith("_sysconfigdata"))
 
 
@@ -80,5 +80,5 @@ def _docstrings(node: Documented, name: str) -> Iterator[Entry]:
 
 def _parse(path: Path) -> ast.Module:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what a Python thinks of its own library's style
+        warnings.simplefilter("ignore")  # about the style of the library
         return ast.parse(path.read_bytes())

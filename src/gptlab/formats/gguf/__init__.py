@@ -1,4 +1,4 @@
-"""GGUF: one file with weights, tokenizer and shape, which llama.cpp and what is built on it run."""
+"""GGUF: one file with weights, tokenizer and shape, for llama.cpp and the programs built on it."""
 
 from gptlab.formats.gguf.architectures import ARCHITECTURES
 from gptlab.formats.gguf.write import DTYPES, ExportedGGUF, GGUFDType, export_gguf, gguf_file, refuse_file

@@ -1,7 +1,7 @@
-"""Which of llama.cpp's architectures computes what one of transformers' classes does.
+"""llama.cpp's architecture for each class of transformers.
 
-llama.cpp knows the classes by other names and fixes more: one activation each, biases here and none there. An
-architecture says what it fixes besides the class, and changes the class's tensors into its own.
+llama.cpp uses other names and fixes more: one activation each, biases in some and none in others. An architecture
+says what it fixes beyond the class, and turns the class's tensors into its own.
 
 Source: ggml-org/llama.cpp, `src/models/`, and `convert_hf_to_gguf.py` for the layouts.
 """
@@ -23,16 +23,16 @@ Tensors = Iterable[tuple[str, Tensor]]
 
 @dataclass(frozen=True)
 class Architecture:
-    """One of llama.cpp's."""
+    """An architecture of llama.cpp."""
 
     name: str
-    """As the file says it."""
+    """Its name in the file."""
     holds: Mapping[str, Sequence[object]] = field(default_factory=dict[str, Sequence[object]])
-    """What it fixes besides the class."""
+    """What it fixes beyond the class."""
     change: Callable[[Tensors, ModelConfig], Tensors] = lambda tensors, _config: tensors
     """Turns the class's tensors into those that llama.cpp reads."""
     needs_head: bool = False
-    """Whether a tied head is written all the same."""
+    """Whether the file holds the head even if it is tied."""
     keys: Callable[[ModelConfig], Mapping[str, Any]] = lambda _config: {}
     """Keys of this architecture alone."""
 
@@ -47,7 +47,7 @@ def architecture_of(c: ModelConfig) -> tuple[str, Architecture]:
     found = ARCHITECTURES.get(class_name)
     if found is None:
         raise ExportError(
-            f"to gguf: llama.cpp runs no {class_name}, which is what this model is; it runs "
+            f"to gguf: llama.cpp does not run {class_name}, this model's class; it runs "
             f"{', '.join(ARCHITECTURES)}; leave out --to gguf for a Hugging Face folder"
         )
     misfits = [
@@ -64,7 +64,7 @@ def architecture_of(c: ModelConfig) -> tuple[str, Architecture]:
 
 
 def tensors_of(state: Mapping[str, Tensor], c: ModelConfig) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of the file under the class's names, which the package gguf translates."""
+    """Yield the file's tensors under the class's names, which the package gguf translates."""
     class_name, architecture = architecture_of(c)
     yield from architecture.change(FORMATS[class_name].tensors(state, c), c)
     if architecture.needs_head and c.tie_embeddings:
@@ -72,7 +72,7 @@ def tensors_of(state: Mapping[str, Tensor], c: ModelConfig) -> Iterator[tuple[st
 
 
 def _outputs_first(tensors: Tensors, _config: ModelConfig) -> Tensors:
-    """Transpose GPT-2's matrices, which its class holds as (inputs, outputs)."""
+    """Transpose GPT-2's matrices; its class holds them as (inputs, outputs)."""
     for name, tensor in tensors:
         yield name, tensor.T if ".h." in name and tensor.ndim == 2 else tensor
 
@@ -109,7 +109,7 @@ def _stacked_norms(tensors: Tensors, _config: ModelConfig) -> Tensors:
 
 
 def _squared_relu(c: ModelConfig) -> dict[str, Any]:
-    """Set the four numbers of xIELU so that it squares what is above zero and gives zero below.
+    """Set the four numbers of xIELU so that it squares values above zero and gives zero below.
 
     It is p x^2 + b x above and n (exp(min(x, e)) - 1 - x) + b x below, where p and n pass through a softplus.
 
@@ -130,7 +130,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "Starcoder2ForCausalLM": Architecture("starcoder2", _GELU, _zero_biases),
     "StableLmForCausalLM": Architecture("stablelm", change=_stacked_norms, needs_head=True),
     "LlamaForCausalLM": Architecture("llama", change=_neighbours),
-    # Llama without turning; llama.cpp's own smollm3 turns three layers of four.
+    # Llama with a RoPE that turns nothing; llama.cpp's own smollm3 turns three layers of four.
     "SmolLM3ForCausalLM": Architecture("llama", change=_neighbours),
     "ArceeForCausalLM": Architecture("arcee", {"mlp": ["relu2"], "bias": [False]}, _neighbours),
     "Qwen3ForCausalLM": Architecture("qwen3"),

@@ -1,4 +1,4 @@
-"""A GGUF file as llama.cpp runs it against the model that it was made of: ids and logits."""
+"""A GGUF file in llama.cpp compared with the model it was made from: ids and logits."""
 
 import ctypes
 from functools import cache
@@ -14,20 +14,20 @@ from gptlab.errors import ExportError
 from gptlab.formats.huggingface.compare import PROBE, any_ids, logits_at, places_of
 from gptlab.model.gpt import GPT
 
-PIECE = 256  # tokens whose logits are there at once
+PIECE = 256  # tokens whose logits are in memory at once
 
 
 def compare(model: GPT, tokenizer: Tokenizer, file: Path, tolerance: float) -> float | None:
-    """Return the largest difference of a logit, in nats; None where llama-cpp-python is not installed.
+    """Return the largest difference of a logit, in nats; None if llama-cpp-python is not installed.
 
     Args:
         model: in float32.
         tokenizer: its own.
         file: the GGUF file of both.
-        tolerance: the largest that is right, as a share of the logits' standard deviation.
+        tolerance: the largest acceptable difference, as a share of the logits' standard deviation.
 
     Raises:
-        ExportError: what llama.cpp loads is not the model.
+        ExportError: llama.cpp loads another model.
     """
     try:
         import_module("llama_cpp")
@@ -38,7 +38,7 @@ def compare(model: GPT, tokenizer: Tokenizer, file: Path, tolerance: float) -> f
     try:
         ids = tokenizer.encode(PROBE)
         if llm.tokenize(PROBE.encode(), add_bos=False, special=False) != ids:
-            raise ExportError(f"tokenizer {tokenizer.name}: llama.cpp would cut text into other ids")
+            raise ExportError(f"tokenizer {tokenizer.name}: llama.cpp would split text into other ids")
         samples = (ids[:context], any_ids(model)[0].tolist())
         return max(_compare_logits(model, llm, sample, tolerance) for sample in samples)
     finally:
@@ -46,10 +46,10 @@ def compare(model: GPT, tokenizer: Tokenizer, file: Path, tolerance: float) -> f
 
 
 def open_gguf(file: Path, context: int) -> Any:
-    """Load a file in llama.cpp, with all logits, and a cache in float32.
+    """Load a file in llama.cpp, with all logits and a float32 cache.
 
     Raises:
-        ExportError: llama.cpp does not take it.
+        ExportError: llama.cpp cannot load it.
     """
     llama: Any = import_module("llama_cpp")
     _silence(llama)
@@ -69,13 +69,13 @@ def open_gguf(file: Path, context: int) -> Any:
         )
     except ValueError as error:
         raise ExportError(
-            f"to gguf: llama.cpp does not load the file ({error}); update llama-cpp-python, or --no-verify"
+            f"to gguf: llama.cpp cannot load the file ({error}); update llama-cpp-python, or pass --no-verify"
         ) from None
 
 
-@cache  # which keeps the callback: it has to live as long as the library
+@cache  # keeps the callback alive as long as the library
 def _silence(llama: Any) -> Any:
-    """Keep llama.cpp from printing what is in the file."""
+    """Keep llama.cpp from printing the contents of the file."""
 
     def say_nothing(*_: object) -> None:
         pass
@@ -91,7 +91,7 @@ def _compare_logits(model: GPT, llm: Any, ids: list[int], tolerance: float) -> f
     logits = logits_at(model, torch.tensor([ids], device=device), places.to(device))[0].cpu()
     diff = float((logits - _logits_at(llm, ids, places)).abs().max())
     limit = tolerance * float(logits.std(-1).mean())
-    if not diff <= limit:  # nor may it be no number
+    if not diff <= limit:  # also true of NaN
         raise ExportError(
             f"llama.cpp's logits are up to {diff:.2g} nats from the model's, more than {limit:.2g}; "
             "nothing was written"
@@ -105,7 +105,7 @@ def _logits_at(llm: Any, ids: list[int], places: torch.Tensor) -> torch.Tensor:
     for start in range(0, len(ids), PIECE):
         llm.eval(ids[start : start + PIECE])
         rows += [np.array(llm.scores[place]) for place in places.tolist() if start <= place < start + PIECE]
-        # It has room for every position's, which takes no memory before something is written there.
+        # A fresh array has room for all positions, but takes memory only where something is written.
         shape, kind = llm.scores.shape, llm.scores.dtype
         llm.scores = None
         llm.scores = np.empty(shape, kind)

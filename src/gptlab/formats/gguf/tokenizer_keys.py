@@ -7,16 +7,16 @@ from gptlab.data.tokenizer import END_OF_TEXT, FILE, Tokenizer
 from gptlab.errors import ExportError
 from gptlab.formats.huggingface.vocabulary import byte_level_bpe
 
-# llama.cpp wants a merge at least. This one never happens: nothing makes its left half.
+# llama.cpp needs at least one merge. This one never happens: nothing makes its left half.
 NO_MERGE = "!! !!"
 NORMAL, CONTROL, UNUSED = 1, 3, 5  # gguf.TokenType
 
 
 def vocabulary_keys(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return the values by their key's last part: tokens, token types, merges, ends of text.
+    """Return the values by the last part of their key: tokens, token types, merges, ends of text.
 
     Raises:
-        ExportError: the tokenizer cuts text in a way that llama.cpp does not know as GPT-2's.
+        ExportError: the tokenizer does not split text as GPT-2's does.
     """
     end = tokenizer.document_start("a model of single characters cannot be exported")
     saved = tokenizer.files.get(FILE)
@@ -54,6 +54,6 @@ def _refuse_other_rules(tokenizer: Tokenizer, content: dict[str, Any]) -> None:
     other = [rule for rule, there in rules.items() if there]
     if other:
         raise ExportError(
-            f"to gguf: tokenizer {tokenizer.name} has {', '.join(other)}, and llama.cpp is told of GPT-2's rules "
-            "only; leave out --to gguf for a Hugging Face folder"
+            f"to gguf: tokenizer {tokenizer.name} has {', '.join(other)}, but the file can only name GPT-2's rules; "
+            "leave out --to gguf for a Hugging Face folder"
         )

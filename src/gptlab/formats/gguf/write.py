@@ -1,4 +1,4 @@
-"""Models to GGUF files."""
+"""Write a model and its tokenizer as one GGUF file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,29 +26,29 @@ GGUFDType = Literal["float32", "float16", "bfloat16"]
 
 @dataclass(frozen=True)
 class Numbers:
-    """A number format of matrices."""
+    """A number format for matrices."""
 
     torch: torch.dtype
     tensor: str
-    """gguf's name of it."""
+    """gguf's name for it."""
     file: str
-    """gguf's name of a file whose matrices have it."""
+    """gguf's name for a file with such matrices."""
     tolerance: float
-    """How far llama.cpp's logits may lie off, in their standard deviations.
+    """How far off llama.cpp's logits may be, in their standard deviations.
 
-    Ten times and more what was seen (2e-4, 2e-3, 1e-2), and far less than any mistake makes. In float32 that is
-    GELU, which ggml looks up in a table of float16.
+    At least ten times what was seen (2e-4, 2e-3, 1e-2), and far less than any mistake makes. In float32 the
+    difference comes from GELU, which ggml looks up in a table of float16.
     """
 
 
 KIND = "GGUF file"
 OF = "gptlab.of"  # the key that says whose a file is
-POSITIONS = "transformer.wpe.weight"  # added to the embeddings, for which llama.cpp wants float32
+POSITIONS = "transformer.wpe.weight"  # added to the embeddings, for which llama.cpp needs float32
 MISSING = 'this needs the package gguf: pip install "gptlab[gguf]"'
 
 
 class ExportedGGUF(TypedDict):
-    """What an export did."""
+    """The result of an export."""
 
     architecture: str
     """llama.cpp's."""
@@ -56,7 +56,7 @@ class ExportedGGUF(TypedDict):
     dtype: str
     bytes: int
     max_diff: float | None
-    """The largest difference of a logit between llama.cpp and the model, in nats; None is not compared."""
+    """The largest difference of a logit between llama.cpp and the model, in nats; None if not compared."""
 
 
 def export_gguf(
@@ -75,20 +75,20 @@ def export_gguf(
     Args:
         model: with weights in float32.
         tokenizer: the one it was trained with.
-        out: the file, or a folder for NAME-DTYPE.gguf.
+        out: the file, or a folder that receives NAME-DTYPE.gguf.
         name: of the model.
         dtype: number format of the matrices; norms, biases and positions stay float32.
         licence: the hub's identifier of the model's licence.
-        verify: whether llama.cpp loads the file, where llama-cpp-python is installed, and its ids and logits are
-            compared, before the file gets its name.
-        of: the fingerprint of the run or the model, which the file keeps.
+        verify: compare ids and logits with llama.cpp's, if llama-cpp-python is installed, before the file gets its
+            name.
+        of: the fingerprint of the run or the model, stored in the file.
 
     Raises:
-        ExportError: llama.cpp does not run such a model or tokenizer, or computes something else, the file cannot
-            be written, or the package gguf is not installed.
+        ExportError: llama.cpp does not run such a model or tokenizer, or computes other logits; the file cannot be
+            written; or the package gguf is not installed.
     """
     if isinstance(model, HuggingFaceModel):
-        raise ExportError("to gguf: the model is none of gptlab's; use llama.cpp's convert_hf_to_gguf.py")
+        raise ExportError("to gguf: the model is not one of gptlab's; use llama.cpp's convert_hf_to_gguf.py")
     _, architecture = architecture_of(model.config)
     vocabulary = vocabulary_keys(tokenizer)
     model = fit_vocabulary(model, tokenizer)
@@ -128,15 +128,15 @@ def export_gguf(
 
 
 def gguf_file(out: Path, name: str, dtype: GGUFDType) -> Path:
-    """Return the file that is written for OUT, which may be a folder."""
+    """Return the file to write for OUT, which may be a folder."""
     return out if out.suffix == ".gguf" else out / f"{name}-{dtype}.gguf"
 
 
 def refuse_file(file: Path, of: str) -> None:
-    """Say before the work of an export begins that it must not be written there.
+    """Refuse a file that an export must not replace, before the work begins.
 
     Raises:
-        ExportError: the file is another model's, or none of ours.
+        ExportError: the file is another model's, or not from gptlab.
     """
     refusal = file_refusal(file, KIND, of, _record(file) if file.is_file() else None)
     if refusal is not None:
@@ -147,7 +147,7 @@ def _record(file: Path) -> Record | None:
     try:
         fields: Any = import_module("gguf").GGUFReader(file).fields
         return Record(KIND, fields[OF].contents(), fields["general.name"].contents())
-    except Exception:  # a file that is none of ours raises whatever it likes
+    except Exception:  # a foreign file raises whatever it likes
         return None
 
 
@@ -200,7 +200,7 @@ def _write_tensors(
         assert name is not None, theirs
         held = DTYPES["float32"] if tensor.ndim == 1 or theirs == POSITIONS else numbers
         values = tensor.detach().to("cpu", held.torch).contiguous()
-        # numpy has no bfloat16; the file takes its bytes as they are.
+        # numpy has no bfloat16; the file takes the bytes as they are.
         array = values.view(torch.uint8 if values.dtype == torch.bfloat16 else values.dtype).numpy()
         writer.add_tensor(name, array, raw_dtype=gguf.GGMLQuantizationType[held.tensor])
 

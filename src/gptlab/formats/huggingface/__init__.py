@@ -1,4 +1,4 @@
-"""Hugging Face folders: ours written, and any of them read."""
+"""Hugging Face folders: writing ours and reading any."""
 
 from gptlab.formats.huggingface.classes import format_of
 from gptlab.formats.huggingface.compare import compare_logits

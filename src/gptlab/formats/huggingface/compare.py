@@ -1,4 +1,4 @@
-"""A folder as transformers loads it against the model that it was made of: ids, logits and greedy text."""
+"""A folder in transformers compared with the model it was made from: ids, logits and greedy text."""
 
 import json
 from pathlib import Path
@@ -13,14 +13,14 @@ from gptlab.formats.huggingface.wrap import CONFIG, load_causal_lm, quiet_transf
 from gptlab.model.gpt import GPT
 from gptlab.sample import generate
 
-# Two computations of a logit in float32 may differ by so many nats, and by this share of the largest logit,
-# which is about a hundred in OpenAI's GPT-2.
+# Two float32 computations of a logit may differ by this many nats plus this share of the largest logit, which is
+# about a hundred in OpenAI's GPT-2.
 ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE = 1e-4, 1e-5
 GREEDY_TOKENS = 16
-# Logits of a whole context of 32,768 tokens would fill 6 GB, and the caches of both models as much again.
+# The logits of a whole context of 32,768 tokens would fill 6 GB, and both models' caches as much again.
 PLACES, LONGEST_PROMPT = 128, 2048
 
-# Three scripts, an emoji, all kinds of white space, and what only looks like a special token.
+# Three scripts, an emoji, all kinds of white space, and text that only looks like a special token.
 PROBE = (
     "Hello, world!  It's \u00fcber 1234.\n\n\t\u4f60\u597d, \u043f\u0440\u0438\u0432\u0435\u0442 \U0001f642"
     "\r\n<|endoftext|> def f(x):\n    return x "
@@ -36,7 +36,7 @@ def compare(model: GPT, tokenizer: Tokenizer, folder: Path) -> float:
         folder: an export of both, written by this process.
 
     Raises:
-        ExportError: what transformers loads is not the model.
+        ExportError: transformers loads another model.
     """
     device = model.embed.weight.device
     text_ids = _compare_ids(tokenizer, folder)[None, : model.config.context].to(device)
@@ -49,12 +49,12 @@ def compare(model: GPT, tokenizer: Tokenizer, folder: Path) -> float:
 
 
 def compare_logits(model: GPT, folder: Path) -> float | None:
-    """Return the largest difference of a logit from somebody's folder that the model was read from, in nats.
+    """Return the largest difference of a logit from the foreign folder that the model was read from, in nats.
 
-    None is for a folder that brings its own code, which is not run.
+    None if the folder brings its own code, which is not run.
 
     Raises:
-        ExportError: what transformers loads is not the model.
+        ExportError: transformers loads another model.
     """
     if "auto_map" in json.loads((folder / CONFIG).read_text(encoding="utf-8")):
         return None
@@ -72,35 +72,35 @@ def _compare_ids(tokenizer: Tokenizer, folder: Path) -> Tensor:
 
     with quiet_transformers():
         theirs = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=True)
-        # It reads special tokens out of ordinary text unless told otherwise; ours never does.
+        # By default it finds special tokens in ordinary text; ours never does.
         their_ids = theirs(PROBE, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     ids = tokenizer.encode(PROBE)
     if their_ids != ids:
-        raise ExportError(f"tokenizer {tokenizer.name}: transformers would cut text into other ids")
+        raise ExportError(f"tokenizer {tokenizer.name}: transformers would split text into other ids")
     return torch.tensor(ids)
 
 
 def places_of(length: int) -> Tensor:
-    """Return which positions of so many are compared: all, or the first, the last and others evenly between."""
+    """Return the positions to compare: all, or the first, the last and others evenly between."""
     return torch.linspace(0, length - 1, min(length, PLACES), dtype=torch.float64).round().long()
 
 
 @torch.inference_mode()
 def logits_at(model: GPT, ids: Tensor, places: Tensor) -> Tensor:
-    """Return a row's logits at some of its positions, (1, places, vocabulary), without those of the others."""
+    """Return a row's logits at some positions, (1, places, vocabulary), without computing the others."""
     return model.head(model.hidden(ids)[:, places])
 
 
 @torch.inference_mode()
 def _compare_logits(model: GPT, theirs: Any, ids: Tensor) -> float:
     if ids.shape[1] > LONGEST_PROMPT and theirs.config._attn_implementation == "eager":
-        # A class that would write out all scores, as attention could have a soft cap there; ours has none.
+        # Such a class writes out all scores in case attention has a soft cap; ours has none.
         theirs.config._attn_implementation = "sdpa"
     places = places_of(ids.shape[1]).to(ids.device)
     logits = logits_at(model, ids, places)
     output = theirs(input_ids=ids, use_cache=False, logits_to_keep=places)
     diff = float((logits - output.logits).abs().max())
-    if not diff <= _tolerance(logits):  # nor may it be no number
+    if not diff <= _tolerance(logits):  # also true of NaN
         raise ExportError(
             f"transformers' logits are up to {diff:.2g} nats from the model's, more than {_tolerance(logits):.2g}; "
             "nothing was written"
@@ -114,7 +114,7 @@ def _tolerance(logits: Tensor) -> float:
 
 @torch.inference_mode()
 def _compare_greedy(model: GPT, theirs: Any, ids: Tensor) -> None:
-    """Compare what the caches of both write; where two tokens are as likely, either may come first."""
+    """Compare the texts that both write with their caches; of two equally likely tokens either may come first."""
     context = model.config.context
     prompt = ids[:, : max(1, min(ids.shape[1], context - GREEDY_TOKENS, LONGEST_PROMPT))]
     count = min(GREEDY_TOKENS, context - prompt.shape[1])
@@ -136,5 +136,5 @@ def _compare_greedy(model: GPT, theirs: Any, ids: Tensor) -> None:
     logits = logits_at(model, ours[:, :at], torch.tensor([at - 1], device=ours.device))[0, 0]
     if float((logits[ours[0, at]] - logits[written[0, at]]).abs()) > 2 * _tolerance(logits):
         raise ExportError(
-            f"the export's greedy text leaves the model's at token {at - prompt.shape[1]}; nothing was written"
+            f"the export's greedy text differs from the model's at token {at - prompt.shape[1]}; nothing was written"
         )

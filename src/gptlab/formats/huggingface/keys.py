@@ -1,7 +1,7 @@
-"""What a config.json says against what an export of the same model would say.
+"""A config.json compared with what an export of the same model would say.
 
-transformers keeps every key of the file, and a class may act on any of them. So each one has to be what an export
-has, unless it is listed here, or by the format, as one that decides no number.
+transformers keeps every key of the file, and a class may act on any of them. So each key must have the value that an
+export gives it, unless this file or the format lists it as one that decides no number.
 """
 
 import json
@@ -17,7 +17,7 @@ from gptlab.formats.huggingface.wrap import CONFIG, MISSING, quiet_transformers
 from gptlab.model.gpt import ModelConfig
 from gptlab.parsing import parse_json
 
-# Names, special tokens, the format that weights are stored in, and what training and other heads take.
+# Names, special tokens, the number format of stored weights, and settings of training and of other heads.
 HARMLESS = frozenset(
     {
         *("architectures", "_name_or_path", "name_or_path", "transformers_version", "tokenizer_class", MARK),
@@ -34,20 +34,20 @@ HARMLESS = frozenset(
         *("finetuning_task", "gradient_checkpointing", "pretraining_tp", "transformers.js_config"),
     }
 )
-# What weights may be stored in; they are read in float32.
+# Number formats of stored weights; gptlab reads them as float32.
 NUMBERS = (None, "auto", "float32", "float16", "bfloat16", "float64")
 UNKNOWN = "gptlab has no such key"
-# Where a file may say how RoPE turns; transformers moves all of it into the last.
+# Keys that may say how RoPE turns; transformers moves all of it into the last.
 ROPE = ("rope_theta", "partial_rotary_factor", "rope_scaling", "rope_parameters")
-# Keys of which null is no default: transformers takes it for false.
+# Keys for which null is not the default: transformers takes it for false.
 NULLS = ("is_causal",)
 
 
 def json_object(path: Path) -> dict[str, Any]:
-    """Read a file of JSON that holds an object.
+    """Read a JSON file that holds an object.
 
     Raises:
-        CheckpointError: it does not.
+        CheckpointError: the file cannot be read, or holds something else.
     """
     try:
         content = parse_json(path.read_bytes())
@@ -59,15 +59,15 @@ def json_object(path: Path) -> dict[str, Any]:
 
 
 def resolved(folder: Path, why: str) -> Any:
-    """Return the config of a class of transformers, with what its file leaves out.
+    """Return the config of a class of transformers, with defaults for what its file leaves out.
 
     Args:
-        folder: of Hugging Face's kind.
-        why: what in the file only transformers understands; where that is nothing, and transformers is not
-            installed, the answer is None.
+        folder: a Hugging Face folder.
+        why: what in the file only transformers understands; if empty, and transformers is not installed, the result
+            is None.
 
     Raises:
-        CheckpointError: transformers cannot read it, or is not installed.
+        CheckpointError: transformers cannot read it, or is needed and not installed.
     """
     try:
         from transformers import AutoConfig
@@ -84,7 +84,7 @@ def resolved(folder: Path, why: str) -> Any:
 
 
 def as_written(raw: Mapping[str, Any], name: str, config: ModelConfig) -> bool:
-    """Say whether a file is as an export of a model writes it, to the letter."""
+    """Tell whether a file is exactly what an export of a model writes."""
     expected = FORMATS[name].written(config) | {
         "architectures": [name],
         "torch_dtype": "float32",
@@ -98,9 +98,9 @@ def as_written(raw: Mapping[str, Any], name: str, config: ModelConfig) -> bool:
 
 
 def deciding(form: Format, raw: Mapping[str, Any], config: ModelConfig) -> str:
-    """Return which change to an export of a model may decide a number; empty if none does.
+    """Return a change to an export of a model that may decide a number; empty if none does.
 
-    A key that exports do not have says nothing as long as it is null, but for NULLS.
+    A key that exports do not have means nothing if it is null, except for NULLS.
     """
     written = form.written(config)
     lost = sorted(written.keys() - raw.keys() - HARMLESS - set(form.free))
@@ -111,11 +111,11 @@ def deciding(form: Format, raw: Mapping[str, Any], config: ModelConfig) -> str:
 
 
 def differences(form: Format, theirs: Any, raw: Mapping[str, Any], config: ModelConfig) -> list[str]:
-    """Return what the config.json of a model of ours would have otherwise.
+    """Return the keys of a config.json that an export of a model would write differently.
 
     Args:
         form: the class.
-        theirs: the config of transformers, or the file itself where the class is ours.
+        theirs: transformers' config, or the file itself if the class is ours.
         raw: the file.
         config: the model.
     """
@@ -123,15 +123,13 @@ def differences(form: Format, theirs: Any, raw: Mapping[str, Any], config: Model
     found = list(_impossible(form, raw))
     if not form.native:
         return [*found, *_unequal(form, raw, written, config)]
-    with (
-        quiet_transformers()
-    ):  # without the file's special tokens, the class's own may lie beyond its vocabulary
+    with quiet_transformers():  # the class's own special tokens may exceed the vocabulary
         said, ours = theirs.to_dict(), type(theirs).from_dict(deepcopy(written)).to_dict()
     return [*found, *_unequal(form, said, ours, config), *_lost(form, theirs, raw, said)]
 
 
 def _impossible(form: Format, raw: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what decides no number, and keeps transformers from making the model."""
+    """Yield keys that decide no number but keep transformers from making the model."""
     drops = form.free if form.native else ()
     for key in ("dtype", "torch_dtype", "pad_token_id", *drops):
         value = raw.get(key)
@@ -147,8 +145,8 @@ def _unequal(
     form: Format, theirs: Mapping[str, Any], ours: Mapping[str, Any], config: ModelConfig
 ) -> Iterator[str]:
     unread = HARMLESS | set(form.unread) | (set(form.free) if form.native else set())
-    # What may be left out: numbers that follow from others, and the place of our own code, which transformers
-    # forgets when it saves a model again.
+    # A file may leave out numbers that follow from others, and the place of our own code, which transformers drops
+    # when it saves a model again.
     follows = {form.numbers.get("n_kv_head"), form.numbers.get("n_hidden")} if form.native else set(form.free)
     for key in sorted((theirs.keys() | ours.keys()) - unread):
         there, here = theirs.get(key), ours.get(key)
@@ -169,7 +167,7 @@ def _unequal(
 
 
 def _lost(form: Format, config: Any, raw: Mapping[str, Any], said: Mapping[str, Any]) -> Iterator[str]:
-    """Yield keys of the file that transformers made nothing of, or that it overruled by another key."""
+    """Yield keys of the file that transformers ignored, or overruled by another key."""
     aliases: Mapping[str, str] = type(config).attribute_map
     for key in sorted(raw.keys() - HARMLESS - set(form.unread) - set(form.free)):
         value = raw[key]
@@ -185,7 +183,7 @@ def _lost(form: Format, config: Any, raw: Mapping[str, Any], said: Mapping[str, 
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Compare a value of JSON with ours; a truth is no number, nor is 2.0 a number of layers."""
+    """Compare a JSON value with ours; true is not 1, and 2.0 is not a number of layers."""
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other
     if isinstance(one, float) and isinstance(other, int):
@@ -200,6 +198,6 @@ def _told(key: str, value: object) -> str:
 
 
 def _short(value: object, most: int = 80) -> str:
-    text = value if isinstance(value, str) else str(value)
+    text = str(value)
     text = text if text.isprintable() else ascii(text)
     return text if len(text) <= most else f"{text[:most]}..."

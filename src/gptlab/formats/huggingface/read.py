@@ -1,7 +1,7 @@
-"""A Hugging Face folder as one of our own models, where its class and its config fit our switches.
+"""A Hugging Face folder as one of our own models, if its class and config fit our switches.
 
-Nothing is taken on trust: the config and the tensors that we would write for what was read must be those that
-were read, and a key of the config that we do not know must be one that decides nothing.
+Nothing is taken on trust: an export of the model that was read must give the config and tensors that were read, and
+unknown keys of the config must decide nothing.
 """
 
 import re
@@ -21,25 +21,25 @@ from gptlab.model.gpt import ModelConfig
 from gptlab.parsing import typed
 
 ADAPTER = "adapter_config.json"
-MOST = 6  # misfits that are named
+MOST = 6  # misfits to name
 
 
 class UnfitError(CheckpointError):
-    """A whole Hugging Face folder whose model is none of ours."""
+    """A sound Hugging Face folder whose model does not fit ours."""
 
 
 def read_ours(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """Return the config and the state dict, in float32, of the model of ours that computes the same.
+    """Return the config and the float32 state dict of our model that computes the same.
 
     Raises:
-        UnfitError: there is none, and the message says what does not fit.
-        CheckpointError: the folder is damaged, holds only pickles, or an adapter besides.
+        UnfitError: there is none; the message says what does not fit.
+        CheckpointError: the folder is damaged, or holds only pickles or an adapter.
     """
     require_safetensors(folder)
     if (folder / ADAPTER).is_file():
         raise CheckpointError(
-            f"{folder}: has an {ADAPTER}, which changes the model for those who have peft and for nobody else; "
-            "merge the adapter, or take the file out"
+            f"{folder}: has an {ADAPTER}, which changes the model only where peft is installed; merge the adapter, "
+            "or remove the file"
         )
     raw = json_object(folder / CONFIG)
     kind = raw.get("model_type")
@@ -52,7 +52,7 @@ def read_ours(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     try:
         tensors, marked = read_tensors(folder, form), _marked(raw, form)
         odd = deciding(form, raw, marked) if marked is not None else "no mark of an export"
-        # An export as it was written needs nobody to explain it.
+        # An untouched export needs no transformers.
         whole = marked is not None and as_written(raw, name, marked)
         theirs: Any = resolved(folder, odd) if form.native and not whole else None
         for config in _candidates(form, raw if theirs is None else theirs.to_dict(), marked):
@@ -75,7 +75,7 @@ def read_ours(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
 
 
 def _marked(raw: Mapping[str, Any], form: Format) -> ModelConfig | None:
-    """Return of which model an export of ours says it was made, if it can be one of its class."""
+    """Return the model named by an export of ours, if it fits the export's class."""
     try:
         marked = typed(ModelConfig, raw[MARK]["model"])
     except (KeyError, TypeError, ValueError):
@@ -84,10 +84,10 @@ def _marked(raw: Mapping[str, Any], form: Format) -> ModelConfig | None:
 
 
 def _candidates(form: Format, theirs: Mapping[str, Any], marked: ModelConfig | None) -> Iterator[ModelConfig]:
-    """Yield what the model may be, the likeliest first.
+    """Yield the possible models, the likeliest first.
 
-    The mark of an export tells a repeated head from one of many. Somebody may have trained it further since, and
-    then what the class can hold decides.
+    An export's mark tells a repeated head from one of many. If somebody has trained the folder further since, the mark
+    may no longer hold, and the class decides.
     """
     if marked is not None:
         yield marked
@@ -95,7 +95,7 @@ def _candidates(form: Format, theirs: Mapping[str, Any], marked: ModelConfig | N
 
 
 def _misfits(form: Format, config: ModelConfig, tensors: Mapping[str, Tensor]) -> list[str]:
-    """Return what such a model of ours would have otherwise, but for the keys of its config."""
+    """Return what does not fit such a model of ours, apart from the keys of its config."""
     layers = len({number for name in tensors for number in re.findall(r"\.(\d+)\.", name)[:1]})
     number = (
         [f"n_layer = {config.n_layer} (there are tensors of {layers})"] if config.n_layer != layers else []

@@ -1,7 +1,7 @@
-"""How a class of transformers reads a text: found out by trying, since neither its name nor its config tells.
+"""How a class of transformers reads a text, found by trying: neither its name nor its config tells.
 
-Among the classes that AutoModelForCausalLM loads there are encoders, which see the future, and decoders whose cache
-cannot be repeated, or emptied, or is not there. So every model reads a few tokens first.
+AutoModelForCausalLM also loads encoders, which see the future, and decoders whose cache is missing or cannot be
+repeated or emptied. So every model reads a few tokens first.
 Axes: B rows, T time, V vocabulary.
 """
 
@@ -20,36 +20,36 @@ from gptlab.model.in_format import attention_dtype, in_format
 from gptlab.progress import QUIET_S, StatusLine
 from gptlab.sample import Reader
 
-# What configs call the longest text, the commonest name first.
+# Config keys for the longest text, the commonest name first.
 LENGTHS = (
     *("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length", "n_ctx"),
     *("context_length", "max_target_positions", "model_max_length"),
 )
-# Tokens of the texts that are tried: as many as cost about a second, and never more or fewer than these.
-MOST, FEWEST, WORK = 512, 16, 10_000_000_000  # the last in tokens times parameters
-READ_SINGLY = 8  # of a text, to try the cache
-# Two ways of computing a logit may differ by this share of the largest one; a GPU multiplies in TF32.
+# Tokens of the trial texts: about a second's work, within these bounds.
+MOST, FEWEST, WORK = 512, 16, 10_000_000_000  # WORK is tokens times parameters
+READ_SINGLY = 8  # tokens read one by one, to try the cache
+# Two computations of a logit may differ by this share of the largest one; a GPU multiplies in TF32.
 TOLERANCE = {"cpu": 1e-4, "cuda": 1e-3}
-# Where two experts are as likely, rounding chooses: so few places may differ, but none of the last ones.
+# Rounding decides between equally likely experts: this share of the places may differ, but not the last ones.
 STRAY_SHARE, LAST = 0.05, 4
 
 
 def longest_text(model: Any) -> int | None:
-    """Return how many tokens a model of transformers can read, or None where its config does not say."""
+    """Return how many tokens a model of transformers can read; None if its config does not say."""
     config = _text_config(model)
     named = (getattr(config, name, None) for name in LENGTHS)
     length = next((n for n in named if isinstance(n, int) and not isinstance(n, bool) and n > 0), None)
     if length is None:
         return None
     for name, table in model.named_modules():
-        # RoBERTa, ProphetNet and their kin count positions from behind the padding's own on.
+        # RoBERTa, ProphetNet and their kin number positions from the one after the padding's.
         if isinstance(table, nn.Embedding) and "position" in name and table.padding_idx is not None:
             length = min(length, table.num_embeddings - table.padding_idx - 1)
-    if getattr(config, "ngram", None):  # ProphetNet looks up the place that it predicts, too
+    if getattr(config, "ngram", None):  # ProphetNet also looks up the position that it predicts
         length -= 1
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type") == "longrope":
-        # Behind this length all wavelengths are others, and with them what was read before.
+        # Beyond this length all wavelengths change, and with them everything read before.
         length = min(length, rope.get("original_max_position_embeddings") or length)
     return length
 
@@ -69,30 +69,30 @@ def vocabulary_of(model: Any) -> int:
 
 
 def _text_config(model: Any) -> Any:
-    """Return the part of a config that is about text."""
+    """Return the text part of a config."""
     config = model.config
     return config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
 
 
-# How a text is read on: with a cache that is repeated for several samples, with one that is made for each of them
-# anew, or without one.
+# How a text is continued: with a cache repeated for several samples, with a new cache for each sample, or with the
+# whole text at every token.
 Way = Literal["repeated", "continued", "whole"]
 CACHED: tuple[Way, ...] = ("repeated", "continued")
 
 
 class Network:
-    """What was found out of a model of transformers; copies of the model share it."""
+    """What trials of a model of transformers found; copies of the model share it."""
 
     def __init__(self, model: Any) -> None:
-        self.told = False
+        self.warned = False
         self._model = model
         self._way: Way | None = None
 
     def __deepcopy__(self, memo: dict[int, object]) -> "Network":
         return self
 
-    def way(self, context: int, vocab_size: int) -> "Way":
-        """Return the fastest way of reading on that gives the logits of the whole text."""
+    def way(self, context: int, vocab_size: int) -> Way:
+        """Return the fastest way to continue a text that gives the logits of the whole text."""
         if self._way is None:
             self._way = _fastest(self._model, context, vocab_size)
         return self._way
@@ -117,7 +117,7 @@ def logits_of(model: Any, ids_BT: Tensor, **options: Any) -> Tensor:
 
 @contextmanager
 def named(model: Any, ids_BT: Tensor) -> Generator[None]:
-    """Raise what transformers raises as an error that names the class; memory at its end is left to be seen."""
+    """Turn what transformers raises into an error that names the class; let running out of memory pass."""
     try:
         yield
     except Exception as error:  # transformers passes on whatever its parts raise
@@ -125,18 +125,18 @@ def named(model: Any, ids_BT: Tensor) -> Generator[None]:
             raise
         raise CheckpointError(
             f"{type(model).__name__} cannot read {ids_BT.shape[1]} ids ({brief(error)}); a causal model of text alone "
-            "is wanted, and a config that fits it"
+            "is needed, with a config that fits it"
         ) from error
 
 
 def taken(model: Any, **options: Any) -> dict[str, Any]:
-    """Return those of some arguments that a model of transformers takes."""
+    """Return those of the arguments that a model of transformers takes."""
     known = inspect.signature(model.forward).parameters
     return {name: value for name, value in options.items() if name in known}
 
 
 def reader_of(model: Any, network: Network, context: int, vocab_size: int, dtype: torch.dtype) -> Reader:
-    """Return a reader that has read nothing, with the model's cache where that can be trusted."""
+    """Return a reader that has read nothing, with the model's cache if that can be trusted."""
     way = network.way(context, vocab_size)
     if way == "whole":
         return WholeReader(model, context, vocab_size, dtype, network)
@@ -144,14 +144,14 @@ def reader_of(model: Any, network: Network, context: int, vocab_size: int, dtype
 
 
 class CacheReader:
-    """A model of transformers and the cache that it makes itself."""
+    """A model of transformers with its own cache."""
 
     def __init__(self, model: Any, context: int, vocab_size: int, dtype: torch.dtype, way: Way) -> None:
         self.context, self.vocab_size = context, vocab_size
         self.device: torch.device = model.device
         self._model, self.way = model, way
         self._attention_dtype = attention_dtype(self.device, dtype)
-        # Most classes can spare the head all positions but the last.
+        # Most classes can compute the head at the last position only.
         self._last_only = taken(model, logits_to_keep=1)
         self._cache_name = next(
             iter(taken(model, past_key_values=None, cache_params=None)), "past_key_values"
@@ -175,7 +175,7 @@ class CacheReader:
 
 
 class WholeReader:
-    """A model of transformers that reads the whole text anew for every token."""
+    """A model of transformers that rereads the whole text for every token."""
 
     def __init__(
         self, model: Any, context: int, vocab_size: int, dtype: torch.dtype, network: Network
@@ -194,11 +194,11 @@ class WholeReader:
         return logits.repeat_interleave(copies, 0)
 
     def read(self, ids: Tensor) -> Tensor:
-        if not self._network.told and time.monotonic() - self._start > QUIET_S:
-            self._network.told = True
+        if not self._network.warned and time.monotonic() - self._start > QUIET_S:
+            self._network.warned = True
             StatusLine().show(
-                f"{type(self._model).__name__} has no cache that gives its own logits: every token reads the whole "
-                f"text, of up to {self.context:,} tokens",
+                f"{type(self._model).__name__} has no cache that gives its own logits: every token rereads the whole "
+                f"text, up to {self.context:,} tokens",
                 final=True,
             )
         self._text = torch.cat((self._text, ids), 1)
@@ -211,21 +211,21 @@ class WholeReader:
 
 @torch.inference_mode()
 def require_causal(model: Any, context: int | None, vocab_size: int) -> None:
-    """Be sure that what a model predicts depends on the text before alone, in a batch as by itself.
+    """Require that a model's predictions depend only on the text before them, in a batch or alone.
 
     Raises:
-        CheckpointError: it does not, or it cannot read ids alone.
+        CheckpointError: they do not, or the model needs more than ids.
     """
     name = type(model).__name__
     text_BT, other_BT = _texts(model, context, vocab_size)
     length = text_BT.shape[1]
-    # Odd, so that it lies within a chunk where a class cuts texts into chunks.
+    # Odd, so that it falls inside a chunk if a class cuts texts into chunks.
     seen = length // 2 | 1
     alone, again = logits_of(model, text_BT), logits_of(model, text_BT)
     if alone.shape != (1, length, vocab_size):
         raise CheckpointError(
-            f"{name} makes logits of shape {tuple(alone.shape)} of {length} ids and a vocabulary of {vocab_size:,}; "
-            f"(1, {length}, {vocab_size}) is that of a model of text alone, which is wanted"
+            f"{name} makes logits of shape {tuple(alone.shape)} from {length} ids and a vocabulary of {vocab_size:,}; "
+            f"use a model of text alone, which makes (1, {length}, {vocab_size})"
         )
     begun = logits_of(model, text_BT[:, :seen])
     changed = torch.cat((text_BT[:, :seen], other_BT[:, seen:]), 1)
@@ -233,26 +233,28 @@ def require_causal(model: Any, context: int | None, vocab_size: int) -> None:
     batch = logits_of(model, torch.cat((text_BT, changed, padded, other_BT)))
     others = logits_of(model, other_BT)
     if _differ(alone, again):
-        raise CheckpointError(f"{name} makes other logits of the same text every time; it cannot be scored")
+        raise CheckpointError(
+            f"{name} makes different logits from the same text every time; it cannot be scored"
+        )
     if any(_differ(row[None, :seen], begun) for row in (alone[0], *batch[:3])):
         raise CheckpointError(_not_causal(name, model))
     if _differ(alone, batch[:1]) or _differ(others, batch[3:]):
         raise CheckpointError(
-            f"{name} makes other logits of a text where others are read beside it; it cannot be scored in batches"
+            f"{name} makes different logits from a text if the batch holds others; it cannot be scored in batches"
         )
 
 
 def _not_causal(name: str, model: Any) -> str:
-    remedy = "take a causal model, as GPT-2 is"
+    remedy = "use a causal model such as GPT-2"
     for key in ("is_decoder", "causal"):
         if getattr(model.config, key, None) is False:
             asked = f'put "{key}": true into the folder\'s copy of config.json'
             remedy = f"if it was trained to write text, {asked}; else {remedy}"
-    return f"{name} is not causal here: what it predicts depends on tokens that come later; {remedy}"
+    return f"{name} is not causal here: its predictions depend on later tokens; {remedy}"
 
 
 def _texts(model: Any, context: int | None, vocab_size: int) -> tuple[Tensor, Tensor]:
-    """Return two texts, the same every time, that differ in every token but for the one that pads."""
+    """Return two texts, the same every time, that differ in every token except a padding token."""
     size = sum(parameter.numel() for parameter in model.parameters())
     length = min(context or MOST, MOST, max(FEWEST, WORK // size))
     generator = torch.Generator().manual_seed(0)
@@ -260,21 +262,21 @@ def _texts(model: Any, context: int | None, vocab_size: int) -> tuple[Tensor, Te
     other = (text + torch.randint(1, max(2, vocab_size), (1, length), generator=generator)) % vocab_size
     padding = getattr(_text_config(model), "pad_token_id", None)
     if isinstance(padding, int) and 0 <= padding < vocab_size:
-        # Some classes count positions without it, which their caches do not.
+        # Some classes skip it when they count positions, but their caches do not.
         text[:, length // 3] = other[:, length // 3] = padding
     return text.to(model.device), other.to(model.device)
 
 
 def _differ(logits: Tensor, others: Tensor) -> bool:
-    """Say whether logits of the same places differ by more than rounding and rare choices explain."""
+    """Tell whether logits of the same places differ by more than rounding and rare choices explain."""
     bound = TOLERANCE.get(logits.device.type, 1e-3) * others.abs().max()
-    places = ~((logits - others).abs().amax(-1) <= bound)  # what is no number differs
+    places = ~((logits - others).abs().amax(-1) <= bound)  # NaN differs
     return bool(places[:, -LAST:].any()) or float(places.float().mean()) > STRAY_SHARE
 
 
 @torch.inference_mode()
 def _reads_on(model: Any, way: Way, context: int, vocab_size: int) -> bool:
-    """Say whether a cache, emptied between two texts, gives the logits of reading without one."""
+    """Tell whether a cache, emptied between two texts, gives the logits of reading without one."""
     texts_BT = torch.cat(_texts(model, context, vocab_size))
     length = texts_BT.shape[1]
     start = max(1, length - READ_SINGLY)

@@ -1,4 +1,4 @@
-"""The tensors of a Hugging Face folder, in one file or in several that an index lists."""
+"""The tensors of a Hugging Face folder, in one file or in several listed by an index."""
 
 import re
 from pathlib import Path
@@ -14,29 +14,31 @@ from gptlab.formats.huggingface.keys import json_object
 from gptlab.formats.huggingface.wrap import WEIGHTS, WEIGHTS_INDEX
 from gptlab.parsing import names_neighbour
 
-# What transformers' older classes saved besides their parameters: masks, and wavelengths of RoPE.
+# Older classes of transformers also saved masks and RoPE's wavelengths.
 BUFFERS = re.compile(r"\.attn\.(masked_)?bias$|\.rotary_emb\.inv_freq$")
 FORMATS_OF_NUMBERS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def read_tensors(folder: Path, form: Format) -> dict[str, Tensor]:
-    """Return the tensors of a folder by the names of its class, in float32.
+    """Return the tensors of a folder under the names of its class, in float32.
 
     Raises:
         CheckpointError: a file is missing or damaged, or the index and the files contradict each other.
-        ValueError: naming a tensor whose values are none of a weight.
+        ValueError: a tensor, which it names, cannot be a weight.
     """
     found = _load(folder / WEIGHTS) if (folder / WEIGHTS).is_file() else _in_several_files(folder)
     found = {name: tensor for name, tensor in found.items() if not BUFFERS.search(name)}
     for name, tensor in found.items():
         if tensor.dtype not in FORMATS_OF_NUMBERS:
-            raise ValueError(f"the tensor {name} is of {str(tensor.dtype).removeprefix('torch.')}")
+            raise ValueError(
+                f"the tensor {name} is {str(tensor.dtype).removeprefix('torch.')}, not floating point"
+            )
         if not torch.isfinite(tensor).all():
-            raise ValueError(f"the tensor {name} holds values that are no numbers")
+            raise ValueError(f"the tensor {name} holds NaN or infinite values")
     found = {name: tensor.to(torch.float32) for name, tensor in found.items()}
     if any(name.startswith(form.prefix) for name in found):
         return found
-    # OpenAI's own files name the tensors of the network without its head.
+    # OpenAI's own files name the tensors as those of the network without its head.
     return {name if name.startswith("lm_head.") else form.prefix + name: t for name, t in found.items()}
 
 
@@ -59,11 +61,8 @@ def _in_several_files(folder: Path) -> dict[str, Tensor]:
         held = _load(folder / name)
         said = {tensor for tensor, place in places.items() if place == name}
         for tensor in sorted(held.keys() ^ said):
-            where = (
-                "is not there"
-                if tensor in said
-                else f"is there, and in {places.get(tensor, 'no file')} by the index"
-            )
+            place = places.get(tensor, "no file")
+            where = "is missing" if tensor in said else f"belongs in {place} according to the index"
             raise CheckpointError(f"{folder / name}: the tensor {tensor} {where}; get the folder again")
         found |= held
     return found

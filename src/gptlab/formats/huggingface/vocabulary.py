@@ -1,4 +1,4 @@
-"""A tokenizer as the files that AutoTokenizer reads."""
+"""A tokenizer written as the files that AutoTokenizer reads."""
 
 import json
 from itertools import pairwise
@@ -14,13 +14,13 @@ TOKENIZER_CONFIG, SPECIAL_TOKENS = "tokenizer_config.json", "special_tokens_map.
 
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path, context: int) -> None:
-    """Write the files; a tokenizer that came from a file keeps that file as it is."""
+    """Write the files; a tokenizer that came from a file keeps that file unchanged."""
     tokenizer.save(folder)
     if not (folder / FILE).exists():
         (folder / FILE).write_text(byte_level_bpe(tokenizer).to_str(pretty=True), encoding="utf-8")
     special = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "unk_token": END_OF_TEXT}
     config = {
-        # Any other class builds its own tokenizer from the vocabulary; this one takes the file at its word.
+        # Any other class builds its own tokenizer from the vocabulary; this one uses the file as it is.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": context,
         # Versions before 5 drop spaces before punctuation unless told.
@@ -32,9 +32,9 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, context: int) -> None:
 
 
 def byte_level_bpe(tokenizer: Tokenizer) -> "tokenizers.Tokenizer":
-    """Rebuild a byte-level BPE whose ids are the ranks of its merges, as tiktoken's are, in another library.
+    """Rebuild in the library tokenizers a byte-level BPE whose ids are the ranks of its merges, as in tiktoken.
 
-    The words are cut by GPT-2's rule, which makes no difference to a vocabulary of single bytes.
+    It splits words by GPT-2's rule, which makes no difference to a vocabulary of single bytes.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
@@ -56,7 +56,7 @@ def byte_level_bpe(tokenizer: Tokenizer) -> "tokenizers.Tokenizer":
 
 
 def _last_merge(token: bytes, ids: dict[bytes, int]) -> tuple[bytes, bytes]:
-    # The two parts that a token's own bytes come to when every earlier merge has been made.
+    # The two parts that every earlier merge leaves of a token's bytes.
     parts = [bytes([byte]) for byte in token]
     while len(parts) > 2:
         ranks = [ids.get(left + right, len(ids)) for left, right in pairwise(parts)]
@@ -67,9 +67,9 @@ def _last_merge(token: bytes, ids: dict[bytes, int]) -> tuple[bytes, bytes]:
 
 
 def _letters() -> list[str]:
-    # GPT-2 spells a byte as its Latin-1 letter where that is printable, else as the next letter behind them.
+    # GPT-2 spells a byte as its Latin-1 letter if that is printable, else as the next letter after Latin-1.
     from tokenizers import pre_tokenizers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    behind = iter(letter for letter in alphabet if ord(letter) > 255)
-    return [chr(byte) if chr(byte) in alphabet else next(behind) for byte in range(256)]
+    further = iter(letter for letter in alphabet if ord(letter) > 255)
+    return [chr(byte) if chr(byte) in alphabet else next(further) for byte in range(256)]

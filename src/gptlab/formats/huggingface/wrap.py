@@ -1,4 +1,4 @@
-"""Any Hugging Face folder as a model that can be scored and sampled, without running code from it."""
+"""Any Hugging Face folder as a model to score and sample, without running code from it."""
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -23,22 +23,22 @@ from gptlab.formats.huggingface.reading import (
 from gptlab.sample import Reader, SampleOptions, generate
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
-WEIGHTS_INDEX = "model.safetensors.index.json"  # of weights in several files
+WEIGHTS_INDEX = "model.safetensors.index.json"  # for weights in several files
 MISSING = 'this needs Hugging Face\'s transformers: pip install "gptlab[hf]"'
-LAYER_BYTES = 256  # no layer has fewer
-NUMBERS_A_BYTE = 4  # 4-bit weights have two, and what is tied or a table adds to them
+LAYER_BYTES = 256  # every layer has at least as many
+NUMBERS_A_BYTE = 4  # 4-bit weights have two; tied weights and tables add to them
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 class HuggingFaceModel(nn.Module):
-    """A causal language model of transformers that is called like ours: ids to logits.
+    """A causal language model of transformers, called like ours: ids to logits.
 
     Raises:
-        CheckpointError: its config does not say how long a text may be.
+        CheckpointError: its config does not state the context.
     """
 
     unknown_ids: Sequence[int] = ()
-    """Ids that its tokenizer has not; they are never drawn."""
+    """Ids that its tokenizer lacks; they are never drawn."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -46,8 +46,8 @@ class HuggingFaceModel(nn.Module):
         context = longest_text(model)
         if context is None:
             raise CheckpointError(
-                f"{CONFIG}: has no max_position_embeddings, nor another name for it, so that the context is not known; "
-                "add it to the folder's copy, with the length of the texts that the model was trained on"
+                f"{CONFIG}: has no max_position_embeddings or equivalent, so the context is unknown; "
+                "add it to the folder's copy, set to the length of the texts that the model was trained on"
             )
         self.context, self.vocab_size = context, vocabulary_of(model)
         self._network = Network(model)
@@ -57,13 +57,13 @@ class HuggingFaceModel(nn.Module):
         return logits_of(self.model, ids)
 
     def reader(self, dtype: torch.dtype) -> Reader:
-        """Return a reader that has read nothing, and multiplies in a number format."""
+        """Return a reader that has read nothing and multiplies in the given number format."""
         return reader_of(self.model, self._network, self.context, self.vocab_size, dtype)
 
     def generate(
         self, ids: Tensor | Sequence[int], **options: Unpack[SampleOptions]
     ) -> Int[Tensor, "rows time"]:
-        """Return the prompts with their continuations, a row a sample; see `gptlab.sample.stream`."""
+        """Return the prompts with their continuations, one row per sample; see `gptlab.sample.stream`."""
         return generate(self, ids, **options)
 
 
@@ -71,8 +71,8 @@ def load_hugging_face(folder: Path, device: torch.device | str = "cpu") -> tuple
     """Load a causal language model, in float32, and its tokenizer.
 
     Raises:
-        CheckpointError: the folder is none of transformers', is damaged, holds only pickles, has a
-            tokenizer that gptlab cannot work with or a model that is not causal; or transformers is not installed.
+        CheckpointError: the folder is not one for transformers, is damaged, holds only pickles, or has a tokenizer that
+            gptlab cannot use or a model that is not causal; or transformers is not installed.
     """
     loaded = load_causal_lm(folder).to(device)
     try:
@@ -88,7 +88,7 @@ def folder_tokenizer(folder: Path) -> Tokenizer:
     """Load the tokenizer of a Hugging Face folder.
 
     Raises:
-        CheckpointError: it has none, or one that gptlab cannot work with.
+        CheckpointError: it has none, or one that gptlab cannot use.
     """
     try:
         return load_tokenizer(folder)
@@ -97,11 +97,11 @@ def folder_tokenizer(folder: Path) -> Tokenizer:
 
 
 def load_causal_lm(folder: Path, *, our_own: bool = False) -> Any:
-    """Load what AutoModelForCausalLM makes of a folder, in float32, and be sure that it is whole.
+    """Load what AutoModelForCausalLM makes of a folder, in float32, and check that it is complete.
 
     Args:
-        folder: of Hugging Face's kind.
-        our_own: whether the folder was written just now by this process, so that code in it may run.
+        folder: a Hugging Face folder.
+        our_own: whether this process has just written the folder, so that its code may run.
 
     Raises:
         CheckpointError: as `load_hugging_face`.
@@ -124,7 +124,7 @@ def load_causal_lm(folder: Path, *, our_own: bool = False) -> Any:
                 output_loading_info=True,
             )
             model, report = loaded
-            # There are configs that can be loaded and not computed.
+            # Some configs load and cannot be computed.
             with torch.no_grad():
                 logits_of(model.eval(), torch.zeros(1, 1, dtype=torch.long))
     except Exception as error:  # transformers passes on whatever its parts raise
@@ -132,18 +132,18 @@ def load_causal_lm(folder: Path, *, our_own: bool = False) -> Any:
         raise CheckpointError(f"{folder}: transformers cannot load it ({reason})") from error
     missing = sorted(report["missing_keys"])
     if missing:
-        # transformers draws them at random and goes on.
+        # transformers would initialise them at random and go on.
         raise CheckpointError(
-            f"{folder}: {len(missing)} of the model's tensors are missing, such as {missing[0]}"
+            f"{folder}: {len(missing)} of the model's tensors are missing, such as {missing[0]}; get it again"
         )
     return model
 
 
 def _check_size(folder: Path) -> None:
-    """Refuse a config of a model that is much larger than its files, before memory is asked for it.
+    """Refuse a config whose model is much larger than its files, before allocating memory.
 
     Raises:
-        ValueError: saying what the model would be.
+        ValueError: the size that the model would have.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -152,16 +152,16 @@ def _check_size(folder: Path) -> None:
         config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         layers = getattr(config, "num_hidden_layers", 1)
         if layers * LAYER_BYTES > size:
-            raise ValueError(f"{CONFIG} says {layers:,} layers, and the weights are {size:,} bytes")
+            raise ValueError(f"{CONFIG} says {layers:,} layers, but the weights are only {size:,} bytes")
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     numbers = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
     if numbers > NUMBERS_A_BYTE * size:
-        raise ValueError(f"{CONFIG} describes {numbers:,} numbers, and the weights are {size:,} bytes")
+        raise ValueError(f"{CONFIG} describes {numbers:,} numbers, but the weights are only {size:,} bytes")
 
 
 @contextmanager
 def quiet_transformers() -> Generator[None]:
-    """Keep transformers from drawing bars and printing reports; what matters of them is raised."""
+    """Silence transformers' progress bars and reports; whatever matters is raised as an error."""
     from transformers.utils import logging
 
     bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
@@ -176,19 +176,19 @@ def quiet_transformers() -> Generator[None]:
 
 
 def require_safetensors(folder: Path) -> None:
-    """Be sure that a folder has a config and weights that are no pickle.
+    """Require a config, and weights that are not a pickle.
 
     Raises:
-        CheckpointError: otherwise.
+        CheckpointError: the folder lacks one of them.
     """
     if not (folder / CONFIG).is_file():
-        raise CheckpointError(f"{folder}: no Hugging Face folder, since it has no {CONFIG}")
+        raise CheckpointError(f"{folder}: is not a Hugging Face folder: it has no {CONFIG}")
     if any((folder / name).is_file() for name in (WEIGHTS, WEIGHTS_INDEX)):
         return
     pickles = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES)
     if pickles:
         raise CheckpointError(
-            f"{folder / pickles[0]}: is a pickle, which can run any code when it is opened; "
-            f"get the model as {WEIGHTS}, or let transformers, where you trust the file, save it anew"
+            f"{folder / pickles[0]}: is a pickle, which can run any code when opened; get the model as {WEIGHTS}, or, "
+            "if you trust the file, save it again with transformers"
         )
-    raise CheckpointError(f"{folder}: has no weights; {WEIGHTS} is missing")
+    raise CheckpointError(f"{folder}: has no weights: {WEIGHTS} is missing; get the folder again")

@@ -1,6 +1,6 @@
-"""Models to Hugging Face folders that transformers loads without gptlab and without a network.
+"""Write Hugging Face folders that transformers loads without gptlab and without a network.
 
-A folder is written aside, compared with the model, and gets its name when it is complete.
+A folder is written aside, compared with the model, and gets its name once it is complete.
 """
 
 import json
@@ -43,9 +43,8 @@ FILES = (
     CURVE,
 )
 
-# What an export did: the class that loads it, why that is none of transformers' own (None where it is), the
-# largest difference of a logit between that class and the model in nats (None is not compared), and the names
-# of the files.
+# The result of an export: the class that loads it, why that is not one of transformers' own (None if it is), the
+# largest difference of a logit between that class and the model in nats (None if not compared), and the file names.
 Exported = TypedDict(
     "Exported", {"class": str, "remote_code": str | None, "max_diff": float | None, "files": list[str]}
 )
@@ -62,25 +61,23 @@ def export(
 ) -> Exported:
     """Write a folder for AutoModelForCausalLM and AutoTokenizer, in place of an earlier export of the same.
 
-    The class is one of transformers' own where one computes the same; else the folder brings its own file, and
-    whoever loads it has to say trust_remote_code=True. Rows of the vocabulary that the tokenizer has no use for,
-    which padding made, are left out.
+    The class is one of transformers' own if one computes the same; otherwise the folder brings its own file, and
+    loading it takes trust_remote_code=True. Rows of the vocabulary that only pad it are left out.
 
     Args:
         model: with weights in float32.
         tokenizer: the one it was trained with.
         out: the folder.
-        verify: whether transformers loads the folder, and its ids, logits and greedy text are compared, before
-            it gets its name.
-        beside: the card, and what it shows.
-        of: the fingerprint of the run or the model; None where it is not known, and then any export is replaced.
+        verify: compare ids, logits and greedy text with transformers' before the folder gets its name.
+        beside: the card and its pictures.
+        of: the fingerprint of the run or the model; None if unknown, and then any export is replaced.
 
     Raises:
-        ExportError: the tokenizer is another model's, `out` is in use or cannot be written, transformers is not
-            installed, or what it loads is not the model.
+        ExportError: the tokenizer is another model's, `out` holds something else or cannot be written, transformers is
+            not installed, or it loads another model.
     """
     if isinstance(model, HuggingFaceModel):
-        raise ExportError(f"{out}: the model is a Hugging Face folder as it is; copy that folder")
+        raise ExportError(f"{out}: the model is already a Hugging Face folder; copy that folder")
     architecture = format_of(model.config)
     if verify:
         _require_transformers()
@@ -106,15 +103,15 @@ def _why_own(config: ModelConfig) -> str:
 
 
 def fit_vocabulary(model: GPT, tokenizer: Tokenizer) -> GPT:
-    """Leave out the rows of the vocabulary that the tokenizer has no use for.
+    """Leave out the rows of the vocabulary that the tokenizer does not use.
 
     Raises:
-        ExportError: it has ids for which there is no row.
+        ExportError: the tokenizer has more ids than the model has rows.
     """
     ids, rows = tokenizer.vocab_size, model.config.vocab_size
     if ids > rows:
         raise ExportError(
-            f"tokenizer {tokenizer.name} has {ids:,} ids and the model {rows:,}; "
+            f"tokenizer {tokenizer.name} has {ids:,} ids but the model only {rows:,}; "
             "export the model with the tokenizer that it was trained with"
         )
     return _cut_vocabulary(model, ids) if ids < rows else model
@@ -139,10 +136,10 @@ def _require_transformers() -> None:
 
 
 def refuse_place(out: Path, of: str | None) -> None:
-    """Say before the work of an export begins that it must not be written there.
+    """Refuse a folder that an export must not replace, before the work begins.
 
     Raises:
-        ExportError: the folder holds files of somebody's, another model's export, or a card that somebody changed.
+        ExportError: the folder holds foreign files, another model's export, or a card that somebody changed.
     """
     mark = read_mark(out)
     refusal = folder_refusal(out, KIND, of, _record(out, mark) if mark is not None else None)
@@ -150,7 +147,7 @@ def refuse_place(out: Path, of: str | None) -> None:
         raise ExportError(refusal)
     if (out / CARD).exists() and file_sha256(out / CARD) != (mark or {}).get("card"):
         raise ExportError(
-            f"{out}: its {CARD} was changed since it was written; keep it elsewhere, or choose another folder"
+            f"{out}: somebody changed its {CARD}; move that file elsewhere, or choose another folder"
         )
 
 
@@ -161,13 +158,13 @@ def _record(out: Path, mark: Mapping[str, Any]) -> Record:
 
 
 def mark_of(mark: Mapping[str, Any]) -> str | None:
-    """Return whose an export is, by its mark; None in one of a gptlab that did not say."""
+    """Return the fingerprint in an export's mark; None if an older gptlab wrote none."""
     of = mark.get("of")
     return of if isinstance(of, str) else None
 
 
 def _refuse_unknown(out: Path, of: str | None, model: GPT, architecture: str) -> None:
-    """Refuse to replace an export that does not say whose it is, unless it is of this very model."""
+    """Refuse to replace an export without a fingerprint, unless it holds this very model."""
     mark = read_mark(out)
     if of is None or mark is None or mark_of(mark) is not None or _holds(out, model, architecture):
         return
@@ -187,7 +184,7 @@ def _holds(out: Path, model: GPT, architecture: str) -> bool:
 
 
 def read_mark(folder: Path) -> Mapping[str, Any] | None:
-    """Return what an export of ours says of itself; None for another folder."""
+    """Return the mark of an export of ours; None for any other folder."""
     try:
         mark = parse_json((folder / CONFIG).read_bytes())[MARK]
     except (OSError, ValueError, LookupError, TypeError):
@@ -205,11 +202,8 @@ def _write(
 ) -> None:
     for name, content in beside.items():
         (folder / name).write_bytes(content)
-    form, config, end = (
-        FORMATS[architecture],
-        model.config,
-        tokenizer.document_start("a model of single characters cannot be exported"),
-    )
+    form, config = FORMATS[architecture], model.config
+    end = tokenizer.document_start("a model of single characters cannot be exported")
     said: dict[str, Any] = {"version": __version__, "model": asdict(config)}
     said |= {"of": of} if of is not None else {}
     said |= {"card": file_sha256(folder / CARD)} if CARD in beside else {}
@@ -220,18 +214,17 @@ def _write(
             **form.written(config),
             "bos_token_id": end,
             "eos_token_id": end,
-            # Some classes have another one by default, whose embedding they would not train.
+            # Some classes have another default, whose embedding they would not train.
             "pad_token_id": None,
             "torch_dtype": "float32",
             MARK: said,
         },
     )
     # Without a length, a pipeline asks for more tokens than a small context with learned positions can hold.
-    length = {"max_length": config.context}
     ends = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
-    _write_json(folder / GENERATION_CONFIG, ends | length)
+    _write_json(folder / GENERATION_CONFIG, ends | {"max_length": config.context})
     tensors = {
-        # Copied, since safetensors refuses parts of one tensor.
+        # Copied, because safetensors refuses tensors that share memory.
         name: tensor.detach().to("cpu", torch.float32, copy=True, memory_format=torch.contiguous_format)
         for name, tensor in form.tensors(model.state_dict(), config)
     }

@@ -1,4 +1,4 @@
-"""Which class of transformers holds a model, and the model's weights in that class's names and layout."""
+"""The class of transformers that holds a model, and the model's weights in its names and layout."""
 
 from gptlab.formats.huggingface.classes.format import Format
 from gptlab.formats.huggingface.classes.gpt2 import GPT2, OPT
@@ -9,18 +9,18 @@ from gptlab.model.gpt import ModelConfig
 
 __all__ = ["FORMATS", "MARK", "MODELING", "OWN", "Format", "format_of", "native_misfits"]
 
-MARK = "gptlab"  # the key of config.json that tells our own folders
+MARK = "gptlab"  # the key of config.json that marks our own folders
 OWN = "GPTLabForCausalLM"
 
 
 def format_of(config: ModelConfig) -> str:
-    """Return the first name in FORMATS of a class that holds such a model; the last one holds all."""
-    return next(name for name, format_ in FORMATS.items() if not format_.misfits(config))
+    """Return the first name in FORMATS whose class holds such a model; the last one holds all."""
+    return next(name for name, form in FORMATS.items() if not form.misfits(config))
 
 
 def native_misfits(config: ModelConfig) -> dict[str, list[str]]:
-    """Return what each class of transformers itself would need otherwise, the nearest first."""
-    found = {name: format_.misfits(config) for name, format_ in FORMATS.items() if format_.native}
+    """Return what keeps each of transformers' own classes from holding a model, the nearest first."""
+    found = {name: form.misfits(config) for name, form in FORMATS.items() if form.native}
     return dict(sorted(found.items(), key=lambda item: len(item[1])))
 
 

@@ -1,7 +1,7 @@
-"""What a class of transformers can hold, said once and read in both directions.
+"""What a class of transformers can hold, written once and read in both directions.
 
 A format lists the switches that its class has, the keys of its config.json, and for every tensor of ours the
-tensors of theirs that hold it. Export reads the lists one way and import the other.
+tensors of theirs that hold it. Export reads the lists one way, import the other.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,19 +15,19 @@ from gptlab.model.gpt import ModelConfig
 from gptlab.parsing import typed
 
 GELU_TANH, GELU_ERF = ("gelu_pytorch_tanh", "gelu_new", "gelu_fast"), ("gelu", "gelu_python")
-# What transformers calls the function of an MLP; the first name is written, all are read.
+# transformers' names for the activation of an MLP; the first name is written, all are read.
 UNGATED = {"gelu": GELU_TANH, "gelu_erf": GELU_ERF, "relu2": ("relu2",)}
 GATED = {"swiglu": ("silu", "swish")}
 RMSNORMS = ("rmsnorm", "rmsnorm_no_gain")
 
 HEAD = "lm_head.weight"
-# RoPE with wavelengths so long that no context turns anything: sin x is below what float32 adds to 1.
+# RoPE with wavelengths so long that nothing turns in any context: float32 cannot add sin x to 1.
 STILL = 1e30
 
 
 @dataclass(frozen=True)
 class Held:
-    """A tensor of ours, and the tensors of theirs that hold it."""
+    """A tensor of ours and the tensors of theirs that hold it."""
 
     theirs: tuple[str, ...]
     ours: str
@@ -37,7 +37,7 @@ class Held:
 
 @dataclass(frozen=True)
 class Constant:
-    """A tensor of theirs that we have not, since it is the same in all our models."""
+    """A tensor of theirs that we lack, because it is the same in all our models."""
 
     theirs: str
     shape: tuple[int, ...]
@@ -63,23 +63,23 @@ def repeated(theirs: Sequence[str], ours: str) -> Held:
 
 
 def stacked(theirs: Sequence[str], ours: str, sizes: Sequence[int]) -> Held:
-    """Hold the rows of a tensor in several, with so many each."""
+    """Hold the rows of a tensor in several tensors of the given sizes."""
     return Held(
         tuple(theirs), ours, lambda tensor: split_rows(tensor, sizes), lambda parts: torch.cat(list(parts))
     )
 
 
 def split_rows(tensor: Tensor, sizes: Sequence[int]) -> Sequence[Tensor]:
-    """Cut a tensor into so many rows each."""
+    """Split a tensor into groups of rows of the given sizes."""
     return torch.split_with_sizes(tensor, list(sizes))
 
 
 class Format:
-    """A class of transformers; a subclass says how it differs from the usual layout, which is Llama's."""
+    """A class of transformers; a subclass lists its differences from the usual layout, Llama's."""
 
     model_type: ClassVar[str]
     holds: ClassVar[Mapping[str, Sequence[object]]]
-    """The choices of each switch that fit, the usual one first; a switch that is not named may be anything."""
+    """The choices of each switch that fit, the usual one first; any choice of an unlisted switch fits."""
     numbers: ClassVar[Mapping[str, str]] = {
         "n_layer": "num_hidden_layers",
         "n_head": "num_attention_heads",
@@ -90,27 +90,27 @@ class Format:
         "vocab_size": "vocab_size",
         "tie_embeddings": "tie_word_embeddings",
     }
-    """Keys of ModelConfig, and theirs for the same values."""
+    """Keys of ModelConfig, and their keys for the same values."""
     norm_eps: ClassVar[str | None] = "rms_norm_eps"
-    """Key of what norms add to the variance; None where the class cannot choose it."""
+    """Key of the term that norms add to the variance; None if the class fixes it."""
     activation: ClassVar[str] = "hidden_act"
     activations: ClassVar[Mapping[str, Sequence[str]]]
     bias_keys: ClassVar[Sequence[str]] = ()
-    """Keys that say whether linear layers have biases."""
+    """Keys that switch the biases of linear layers."""
     fixed: ClassVar[Mapping[str, object]] = {}
     """Keys that must have these values."""
     free: ClassVar[Mapping[str, object]] = {}
-    """Keys that are written with these values and decide nothing, such as the dropout of later training."""
+    """Keys that are written with these values and decide nothing, such as dropout in later training."""
     unread: ClassVar[Sequence[str]] = ()
-    """Keys that others write, and that decide nothing either, whatever they say."""
+    """Keys that other programs write and that decide nothing, whatever their value."""
     rope: ClassVar[Mapping[str, object] | None] = {}
-    """What `rope_parameters` holds besides the base; None for a class that has no RoPE."""
+    """What `rope_parameters` holds besides the base; None for a class without RoPE."""
     native: ClassVar[bool] = True
     """Whether the class is one of transformers' own."""
     exact: ClassVar[bool] = True
-    """Whether tensors come back bit for bit; else a product or a sum on the way rounds them."""
+    """Whether tensors come back bit for bit; otherwise a product or a sum rounds them."""
     biased: ClassVar[bool] = False
-    """Whether linear layers have a bias in any case: zeros, where ours have none."""
+    """Whether linear layers always have a bias: zeros if ours have none."""
 
     prefix: ClassVar[str] = "model."
     layer: ClassVar[str] = "model.layers.{}."
@@ -125,7 +125,7 @@ class Format:
     final_norm: ClassVar[str] = "model.norm"
 
     def misfits(self, c: ModelConfig) -> list[str]:
-        """Return what the class needs otherwise, as `norm = layernorm (not rmsnorm)`; empty if it fits."""
+        """Return what the class needs instead, as in `norm = layernorm (not rmsnorm)`; empty if it fits."""
         found = [
             f"{name} = {_spell(values[0])} (not {_spell(getattr(c, name))})"
             for name, values in self.holds.items()
@@ -151,18 +151,18 @@ class Format:
         return keys | dict(self.fixed)
 
     def written(self, c: ModelConfig) -> dict[str, Any]:
-        """Return the keys of config.json that an export has of such a model."""
+        """Return the keys of config.json in an export of such a model."""
         keys = self.config(c)
         rope = keys.get("rope_parameters", {})
-        # transformers 4 reads RoPE's keys beside the others, 5 in rope_parameters, other programs either.
+        # transformers 4 reads RoPE's keys at the top level, 5 in rope_parameters, other programs either.
         flat = {key: rope[key] for key in ("rope_theta", "partial_rotary_factor") if key in rope}
         return {**keys, **self.free, **flat}
 
     def guess(self, theirs: Mapping[str, Any]) -> ModelConfig:
-        """Return our config for a config.json; whether it fits shows when `config` is made of it again.
+        """Return our config for a config.json; the caller compares its `config` to see whether it fits.
 
         Raises:
-            ValueError: naming a key, or a number that is none of ours.
+            ValueError: a key is missing or has a value that we lack; the message names it.
         """
         usual: dict[str, Any] = {name: values[0] for name, values in self.holds.items()}
         usual |= {our: theirs.get(their) for our, their in self.numbers.items()}
@@ -184,7 +184,7 @@ class Format:
         return leave_out(typed(ModelConfig, usual))
 
     def pieces(self, c: ModelConfig) -> Iterator[Piece]:
-        """List the class's tensors and ours in them."""
+        """List the class's tensors, and ours in them."""
         yield same(f"{self.embed}.weight", "embed.weight")
         yield from self.positions(c)
         for index in range(c.n_layer):
@@ -203,7 +203,7 @@ class Format:
             yield same(HEAD, "unembed.weight")
 
     def positions(self, c: ModelConfig) -> Iterator[Piece]:
-        """List what the class knows of positions."""
+        """List the tensors of positions."""
         yield from ()
 
     def norm(self, theirs: str, ours: str, c: ModelConfig, width: int | None = None) -> Iterator[Piece]:
@@ -220,7 +220,7 @@ class Format:
         yield from self.norm(theirs, ours, c, c.head_dim)
 
     def qkv(self, theirs: str, ours: str, c: ModelConfig) -> Iterator[Piece]:
-        """List what makes queries, keys and values."""
+        """List the tensors that make queries, keys and values."""
         sizes = [heads * c.head_dim for heads in (c.n_head, c.kv_heads, c.kv_heads)]
         for kind in ("weight", "bias") if c.bias else ("weight",):
             yield stacked([f"{theirs}{name}.{kind}" for name in self.qkv_names], f"{ours}.{kind}", sizes)
@@ -240,7 +240,7 @@ class Format:
             yield Constant(f"{theirs}.bias", (rows,))
 
     def tensors(self, state: Mapping[str, Tensor], c: ModelConfig) -> Iterator[tuple[str, Tensor]]:
-        """Yield the class's names and tensors, made of our state dict."""
+        """Yield the class's names and tensors, made from our state dict."""
         for piece in self.pieces(c):
             if isinstance(piece, Constant):
                 yield piece.theirs, torch.full(piece.shape, piece.value)
@@ -248,10 +248,10 @@ class Format:
                 yield from zip(piece.theirs, piece.split(state[piece.ours]), strict=True)
 
     def state(self, tensors: Mapping[str, Tensor], c: ModelConfig) -> dict[str, Tensor]:
-        """Return our state dict, made of the class's tensors, and be sure that nothing of them is lost.
+        """Return our state dict, made from the class's tensors, and check that nothing is lost.
 
         Raises:
-            ValueError: a tensor is missing, of another shape, or holds what ours could not give back.
+            ValueError: a tensor is missing, has another shape, or holds values that ours could not give back.
         """
         state: dict[str, Tensor] = {}
         known: set[str] = set()
@@ -269,15 +269,15 @@ class Format:
                     state[piece.ours] = piece.join(parts).contiguous()
                     again = piece.split(state[piece.ours])
                 kept = all(self._equal(a, b) for a, b in zip(parts, again, strict=True))
-            except RuntimeError:  # shapes that do not go together
+            except RuntimeError:  # shapes that do not match
                 kept = False
             if not kept:
                 raise ValueError(f"gptlab cannot hold the tensor {names[0]} as it is")
         spare = sorted(tensors.keys() - known)
         if c.tie_embeddings and spare == [HEAD]:
-            # transformers takes a head that is there for one of its own, unless it is the embedding's copy.
+            # transformers uses a stored head as a separate one, unless it is a copy of the embedding.
             if not torch.equal(tensors[HEAD], tensors[f"{self.embed}.weight"]):
-                raise ValueError(f"{HEAD} is not the embedding, and the config says that it is")
+                raise ValueError(f"{HEAD} differs from the embedding, but the config ties them")
         elif spare:
             raise ValueError(f"gptlab has no place for the tensor {spare[0]}")
         return state
@@ -289,11 +289,30 @@ class Format:
 
 
 def leave_out(c: ModelConfig) -> ModelConfig:
-    """Leave out the numbers that follow from the others."""
+    """Drop the numbers that follow from the others."""
     for name in ("n_kv_head", "n_hidden"):
         shorter = replace(c, **{name: None})
         c = shorter if (shorter.kv_heads, shorter.hidden) == (c.kv_heads, c.hidden) else c
     return c
+
+
+# The keys of a class with a key/value head for every query head.
+UNSHARED = {our: their for our, their in Format.numbers.items() if our != "n_kv_head"}
+
+
+def fused(
+    theirs: str,
+    ours: str,
+    c: ModelConfig,
+    split: Callable[[Tensor], Sequence[Tensor]],
+    join: Callable[[Sequence[Tensor]], Tensor],
+) -> Iterator[Piece]:
+    """Hold queries, keys and values in one linear layer with a key/value head for every query head and a bias."""
+    yield Held((f"{theirs}.weight",), f"{ours}.weight", split, join)
+    if c.bias:
+        yield Held((f"{theirs}.bias",), f"{ours}.bias", split, join)
+    else:
+        yield Constant(f"{theirs}.bias", (3 * c.n_embd,))
 
 
 def repeat_kv_heads(qkv: Tensor, c: ModelConfig) -> tuple[Tensor, Tensor, Tensor]:
@@ -304,7 +323,7 @@ def repeat_kv_heads(qkv: Tensor, c: ModelConfig) -> tuple[Tensor, Tensor, Tensor
 
 
 def share_kv_heads(parts: Sequence[Tensor], c: ModelConfig) -> Tensor:
-    """Undo `repeat_kv_heads`, taking the first of each group."""
+    """Undo `repeat_kv_heads` by taking the first of each group."""
     q, k, v = parts
     copies = c.n_head // c.kv_heads
     return torch.cat((q, k[::copies], v[::copies])).flatten(0, 1)

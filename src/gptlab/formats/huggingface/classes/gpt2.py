@@ -9,10 +9,12 @@ from torch import Tensor
 from gptlab.formats.huggingface.classes.format import (
     GELU_TANH,
     UNGATED,
+    UNSHARED,
     Constant,
     Format,
     Held,
     Piece,
+    fused,
     repeat_kv_heads,
     same,
     share_kv_heads,
@@ -24,8 +26,8 @@ from gptlab.model.gpt import ModelConfig
 class GPT2(Format):
     """OpenAI's GPT-2: every bias, and a key/value head for every query head.
 
-    A missing bias is a zero, no position a table of zeros, and a shared key/value head is repeated, which leaves
-    the function as it is.
+    A missing bias becomes zeros, missing positions a table of zeros, and shared key/value heads are repeated; none of
+    these changes the function.
     """
 
     model_type = "gpt2"
@@ -38,16 +40,12 @@ class GPT2(Format):
         "logit_soft_cap": [None],
     }
     numbers: ClassVar = {
-        "n_layer": "n_layer",
-        "n_head": "n_head",
-        "n_embd": "n_embd",
-        "n_hidden": "n_inner",
-        "context": "n_positions",
-        "vocab_size": "vocab_size",
-        "tie_embeddings": "tie_word_embeddings",
+        **UNSHARED,
+        **{"n_layer": "n_layer", "n_head": "n_head", "n_embd": "n_embd"},
+        **{"n_hidden": "n_inner", "context": "n_positions"},
     }
     norm_eps, activation = "layer_norm_epsilon", "activation_function"
-    # Its own spelling of GELU is the one that its other readers know.
+    # Other readers of GPT-2 know GELU by this name.
     activations: ClassVar = {**UNGATED, "gelu": ("gelu_new", *GELU_TANH)}
     fixed: ClassVar = {
         "scale_attn_weights": True,
@@ -56,7 +54,7 @@ class GPT2(Format):
     }
     free: ClassVar = {"embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0}
     unread = (
-        "n_ctx",  # OpenAI's own; the length is n_positions
+        "n_ctx",  # OpenAI's own; n_positions is the length
         *("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels"),
         "summary_first_dropout",
     )
@@ -70,11 +68,10 @@ class GPT2(Format):
 
     def positions(self, c: ModelConfig) -> Iterator[Piece]:
         table = "transformer.wpe.weight"
-        yield (
-            same(table, "position.weight")
-            if c.position == "learned"
-            else Constant(table, (c.context, c.n_embd))
-        )
+        if c.position == "learned":
+            yield same(table, "position.weight")
+        else:
+            yield Constant(table, (c.context, c.n_embd))
 
     def linear(self, theirs: str, ours: str, rows: int, c: ModelConfig) -> Iterator[Piece]:
         yield transposed(f"{theirs}.weight", f"{ours}.weight")
@@ -87,32 +84,19 @@ class GPT2(Format):
         def join(parts: Sequence[Tensor]) -> Tensor:
             return share_kv_heads(parts[0].t().unflatten(0, (3, c.n_head, c.head_dim)).unbind(), c)
 
-        for kind in ("weight", "bias"):
-            name = f"{theirs}c_attn.{kind}"
-            if kind == "weight" or c.bias:
-                yield Held((name,), f"{ours}.{kind}", split, join)
-            else:
-                yield Constant(name, (3 * c.n_embd,))
+        return fused(f"{theirs}c_attn", ours, c, split, join)
 
 
 class OPT(Format):
     """Meta's OPT in the form of its 350M model: each norm after the sum, and none at the end.
 
-    Its table of positions has two rows in front that nothing reads. Biases and heads are as in GPT-2, but for
-    linear layers without any.
+    Its table of positions starts with two rows that nothing reads. Biases and heads are as in GPT-2, except that
+    linear layers may go without biases.
     """
 
     model_type = "opt"
     holds: ClassVar = {**GPT2.holds, "norm_order": ["post"], "norm_eps": [1e-5]}
-    numbers: ClassVar = {
-        "n_layer": "num_hidden_layers",
-        "n_head": "num_attention_heads",
-        "n_embd": "hidden_size",
-        "n_hidden": "ffn_dim",
-        "context": "max_position_embeddings",
-        "vocab_size": "vocab_size",
-        "tie_embeddings": "tie_word_embeddings",
-    }
+    numbers: ClassVar = {**UNSHARED, "n_hidden": "ffn_dim"}
     norm_eps = None
     activation, activations = "activation_function", UNGATED
     bias_keys = ("enable_bias",)

@@ -1,4 +1,4 @@
-"""Formats with RoPE and RMSNorm: Llama and its relatives. A norm without gain has a gain of one."""
+"""Formats with RoPE and RMSNorm: Llama and its relatives. A norm without gain gets a gain of one."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
@@ -33,10 +33,8 @@ class Llama(Format):
     activations = GATED
     bias_keys = ("attention_bias", "mlp_bias")
     free: ClassVar = {"attention_dropout": 0.0}
-    unread: ClassVar[Sequence[str]] = (
-        "is_llama_config",
-        "rope_interleaved",
-    )  # of nanotron, which made SmolLM
+    # Keys of nanotron, which made SmolLM.
+    unread: ClassVar[Sequence[str]] = ("is_llama_config", "rope_interleaved")
 
     def config(self, c: ModelConfig) -> dict[str, Any]:
         return {**super().config(c), "head_dim": c.head_dim}
@@ -48,7 +46,7 @@ class SmolLM3(Llama):
     model_type = "smollm3"
     holds: ClassVar = {**Llama.holds, "position": ["none"]}
     fixed: ClassVar = {"use_sliding_window": False}
-    unread = ("max_window_layers", "no_rope_layer_interval")  # of other layers than these
+    unread = ("max_window_layers", "no_rope_layer_interval")  # about layers of other kinds
 
     def config(self, c: ModelConfig) -> dict[str, Any]:
         return {**super().config(c), "no_rope_layers": [0] * c.n_layer}
@@ -69,7 +67,7 @@ class Qwen3(Llama):
     holds: ClassVar = {**Llama.holds, "position": ["rope", "none"], "qk_norm": [True], "bias": [False]}
     bias_keys = ("attention_bias",)
     fixed: ClassVar = {"use_sliding_window": False}
-    unread = ("max_window_layers",)  # of the sliding window that is not there
+    unread = ("max_window_layers",)  # about a sliding window that is off
 
 
 class Apertus(Format):
@@ -86,8 +84,8 @@ class Apertus(Format):
 class VaultGemma(Llama):
     """Google's VaultGemma: Llama with capped logits, and no bias in the MLP.
 
-    Its gains are stored less one, and it multiplies the embeddings by sqrt(n_embd): ours are divided by that, and
-    where the head is tied, the last norm makes up for it. A squared ReLU is a gated one with equal halves.
+    It stores gains less one, and multiplies the embeddings by sqrt(n_embd): ours are divided by that, and if the head
+    is tied, the last norm compensates. A squared ReLU is a gated ReLU with equal halves.
     """
 
     model_type = "vaultgemma"

@@ -1,4 +1,4 @@
-"""The format that holds every model: a class of our own, in a file that is exported with it."""
+"""The format that holds every model: our own class, in a file exported with it."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields

@@ -9,14 +9,16 @@ from torch import Tensor
 from gptlab.formats.huggingface.classes.format import (
     GATED,
     UNGATED,
+    UNSHARED,
     Constant,
     Format,
-    Held,
     Piece,
+    fused,
     repeat_kv_heads,
     repeated,
     share_kv_heads,
 )
+from gptlab.formats.huggingface.classes.gpt2 import GPT2
 from gptlab.model.gpt import ModelConfig
 
 
@@ -24,14 +26,7 @@ class Starcoder2(Format):
     """BigCode's Starcoder2: GPT-2's parts with RoPE and grouped heads."""
 
     model_type = "starcoder2"
-    holds: ClassVar = {
-        "norm": ["layernorm"],
-        "norm_order": ["pre"],
-        "position": ["rope", "none"],
-        "mlp": list(UNGATED),
-        "qk_norm": [False],
-        "logit_soft_cap": [None],
-    }
+    holds: ClassVar = {**GPT2.holds, "position": ["rope", "none"]}
     norm_eps, activations, bias_keys = "norm_epsilon", UNGATED, ("use_bias",)
     fixed: ClassVar = {"sliding_window": None}
     free: ClassVar = {"attention_dropout": 0.0, "residual_dropout": 0.0, "embedding_dropout": 0.0}
@@ -64,11 +59,11 @@ class StableLM(Format):
 
 
 class Persimmon(Format):
-    """Adept's Persimmon: Starcoder2 with normalised queries and keys, and with biases and heads as GPT-2 has them."""
+    """Adept's Persimmon: Starcoder2 with normalised queries and keys, and with GPT-2's biases and heads."""
 
     model_type = "persimmon"
     holds: ClassVar = {**Starcoder2.holds, "qk_norm": [True]}
-    numbers: ClassVar = {our: their for our, their in Format.numbers.items() if our != "n_kv_head"}
+    numbers: ClassVar = UNSHARED
     norm_eps, activations = "layer_norm_eps", UNGATED
     fixed: ClassVar = {"qk_layernorm": True}
     free: ClassVar = {"attention_dropout": 0.0, "hidden_dropout": 0.0}
@@ -79,22 +74,17 @@ class Persimmon(Format):
     qk_norms, final_norm = ("q_layernorm", "k_layernorm"), "model.final_layernorm"
 
     def qk_norm(self, theirs: str, ours: str, c: ModelConfig) -> Iterator[Piece]:
-        # Ours has no bias there, whatever the model's switch says.
+        # Ours never has a bias there.
         weight, *_ = super().qk_norm(theirs, ours, c)
         yield weight
         yield Constant(f"{theirs}.bias", (c.head_dim,))
 
     def qkv(self, theirs: str, ours: str, c: ModelConfig) -> Iterator[Piece]:
-        # The rows are in the order (head, q or k or v, channel).
+        # The rows have the order (head, q or k or v, channel).
         def split(tensor: Tensor) -> list[Tensor]:
             return [torch.stack(repeat_kv_heads(tensor, c), 1).flatten(0, 2)]
 
         def join(parts: Sequence[Tensor]) -> Tensor:
             return share_kv_heads(parts[0].unflatten(0, (c.n_head, 3, c.head_dim)).unbind(1), c)
 
-        name = f"{theirs}query_key_value"
-        yield Held((f"{name}.weight",), f"{ours}.weight", split, join)
-        if c.bias:
-            yield Held((f"{name}.bias",), f"{ours}.bias", split, join)
-        else:
-            yield Constant(f"{name}.bias", (3 * c.n_embd,))
+        return fused(f"{theirs}query_key_value", ours, c, split, join)

@@ -1,0 +1,155 @@
+"""A study from its file to its page."""
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from gptlab.errors import ConfigError, TrainError
+from gptlab.outputs import unwritable
+from gptlab.recipe import RunConfig
+from gptlab.study import runner
+from gptlab.study.design import Arm, design
+from gptlab.study.study_file import Study, read_study
+from gptlab.study.study_page import write_page
+from gptlab.study.study_plan import begin, cost, describe, read_plan, step_seconds
+from gptlab.study.trials import Trial, best_rates, counted, do, read_ended, record_of, search
+from gptlab.train.interrupt import Interrupt
+
+
+def conduct(
+    file: Path,
+    out: Path,
+    *,
+    dry_run: bool = False,
+    jobs: int | None = None,
+    only: str | None = None,
+    retry: bool = False,
+) -> dict[str, Any]:
+    """Do what a study asks for, from wherever it stands.
+
+    Args:
+        file: STUDY.toml.
+        out: the study's folder.
+        dry_run: tell the plan, and stop.
+        jobs: runs at once; None is one for each GPU.
+        only: do this one run.
+        retry: do runs again that failed.
+
+    Raises:
+        GptlabError: the study cannot be done, or is another one than it was when it began.
+    """
+    if jobs is not None and jobs < 1:
+        raise ConfigError(f"--jobs {jobs}: must be at least 1; leave it out for one run a GPU")
+    if (refusal := unwritable(out, "--out")) is not None:
+        raise ConfigError(refusal)
+    study, step_s = read_study(file), dict[str, float]()
+    began = read_plan(out)
+
+    arms = design(study, _measured(study, began, step_s), checked=began is not None and not dry_run)
+    if only is not None:
+        return _do_one(study, arms, out, only)
+    if began is None or dry_run:
+        step_s |= {
+            arm.name: step_s.get(arm.name) or step_seconds(arm.run_config(study.seeds[0])) for arm in arms
+        }
+        print(describe(study, arms, step_s, jobs or runner.default_jobs()), flush=True)
+    facts: dict[str, Any] = {"plan": asdict(cost(study, arms, step_s))} if step_s else {}
+    if dry_run:
+        return {"status": "planned", **facts}
+    notes = begin(out, study, arms)
+    interrupt = Interrupt()
+    with ExitStack() as stack:
+        runner.alone(out, stack)
+        stack.enter_context(interrupt.listening())
+        return facts | _do(
+            study, arms, file, out, jobs or runner.default_jobs(), interrupt, notes, retry=retry
+        )
+
+
+def planned(file: Path, out: Path) -> tuple[list[str], list[str]]:
+    """Begin a study whose runs others will do; return the names of those that search rates, and of the rest.
+
+    Raises:
+        GptlabError: the study cannot be done, or is another one than it was when it began.
+    """
+    study = read_study(file)
+    arms = design(study, _measured(study, read_plan(out), {}))
+    begin(out, study, arms)
+    return [trial.name for trial in search(study, arms)], [trial.name for trial in counted(study, arms)]
+
+
+def _measured(
+    study: Study, began: Mapping[str, Any] | None, step_s: dict[str, float]
+) -> Callable[[str, RunConfig], float]:
+    """Return what measures a step: once, when a study begins with a budget in hours."""
+
+    def measured(name: str, config: RunConfig) -> float:
+        if began is not None and name in began["steps"]:
+            return 3600 * (study.budget.hours or 0.0) / (began["steps"][name] + 0.5)
+        return step_s.setdefault(name, step_seconds(config))
+
+    return measured
+
+
+def _do(
+    study: Study,
+    arms: list[Arm],
+    file: Path,
+    out: Path,
+    jobs: int,
+    interrupt: Interrupt,
+    notes: list[str],
+    *,
+    retry: bool,
+) -> dict[str, Any]:
+    trials = counted(study, arms)
+
+    def tell(trial: Trial) -> None:
+        ended = read_ended(out, trial)
+        assert ended is not None
+        what = f"loss {ended.loss:.4f}" if ended.status == "finished" else f"{ended.status}: {ended.reason}"
+        print(f"{trial.name}: {what}", flush=True)
+        if trial.rate is None:
+            write_page(out, study, arms, notes)
+
+    if retry:
+        for trial in (*search(study, arms), *trials):
+            ended = read_ended(out, trial)
+            if ended is not None and ended.status != "finished":
+                record_of(out, trial).unlink()
+    for each in (search(study, arms), trials):
+        if not runner.do_all(file, out, each, jobs, interrupt, tell):
+            print(
+                f"{out}: interrupted ({interrupt.reason}); all runs are saved. Run the same command again to continue."
+            )
+            return {"status": "interrupted"}
+        if each is not trials and each:
+            for name, rate in best_rates(out, study, arms).items():
+                print(f"{name}: learning rate {rate:g}", flush=True)
+    facts = write_page(out, study, arms, notes)
+    print("\n".join([*facts["sentences"], f"{out / 'index.html'}: the page"]))
+    return {"status": "finished", **facts}
+
+
+def _do_one(study: Study, arms: list[Arm], out: Path, name: str) -> dict[str, Any]:
+    """Do one run, in this process."""
+    trials = {trial.name: trial for trial in (*search(study, arms), *counted(study, arms))}
+    if name not in trials:
+        raise ConfigError(f"--only {name}: the study has no such run; it has {', '.join(trials)}")
+    trial, notes = trials[name], begin(out, study, arms)
+    ended = read_ended(out, trial)
+    if ended is None:
+        runner.stop_with_parent()
+        rate = best_rates(out, study, arms)[trial.arm.name] if study.tune and trial.rate is None else None
+        status = do(out, trial, rate)
+        if status == "interrupted":
+            return {"status": status}
+        ended = read_ended(out, trial)
+    assert ended is not None
+    if all(read_ended(out, each) is not None for each in counted(study, arms)):
+        write_page(out, study, arms, notes)  # the last of an array's jobs
+    if ended.status != "finished":
+        raise TrainError(f"{name}: {ended.status} ({ended.reason})")
+    return {"status": "finished", "notes": notes}

@@ -1,0 +1,182 @@
+"""The variants of a study as runs: resolved recipes of one size and one budget, held against each other."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from gptlab import recipe
+from gptlab.errors import ConfigError
+from gptlab.model.check import run_checks
+from gptlab.model.mlp import MLPS
+from gptlab.model.size import Size, measure
+from gptlab.recipe import RunConfig
+from gptlab.study.study_file import Study, StudyBudget, Variant
+
+ALIKE = (
+    "data.path",
+    "data.train",
+    "eval.val_tokens",
+    "eval.tasks",
+    "eval.limit",
+    "eval.hellaswag_file",
+)
+"""Keys in which variants must not differ: losses and scores would be of other text."""
+MARKED = ("model.context", "train.batch_tokens")
+"""Keys in which they may, but the page says so."""
+PER_RUN = ("train.steps", "train.hours", "train.seed", "data.seed")
+WIDTH_STEP = 8  # hidden widths that matrix units like
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A variant ready to be trained: all but the seed and, where rates are searched, the rate."""
+
+    name: str
+    slug: str
+    config: RunConfig
+    size: Size
+    matched: str | None
+    """What was done to bring the parameters to the baseline's; None where nothing was asked."""
+    steps: int
+
+    @property
+    def tokens(self) -> int:
+        """Training tokens of one run."""
+        return self.steps * self.config.train.batch_tokens
+
+    @property
+    def flops(self) -> float:
+        """Floating-point operations of one run."""
+        return float(self.tokens) * self.size.flops_per_token
+
+    def run_config(self, seed: int, *, steps: int | None = None, lr: float | None = None) -> RunConfig:
+        """Return the recipe of one run; the seed is that of the weights and of the order of the data."""
+        config = self.config
+        train = replace(config.train, steps=self.steps if steps is None else steps, hours=None, seed=seed)
+        optim = config.optim if lr is None else replace(config.optim, lr=lr)
+        return replace(config, train=train, optim=optim, data=replace(config.data, seed=seed))
+
+
+def design(study: Study, step_s: Callable[[str, RunConfig], float], *, checked: bool = False) -> list[Arm]:
+    """Resolve, match, budget and check every variant.
+
+    Args:
+        study: what is asked.
+        step_s: measures the seconds of a variant's training step; called for a budget in hours only.
+        checked: whether the architectures have passed `gptlab check` before.
+
+    Raises:
+        ConfigError: a variant that cannot be built or compared, or fails `gptlab check`, by its name.
+    """
+    configs = {variant.name: _named(variant, _resolve, study, variant) for variant in study.variants}
+    baseline = configs[study.baseline.name]
+    for name, config in configs.items():
+        _refuse_other_text(name, config, baseline)
+    arms: list[Arm] = []
+    for variant in study.variants:
+        config, matched = configs[variant.name], None
+        if variant.match == "parameters":
+            config, matched = match_parameters(config, measure(baseline.model).parameters)
+        size = measure(config.model)
+        steps = _steps(study.budget, config, size, variant.name, step_s)
+        arm = Arm(variant.name, variant.slug, config, size, matched, steps)
+        try:
+            arm.run_config(0)
+        except ValueError as error:
+            raise ConfigError(f"variant {arm.name}: {error}; the budget pays for {steps:,} steps") from None
+        arms.append(arm)
+    for arm in () if checked else arms:
+        failed = [result for result in run_checks(arm.config.model) if result.status == "failed"]
+        if failed:
+            raise ConfigError(
+                f"variant {arm.name}: fails gptlab check ({failed[0].name}: {failed[0].detail}); nothing was trained"
+            )
+    return arms
+
+
+def _resolve(study: Study, variant: Variant) -> RunConfig:
+    layers = [*map(recipe.read, study.base), study.values, *map(recipe.read, variant.recipes), variant.values]
+    given = [
+        value for value in (study.budget.tokens, study.budget.flops, study.budget.hours) if value is not None
+    ]
+    # The budget decides the length, whatever a base says of it.
+    return recipe.resolve([*layers, {"train": {"steps": 1 << 40, "hours": None}}] if given else layers)
+
+
+def _named(variant: Variant, make: Callable[..., Any], *given: Any) -> Any:
+    try:
+        return make(*given)
+    except ConfigError as error:
+        raise ConfigError(f"variant {variant.name}: {error}") from None
+
+
+def _refuse_other_text(name: str, config: RunConfig, baseline: RunConfig) -> None:
+    differing = recipe.differences(baseline, config)
+    for key in ALIKE:
+        if key in differing:
+            theirs, own = differing[key]
+            raise ConfigError(
+                f"variant {name}: {key} is {own}, the baseline's is {theirs}: losses and scores on other text are "
+                "not compared; give all variants the same"
+            )
+
+
+def marks(arms: list[Arm]) -> list[str]:
+    """Say in which respects, besides those that are studied, the variants are not alike."""
+    said: list[str] = []
+    for key in MARKED:
+        section, name = key.split(".")
+        values = {arm.name: getattr(getattr(arm.config, section), name) for arm in arms}
+        if len(set(values.values())) > 1:
+            said.append(f"{key} differs: " + ", ".join(f"{arm} {value:,}" for arm, value in values.items()))
+    return said
+
+
+def match_parameters(config: RunConfig, wanted: int) -> tuple[RunConfig, str]:
+    """Choose the hidden width, a multiple of WIDTH_STEP, that brings a model closest to a number of parameters."""
+    before = config.model.hidden
+
+    def size(hidden: int) -> int:
+        return measure(replace(config.model, n_hidden=hidden)).parameters
+
+    slope = size(2 * WIDTH_STEP) - size(WIDTH_STEP)  # of WIDTH_STEP more channels
+    nearest = max(1, round((wanted - size(WIDTH_STEP)) / slope) + 1) * WIDTH_STEP
+    if nearest == MLPS[config.model.mlp].default_hidden(config.model.n_embd):
+        matched = replace(config, model=replace(config.model, n_hidden=None))
+    else:
+        matched = replace(config, model=replace(config.model, n_hidden=nearest))
+    found = size(nearest)
+    return matched, (
+        f"MLP of {nearest} channels ({before} before): {found:,} parameters, {100 * (found / wanted - 1):+.2f} % of "
+        f"the baseline's {wanted:,}"
+    )
+
+
+def _steps(
+    budget: StudyBudget, config: RunConfig, size: Size, name: str, step_s: Callable[[str, RunConfig], float]
+) -> int:
+    """Return the whole steps that the budget pays for, rounded down."""
+    batch = config.train.batch_tokens
+    if budget.tokens is not None:
+        steps, asked = budget.tokens // batch, f"tokens = {budget.tokens:,}"
+    elif budget.flops is not None:
+        steps, asked = int(budget.flops / (size.flops_per_token * batch)), f"flops = {budget.flops:g}"
+    elif budget.hours is not None:
+        steps, asked = int(3600 * budget.hours / step_s(name, config)), f"hours = {budget.hours:g}"
+    elif config.train.hours is not None or config.train.steps is None:
+        raise ConfigError(f"variant {name}: its recipe names hours; give the study a [budget]")
+    else:
+        steps, asked = config.train.steps, "steps"
+    if steps < 1:
+        raise ConfigError(f"variant {name}: budget.{asked} pays for no step of {batch:,} tokens; raise it")
+    return steps
+
+
+def settings(arm: Arm) -> dict[str, Any]:
+    """Return what a variant is trained under, as JSON has it, by `section.key`, but for its seeds and its length."""
+    written = json.loads(json.dumps(asdict(arm.config)))
+    every = {
+        f"{section}.{key}": value for section, values in written.items() for key, value in values.items()
+    }
+    return {key: value for key, value in every.items() if key not in PER_RUN}

@@ -1,0 +1,117 @@
+"""What a study can show: the smallest difference it finds, and the seeds that a difference needs."""
+
+import math
+from typing import Literal
+
+from scipy import stats
+
+from gptlab.study.simultaneous import dunnett_critical, exceeds, root, sidak_critical
+
+LOSS_SD = {"124M": (0.0013, 0.0020), "350M": (0.0006, 0.0008)}
+"""Standard deviation of the final loss over seeds, in nats. Source: the records of KellerJordan/modded-nanogpt."""
+HELLASWAG_SD = (0.0020, 0.0045)
+"""Standard deviation of HellaSwag's accuracy over seeds at these sizes, as a fraction of all items."""
+POWER = 0.8
+MOST_SEEDS = 10_000
+
+Variance = Literal["pooled", "unequal"]
+
+
+def power_of(
+    difference: float,
+    sd: float,
+    n: int,
+    comparisons: int,
+    *,
+    paired: bool,
+    variance: Variance = "pooled",
+    floor: float = 0.0,
+    alpha: float = 0.05,
+) -> float:
+    """Return how often a study finds a true difference.
+
+    Args:
+        difference: between the means of a variant and the baseline.
+        sd: standard deviation of runs over seeds, without what paired runs share.
+        n: seeds of each variant, two or more.
+        comparisons: variants besides the baseline.
+        paired: whether the study compares runs seed by seed.
+        variance: whether all variants share one estimate of the variance.
+        floor: variance of the difference that more seeds do not reduce, as the choice of items makes it.
+        alpha: how often the study may claim any difference where there is none.
+
+    Source: the noncentral t distribution; Satterthwaite (1946) for the degrees of freedom where there is a floor.
+    """
+    groups = {"pooled": comparisons + 1, "unequal": 2}[variance]
+    df = (groups - 1 if paired else groups) * (n - 1)
+    seeds = 2 * sd**2 / n
+    shift = abs(difference) / math.sqrt(seeds + floor)
+    if floor:
+        df *= (1 + floor / seeds) ** 2
+    if floor or variance == "unequal":
+        t = sidak_critical(comparisons, df, alpha)
+    else:
+        t = dunnett_critical((1.0,) * comparisons, df, alpha)
+    return exceeds(t, shift, df)
+
+
+def detectable(
+    sd: float,
+    n: int,
+    comparisons: int,
+    *,
+    paired: bool,
+    variance: Variance = "pooled",
+    floor: float = 0.0,
+    power: float = POWER,
+    alpha: float = 0.05,
+) -> float:
+    """Return the smallest true difference that a study finds with the given power; the rest as for `power_of`."""
+
+    def surplus(difference: float) -> float:
+        found = power_of(
+            difference, sd, n, comparisons, paired=paired, variance=variance, floor=floor, alpha=alpha
+        )
+        return found - power
+
+    return root(surplus, 0.0, math.hypot(sd, math.sqrt(floor)))
+
+
+def seeds_needed(
+    difference: float,
+    sd: float,
+    comparisons: int,
+    *,
+    paired: bool,
+    variance: Variance = "pooled",
+    floor: float = 0.0,
+    power: float = POWER,
+    alpha: float = 0.05,
+) -> int | None:
+    """Return the fewest seeds that find a difference with the given power; None above 10,000, or without a spread."""
+    if not difference or not sd:
+        return None
+
+    def enough(n: int) -> bool:
+        found = power_of(
+            difference, sd, n, comparisons, paired=paired, variance=variance, floor=floor, alpha=alpha
+        )
+        return found >= power
+
+    # A known variance needs hardly fewer seeds, so the search starts there.
+    t = dunnett_critical((1.0,) * comparisons, math.inf, alpha)
+    known = abs(difference) / (t + float(stats.norm.ppf(power)))
+    seeds = 2 * sd**2 / (known**2 - floor) if known**2 > floor else math.inf
+    if seeds > MOST_SEEDS or not enough(MOST_SEEDS):
+        return None
+    low, step = max(1, math.floor(seeds) - 1), 1
+    while low > 1 and enough(low):
+        low //= 2
+    high = low + 1
+    while not enough(high):
+        low, step = high, 2 * step
+        high = min(low + step, MOST_SEEDS)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high

@@ -1,0 +1,171 @@
+"""Doing the runs of a study: one after another, or several at a time, each in a process of its own."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import torch
+
+from gptlab.errors import TrainError
+from gptlab.machine.lock import lock
+from gptlab.parsing import parse_json
+from gptlab.progress import Progress
+from gptlab.runs.folder import METRICS
+from gptlab.study.study_plan import PLAN
+from gptlab.study.trials import Ended, Trial, keep, read_ended, run_of, total
+from gptlab.train.interrupt import Interrupt
+
+INTERRUPTED = 75
+POLL_S = 0.2
+CHILD = "GPTLAB_STUDY_CHILD"
+TAIL_BYTES = 4096
+
+
+@dataclass
+class Running:
+    """A trial's process."""
+
+    trial: Trial
+    process: subprocess.Popen[bytes]
+    slot: int
+    log: IO[bytes]
+
+
+def default_jobs() -> int:
+    """Return how many runs are done at once: one for each GPU, or one."""
+    return max(1, torch.cuda.device_count())
+
+
+def alone(out: Path, stack: ExitStack) -> None:
+    """Hold a study's folder, so that no other process does its runs.
+
+    Raises:
+        TrainError: another one does.
+    """
+    file = stack.enter_context((out / PLAN).open("rb+"))
+    try:
+        lock(file)
+    except BlockingIOError:
+        raise TrainError(f"{out}: another process is running this study; wait for it or stop it") from None
+
+
+def do_all(
+    study_file: Path,
+    out: Path,
+    trials: Sequence[Trial],
+    jobs: int,
+    interrupt: Interrupt,
+    ended: Callable[[Trial], None],
+) -> bool:
+    """Do the trials that have not ended; say whether all have now.
+
+    Args:
+        study_file: STUDY.toml, which each process reads again.
+        out: the study's folder.
+        trials: in the order of doing.
+        jobs: how many at once.
+        interrupt: who may want to stop; the processes save their runs then.
+        ended: is told of each trial that has ended.
+    """
+    waiting = [trial for trial in trials if read_ended(out, trial) is None]
+    if not waiting:
+        return True
+    running: list[Running] = []
+    before = total(trials) - total(waiting)
+    with Progress("studying", total(trials), " tokens") as progress:
+        progress.advance(before)
+        done, shown = before, before
+        try:
+            while (waiting or running) and not interrupt.wanted():
+                free = sorted(set(range(jobs)) - {each.slot for each in running})
+                while waiting and free:
+                    running.append(_start(study_file, out, waiting.pop(0), free.pop(0), jobs))
+                time.sleep(POLL_S)
+                for each in [each for each in running if each.process.poll() is not None]:
+                    running.remove(each)
+                    if _take(out, each):
+                        done += total([each.trial])
+                        ended(each.trial)
+                    else:
+                        waiting.insert(0, each.trial)  # somebody stopped this one alone
+                now = max(shown, done + sum(_tokens(out, each.trial) for each in running))
+                progress.advance(
+                    now - shown, runs=f"{len(trials) - len(waiting) - len(running)}/{len(trials)}"
+                )
+                shown = now
+        finally:
+            for each in running:
+                each.process.terminate()
+            for each in running:
+                each.process.wait()
+                _take(out, each)
+    return not waiting and not interrupt.wanted()
+
+
+def _start(study_file: Path, out: Path, trial: Trial, slot: int, jobs: int) -> Running:
+    environment = {**os.environ, CHILD: "1"}
+    if torch.cuda.device_count() > 1:
+        environment["CUDA_VISIBLE_DEVICES"] = str(slot)
+    elif jobs > 1 and not torch.cuda.is_available():
+        threads = max(1, (os.cpu_count() or 1) // jobs)  # more would only get into each other's way
+        environment.setdefault("OMP_NUM_THREADS", str(threads))
+    log = out / "logs" / f"{trial.name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    file = log.open("ab")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gptlab", "study", str(study_file), "--out", str(out), "--only", trial.name],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=file,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,  # Ctrl-C is for this process, which tells the others
+    )
+    return Running(trial, process, slot, file)
+
+
+def _take(out: Path, each: Running) -> bool:
+    """Say whether a trial has ended with its process; one that was stopped has not."""
+    each.log.close()
+    if each.process.stdin is not None:
+        each.process.stdin.close()
+    if read_ended(out, each.trial) is not None:
+        return True
+    code = each.process.returncode
+    if code in (INTERRUPTED, -15):
+        return False
+    log = out / "logs" / f"{each.trial.name}.log"
+    last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
+    keep(out, each.trial, Ended("failed", f"its process ended with code {code}: {' '.join(last)}"))
+    return True
+
+
+def _tokens(out: Path, trial: Trial) -> int:
+    """Return how many tokens a run has trained on, by the end of its record."""
+    with suppress(OSError, ValueError), (run_of(out, trial) / METRICS).open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+        for line in reversed(file.read().split(b"\n")[1:-1]):
+            row = parse_json(line)
+            if row.get("kind") == "step":
+                return int(row["tokens"])
+    return 0
+
+
+def stop_with_parent() -> None:
+    """Stop as for SIGTERM when the study that started this process has gone."""
+    if CHILD not in os.environ:
+        return
+
+    def watch() -> None:
+        import signal
+
+        sys.stdin.buffer.read()  # ends when the other end of the pipe does
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()

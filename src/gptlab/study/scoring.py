@@ -1,0 +1,80 @@
+"""A run's last checkpoint, scored item by item, under every protocol that a task has."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gptlab.errors import CheckpointError
+from gptlab.eval import tasks
+from gptlab.eval.hellaswag import PROTOCOLS
+from gptlab.loading import find
+from gptlab.machine.device import choose_device, choose_dtype
+from gptlab.model.in_format import InFormat
+from gptlab.model.packed import packed
+from gptlab.recipe import RunConfig
+from gptlab.runs.checkpoint import pointed
+from gptlab.runs.folder import LATEST
+from gptlab.scores import scored
+
+
+@dataclass(frozen=True)
+class ItemScores:
+    """What a model made of each item of a task, in order."""
+
+    task: str
+    protocol: str
+    items_sha256: str
+    acc: list[int]
+    """1 where the right choice has the highest log-likelihood."""
+    acc_norm: list[int]
+    """The same for its length."""
+    margin: list[float]
+    """Nats for a unit of length by which the right choice is above the mean of the wrong ones."""
+
+    @property
+    def known_as(self) -> str:
+        """What tells it from other scores."""
+        return self.task if self.task == self.protocol else f"{self.task}, {self.protocol}"
+
+
+def score_run(run: Path, config: RunConfig) -> list[ItemScores]:
+    """Score the last checkpoint of a run on the tasks of its recipe, and keep the totals in its metrics.
+
+    Raises:
+        GptlabError: the checkpoint or the items cannot be had.
+    """
+    if not config.eval.tasks:
+        return []
+    folder = pointed(run / LATEST)
+    if folder is None:
+        raise CheckpointError(f"{run}: has no last checkpoint to score; train it again")
+    place, device = find(folder), choose_device(config.train.device)
+    record, opened = scored(place), place.open(config.train.device)
+    dtype = choose_dtype(config.train.dtype, device)
+    logits = InFormat(packed(opened.network) if dtype == "float32" else opened.network, dtype, device)
+    file = Path(config.eval.hellaswag_file) if config.eval.hellaswag_file is not None else None
+    found: list[ItemScores] = []
+    for name in config.eval.tasks:
+        for protocol in PROTOCOLS if name == "hellaswag" else ("completion",):
+            inputs = tasks.Inputs(
+                tokenizer=opened.tokenizer,
+                context=config.model.context,
+                data=Path(config.data.parts[0].path),
+                file=file,
+                protocol=protocol,
+                limit=config.eval.limit,
+            )
+            result = tasks.build(name, inputs).evaluate(logits, device=device)
+            rows = result.accuracy.rows
+            if record is not None:
+                record.keep({**result.metrics(), "dtype": dtype}, file)
+            found.append(
+                ItemScores(
+                    result.task,
+                    result.protocol,
+                    result.items_sha256,
+                    [int(row["pred"] == row["label"]) for row in rows],
+                    [int(row["pred_norm"] == row["label"]) for row in rows],
+                    [row["margin"] for row in rows],
+                )
+            )
+    return found

@@ -1,0 +1,197 @@
+"""What a study will cost, told before it begins, and what it was when it began, kept in DIR/plan.json."""
+
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from gptlab import __version__, storage
+from gptlab.build import build
+from gptlab.data.mixture import Sets
+from gptlab.errors import ConfigError
+from gptlab.machine.device import choose_device
+from gptlab.machine.world import World
+from gptlab.parsing import parse_json
+from gptlab.progress import duration, quantity
+from gptlab.recipe import RunConfig
+from gptlab.report.page import amount
+from gptlab.study.design import Arm, marks, settings
+from gptlab.study.power import HELLASWAG_SD, LOSS_SD, detectable
+from gptlab.study.study_file import Study
+from gptlab.study.trials import Trial, counted, search, total
+from gptlab.train.interrupt import Interrupt
+
+PLAN = "plan.json"
+TIMED_STEPS = 3
+STATE_NUMBERS = 3  # of a parameter in a checkpoint: itself and AdamW's two means, of four bytes
+JUDGED = ("seeds", "tune", "paired", "variance", "target")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a study takes."""
+
+    runs: int
+    tokens: int
+    hours: float
+    """Of training alone."""
+    disk_bytes: int
+
+
+def step_seconds(config: RunConfig) -> float:
+    """Measure a training step on this machine: the median of a few, after one that does not count."""
+    config = replace(config, eval=replace(config.eval, tasks=()))
+    world = World(0, 1, choose_device(config.train.device))
+    with tempfile.TemporaryDirectory(prefix="gptlab-") as folder:
+        sets = Sets(config.data, config.model.context, config.order_seed)
+        trainer = build(config, sets, Path(folder), world, Interrupt())
+        trainer.updater.prepare(lambda _: None)
+        times: list[float] = []
+        with trainer.updater.slices.ahead:
+            for number in range(TIMED_STEPS + 1):
+                began = time.monotonic()
+                gradient = trainer.updater.gradient(
+                    number * config.train.batch_tokens // config.model.context, lambda: False
+                )
+                assert gradient is not None
+                trainer.updater.update(gradient)
+                times.append(time.monotonic() - began)
+    return statistics.median(times[1:])
+
+
+def cost(study: Study, arms: Sequence[Arm], step_s: Mapping[str, float]) -> Cost:
+    """Say what the whole study takes."""
+    trials = [*search(study, arms), *counted(study, arms)]
+    return Cost(
+        len(trials),
+        total(trials),
+        sum(trial.steps * step_s[trial.arm.name] for trial in trials) / 3600,
+        sum(_disk_bytes(trial) for trial in trials),
+    )
+
+
+def _disk_bytes(trial: Trial) -> int:
+    kept = trial.arm.config.train.keep + 1  # the best one besides
+    return 4 * STATE_NUMBERS * trial.arm.size.parameters * kept
+
+
+def describe(study: Study, arms: Sequence[Arm], step_s: Mapping[str, float], jobs: int) -> str:
+    """Tell the plan: each variant, what all of it costs, and which differences it can show."""
+    lines = [f"study {study.name}: {len(arms)} variants, seeds {', '.join(map(str, study.seeds))}"]
+    width = max(len(arm.name) for arm in arms)
+    for arm in arms:
+        run_s = arm.steps * step_s[arm.name]
+        lines.append(
+            f"  {arm.name:<{width}}  {amount(arm.size.parameters)} parameters, {arm.steps:,} steps, "
+            f"{amount(arm.tokens)} tokens, {arm.flops:.3g} FLOPs, {duration(run_s)} a run"
+        )
+        if arm.matched is not None:
+            lines.append(f"  {'':<{width}}  {arm.matched}")
+    if study.budget.hours is not None:
+        lines.append(
+            f"  {study.budget.hours:g} h a run, rounded down to whole steps of what was measured just now"
+        )
+    if study.tune:
+        rates = ", ".join(map(str, study.tune))
+        lines.append(
+            f"  before them, for each variant: learning rates {rates}, {study.budget.tune:.0%} of the budget each"
+        )
+    whole = cost(study, arms, step_s)
+    lines.append(
+        f"{whole.runs} runs, {amount(whole.tokens)} tokens, {duration(3600 * whole.hours / jobs)} of training "
+        f"({jobs} at a time, by a step measured on this machine; evaluations come on top), "
+        f"{quantity(whole.disk_bytes, 'B')} of checkpoints"
+    )
+    lines += [f"not alike: {mark}" for mark in marks(list(arms))]
+    lines.append(told_power(study, arms))
+    return "\n".join(lines)
+
+
+def told_power(study: Study, arms: Sequence[Arm]) -> str:
+    """Say which differences a study of this many seeds shows four times in five."""
+    n, comparisons = len(study.seeds), len(arms) - 1
+    if n < 2 or comparisons < 1:
+        return "no difference can be judged with fewer than two seeds and two variants: the page will claim nothing"
+    low, high = (
+        detectable(sd, n, comparisons, paired=study.paired, variance=study.variance) for sd in LOSS_SD["124M"]
+    )
+    points = [detectable(sd, n, comparisons, paired=study.paired) for sd in HELLASWAG_SD]
+    return (
+        f"detectable with 80 % power at {n} seeds: a difference of {low:.4f} to {high:.4f} nats, of HellaSwag "
+        f"{100 * points[0]:.2f} to {100 * points[1]:.2f} points, "
+        "by the noise published for 124M; smaller models vary more"
+    )
+
+
+def begin(out: Path, study: Study, arms: Sequence[Arm]) -> list[str]:
+    """Keep what the study is, or hold it against what it was when it began.
+
+    Returns:
+        What the page has to say of changes that are allowed.
+
+    Raises:
+        ConfigError: it has changed in anything else.
+    """
+    asked = {
+        "study": {key: json.loads(json.dumps(asdict(study)[key])) for key in JUDGED},
+        "budget": asdict(study.budget),
+        "variants": {arm.name: settings(arm) for arm in arms},
+        "steps": {arm.name: arm.steps for arm in arms},
+        "gptlab": __version__,
+    }
+    before = read_plan(out)
+    if before is None:
+        out.mkdir(parents=True, exist_ok=True)
+        storage.replace_text(out / PLAN, json.dumps(asked, indent=1) + "\n")
+        return []
+    notes: list[str] = []
+    was, now = _flat(before), _flat(asked)
+    for key in [*was, *(key for key in now if key not in was)]:
+        if was.get(key) == now.get(key):
+            continue
+        if key == "gptlab":
+            notes.append(f"Some runs were made by gptlab {was[key]}, others by {now[key]}.")
+        elif key == "study.seeds" and set(was[key]) < set(now[key]):
+            added = ", ".join(str(seed) for seed in now[key] if seed not in was[key])
+            notes.append(
+                f"Seeds {added} were added after the study had begun; if results made you add them, the intervals are "
+                "too narrow."
+            )
+        else:
+            raise ConfigError(
+                f"--out {out}: the study has changed since it began: {key} was {was.get(key, 'not there')}, is "
+                f"{now.get(key, 'not there')}; change it back, or choose another --out"
+            )
+    return notes
+
+
+def read_plan(out: Path) -> dict[str, Any] | None:
+    """Return what a study was when it began; None before that.
+
+    Raises:
+        ConfigError: the record is damaged, or the folder holds something else.
+    """
+    file = out / PLAN
+    if not file.is_file():
+        if out.is_dir() and any(out.iterdir()):
+            raise ConfigError(f"--out {out}: holds files, but no study; choose a new folder")
+        return None
+    try:
+        found = parse_json(file.read_bytes())
+        if not isinstance(found, dict) or not isinstance(found.get("steps"), dict):
+            raise ValueError("it is no plan")
+    except ValueError as error:
+        raise ConfigError(f"{file}: is damaged ({error}); choose another --out") from None
+    return found
+
+
+def _flat(plan: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in plan.items():
+        name = f"{prefix}.{key}" if prefix else key
+        found |= _flat(value, name) if isinstance(value, dict) else {name: value}
+    return found
