@@ -9,14 +9,11 @@ import signal
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
 import pytest
-from forked import Forked
 
 from gptlab.cli import main
 from gptlab.errors import ConfigError
-from gptlab.study import runner
 from gptlab.study.conduct import conduct
 
 pytestmark = pytest.mark.slow
@@ -38,19 +35,6 @@ name = "RoPE"
 with = ["rope.toml"]
 match = "parameters"
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def forked_runs():
-    """Fork the runs of a study that is conducted here; where a test starts the study, its runs are started too."""
-
-    def start(words, env, **streams):
-        # A forked run has no standard input whose end would tell it that the study has gone.
-        return Forked(words[3:], {key: value for key, value in env.items() if key != runner.CHILD})
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "subprocess", SimpleNamespace(Popen=start, PIPE=None, STDOUT=None))
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +170,7 @@ def test_a_search_gives_each_variant_its_rate(study, tmp_path, capsys):
     assert "steps = 6" in (tmp_path / "tuned" / "recipes" / "rope-lr1e-06.toml").read_text()
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.long)])
 def test_a_killed_study_ends_as_one_left_alone(kills, study, whole, tmp_path):
     out, draw = tmp_path / "killed", random.Random(kills)
     words = [sys.executable, "-m", "gptlab", "study", str(study), "--out", str(out)]

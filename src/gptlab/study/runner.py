@@ -165,7 +165,8 @@ def stop_with_parent() -> None:
     def watch() -> None:
         import signal
 
-        sys.stdin.buffer.read()  # ends when the other end of the pipe does
+        while os.read(0, 4096):  # not sys.stdin, whose lock would abort the interpreter when it ends
+            pass
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()

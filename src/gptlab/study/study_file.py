@@ -151,6 +151,8 @@ def _study(file: Path, raw: Mapping[str, Any]) -> Study:
             raise ValueError(
                 f'tune = {rate!r}: must be a learning rate above 0, or "2x" for twice the recipe\'s'
             )
+    if not variants:
+        raise ValueError("variant: is empty; write a [[variant]] for each variant, the baseline first")
     slugs = [variant.slug for variant in variants]
     for variant in variants:
         if not variant.slug:

@@ -138,6 +138,7 @@ def begin(out: Path, study: Study, arms: Sequence[Arm]) -> list[str]:
     """
     asked = {
         "study": {key: json.loads(json.dumps(asdict(study)[key])) for key in JUDGED},
+        "baseline": study.baseline.name,
         "budget": asdict(study.budget),
         "variants": {arm.name: settings(arm) for arm in arms},
         "steps": {arm.name: arm.steps for arm in arms},
