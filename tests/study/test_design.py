@@ -84,3 +84,16 @@ def test_rotating_by_head_is_refused_before_anything_runs(made, monkeypatch):
     monkeypatch.setattr(RoPE, "rotate", by_head)
     with pytest.raises(ConfigError, match=r"variant RoPE: fails gptlab check"):
         made(ROPE)
+
+
+@pytest.mark.parametrize(
+    ("head", "complaint"),
+    [
+        ('tune = ["0x", "1x"]', "variant GPT-2: .*lr = 0"),
+        ('tune = ["1x", 0.01]', "two of these are the same rate"),
+        ("tune = [1e-3]\n[budget]\ntune = 0.1", "a run of the search has 1 steps at 0.001"),
+    ],
+)
+def test_a_search_that_cannot_be_trained_is_refused(head, complaint, made):
+    with pytest.raises(ConfigError, match=complaint):
+        made(ROPE, head)

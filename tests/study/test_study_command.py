@@ -148,6 +148,8 @@ def test_added_seeds_and_failed_runs_are_on_the_page(study, whole, tmp_path):
     assert "Seeds 3 were added after the study had begun" in page
     assert "beyond help; it is in no mean" in page
     assert conduct(file, out, retry=True)["failed"] == {}
+    with pytest.raises(ConfigError, match=r"study.seeds was \[1, 2, 3\], is \[1, 2\]"):
+        conduct(study, out)
     assert ended(out)["rope-seed1"] == ended(whole[0])["rope-seed1"]
 
 
@@ -183,6 +185,75 @@ def test_a_killed_study_ends_as_one_left_alone(kills, study, whole, tmp_path):
     assert ended(out) == ended(whole[0])
     pages = [sentences((folder / "index.html").read_text()) for folder in (out, whole[0])]
     assert pages[0] == pages[1]
+
+
+def until(happens, process):
+    """Wait for something that a study does."""
+    while not happens():
+        assert process.poll() is None, "the study ended too soon"
+        time.sleep(0.05)
+
+
+def long_study(study, tmp_path):
+    """Return a study whose runs last some seconds, and the command that does it."""
+    file, out = study.with_name("long.toml"), tmp_path / "long"
+    file.write_text(
+        study.read_text()
+        .replace("tokens = 3072", "tokens = 100_000")
+        .replace("seeds = [1, 2]", "seeds = [1]")
+    )
+    return file, out, [sys.executable, "-m", "gptlab", "study", str(file), "--out", str(out)]
+
+
+def training(out):
+    """Say whether a run has begun its steps."""
+    return any('"kind": "step"' in file.read_text() for file in out.glob("runs/*/metrics.jsonl"))
+
+
+def test_a_study_that_is_asked_to_stop_saves_its_run_and_records_nothing(study, tmp_path):
+    _, out, words = long_study(study, tmp_path)
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until(lambda: training(out), process)
+    process.terminate()
+    assert process.wait() == 75
+    assert ended(out) == {}
+    assert list(out.glob("runs/*/checkpoints/step_*"))
+    assert all("Fatal" not in log.read_text() for log in out.glob("logs/*"))
+
+
+def test_a_run_that_is_killed_goes_on_and_a_changed_study_stops_without_failures(study, tmp_path):
+    file, out, words = long_study(study, tmp_path)
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    until(lambda: training(out), process)
+    subprocess.run(["pkill", "-KILL", "-f", f"{file} --out {out} --only gpt_2-seed1"], check=True)
+    file.write_text(file.read_text().replace("100_000", "50_000"))  # read again by the process that goes on
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "gpt_2-seed1: did not begin" in said
+    assert "budget.tokens was 100000, is 50000" in said
+    assert ended(out) == {}
+    file.write_text(file.read_text().replace("50_000", "100_000"))
+    assert subprocess.run(words, stdout=subprocess.DEVNULL, timeout=300).returncode == 0
+    assert {one["status"] for one in ended(out).values()} == {"finished"}
+
+
+def test_a_variant_whose_search_fails_is_on_the_page_and_the_others_go_on(study, tmp_path):
+    file = study.with_name("hopeless.toml")
+    text = study.read_text().replace("seeds = [1, 2]", 'seeds = [1]\ntune = ["1x"]')
+    file.write_text(text)
+    out = tmp_path / "hopeless"
+    assert conduct(file, out, jobs=2)["failed"] == {}
+    for record in [out / "trials" / "rope-seed1.json", out / "index.html"]:
+        record.unlink()
+    (out / "trials" / "rope-lr0.01.json").write_text(
+        json.dumps({"status": "diverged", "reason": "the loss is nan"})
+    )
+    facts = conduct(file, out)
+    assert facts["failed"] == {
+        "rope-lr0.01": "diverged: the loss is nan",
+        "rope-seed1": "failed: no run of the search for its learning rate finished",
+    }
+    assert [variant["n"] for variant in facts["variants"]] == [1, 0]
 
 
 def sentences(page):

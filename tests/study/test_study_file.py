@@ -57,6 +57,8 @@ def test_a_study_is_read_as_it_is_written(tmp_path):
         ("seeds = [1, 2, 3]", 'seeds = ["a"]', "seeds.0 = 'a'"),
         ("tokens = 1_000_000", "tokens = 1\nflops = 2.0", "names tokens and flops"),
         ("tokens = 1_000_000", "tokens = 0", "must be above 0"),
+        ("tokens = 1_000_000", "flops = inf", "budget.flops = inf"),
+        ('"2x"', "inf", "tune = inf"),
         ("tokens = 1_000_000", "tune = 2.0", "budget.tune = 2.0"),
         ("tokens = 1_000_000", "steps = 5", "steps"),
         ('"2x"', '"fast"', "tune = 'fast'"),
@@ -80,6 +82,11 @@ def test_a_mistake_is_named(old, new, complaint, tmp_path):
     with pytest.raises(ConfigError, match=complaint) as refused:
         read(tmp_path, STUDY.replace(old, new, 1))
     assert "\n" not in str(refused.value)
+
+
+def test_no_variant_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="variant: is empty"):
+        read(tmp_path, 'base = "b.toml"\nseeds = [1]\nvariant = []\n')
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -15,8 +15,8 @@ from urllib.parse import quote
 
 from gptlab.outputs import Record
 from gptlab.report.chart import FLOPS, TIME, TOKENS, Chart, Curve
-from gptlab.report.folder import INDEX, file_name, read_record, record_tag, refuse, write
 from gptlab.report.interactive import payload, script, script_hash, style
+from gptlab.report.page_folder import INDEX, file_name, read_record, record_tag, refuse, write
 from gptlab.report.picture import Picture, amount, draw
 from gptlab.report.theme import DARK, LIGHT
 

@@ -9,7 +9,7 @@ from gptlab.eval import hellaswag, published
 from gptlab.eval.chance import CHANCE
 from gptlab.report.chart import Chart, Curve
 from gptlab.report.cost import axes
-from gptlab.report.folder import file_name
+from gptlab.report.page_folder import file_name
 from gptlab.report.results import doubt, results, score, told_items
 from gptlab.runs.history import Floats, Run, columns
 from gptlab.runs.metrics import ACCURACIES, Row, items_of

@@ -6,15 +6,30 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from gptlab.data.manifest import Manifest
 from gptlab.errors import ConfigError, TrainError
+from gptlab.eval import tasks
 from gptlab.outputs import unwritable
 from gptlab.recipe import RunConfig
+from gptlab.slurm import check_ready
 from gptlab.study import runner
 from gptlab.study.design import Arm, design
+from gptlab.study.scoring import task_inputs
 from gptlab.study.study_file import Study, read_study
 from gptlab.study.study_page import write_page
 from gptlab.study.study_plan import begin, cost, describe, read_plan, step_seconds
-from gptlab.study.trials import Trial, best_rates, counted, do, read_ended, record_of, search
+from gptlab.study.trials import (
+    Ended,
+    Trial,
+    best_rates,
+    counted,
+    do,
+    keep,
+    read_ended,
+    record_of,
+    run_of,
+    search,
+)
 from gptlab.train.interrupt import Interrupt
 
 
@@ -58,10 +73,12 @@ def conduct(
     facts: dict[str, Any] = {"plan": asdict(cost(study, arms, step_s))} if step_s else {}
     if dry_run:
         return {"status": "planned", **facts}
-    notes = begin(out, study, arms)
+    check_inputs(arms, out)
+    begin(out, study, arms)
     interrupt = Interrupt()
     with ExitStack() as stack:
         runner.alone(out, stack)
+        notes = begin(out, study, arms)  # another process may have begun another study meanwhile
         stack.enter_context(interrupt.listening())
         return facts | _do(
             study, arms, file, out, jobs or runner.default_jobs(), interrupt, notes, retry=retry
@@ -76,8 +93,23 @@ def planned(file: Path, out: Path) -> tuple[list[str], list[str]]:
     """
     study = read_study(file)
     arms = design(study, _measured(study, read_plan(out), {}))
+    check_inputs(arms, out)
     begin(out, study, arms)
     return [trial.name for trial in search(study, arms)], [trial.name for trial in counted(study, arms)]
+
+
+def check_inputs(arms: list[Arm], out: Path) -> None:
+    """Refuse missing data, and missing items of tasks, before the first run rather than after it.
+
+    Raises:
+        GptlabError: they are missing.
+    """
+    for arm in arms:
+        check_ready(arm.config.data, arm.config.train, arm.config.model.context, out)
+    config = arms[0].config
+    tokenizer = Manifest.load(config.data.parts[0].path).load_tokenizer(config.data.parts[0].path)
+    for name in config.eval.tasks:
+        tasks.build(name, task_inputs(config, tokenizer))
 
 
 def _measured(
@@ -115,7 +147,9 @@ def _do(
             write_page(out, study, arms, notes)
 
     if retry:
-        for trial in (*search(study, arms), *trials):
+        # A variant keeps the rate that its runs have: another one would be averaged with it.
+        begun = {trial.arm.name for trial in trials if run_of(out, trial).exists()}
+        for trial in (*(each for each in search(study, arms) if each.arm.name not in begun), *trials):
             ended = read_ended(out, trial)
             if ended is not None and ended.status != "finished":
                 record_of(out, trial).unlink()
@@ -141,11 +175,12 @@ def _do_one(study: Study, arms: list[Arm], out: Path, name: str) -> dict[str, An
     trial, notes = trials[name], begin(out, study, arms)
     ended = read_ended(out, trial)
     if ended is None:
-        runner.stop_with_parent()
-        rate = best_rates(out, study, arms)[trial.arm.name] if study.tune and trial.rate is None else None
-        status = do(out, trial, rate)
-        if status == "interrupted":
-            return {"status": status}
+        runner.stop_when_asked()
+        rates = best_rates(out, study, arms) if study.tune and trial.rate is None else {}
+        if study.tune and trial.rate is None and trial.arm.name not in rates:
+            keep(out, trial, Ended("failed", "no run of the search for its learning rate finished"))
+        elif do(out, trial, rates.get(trial.arm.name)) == "interrupted":
+            return {"status": "interrupted"}
         ended = read_ended(out, trial)
     assert ended is not None
     if all(read_ended(out, each) is not None for each in counted(study, arms)):

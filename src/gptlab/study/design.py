@@ -50,6 +50,10 @@ class Arm:
         """Floating-point operations of one run."""
         return float(self.tokens) * self.size.flops_per_token
 
+    def search_steps(self, study: Study) -> int:
+        """Return the steps of a run that looks for the learning rate."""
+        return max(1, int(self.steps * study.budget.tune))
+
     def run_config(self, seed: int, *, steps: int | None = None, lr: float | None = None) -> RunConfig:
         """Return the recipe of one run; the seed is that of the weights and of the order of the data."""
         config = self.config
@@ -85,6 +89,7 @@ def design(study: Study, step_s: Callable[[str, RunConfig], float], *, checked: 
             arm.run_config(0)
         except ValueError as error:
             raise ConfigError(f"variant {arm.name}: {error}; the budget pays for {steps:,} steps") from None
+        _check_search(study, arm)
         arms.append(arm)
     for arm in () if checked else arms:
         failed = [result for result in run_checks(arm.config.model) if result.status == "failed"]
@@ -93,6 +98,22 @@ def design(study: Study, step_s: Callable[[str, RunConfig], float], *, checked: 
                 f"variant {arm.name}: fails gptlab check ({failed[0].name}: {failed[0].detail}); nothing was trained"
             )
     return arms
+
+
+def _check_search(study: Study, arm: Arm) -> None:
+    """Refuse a search of the learning rate whose runs could not be trained."""
+    rates = study.rates(arm.config.optim.lr)
+    if len({f"{rate:g}" for rate in rates}) < len(rates):
+        raise ConfigError(
+            f"variant {arm.name}: tune = {list(study.tune)}: two of these are the same rate; leave one out"
+        )
+    for rate in rates:
+        try:
+            arm.run_config(0, steps=arm.search_steps(study), lr=rate)
+        except ValueError as error:
+            raise ConfigError(
+                f"variant {arm.name}: {error}; a run of the search has {arm.search_steps(study):,} steps at {rate:g}"
+            ) from None
 
 
 def _resolve(study: Study, variant: Variant) -> RunConfig:

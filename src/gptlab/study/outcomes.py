@@ -90,13 +90,14 @@ def _scores(study: Study, arms: Sequence[Arm], done: Sequence[tuple[Trial, Ended
                     (score.known_as, score.items_sha256, kind), {arm.name: {} for arm in arms}
                 )
                 table[trial.arm.name][trial.seed] = np.array(getattr(score, kind), np.float64)
+    names = [(name, kind) for name, _, kind in found]
     return [
         Metric(
-            f"{name}, {kind}" if kind != "margin" else f"{name}, margin",
+            f"{name}, {kind}" + (f", items {sha256[:8]}" if names.count((name, kind)) > 1 else ""),
             "points" if kind != "margin" else "nats",
             compare_items(table, baseline=study.baseline.name, paired=study.paired, target=study.target),
         )
-        for (name, _, kind), table in found.items()
+        for (name, sha256, kind), table in found.items()
     ]
 
 

@@ -1,6 +1,7 @@
 """Doing the runs of a study: one after another, or several at a time, each in a process of its own."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -9,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import IO
 
 import torch
@@ -78,6 +80,7 @@ def do_all(
     if not waiting:
         return True
     running: list[Running] = []
+    killed = set[str]()
     before = total(trials) - total(waiting)
     with Progress("studying", total(trials), " tokens") as progress:
         progress.advance(before)
@@ -90,7 +93,7 @@ def do_all(
                 time.sleep(POLL_S)
                 for each in [each for each in running if each.process.poll() is not None]:
                     running.remove(each)
-                    if _take(out, each):
+                    if _take(out, each, killed):
                         done += total([each.trial])
                         ended(each.trial)
                     else:
@@ -105,14 +108,15 @@ def do_all(
                 each.process.terminate()
             for each in running:
                 each.process.wait()
-                _take(out, each)
+                with suppress(TrainError):
+                    _take(out, each, killed)
     return not waiting and not interrupt.wanted()
 
 
 def _start(study_file: Path, out: Path, trial: Trial, slot: int, jobs: int) -> Running:
     environment = {**os.environ, CHILD: "1"}
     if torch.cuda.device_count() > 1:
-        environment["CUDA_VISIBLE_DEVICES"] = str(slot)
+        environment["CUDA_VISIBLE_DEVICES"] = gpu_of(slot, torch.cuda.device_count())
     elif jobs > 1 and not torch.cuda.is_available():
         threads = max(1, (os.cpu_count() or 1) // jobs)  # more would only get into each other's way
         environment.setdefault("OMP_NUM_THREADS", str(threads))
@@ -130,19 +134,36 @@ def _start(study_file: Path, out: Path, trial: Trial, slot: int, jobs: int) -> R
     return Running(trial, process, slot, file)
 
 
-def _take(out: Path, each: Running) -> bool:
-    """Say whether a trial has ended with its process; one that was stopped has not."""
+def gpu_of(slot: int, count: int) -> str:
+    """Return the GPU of a slot as CUDA_VISIBLE_DEVICES names it, one of those that this process may use."""
+    given = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return (given or [str(number) for number in range(count)])[slot % count]
+
+
+def _take(out: Path, each: Running, killed: set[str]) -> bool:
+    """Say whether a trial has ended with its process; one that was stopped, or killed for the first time, has not.
+
+    Raises:
+        TrainError: the process could not begin: somebody has changed the study meanwhile.
+    """
     each.log.close()
     if each.process.stdin is not None:
         each.process.stdin.close()
     if read_ended(out, each.trial) is not None:
         return True
     code = each.process.returncode
-    if code in (INTERRUPTED, -15):
+    if code in (INTERRUPTED, -signal.SIGTERM):
+        return False
+    if code < 0 and each.trial.name not in killed:
+        killed.add(each.trial.name)
         return False
     log = out / "logs" / f"{each.trial.name}.log"
-    last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-    keep(out, each.trial, Ended("failed", f"its process ended with code {code}: {' '.join(last)}"))
+    last = " ".join(log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:])
+    if code == 1:  # whatever goes wrong within a run, its process writes down
+        raise TrainError(
+            f"{each.trial.name}: did not begin ({last}); run the same command again when that is mended"
+        )
+    keep(out, each.trial, Ended("failed", f"its process ended with code {code}: {last}"))
     return True
 
 
@@ -157,14 +178,18 @@ def _tokens(out: Path, trial: Trial) -> int:
     return 0
 
 
-def stop_with_parent() -> None:
-    """Stop as for SIGTERM when the study that started this process has gone."""
+def stop_when_asked() -> None:
+    """Stop outside of training as a run does: for Slurm's SIGUSR1, and when the study that started this has gone."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        os._exit(INTERRUPTED)  # all files are whole or not there
+
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, leave)
     if CHILD not in os.environ:
         return
 
     def watch() -> None:
-        import signal
-
         while os.read(0, 4096):  # not sys.stdin, whose lock would abort the interpreter when it ends
             pass
         os.kill(os.getpid(), signal.SIGTERM)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import CheckpointError
 from gptlab.eval import tasks
 from gptlab.eval.hellaswag import PROTOCOLS
@@ -36,6 +37,19 @@ class ItemScores:
         return self.task if self.task == self.protocol else f"{self.task}, {self.protocol}"
 
 
+def task_inputs(config: RunConfig, tokenizer: Tokenizer, protocol: str = "completion") -> tasks.Inputs:
+    """Return what the tasks of a recipe are made from."""
+    file = config.eval.hellaswag_file
+    return tasks.Inputs(
+        tokenizer=tokenizer,
+        context=config.model.context,
+        data=Path(config.data.parts[0].path),
+        file=Path(file) if file is not None else None,
+        protocol=protocol,
+        limit=config.eval.limit,
+    )
+
+
 def score_run(run: Path, config: RunConfig) -> list[ItemScores]:
     """Score the last checkpoint of a run on the tasks of its recipe, and keep the totals in its metrics.
 
@@ -51,22 +65,14 @@ def score_run(run: Path, config: RunConfig) -> list[ItemScores]:
     record, opened = scored(place), place.open(config.train.device)
     dtype = choose_dtype(config.train.dtype, device)
     logits = InFormat(packed(opened.network) if dtype == "float32" else opened.network, dtype, device)
-    file = Path(config.eval.hellaswag_file) if config.eval.hellaswag_file is not None else None
     found: list[ItemScores] = []
     for name in config.eval.tasks:
         for protocol in PROTOCOLS if name == "hellaswag" else ("completion",):
-            inputs = tasks.Inputs(
-                tokenizer=opened.tokenizer,
-                context=config.model.context,
-                data=Path(config.data.parts[0].path),
-                file=file,
-                protocol=protocol,
-                limit=config.eval.limit,
-            )
+            inputs = task_inputs(config, opened.tokenizer, protocol)
             result = tasks.build(name, inputs).evaluate(logits, device=device)
             rows = result.accuracy.rows
             if record is not None:
-                record.keep({**result.metrics(), "dtype": dtype}, file)
+                record.keep({**result.metrics(), "dtype": dtype}, inputs.file)
             found.append(
                 ItemScores(
                     result.task,

@@ -1,6 +1,7 @@
 """STUDY.toml: the variants, the seeds, the budget, and how the results are to be judged, all chosen beforehand."""
 
 import difflib
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -32,8 +33,8 @@ class StudyBudget:
         if len(given) > 1:
             raise ValueError(f"[budget]: names {' and '.join(given)}; give one of them")
         for name in given:
-            if not getattr(self, name) > 0:
-                raise ValueError(f"budget.{name} = {getattr(self, name)}: must be above 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"budget.{name} = {getattr(self, name)}: must be above 0 and finite")
         if not 0 < self.tune <= 1:
             raise ValueError(f"budget.tune = {self.tune}: must be above 0 and at most 1")
 
@@ -147,7 +148,7 @@ def _study(file: Path, raw: Mapping[str, Any]) -> Study:
     if not study.seeds or min(study.seeds) < 0:
         raise ValueError(f"seeds = {list(study.seeds)}: give whole numbers from 0, three of them or more")
     for rate in study.tune:
-        if not RATE.fullmatch(rate) if isinstance(rate, str) else not rate > 0:
+        if not RATE.fullmatch(rate) if isinstance(rate, str) else not 0 < rate < math.inf:
             raise ValueError(
                 f'tune = {rate!r}: must be a learning rate above 0, or "2x" for twice the recipe\'s'
             )

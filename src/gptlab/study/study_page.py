@@ -9,17 +9,11 @@ import numpy as np
 
 import gptlab
 from gptlab.errors import ConfigError
-from gptlab.outputs import Record, fingerprint
+from gptlab.outputs import Record
 from gptlab.progress import duration, quantity
-from gptlab.report.cost import FLOPS_CAPTION, axes
-from gptlab.report.folder import read_record
 from gptlab.report.page import (
     DASH,
-    FLOPS,
     INDEX,
-    TIME,
-    Chart,
-    Curve,
     amount,
     commands,
     draw,
@@ -30,11 +24,13 @@ from gptlab.report.page import (
     table,
     write,
 )
-from gptlab.runs.history import Floats, Run, columns, read_runs, validations
+from gptlab.report.page_folder import read_record
+from gptlab.runs.history import Run, columns, read_runs, validations
 from gptlab.study.design import Arm, marks
 from gptlab.study.outcomes import Metric, Outcome, outcome
+from gptlab.study.study_charts import charts, seconds_at
 from gptlab.study.study_file import Study
-from gptlab.study.study_plan import PLAN
+from gptlab.study.study_plan import identity
 from gptlab.study.trials import counted, run_of, search
 from gptlab.study.verdict import Verdict
 
@@ -64,16 +60,16 @@ def write_page(out: Path, study: Study, arms: Sequence[Arm], notes: Sequence[str
     Raises:
         ConfigError: the folder has somebody else's page.
     """
-    of = fingerprint(KIND, (out / PLAN).read_bytes())
+    of = identity(out)
     _refuse_other_page(out, of)
     found = outcome(out, study, arms)
     runs = _runs(out, study, arms, found)
-    charts = _charts(study, arms, runs)
-    pictures = {chart.name: draw(chart) for chart in charts}
+    drawn = charts(arms, runs)
+    pictures = {chart.name: draw(chart) for chart in drawn}
     loss = found.metrics[0]
     sections = {"What can be said": _verdicts(study, loss, _notes(study, arms, found, notes))}
     sections |= {metric.name: _verdicts(study, metric, []) for metric in found.metrics[1:]}
-    sections |= {chart.title.partition(",")[0].capitalize(): figure(pictures[chart.name]) for chart in charts}
+    sections |= {chart.title.partition(",")[0].capitalize(): figure(pictures[chart.name]) for chart in drawn}
     sections["Cost"] = _cost(study, arms, found, runs)
     if study.tune:
         sections["Search for the learning rate"] = _searched(study, arms, found)
@@ -126,6 +122,12 @@ def _any(arm: Arm, done: Sequence[Any]) -> bool:
     return any(trial.arm is arm for trial in done)
 
 
+def shared_seeds(study: Study, arms: Sequence[Arm], found: Outcome) -> list[int]:
+    """Return the seeds that every variant has finished."""
+    done = [{trial.seed for trial in counted(study, [arm]) if found.finished(trial.name)} for arm in arms]
+    return sorted(set.intersection(*(seeds for seeds in done if seeds))) if any(done) else []
+
+
 def _answer(study: Study, loss: Metric, found: Outcome) -> str:
     """Say what the loss tells, in one sentence."""
     baseline, others = study.baseline.name, loss.verdicts[1:]
@@ -150,7 +152,8 @@ def _answer(study: Study, loss: Metric, found: Outcome) -> str:
     if not parts:
         return "Too few runs finished to claim a difference."
     text = "; ".join(parts)
-    return f"{text[0].upper()}{text[1:]}, at {len(study.seeds)} seeds."
+    least = min(each.n for each in loss.verdicts)
+    return f"{text[0].upper()}{text[1:]}, at {least} seeds{' or more' * (least < len(study.seeds))}."
 
 
 def _verb(verdict: str, count: int) -> str:
@@ -221,120 +224,15 @@ def _notes(study: Study, arms: Sequence[Arm], found: Outcome, notes: Sequence[st
     said = [*notes, *(f"Not alike: {mark}." for mark in marks(list(arms)))]
     said += [f"{arm.name}: {arm.matched}." for arm in arms if arm.matched is not None]
     said += [f"{name} {reason}; it is in no mean." for name, reason in found.failed.items()]
+    if study.paired and found.failed:
+        seeds = ", ".join(map(str, shared_seeds(study, arms, found)))
+        said.append(f"Pairs need every variant: differences are over seeds {seeds or 'none'}.")
     versions = sorted({one.gptlab for one in found.ended.values()})
     if len(versions) > 1:
         said.append(f"Runs were made by gptlab {' and '.join(versions)}.")
     if len(study.seeds) < 2:
         said.append("One seed shows nothing of how much runs vary: no difference is claimed.")
     return said
-
-
-def _charts(study: Study, arms: Sequence[Arm], runs: dict[str, list[Run]]) -> list[Chart]:
-    """Chart the validation loss, and the margin of scores, as means over seeds with their range."""
-    band = "Each line is a mean over seeds, the band their range."
-    curves: list[Curve] = []
-    ends: list[Curve] = []
-    scores: dict[str, list[Curve]] = {}
-    for number, arm in enumerate(arms):
-        if arm.name not in runs:
-            continue
-        tables = [columns(validations(run), "tokens", "loss") for run in runs[arm.name]]
-        curve = _mean_curve(number, arm, runs[arm.name], tables)
-        curves.append(curve)
-        finals = np.array([y[-1] for _, y in tables])
-        tokens = np.full(len(finals), float(arm.tokens))
-        seconds = np.array(
-            [_seconds(run, x[-1:])[0] for run, (x, _) in zip(runs[arm.name], tables, strict=True)]
-        )
-        ends.append(
-            Curve(
-                number,
-                tokens * arm.size.flops_per_token,
-                finals,
-                "points",
-                f"{arm.name}: {finals.mean():.4f}",
-                also={TIME: seconds},
-            )
-        )
-        for task, rows in _margins(runs[arm.name]).items():
-            made = [columns(each, "tokens", "margin") for each in rows]
-            scores.setdefault(task, []).append(_mean_curve(number, arm, runs[arm.name], made))
-    if not curves:
-        return []
-    lowest = min(float(curve.low.min()) for curve in curves if curve.low is not None)
-    first = [float(curve.y[1] if len(curve.y) > 1 else curve.y[0]) for curve in curves]
-    charts = [
-        Chart(
-            "loss",
-            "validation loss, nats a token",
-            f"{band} {FLOPS_CAPTION} Time is that of training, on this machine.",
-            curves,
-            low=lowest - 0.02 * (max(first) - lowest),
-            high=max(first),
-        ),
-        Chart(
-            "front",
-            "final loss against cost, nats a token",
-            "A point for each run. The line joins the runs that no other run beats in both loss and cost.",
-            ends,
-            x_label=FLOPS,
-            front=True,
-        ),
-    ]
-    for task, made in scores.items():
-        caption = (
-            f"{band} The margin is the log-likelihood of the right ending for its length above the mean of the wrong "
-            "ones; it moves before accuracy does."
-        )
-        charts.append(
-            Chart(
-                f"margin_{len(charts)}",
-                f"margin of {task}, nats a unit of length",
-                caption,
-                made,
-                [("no preference", 0.0)],
-            )
-        )
-    return charts
-
-
-def _margins(runs: Sequence[Run]) -> dict[str, list[list[dict[str, Any]]]]:
-    """Return the rows of each task's margin, run by run, where all runs have them."""
-    found: dict[str, list[list[dict[str, Any]]]] = {}
-    for run in runs:
-        rows: dict[str, list[dict[str, Any]]] = {}
-        for row in run.metrics["eval"]:
-            if row.get("margin") is not None:
-                rows.setdefault(f"{row['task']} ({row['protocol']})", []).append(row)
-        for task, each in rows.items():
-            found.setdefault(task, []).append(each)
-    return {task: each for task, each in found.items() if len(each) == len(runs) and min(map(len, each)) > 1}
-
-
-def _mean_curve(number: int, arm: Arm, runs: Sequence[Run], tables: Sequence[Sequence[Floats]]) -> Curve:
-    """Average the runs' values where all have one."""
-    shared = sorted(set.intersection(*({*x.tolist()} for x, _ in tables)))
-    tokens = np.array(shared)
-    values = np.array(
-        [[dict(zip(x.tolist(), y.tolist(), strict=True))[at] for at in shared] for x, y in tables]
-    )
-    seconds = np.array([_seconds(run, tokens) for run in runs]).mean(0)
-    mean = values.mean(0)
-    return Curve(
-        number,
-        tokens,
-        mean,
-        "line",
-        f"{arm.name}: {mean[-1]:.4f}",
-        low=values.min(0),
-        high=values.max(0),
-        also={FLOPS: tokens * arm.size.flops_per_token, TIME: seconds},
-    )
-
-
-def _seconds(run: Run, tokens: Floats) -> Floats:
-    """Return the training time after so many tokens; no time where a run's speed is not known."""
-    return axes(run, tokens).get(TIME, np.zeros(len(tokens)))
 
 
 def _cost(study: Study, arms: Sequence[Arm], found: Outcome, runs: dict[str, list[Run]]) -> str:
@@ -393,7 +291,7 @@ def _reached(run: Run, goal: float) -> tuple[float, float] | None:
         return 0.0, 0.0
     part = (loss[at - 1] - goal) / (loss[at - 1] - loss[at])
     here = np.array([tokens[at - 1] + part * (tokens[at] - tokens[at - 1])])
-    return float(here[0]), float(_seconds(run, here)[0])
+    return float(here[0]), float(seconds_at(run, here)[0])
 
 
 def _mean_of(values: Sequence[float], runs: int, form: Any) -> str:
@@ -453,8 +351,8 @@ def _method(study: Study) -> list[str]:
         ", and runs are compared seed by seed" if study.paired else "; runs are compared as if they did not"
     )
     spread = (
-        "The spread over seeds is pooled over all variants, and the intervals are Dunnett's: all comparisons with the "
-        "baseline hold together at 95 %."
+        "The spread over seeds is pooled over all variants. The intervals of all comparisons with the baseline hold "
+        "together at 95 % (Dunnett; where the spread of items counts too, Sidak)."
         if study.variance == "pooled"
         else "Comparisons of the loss have spreads of their own (Welch, or paired t), at Sidak's level together."
     )

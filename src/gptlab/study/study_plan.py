@@ -11,10 +11,13 @@ from typing import Any
 
 from gptlab import __version__, storage
 from gptlab.build import build
+from gptlab.data.manifest import Manifest
 from gptlab.data.mixture import Sets
 from gptlab.errors import ConfigError
 from gptlab.machine.device import choose_device
+from gptlab.machine.memory import release
 from gptlab.machine.world import World
+from gptlab.outputs import fingerprint
 from gptlab.parsing import parse_json
 from gptlab.progress import duration, quantity
 from gptlab.recipe import RunConfig
@@ -26,6 +29,7 @@ from gptlab.study.trials import Trial, counted, search, total
 from gptlab.train.interrupt import Interrupt
 
 PLAN = "plan.json"
+ADDED = "seeds_added"
 TIMED_STEPS = 3
 STATE_NUMBERS = 3  # of a parameter in a checkpoint: itself and AdamW's two means, of four bytes
 JUDGED = ("seeds", "tune", "paired", "variance", "target")
@@ -60,6 +64,8 @@ def step_seconds(config: RunConfig) -> float:
                 assert gradient is not None
                 trainer.updater.update(gradient)
                 times.append(time.monotonic() - began)
+        del trainer
+    release()  # or the runs would miss what this process keeps of the GPU
     return statistics.median(times[1:])
 
 
@@ -120,10 +126,13 @@ def told_power(study: Study, arms: Sequence[Arm]) -> str:
         detectable(sd, n, comparisons, paired=study.paired, variance=study.variance) for sd in LOSS_SD["124M"]
     )
     points = [detectable(sd, n, comparisons, paired=study.paired) for sd in HELLASWAG_SD]
+    scores = (
+        f", of HellaSwag on all items {100 * points[0]:.2f} to {100 * points[1]:.2f} points, on fewer more"
+    )
     return (
-        f"detectable with 80 % power at {n} seeds: a difference of {low:.4f} to {high:.4f} nats, of HellaSwag "
-        f"{100 * points[0]:.2f} to {100 * points[1]:.2f} points, "
-        "by the noise published for 124M; smaller models vary more"
+        f"detectable with 80 % power at {n} seeds: a difference of {low:.4f} to {high:.4f} nats"
+        + (scores if "hellaswag" in arms[0].config.eval.tasks else "")
+        + "; by the noise published for 124M, and smaller models vary more"
     )
 
 
@@ -138,6 +147,7 @@ def begin(out: Path, study: Study, arms: Sequence[Arm]) -> list[str]:
     """
     asked = {
         "study": {key: json.loads(json.dumps(asdict(study)[key])) for key in JUDGED},
+        "data": {part.path: Manifest.load(part.path).fingerprint for part in arms[0].config.data.parts},
         "baseline": study.baseline.name,
         "budget": asdict(study.budget),
         "variants": {arm.name: settings(arm) for arm in arms},
@@ -149,25 +159,31 @@ def begin(out: Path, study: Study, arms: Sequence[Arm]) -> list[str]:
         out.mkdir(parents=True, exist_ok=True)
         storage.replace_text(out / PLAN, json.dumps(asked, indent=1) + "\n")
         return []
-    notes: list[str] = []
-    was, now = _flat(before), _flat(asked)
+    was, now, added = _flat(before), _flat(asked), list[int](before.get(ADDED, []))
     for key in [*was, *(key for key in now if key not in was)]:
-        if was.get(key) == now.get(key):
+        if was.get(key) == now.get(key) or key in (ADDED, "gptlab"):  # the page names versions that differ
             continue
-        if key == "gptlab":
-            notes.append(f"Some runs were made by gptlab {was[key]}, others by {now[key]}.")
-        elif key == "study.seeds" and set(was[key]) < set(now[key]):
-            added = ", ".join(str(seed) for seed in now[key] if seed not in was[key])
-            notes.append(
-                f"Seeds {added} were added after the study had begun; if results made you add them, the intervals are "
-                "too narrow."
-            )
+        if key == "study.seeds" and set(was[key]) < set(now[key]):
+            added += [seed for seed in now[key] if seed not in was[key]]
+            before["study"]["seeds"] = now[key]
+            storage.replace_text(out / PLAN, json.dumps({**before, ADDED: added}, indent=1) + "\n")
         else:
             raise ConfigError(
                 f"--out {out}: the study has changed since it began: {key} was {was.get(key, 'not there')}, is "
                 f"{now.get(key, 'not there')}; change it back, or choose another --out"
             )
-    return notes
+    if not added:
+        return []
+    return [
+        f"Seeds {', '.join(map(str, added))} were added after the study had begun; if results made you add them, the "
+        "intervals are too narrow."
+    ]
+
+
+def identity(out: Path) -> str:
+    """Return what a study is known by, whatever seeds are added to it."""
+    plan = read_plan(out) or {}
+    return fingerprint("study", json.dumps([plan.get("baseline"), plan.get("variants")]))
 
 
 def read_plan(out: Path) -> dict[str, Any] | None:
@@ -178,7 +194,7 @@ def read_plan(out: Path) -> dict[str, Any] | None:
     """
     file = out / PLAN
     if not file.is_file():
-        if out.is_dir() and any(out.iterdir()):
+        if out.is_dir() and any(file.suffix != storage.ASIDE for file in out.iterdir()):
             raise ConfigError(f"--out {out}: holds files, but no study; choose a new folder")
         return None
     try:

@@ -7,9 +7,11 @@ DIR/ plan.json              what the study was when it began
      index.html             the page
 """
 
+import itertools
 import json
 import math
 import time
+import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -66,9 +68,9 @@ class Ended:
 
 def search(study: Study, arms: Sequence[Arm]) -> list[Trial]:
     """List the runs that look for each variant's learning rate; their seed is none of the study's."""
-    seed = study.seeds[0] + SEARCH_SEED
+    seed = next(seed for seed in itertools.count(study.seeds[0] + SEARCH_SEED) if seed not in study.seeds)
     return [
-        Trial(arm, seed, rate, max(1, int(arm.steps * study.budget.tune)))
+        Trial(arm, seed, rate, arm.search_steps(study))
         for arm in arms
         for rate in study.rates(arm.config.optim.lr)
     ]
@@ -110,14 +112,14 @@ def keep(out: Path, trial: Trial, ended: Ended) -> None:
     """Write down how a trial ended."""
     file = record_of(out, trial)
     file.parent.mkdir(parents=True, exist_ok=True)
-    storage.replace_text(file, json.dumps(asdict(ended)) + "\n")
+    storage.replace_text(file, json.dumps(asdict(ended), allow_nan=False) + "\n")
 
 
 def best_rates(out: Path, study: Study, arms: Sequence[Arm]) -> dict[str, float]:
-    """Return the learning rate with the lowest loss in each variant's search; nothing where none was asked for.
+    """Return the learning rate with the lowest loss in each variant's search; none where no run of it finished.
 
     Raises:
-        ConfigError: a search is not over, or none of a variant's runs finished.
+        ConfigError: a search is not over.
     """
     found: dict[str, dict[float, float]] = {}
     for trial in search(study, arms):
@@ -129,12 +131,7 @@ def best_rates(out: Path, study: Study, arms: Sequence[Arm]) -> dict[str, float]
         losses = found.setdefault(trial.arm.name, {})
         if trial.rate is not None and ended.status == "finished" and ended.loss is not None:
             losses[trial.rate] = ended.loss
-    for name, losses in found.items():
-        if not losses:
-            raise ConfigError(
-                f"variant {name}: no learning rate of tune = {list(study.tune)} trained; give lower ones"
-            )
-    return {name: min(losses, key=losses.__getitem__) for name, losses in found.items()}
+    return {name: min(losses, key=losses.__getitem__) for name, losses in found.items() if losses}
 
 
 def write_recipe(out: Path, trial: Trial, rate: float | None) -> Path:
@@ -158,14 +155,18 @@ def do(out: Path, trial: Trial, rate: float | None) -> str:
     """
     from gptlab.run import train
 
-    file, folder = write_recipe(out, trial, rate), run_of(out, trial)
+    folder = run_of(out, trial)
     try:
+        file = write_recipe(out, trial, rate)
         result = _train_when_free(lambda: train([file], folder, {}), folder)
         if result["status"] == "interrupted":
             return "interrupted"
         ended = _ended(folder, trial)
     except GptlabError as error:
         ended = Ended("failed", str(error))
+    except Exception as error:  # one run's fault is no reason to lose the others
+        traceback.print_exc()
+        ended = Ended("failed", f"{type(error).__name__}: {error}")
     keep(out, trial, ended)
     return ended.status
 
@@ -194,6 +195,9 @@ def _ended(folder: Path, trial: Trial) -> Ended:
         return Ended(
             "diverged", f"its validation loss is {loss:.2f} nats, above guessing ({math.log(vocabulary):.2f})"
         )
+    scores = score_run(folder, trial.arm.config) if trial.rate is None else []
+    if not all(map(math.isfinite, itertools.chain.from_iterable(score.margin for score in scores))):
+        return Ended("diverged", "the score of an item is not finite")
     speeds = sorted(row["tokens_per_s"] for row in run.metrics["step"] if row.get("tokens_per_s"))
     return Ended(
         "finished",
@@ -204,7 +208,7 @@ def _ended(folder: Path, trial: Trial) -> Ended:
         hours=training_hours(run.metrics["step"]),
         tokens_per_s=speeds[len(speeds) // 2] if speeds else None,
         peak_bytes=highest_bytes(choose_device(trial.arm.config.train.device)),
-        scores=score_run(folder, trial.arm.config) if trial.rate is None else [],
+        scores=scores,
     )
 
 

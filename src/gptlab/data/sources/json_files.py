@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from gptlab.data.sources.columns import TEXT_COLUMNS, choose, only_column
-from gptlab.data.sources.packed import PACKED, opened
+from gptlab.data.sources.compressed import PACKED, opened
 from gptlab.data.sources.piece import Piece, text_bytes
 from gptlab.errors import DataError
 from gptlab.parsing import parse_json

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gptlab.data.sources.columns import choose, only_column
-from gptlab.data.sources.packed import for_pyarrow
+from gptlab.data.sources.compressed import for_pyarrow
 from gptlab.data.sources.piece import Piece
 from gptlab.errors import DataError
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gptlab.data.sources.packed import opened
+from gptlab.data.sources.compressed import opened
 from gptlab.data.sources.piece import Piece, text_bytes
 from gptlab.errors import DataError
 
