@@ -17,7 +17,8 @@ from typing import Any
 
 FORKS = multiprocessing.get_context("forkserver")
 # A run imports torch._dynamo when it counts its parameters, and tyro when it reads its flags.
-FORKS.set_forkserver_preload(["gptlab.cli", "gptlab.run", "gptlab.commands.train", "torch._dynamo", "tyro"])
+COMMANDS = ("gptlab.cli", "gptlab.run", "gptlab.commands.train", "gptlab.study.conduct")
+FORKS.set_forkserver_preload([*COMMANDS, "torch._dynamo", "tyro"])
 
 
 def _gptlab(words: Sequence[str]) -> int:
@@ -47,6 +48,8 @@ def _become(
 
 class Forked:
     """A running command, with the methods of Popen that tests use; standard output is dropped."""
+
+    stdin = None
 
     def __init__(
         self,

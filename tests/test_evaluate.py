@@ -202,8 +202,19 @@ def test_tasks_of_the_harness_from_local_files(run, exported, piqa, capsys):
     assert "it/s" not in answer.err  # none of its bars
 
 
-def test_the_harness_own_command_line_knows_our_models(run, piqa, tmp_path, capsys):
+@pytest.fixture
+def one_index(monkeypatch):
+    """Let every manager of tasks use one index of the harness's 15,000 files, which takes seconds to make."""
     pytest.importorskip("lm_eval")
+    from lm_eval.tasks import manager
+
+    from gptlab.eval import harness
+
+    index, build = harness._task_manager().task_index, manager.TaskIndex.build
+    monkeypatch.setattr(manager.TaskIndex, "build", lambda self, paths: {**index, **build(paths[1:])})
+
+
+def test_the_harness_own_command_line_knows_our_models(run, piqa, tmp_path, capsys, one_index):
     task = {
         "task": "doors",
         "dataset_path": "json",
@@ -230,8 +241,7 @@ def test_the_harness_own_command_line_knows_our_models(run, piqa, tmp_path, caps
     assert 0 <= result["results"]["doors"]["acc,none"] <= 1
 
 
-def test_model_arguments_that_cannot_be(capsys):
-    pytest.importorskip("lm_eval")
+def test_model_arguments_that_cannot_be(capsys, one_index):
     words = ["--model", "gptlab", "--model_args", "path=nowhere", "--tasks", "piqa"]
     assert cli.main(["lm-eval", *words]) == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith("gptlab lm-eval: nowhere: no such folder")

@@ -21,6 +21,7 @@ from gptlab.formats.huggingface import (
 )
 from gptlab.machine.device import DeviceName, choose_device
 from gptlab.model.gpt import ModelConfig
+from gptlab.model.unset import Unset
 from gptlab.parsing import typed
 from gptlab.runs import checkpoint
 from gptlab.runs.folder import BEST, LATEST, run_of
@@ -124,7 +125,8 @@ def _fit(path: Path, model: Model, tokenizer: Tokenizer) -> None:
 
 
 def _network(config: ModelConfig, state: Mapping[str, Tensor]) -> GeneratingGPT:
-    network = GeneratingGPT(config)
+    with Unset():
+        network = GeneratingGPT(config)
     network.load_state_dict(state)
     return network
 

@@ -1,13 +1,15 @@
 """The model and its loss under torch.compile: one graph, the same numbers, no atomic additions.
 
-Each runs in its own process, as the shape checks of a test run cannot be compiled.
+Each is forked from a process without the shape checks of a test run, which cannot be compiled.
 """
 
+import contextlib
 import json
 import subprocess
 import sys
 
 import pytest
+from forked import Forked
 
 HEAD = """
 import json, sys, torch
@@ -81,11 +83,20 @@ print(json.dumps(found))
 """
 
 
-def run(script):
-    words = [sys.executable, "-c", HEAD + script]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+def execute(words):
+    script, out = words
+    with open(out, "w") as file, contextlib.redirect_stdout(file):  # noqa: PTH123
+        exec(script, {})
+    return 0
+
+
+def run(script, tmp_path):
+    """Run a script; return what it prints."""
+    found = tmp_path / "found.json"
+    process = Forked([HEAD + script, found], main=execute)
+    _, said = process.communicate()
+    assert process.returncode == 0, said
+    return json.loads(found.read_text())
 
 
 def test_the_compiler_is_not_imported_by_those_who_do_not_compile():
@@ -94,20 +105,20 @@ def test_the_compiler_is_not_imported_by_those_who_do_not_compile():
 
 
 @pytest.mark.slow
-def test_the_loss_is_one_graph_without_atomic_additions():
-    for apart, atomic in run(LOSS):
+def test_the_loss_is_one_graph_without_atomic_additions(tmp_path):
+    for apart, atomic in run(LOSS, tmp_path):
         assert apart < 1e-5
         assert not atomic
 
 
 @pytest.mark.slow
-def test_the_whole_objective_is_one_graph():
-    assert all(apart < 1e-5 for apart in run(MODEL).values())
+def test_the_whole_objective_is_one_graph(tmp_path):
+    assert all(apart < 1e-5 for apart in run(MODEL, tmp_path).values())
 
 
 @pytest.mark.slow
-def test_in_parts_a_block_is_compiled_once_for_all_layers():
-    found = run(PARTS)
+def test_in_parts_a_block_is_compiled_once_for_all_layers(tmp_path):
+    found = run(PARTS, tmp_path)
     for recompute in (False, True):
         assert found[f"nothing {recompute}"] == [0, 0]
         apart, graphs = found[f"parts {recompute}"]

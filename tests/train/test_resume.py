@@ -30,7 +30,7 @@ def stop_at(step, arguments, out, number):
     "flags",
     [
         (),
-        pytest.param(("--train.compile", "True"), marks=pytest.mark.slow),
+        pytest.param(("--train.compile", "True", "--model.n-layer", "1"), marks=pytest.mark.slow),
         pytest.param(("--train.device", "cuda", "--train.deterministic", "True"), marks=pytest.mark.gpu),
     ],
     ids=["eager", "compiled", "cuda"],

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from gptlab.model.gpt import GPT, ModelConfig
+from gptlab.model.unset import ShapesOnly
 
 TABLE_BYTES = 1 << 28  # a context of a million tokens with heads of 32 channels, however small the weights
 
@@ -16,7 +16,7 @@ def checked_state(config: ModelConfig, state: Mapping[str, Tensor]) -> dict[str,
     Raises:
         ValueError: a tensor is missing, unknown or of the wrong shape; or the context is too long for the weights.
     """
-    with torch.device("meta"):
+    with ShapesOnly():
         model = GPT(config)
     expected = model.state_dict()
     for name in sorted(expected.keys() ^ state.keys()):

@@ -23,6 +23,7 @@ from gptlab.model.norm import NORMS
 from gptlab.model.position import POSITIONS, NoPosition
 from gptlab.model.roles import role
 from gptlab.model.size import measure
+from gptlab.model.unset import ShapesOnly
 from gptlab.progress import Progress
 
 # In tests, float32 noise stayed below 1e-5 of the logits' spread, and real dependences above a tenth of it.
@@ -359,7 +360,7 @@ def _reached_rows(parameter: nn.Parameter) -> Tensor:
 
 def _sum_of_parts(config: ModelConfig) -> int:
     c = config
-    with torch.device("meta"):
+    with ShapesOnly():
         norm = _count(NORMS[c.norm](c.n_embd, eps=c.norm_eps, bias=c.bias))
         head_norm = _count(NORMS[c.norm](c.head_dim, eps=c.norm_eps, bias=False))
         mlp = _count(MLPS[c.mlp](c.n_embd, c.hidden, bias=c.bias))

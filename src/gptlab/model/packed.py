@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from gptlab.model.gpt import GPT
 from gptlab.model.mlp import ACTIVATIONS, Activated
+from gptlab.model.unset import ShapesOnly
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -30,7 +31,8 @@ class PackedLinear(nn.Linear):
         self, weight_OI: Tensor, bias_O: Tensor | None, dtype: torch.dtype, activation: str | None = None
     ) -> None:
         outputs, inputs = weight_OI.shape
-        super().__init__(inputs, outputs, bias=bias_O is not None, device="meta")
+        with ShapesOnly():
+            super().__init__(inputs, outputs, bias=bias_O is not None)
         self.weight, self.bias = cast(nn.Parameter, weight_OI), cast(nn.Parameter, bias_O)
         self.dtype, self.activation = dtype, activation
         self._weight = weight_OI.detach().to(dtype)

@@ -63,10 +63,16 @@ class RoPE(NoPosition):
 
     def __init__(self, context: int, n_embd: int, head_dim: int, *, theta: float) -> None:
         super().__init__(context, n_embd, head_dim, theta=theta)
+        for name in ("cos_TK", "sin_TK"):
+            self.register_buffer(name, torch.empty(context, head_dim), persistent=False)
+        if not self.cos_TK.is_meta:  # as in a model that is only counted
+            self._fill(context, head_dim, theta)
+
+    def _fill(self, context: int, head_dim: int, theta: float) -> None:
         frequency = 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
         angle = torch.outer(torch.arange(context, dtype=torch.float32), frequency)
-        self.register_buffer("cos_TK", torch.cat((angle.cos(), angle.cos()), -1), persistent=False)
-        self.register_buffer("sin_TK", torch.cat((-angle.sin(), angle.sin()), -1), persistent=False)
+        self.cos_TK.copy_(torch.cat((angle.cos(), angle.cos()), -1))
+        self.sin_TK.copy_(torch.cat((-angle.sin(), angle.sin()), -1))
 
     def rotate(self, x_BHTK: Float[Tensor, "B H T K"], start: Start) -> Float[Tensor, "B H T K"]:
         # All heads share the angles.

@@ -3,10 +3,9 @@
 from collections import Counter
 from dataclasses import dataclass
 
-import torch
-
 from gptlab.model.gpt import GPT, ModelConfig
 from gptlab.model.roles import role
+from gptlab.model.unset import ShapesOnly
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ def measure(config: ModelConfig) -> Size:
     matrix parameter and twelve per layer, channel and token attended to (the causal mask is ignored); embedding
     lookups are free.
     """
-    with torch.device("meta"):
+    with ShapesOnly():
         model = GPT(config)
     counts: Counter[str] = Counter()
     for name, parameter in model.named_parameters():

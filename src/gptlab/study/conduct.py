@@ -143,7 +143,7 @@ def _do(
         assert ended is not None
         what = f"loss {ended.loss:.4f}" if ended.status == "finished" else f"{ended.status}: {ended.reason}"
         print(f"{trial.name}: {what}", flush=True)
-        if trial.rate is None:
+        if trial.rate is None and any(read_ended(out, each) is None for each in trials):
             write_page(out, study, arms, notes)
 
     if retry:

@@ -1,7 +1,7 @@
 """One number of each run, compared over variants: the final loss, or a score on fixed items."""
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from gptlab.study.conclusions import Rules, conclude, validate
 from gptlab.study.differences import Values, differences
@@ -49,7 +49,7 @@ def unequal_warning(values: Values) -> str | None:
     groups = {name: np.array([*runs.values()]) for name, runs in values.items() if len(runs) > 1}
     if len(groups) < 2 or any(np.ptp(group) == 0 for group in groups.values()):
         return None
-    p = float(stats.bartlett(*groups.values()).pvalue)
+    p = float(scipy.stats.bartlett(*groups.values()).pvalue)
     if not p < SUSPICIOUS:
         return None
     spreads = {name: float(group.std(ddof=1)) for name, group in groups.items()}

@@ -3,7 +3,7 @@
 import math
 from typing import Literal
 
-from scipy import stats
+import scipy
 
 from gptlab.study.simultaneous import dunnett_critical, exceeds, root, sidak_critical
 
@@ -100,7 +100,7 @@ def seeds_needed(
 
     # A known variance needs hardly fewer seeds, so the search starts there.
     t = dunnett_critical((1.0,) * comparisons, math.inf, alpha)
-    known = abs(difference) / (t + float(stats.norm.ppf(power)))
+    known = abs(difference) / (t + float(scipy.stats.norm.ppf(power)))
     seeds = 2 * sd**2 / (known**2 - floor) if known**2 > floor else math.inf
     if seeds > MOST_SEEDS or not enough(MOST_SEEDS):
         return None

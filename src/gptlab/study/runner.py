@@ -80,6 +80,7 @@ def do_all(
     if not waiting:
         return True
     running: list[Running] = []
+    fresh: list[Trial] = []
     killed = set[str]()
     before = total(trials) - total(waiting)
     with Progress("studying", total(trials), " tokens") as progress:
@@ -90,12 +91,14 @@ def do_all(
                 free = sorted(set(range(jobs)) - {each.slot for each in running})
                 while waiting and free:
                     running.append(_start(study_file, out, waiting.pop(0), free.pop(0), jobs))
+                while fresh:  # while the next ones are starting
+                    ended(fresh.pop(0))
                 time.sleep(POLL_S)
                 for each in [each for each in running if each.process.poll() is not None]:
                     running.remove(each)
                     if _take(out, each, killed):
                         done += total([each.trial])
-                        ended(each.trial)
+                        fresh.append(each.trial)
                     else:
                         waiting.insert(0, each.trial)  # somebody stopped this one alone
                 now = max(shown, done + sum(_tokens(out, each.trial) for each in running))
@@ -103,6 +106,8 @@ def do_all(
                     now - shown, runs=f"{len(trials) - len(waiting) - len(running)}/{len(trials)}"
                 )
                 shown = now
+            while fresh:
+                ended(fresh.pop(0))
         finally:
             for each in running:
                 each.process.terminate()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize, special, stats
+import scipy
 
 Floats = npt.NDArray[np.float64]
 
@@ -35,7 +35,7 @@ def dunnett_p(t: float, sizes: tuple[float, ...], df: float) -> float:
     inside = np.zeros((len(spreads), len(errors)))  # log probability that every comparison stays below t
     for size, count in Counter(sizes).items():
         middle, bound = math.sqrt(size) * errors, math.sqrt(1 + size) * t * spreads[:, None]
-        outside = special.ndtr(-middle - bound) + special.ndtr(middle - bound)
+        outside = scipy.special.ndtr(-middle - bound) + scipy.special.ndtr(middle - bound)
         inside += count * np.log1p(-np.minimum(outside, 1 - 1e-16))
     density = np.exp(-(errors**2) / 2)
     return min(1.0, float(weights @ (-np.expm1(inside)) @ density / density.sum()))
@@ -46,7 +46,9 @@ def _spreads(df: float) -> tuple[Floats, Floats]:
     """Return estimates of a spread of 1 and how probable each is; evenly spaced in the logarithm."""
     if math.isinf(df):
         return np.ones(1), np.ones(1)
-    low, high = (math.log(edge / df) / 2 for edge in (stats.chi2.ppf(LEAST, df), stats.chi2.isf(LEAST, df)))
+    low, high = (
+        math.log(edge / df) / 2 for edge in (scipy.stats.chi2.ppf(LEAST, df), scipy.stats.chi2.isf(LEAST, df))
+    )
     logs = np.linspace(low, high, max(64, math.ceil((high - low) / 0.1)))
     log_density = df * logs - df * np.exp(2 * logs) / 2
     density = np.exp(log_density - log_density.max())
@@ -69,13 +71,13 @@ def sidak_p(t: float, comparisons: int, df: float) -> float:
 
     Source: Sidak (1967), Rectangular confidence regions for the means of multivariate normal distributions.
     """
-    alone = 2 * float(stats.t.sf(t, df))
+    alone = 2 * float(scipy.stats.t.sf(t, df))
     return 1.0 if alone >= 1 else -math.expm1(comparisons * math.log1p(-alone))
 
 
 def sidak_critical(comparisons: int, df: float, alpha: float = 0.05) -> float:
     """Return the |t| that belongs to `sidak_p`."""
-    return float(stats.t.isf(-math.expm1(math.log1p(-alpha) / comparisons) / 2, df))
+    return float(scipy.stats.t.isf(-math.expm1(math.log1p(-alpha) / comparisons) / 2, df))
 
 
 def exceeds(t: float, shift: float, df: float) -> float:
@@ -84,12 +86,14 @@ def exceeds(t: float, shift: float, df: float) -> float:
     It is the noncentral t distribution; `scipy.stats.nct` returns NaN at few degrees of freedom and a large shift.
     """
     spreads, weights = _spreads(df)
-    return float(weights @ (special.ndtr(shift - t * spreads) + special.ndtr(-shift - t * spreads)))
+    return float(
+        weights @ (scipy.special.ndtr(shift - t * spreads) + scipy.special.ndtr(-shift - t * spreads))
+    )
 
 
 def root(rising: Callable[[float], float], low: float, high: float) -> float:
     """Return where a function crosses zero between two numbers, or above them."""
     while rising(high) < 0:
         high *= 4
-    found: Any = optimize.brentq(rising, low, high, xtol=1e-9 * high)
+    found: Any = scipy.optimize.brentq(rising, low, high, xtol=1e-9 * high)
     return float(found)

@@ -4,10 +4,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields
 from typing import Any, ClassVar
 
-import torch
-
 from gptlab.formats.huggingface.classes.format import Format, Piece, leave_out, same
 from gptlab.model.gpt import GPT, ModelConfig
+from gptlab.model.unset import ShapesOnly
 from gptlab.parsing import typed
 
 MODELING = "modeling_gptlab.py"
@@ -39,6 +38,6 @@ class Own(Format):
         return leave_out(typed(ModelConfig, {**ours, "tie_embeddings": theirs["tie_word_embeddings"]}))
 
     def pieces(self, c: ModelConfig) -> Iterator[Piece]:
-        with torch.device("meta"):
+        with ShapesOnly():
             names = GPT(c).state_dict()
         yield from (same(name, name) for name in names)
