@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pytest
@@ -165,6 +166,43 @@ def test_every_command_has_help(gptlab, name):
     assert first in " ".join(answer.out.split())
     assert "Args:" not in answer.out
     assert "flags" not in answer.out
+
+
+def literals(name):
+    """Return the choices of a command's flags, by flag."""
+    found = {}
+    for flag, hint in get_type_hints(cli.command(name)).items():
+        for kind in (hint, *get_args(hint)):
+            if get_origin(kind) is Literal:
+                found[flag] = get_args(kind)
+    return found
+
+
+def test_choices_are_those_of_the_tables():
+    """A command spells its choices out, as their tables import torch, for which its help would have to wait."""
+    from gptlab import contamination, evaluate
+    from gptlab.data.prepare.engines import ENGINES
+    from gptlab.data.prepare.request import Deduplicate
+    from gptlab.eval.hellaswag import PROTOCOLS
+    from gptlab.formats.gguf.write import GGUFDType
+    from gptlab.formats.nanogpt import RopePairs
+    from gptlab.machine.device import DeviceName, DTypeName
+
+    of_tables = {
+        "eval": {
+            "protocol": (*PROTOCOLS, evaluate.LM_EVAL),
+            "dtype": ("float32", "bfloat16", "float16"),
+            "device": get_args(DeviceName),
+        },
+        "sample": {"dtype": ("auto", "float32", "bfloat16")},
+        "export": {"to": ("huggingface", "gguf"), "dtype": get_args(GGUFDType)},
+        "import": {"rope_pairs": get_args(RopePairs)},
+        "data prepare": {"deduplicate": get_args(Deduplicate), "engine": tuple(ENGINES)},
+        "data contamination": {"task": tuple(contamination.TASKS)},
+    }
+    assert {name: found for name in cli.COMMANDS if (found := literals(name))} == of_tables
+    for name in ("eval", "sample"):
+        assert set(of_tables[name]["dtype"]) <= set(get_args(DTypeName))
 
 
 def test_help_of_train_has_every_key(gptlab):

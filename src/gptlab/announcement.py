@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gptlab.amounts import quantity
 from gptlab.build import attention_kernel
 from gptlab.data.mixture import Sets
 from gptlab.machine.device import choose_dtype, warn_if_emulated
 from gptlab.model.size import measure
-from gptlab.progress import quantity
 from gptlab.recipe import RunConfig
 from gptlab.train import plausible
 from gptlab.train.loop import Trainer

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from gptlab.amounts import quantity
 from gptlab.data.mixture import Sets
 from gptlab.errors import ConfigError
 from gptlab.evaluations import evaluations
@@ -23,7 +24,6 @@ from gptlab.model import kernels
 from gptlab.model.gpt import GPT
 from gptlab.model.in_format import InFormat
 from gptlab.model.size import Size, measure
-from gptlab.progress import quantity
 from gptlab.recipe import RunConfig
 from gptlab.train.budget import Budget
 from gptlab.train.console import Work

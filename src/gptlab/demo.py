@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from gptlab.amounts import amount
 from gptlab.data.manifest import Manifest
 from gptlab.data.prepare.prepare import prepare
 from gptlab.data.sources.table import documents
@@ -141,8 +142,8 @@ def _write_page(out: Path, data: Path, models: list[dict[str, Any]]) -> None:
     rows = [
         [
             model["name"],
-            page.amount(model["parameters"]),
-            page.amount(model["tokens"]),
+            amount(model["parameters"]),
+            amount(model["tokens"]),
             f"{model['bits_per_byte']:.3f}",
             f"{model['below_unigram']:.3f}",
             f"{100 * model['acc']:.1f} \N{PLUS-MINUS SIGN} {100 * model['stderr']:.1f} (n = {model['n']})"
@@ -173,7 +174,7 @@ def _write_page(out: Path, data: Path, models: list[dict[str, Any]]) -> None:
         "architectures."
     )
     lead = (
-        f"Two small language models, trained on {page.amount(summary['train']['tokens'])} tokens of Python's own "
+        f"Two small language models, trained on {amount(summary['train']['tokens'])} tokens of Python's own "
         f"documentation ({summary['train']['documents']} documents), on this machine."
     )
     sections = {

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from gptlab.amounts import quantity
 from gptlab.errors import brief
 from gptlab.machine.memory import total_bytes
-from gptlab.progress import Progress, quantity
+from gptlab.progress import Progress
 
 EXTRAS = {
     "transformers": "exports and Hugging Face models",

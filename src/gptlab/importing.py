@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from gptlab import recipe
+from gptlab.amounts import quantity
 from gptlab.data.characters import AS_JSON
 from gptlab.data.load_tokenizer import TOKENIZERS, load_tokenizer
 from gptlab.data.tokenizer import Tokenizer
@@ -25,7 +26,6 @@ from gptlab.formats.nanogpt import RopePairs, read_nanogpt
 from gptlab.model.gpt import GPT, ModelConfig
 from gptlab.model.size import measure
 from gptlab.outputs import occupied
-from gptlab.progress import quantity
 from gptlab.runs import checkpoint
 from gptlab.runs.folder import RECIPE
 from gptlab.storage import whole_folder

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from gptlab.amounts import quantity
 from gptlab.errors import DataError
-from gptlab.progress import quantity
 
 ASIDE = ".partial"
 BUFFER_BYTES = 1 << 22  # large enough for the disk, small enough to stay in the cache until it is hashed

@@ -5,11 +5,11 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from gptlab.amounts import amount
 from gptlab.errors import ConfigError
 from gptlab.report.page import (
     Chart,
     Curve,
-    amount,
     commands,
     details,
     draw,

@@ -72,6 +72,14 @@ def test_variants_of_other_text_are_refused(made, tiny_data):
     assert marks(arms) == ["model.context differs: GPT-2 32, B 16"]
 
 
+def test_variants_of_another_size_are_marked(made):
+    small, large = made('[[variant]]\nname = "B"\nmodel.n_hidden = 400\n')
+    assert marks([small]) == marks([small, small]) == []
+    (said,) = marks([small, large])
+    assert said.startswith("parameters differ: GPT-2 ")
+    assert ", B " in said
+
+
 def test_a_key_that_is_wrong_is_named_with_its_variant(made):
     with pytest.raises(ConfigError, match=r"variant RoPE: model.position"):
         made(ROPE.replace('"rope"', '"ropes"'))

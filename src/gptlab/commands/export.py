@@ -50,7 +50,7 @@ def _export_gguf(
     licence: str | None,
     verify: bool,
 ) -> dict[str, Any]:
-    from gptlab.progress import quantity
+    from gptlab.amounts import quantity
     from gptlab.publishing import compared, export_file
 
     facts = export_file(model, out, dtype=dtype, licence=licence, verify=verify)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gptlab import __version__
+from gptlab.amounts import amount
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.eval.chance import CHANCE
 from gptlab.formats.huggingface.write import CARD, CURVE
@@ -16,7 +17,7 @@ from gptlab.model.gpt import ModelConfig
 from gptlab.model.size import measure
 from gptlab.publish.origin import DataSet, Origin, last_part
 from gptlab.report.charts import loss_chart
-from gptlab.report.page import DASH, amount, draw
+from gptlab.report.page import DASH, draw
 from gptlab.report.results import doubt, results, score, told_items
 from gptlab.runs.history import as_number, training_hours
 from gptlab.runs.metrics import ACCURACIES, Row

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gptlab.progress import duration
-from gptlab.report.page import amount
+from gptlab.amounts import amount, duration
 from gptlab.report.units import unit
 from gptlab.runs.folder import RECIPE
 from gptlab.runs.history import Run, columns, validated_texts

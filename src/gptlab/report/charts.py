@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gptlab.amounts import amount
 from gptlab.report.chart import FLOPS, TOKENS, Chart, Curve
 from gptlab.report.cost import FLOPS_CAPTION, Cost
-from gptlab.report.picture import amount
 from gptlab.report.units import Unit, unit
 from gptlab.runs.history import Floats, Run, columns, validated_texts, validations
 

@@ -17,7 +17,7 @@ from gptlab.outputs import Record
 from gptlab.report.chart import FLOPS, TIME, TOKENS, Chart, Curve
 from gptlab.report.interactive import payload, script, script_hash, style
 from gptlab.report.page_folder import INDEX, file_name, read_record, record_tag, refuse, write
-from gptlab.report.picture import Picture, amount, draw
+from gptlab.report.picture import Picture, draw
 from gptlab.report.theme import DARK, LIGHT
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
     "Curve",
     "Html",
     "Picture",
-    "amount",
     "commands",
     "details",
     "draw",

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gptlab.amounts import amount
 from gptlab.report.chart import TIME, Chart, front
 from gptlab.report.theme import LIGHT
 
@@ -117,13 +118,3 @@ def _saved(paper: Any, dpi: int, *, transparent: bool = False) -> bytes:
 
 def _tick(value: float, _position: int) -> str:
     return amount(value)
-
-
-def amount(value: float) -> str:
-    """Write a count of tokens or parameters as model builders do: `124.4M`, `10B`."""
-    if abs(value) >= 1e15:  # FLOPs, which have no such names
-        return f"{value:.4g}"
-    for factor, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= factor:
-            return f"{value / factor:.4g}{unit}"
-    return f"{value:.4g}"

@@ -6,16 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from gptlab.report.page import (
-    DASH,
-    amount,
-    details,
-    link,
-    link_to,
-    paragraph,
-    samples,
-    table,
-)
+from gptlab.amounts import amount
+from gptlab.report.page import DASH, details, link, link_to, paragraph, samples, table
 from gptlab.report.results import doubt, results, score
 from gptlab.report.score_charts import group_of, groups_of
 from gptlab.runs.history import Run

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from gptlab import recipe
+from gptlab.amounts import amount
 from gptlab.errors import ConfigError
 from gptlab.model.check import run_checks
 from gptlab.model.mlp import MLPS
@@ -25,6 +26,8 @@ ALIKE = (
 MARKED = ("model.context", "train.batch_tokens")
 """Keys in which they may, but the page says so."""
 PER_RUN = ("train.steps", "train.hours", "train.seed", "data.seed")
+SAME_SIZE = 1.02
+"""Models whose numbers of parameters have a greater ratio are marked as well."""
 WIDTH_STEP = 8  # hidden widths that matrix units like
 
 
@@ -151,6 +154,9 @@ def marks(arms: list[Arm]) -> list[str]:
         values = {arm.name: getattr(getattr(arm.config, section), name) for arm in arms}
         if len(set(values.values())) > 1:
             said.append(f"{key} differs: " + ", ".join(f"{arm} {value:,}" for arm, value in values.items()))
+    sizes = {arm.name: arm.size.parameters for arm in arms}
+    if max(sizes.values()) > SAME_SIZE * min(sizes.values()):
+        said.append("parameters differ: " + ", ".join(f"{arm} {amount(size)}" for arm, size in sizes.items()))
     return said
 
 

@@ -8,22 +8,10 @@ from typing import Any
 import numpy as np
 
 import gptlab
+from gptlab.amounts import amount, duration, quantity
 from gptlab.errors import ConfigError
 from gptlab.outputs import Record
-from gptlab.progress import duration, quantity
-from gptlab.report.page import (
-    DASH,
-    INDEX,
-    amount,
-    commands,
-    draw,
-    figure,
-    link,
-    page,
-    paragraph,
-    table,
-    write,
-)
+from gptlab.report.page import DASH, INDEX, commands, draw, figure, link, page, paragraph, table, write
 from gptlab.report.page_folder import read_record
 from gptlab.runs.history import Run, columns, read_runs, validations
 from gptlab.study.design import Arm, marks

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gptlab import __version__, storage
+from gptlab.amounts import amount, duration, quantity
 from gptlab.build import build
 from gptlab.data.manifest import Manifest
 from gptlab.data.mixture import Sets
@@ -19,9 +20,7 @@ from gptlab.machine.memory import release
 from gptlab.machine.world import World
 from gptlab.outputs import fingerprint
 from gptlab.parsing import parse_json
-from gptlab.progress import duration, quantity
 from gptlab.recipe import RunConfig
-from gptlab.report.page import amount
 from gptlab.study.design import Arm, marks, settings
 from gptlab.study.power import HELLASWAG_SD, LOSS_SD, detectable
 from gptlab.study.study_file import Study
@@ -126,9 +125,8 @@ def told_power(study: Study, arms: Sequence[Arm]) -> str:
         detectable(sd, n, comparisons, paired=study.paired, variance=study.variance) for sd in LOSS_SD["124M"]
     )
     points = [detectable(sd, n, comparisons, paired=study.paired) for sd in HELLASWAG_SD]
-    scores = (
-        f", of HellaSwag on all items {100 * points[0]:.2f} to {100 * points[1]:.2f} points, on fewer more"
-    )
+    items = ", and more for new items too" if study.target != "seeds" else ""
+    scores = f", of HellaSwag on all items {100 * points[0]:.2f} to {100 * points[1]:.2f} points, on fewer more{items}"
     return (
         f"detectable with 80 % power at {n} seeds: a difference of {low:.4f} to {high:.4f} nats"
         + (scores if "hellaswag" in arms[0].config.eval.tasks else "")

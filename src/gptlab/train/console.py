@@ -4,8 +4,9 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from gptlab.amounts import duration, quantity
 from gptlab.machine.world import World
-from gptlab.progress import StatusLine, duration, quantity
+from gptlab.progress import StatusLine
 from gptlab.runs.metrics import MetricsLog
 from gptlab.train.gradient import Gradient
 

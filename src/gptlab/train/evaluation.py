@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gptlab.amounts import duration
 from gptlab.machine.world import World
-from gptlab.progress import duration
 from gptlab.runs.metrics import MetricsLog, read_rows
 from gptlab.train.console import Record
 

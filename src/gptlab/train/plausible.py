@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from gptlab.progress import quantity
+from gptlab.amounts import quantity
 from gptlab.train.optim import AdamWConfig
 from gptlab.train.schedule import ScheduleConfig
 

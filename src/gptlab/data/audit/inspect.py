@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gptlab.amounts import quantity
 from gptlab.data.manifest import SPLITS, Manifest, Shard
 from gptlab.data.shards import Tokens, check_range, documents
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import DataError
-from gptlab.progress import Progress, quantity
+from gptlab.progress import Progress
 
 COMMONEST = 20
 COVERAGE = (1, 10, 100, 1_000, 10_000)

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from gptlab.amounts import quantity
 from gptlab.data.audit.ngrams import Integers, Ngrams, Words
 from gptlab.data.manifest import Manifest, Shard
 from gptlab.data.prepare.workers import spread
 from gptlab.data.shards import Tokens, check_range, documents
-from gptlab.progress import Progress, quantity
+from gptlab.progress import Progress
 
 STRETCH_TOKENS = 4_000_000  # seconds of work, and small enough to divide evenly among processes
 CHUNK_TOKENS = 250_000  # decoded at a time, so that memory does not grow with a document

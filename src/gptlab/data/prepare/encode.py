@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from gptlab.amounts import duration, quantity
 from gptlab.data.background import Ahead
 from gptlab.data.prepare.engines import Engine
 from gptlab.data.prepare.jobs import Job, cut_jobs, recorded
@@ -18,7 +19,7 @@ from gptlab.data.shards import TOKEN
 from gptlab.data.sources.piece import Piece
 from gptlab.data.sources.source import File, Local
 from gptlab.parsing import parse_json
-from gptlab.progress import Progress, duration, quantity
+from gptlab.progress import Progress
 from gptlab.storage import check_room, whole_file
 
 DOWNLOADS = "downloads"

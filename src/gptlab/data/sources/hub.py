@@ -12,8 +12,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
+from gptlab.amounts import duration
 from gptlab.errors import DataError
-from gptlab.progress import Progress, duration
+from gptlab.progress import Progress
 from gptlab.storage import file_sha256
 
 # Between attempts; together they outlast the five minutes of the hub's rate limits.

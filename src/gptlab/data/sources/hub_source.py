@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from gptlab.amounts import quantity
 from gptlab.data.sources.files import FORMATS, cut_file, file_format
 from gptlab.data.sources.hub import HubFile, Repository, downloaded
 from gptlab.data.sources.hub_splits import choose, configurations, listed, to_train_on
 from gptlab.data.sources.piece import Piece, text_bytes
 from gptlab.data.sources.source import File, Source
 from gptlab.errors import DataError
-from gptlab.progress import StatusLine, quantity
+from gptlab.progress import StatusLine
 from gptlab.storage import check_room
 
 PREFIX = "hf:"
