@@ -64,7 +64,7 @@ SECTIONS = {
     "roofline": Section(roofline, "environment.json", 30),
     "memory": Section(capacity, "memory.json", 35),
     "speed": Section(reading, "memory.json", 35),
-    "profile": Section(profiled, "memory.json", 45),
+    "profile": Section(profiled, "memory.json", 60),
     "learn": Section(learned, "learn.json", 30, of_each_recipe_s=110),
 }
 SUMMARY = "summary.txt"

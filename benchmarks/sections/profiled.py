@@ -1,10 +1,15 @@
-"""A profile of three steps."""
+"""What a compiled step is made of, and which kernels."""
 
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from step import Side, gptlab_model, training_step
+from gptlab.bench.bench import measured
+from gptlab.bench.rig import Rig
+from gptlab.bench.table import lines
+from gptlab.data.mixture import DataConfig
+from gptlab.model.gpt import ModelConfig
+from gptlab.recipe import RunConfig
+from gptlab.train.config import TrainConfig
 
 from .section import Complaint, Job
 
@@ -12,31 +17,18 @@ KERNELS = 25
 
 
 def run(job: Job) -> None:
-    """Share out the device's time in three compiled steps among its kernels."""
+    """Measure compiled steps as `gptlab bench` does, and share out the device's time in three among its kernels."""
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiled
 
     cuda = job.device.type == "cuda"
-    work = job.work()
-    compiled = not job.tiny
-    step = training_step(Side(gptlab_model, compiled), work)
-    for _ in range(3):
-        step()
-    began = time.perf_counter()
-    for _ in range(3):
-        step()
-    plain = time.perf_counter() - began
-    with profiled(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda) as profiler:
-        began = time.perf_counter()
-        for _ in range(3):
-            step()
-        wall = time.perf_counter() - began
+    with Rig(_config(job)) as rig:
+        job.note(bench=measured(rig, job.sized(5, 1)))
+        with profiled(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda) as profiler:
+            wall = sum(rig.step().seconds for _ in range(3))
     times = _kernel_times(profiler, cuda)
     total = sum(seconds for _, seconds, _ in times)
     job.note(
-        tokens=3 * work.tokens,
-        compiled=compiled,
-        wall_s=plain,
         profiled_wall_s=wall,
         device_s=total,
         kinds=len(times),
@@ -47,6 +39,21 @@ def run(job: Job) -> None:
     )
     if not times:
         raise Complaint("the profiler saw no kernel")
+
+
+def _config(job: Job) -> RunConfig:
+    work = job.work()
+    return RunConfig(
+        model=ModelConfig(**work.shape, vocab_size=work.vocabulary),
+        data=DataConfig(path="none"),  # random tokens
+        train=TrainConfig(
+            batch_tokens=work.tokens,
+            micro_batch=work.sequences,
+            dtype=work.dtype,
+            device=work.device,
+            compile=not job.tiny,
+        ),
+    )
 
 
 def _kernel_times(profiler: Any, cuda: bool) -> list[tuple[str, float, int]]:
@@ -63,9 +70,9 @@ def _kernel_times(profiler: Any, cuda: bool) -> list[tuple[str, float, int]]:
 
 
 def told(found: Mapping[str, Any]) -> Iterator[str]:
-    what = "three compiled steps" if found["compiled"] else "three steps"
+    yield from lines(found["bench"])
     yield (
-        f"{what}: {found['wall_s']:.3f} s, kernels {found['device_s']:.3f} s of {found['kinds']} kinds in "
+        f"kernels of {found['kinds']} kinds take {found['device_s']:.3f} s of three steps' "
         f"{found['profiled_wall_s']:.3f} s under the profiler"
     )
     for kernel in found["kernels"][:8]:

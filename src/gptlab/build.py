@@ -1,13 +1,15 @@
 """Builds a Trainer from a checked recipe and its data; writes nothing."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from gptlab.amounts import quantity
-from gptlab.data.mixture import Sets
+from gptlab.data.mixture import Order, Sets
 from gptlab.errors import ConfigError
 from gptlab.evaluations import evaluations
 from gptlab.machine.device import (
@@ -55,8 +57,46 @@ def build(
             f"train.batch_tokens = {config.train.batch_tokens}: is too few for one sequence of {config.model.context} "
             f"tokens in each of {world.size} processes; use fewer processes or larger batches"
         )
-    size = measure(config.model)
-    _check_memory(size, world)
+    identity = {
+        "model": asdict(config.model),
+        "tokenizer": {"name": tokenizer.name, "hash": tokenizer.hash},
+        "seed": config.order_seed,
+        "data": sets.fingerprint,
+    }
+    updater = build_updater(config, sets.order, world, identity=identity, replan=replan)
+    state, dtype, peak = updater.state, updater.dtype, peak_flops(world.device, updater.dtype)
+    flops_per_token = measure(config.model).flops_per_token
+    return Trainer(
+        state,
+        updater,
+        Saver(out, keep=config.train.keep, keep_every=config.train.keep_every_steps, files=tokenizer.files),
+        partial(rate, config.schedule),
+        config.train,
+        evaluations(config, state.model, InFormat(state.model, dtype, world.device), sets, world, interrupt),
+        config.eval.every_steps,
+        Work(config.train.batch_tokens, flops_per_token, peak * world.size if peak is not None else None),
+        interrupt,
+    )
+
+
+def build_updater(
+    config: RunConfig,
+    order: Order,
+    world: World,
+    *,
+    identity: Mapping[str, Any] | None = None,
+    replan: bool = False,
+) -> Updater:
+    """Build a model, its optimizer and what updates them, without evaluations and checkpoints.
+
+    Args:
+        config: the recipe.
+        order: the training sequences.
+        world: the processes.
+        identity: what a checkpoint must have in common with the run, as State says.
+        replan: whether to measure anew how many steps fit `train.hours`.
+    """
+    _check_memory(measure(config.model), world)
     deterministic = config.train.deterministic
     set_deterministic(
         deterministic if deterministic is not None else world.device.type == "cpu",
@@ -67,8 +107,6 @@ def build(
     attention_kernel(config, world.device)  # may refuse, so before memory is allocated
     seed_all(config.train.seed)
     model = GPT(config.model).to(world.device)
-
-    peak = peak_flops(world.device, dtype)
     state = State(
         model,
         build_optimizer(model, config.optim),
@@ -80,29 +118,12 @@ def build(
             evaluate_every=config.eval.every_steps,
             again=replan,
         ),
-        Skipping(sets.order),
-        identity={
-            "model": asdict(config.model),
-            "tokenizer": {"name": tokenizer.name, "hash": tokenizer.hash},
-            "seed": config.order_seed,
-            "data": sets.fingerprint,
-        },
+        Skipping(order),
+        identity=identity or {},
         context=config.model.context,
         world=world,
     )
-    return Trainer(
-        state,
-        Updater(state, config.train, dtype),
-        Saver(out, keep=config.train.keep, keep_every=config.train.keep_every_steps, files=tokenizer.files),
-        partial(rate, config.schedule),
-        config.train,
-        evaluations(config, model, InFormat(model, dtype, world.device), sets, world, interrupt),
-        config.eval.every_steps,
-        Work(
-            config.train.batch_tokens, size.flops_per_token, peak * world.size if peak is not None else None
-        ),
-        interrupt,
-    )
+    return Updater(state, config.train, dtype)
 
 
 def attention_kernel(config: RunConfig, device: torch.device) -> str:

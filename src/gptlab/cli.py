@@ -36,6 +36,7 @@ COMMANDS = {
     "study": "Compare variants over seeds at an equal budget, with statistics and a page; run again to continue.",
     "slurm": "Write a Slurm batch file that trains, saves before the time limit and queues itself again.",
     "doctor": "Tell what this machine, and the drive that a folder lies on, can do for a run.",
+    "bench": "Measure a recipe's training step: speed, share of the machine's, memory, and where the time goes.",
     "eval": "Score a model on tasks, or compare two checkpoints; runs keep their scores for report and model card.",
     "lm-eval": "Hand arguments to lm-evaluation-harness's own command line, which then knows the model `gptlab`.",
     "sample": "Write text with a model.",

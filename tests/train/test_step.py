@@ -85,7 +85,7 @@ def test_a_compiler_that_fails_is_done_without(tiny_recipe, tmp_path, torch_sett
     ]
     assert updater._inner.compiled_as == "nothing"
     assert updater.objective.seen == [((8, 32), 8)] * 2
-    assert all(parameter.grad is None for parameter in updater._state.model.parameters())
+    assert all(parameter.grad is None for parameter in updater.state.model.parameters())
 
 
 def test_what_fails_without_a_compiler_too_is_raised(tiny_recipe, tmp_path, torch_settings):
@@ -163,7 +163,7 @@ def test_memory_that_runs_out_in_the_first_update_is_named(
     def full(*_, **__):
         raise torch.OutOfMemoryError("full")
 
-    monkeypatch.setattr(updater._state.optimizer, "step", full)
+    monkeypatch.setattr(updater.state.optimizer, "step", full)
     with pytest.raises(TrainError, match=r"out of memory with train\.micro_batch = 8"):
         updater.update(found)
 

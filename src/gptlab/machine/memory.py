@@ -48,8 +48,11 @@ def highest_bytes(device: "torch.device") -> int | None:
     """Return the most memory that this process has held so far: of the GPU, or on a CPU of the host."""
     import torch
 
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else highest_host_bytes()
+
+
+def highest_host_bytes() -> int | None:
+    """Return the most memory of the host that this process has held so far; None if the system does not say."""
     try:
         import resource
     except ImportError:  # Windows

@@ -2,22 +2,16 @@
 
 import json
 import statistics
-import tempfile
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from gptlab import __version__, storage
 from gptlab.amounts import amount, duration, quantity
-from gptlab.build import build
+from gptlab.bench.rig import Rig
 from gptlab.data.manifest import Manifest
-from gptlab.data.mixture import Sets
 from gptlab.errors import ConfigError
-from gptlab.machine.device import choose_device
-from gptlab.machine.memory import release
-from gptlab.machine.world import World
 from gptlab.outputs import fingerprint
 from gptlab.parsing import parse_json
 from gptlab.recipe import RunConfig
@@ -25,7 +19,6 @@ from gptlab.study.design import Arm, marks, settings
 from gptlab.study.power import HELLASWAG_SD, LOSS_SD, detectable
 from gptlab.study.study_file import Study
 from gptlab.study.trials import Trial, counted, search, total
-from gptlab.train.interrupt import Interrupt
 
 PLAN = "plan.json"
 ADDED = "seeds_added"
@@ -46,26 +39,9 @@ class Cost:
 
 
 def step_seconds(config: RunConfig) -> float:
-    """Measure a training step on this machine: the median of a few, after one that does not count."""
-    config = replace(config, eval=replace(config.eval, tasks=()))
-    world = World(0, 1, choose_device(config.train.device))
-    with tempfile.TemporaryDirectory(prefix="gptlab-") as folder:
-        sets = Sets(config.data, config.model.context, config.order_seed)
-        trainer = build(config, sets, Path(folder), world, Interrupt())
-        trainer.updater.prepare(lambda _: None)
-        times: list[float] = []
-        with trainer.updater.slices.ahead:
-            for number in range(TIMED_STEPS + 1):
-                began = time.monotonic()
-                gradient = trainer.updater.gradient(
-                    number * config.train.batch_tokens // config.model.context, lambda: False
-                )
-                assert gradient is not None
-                trainer.updater.update(gradient)
-                times.append(time.monotonic() - began)
-        del trainer
-    release()  # or the runs would miss what this process keeps of the GPU
-    return statistics.median(times[1:])
+    """Measure a training step on this machine: the median of a few."""
+    with Rig(config, lambda _: None) as rig:
+        return statistics.median(rig.step().seconds for _ in range(TIMED_STEPS))
 
 
 def cost(study: Study, arms: Sequence[Arm], step_s: Mapping[str, float]) -> Cost:

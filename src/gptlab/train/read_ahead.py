@@ -1,5 +1,6 @@
 """Reading ahead: while a step computes, a thread fetches the samples of the next ones."""
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,6 +32,8 @@ class ReadAhead(Generic[T]):
         self._thread = ThreadPoolExecutor(1, "read-ahead")
         self._coming: deque[tuple[Request, Future[T]]] = deque()
         self._next: Iterator[Request] = iter(())
+        self.waited_s = 0.0
+        """How long answers have been waited for."""
 
     def __enter__(self) -> "ReadAhead[T]":
         return self
@@ -46,7 +49,10 @@ class ReadAhead(Generic[T]):
             self._next = self._following((first, count))
         while len(self._coming) <= self._depth and (request := next(self._next, None)) is not None:
             self._order(request)
-        return self._coming.popleft()[1].result()
+        began = time.perf_counter()
+        answer = self._coming.popleft()[1].result()
+        self.waited_s += time.perf_counter() - began
+        return answer
 
     def forget(self) -> None:
         """Discard what was read ahead: the same request would now have another answer."""

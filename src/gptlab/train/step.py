@@ -19,7 +19,7 @@ from gptlab.model.in_format import autocast
 from gptlab.train.config import TrainConfig
 from gptlab.train.gradient import Gradient
 from gptlab.train.micro_batch import ENOUGH_TOKENS, even
-from gptlab.train.objective import Objective
+from gptlab.train.objective import Compiled, Objective
 from gptlab.train.optim import state_bytes_to_come
 from gptlab.train.probe import Probe
 from gptlab.train.slices import Slices
@@ -37,7 +37,7 @@ class Updater:
 
     def __init__(self, state: State, config: TrainConfig, dtype: DTypeName) -> None:
         model, world, context = state.model, state.world, state.context
-        self._state, self._config, self._world = state, config, world
+        self.state, self._config, self._world = state, config, world
         self.dtype: DTypeName = dtype
         model.short_residual = config.residual == "products"
         self._inner = Objective(model, recompute=config.recompute)
@@ -65,6 +65,11 @@ class Updater:
             named=self._memory_named,
         )
 
+    @property
+    def compiled_as(self) -> Compiled:
+        """What of a pass is compiled."""
+        return self._inner.compiled_as
+
     def prepare(self, say: Callable[[str], None]) -> None:
         """Make trial passes, to find out what fits in memory and whether the compiler works.
 
@@ -84,7 +89,7 @@ class Updater:
         Returns:
             The loss and gradient norm; None after a request to stop, as the batch is dropped and later restarted.
         """
-        model, scaler = self._state.model, self._state.scaler
+        model, scaler = self.state.model, self.state.scaler
         model.train()
         n_token = self._config.batch_tokens
         nats = torch.zeros((), device=self._world.device)
@@ -97,7 +102,7 @@ class Updater:
                 return None
             ids, targets = map(self._to_device, self.slices.ahead.ask(*request))
             nats += self._backward(ids, targets, weight, synchronise=number == len(passes))
-        scaler.unscale_(self._state.optimizer)
+        scaler.unscale_(self.state.optimizer)
         bound = self._config.grad_clip if self._config.grad_clip is not None else math.inf
         norm = nn.utils.clip_grad_norm_(model.parameters(), bound).item()
         # One process decides for all, as their weights must stay equal.
@@ -110,13 +115,13 @@ class Updater:
         """Update the weights, unless the gradient is not finite."""
         if gradient.finite:
             with self._memory_named():
-                self._state.scaler.step(self._state.optimizer)
-        self._state.scaler.update()  # halves the loss scale if the gradient is not finite
+                self.state.scaler.step(self.state.optimizer)
+        self.state.scaler.update()  # halves the loss scale if the gradient is not finite
         self.discard()
 
     def discard(self) -> None:
         """Drop the gradient."""
-        self._state.optimizer.zero_grad(set_to_none=True)
+        self.state.optimizer.zero_grad(set_to_none=True)
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         return tensor.to(self._world.device, non_blocking=True)
@@ -129,12 +134,12 @@ class Updater:
         with ddp.no_sync() if ddp is not None else nullcontext(), self._memory_named(), kernel:
             with autocast(self.dtype, self._world.device):
                 nats = self.objective(ids, targets)
-            self._state.scaler.scale(nats * weight).backward()
+            self.state.scaler.scale(nats * weight).backward()
         return nats.detach()
 
     def _try(self, rows: int) -> None:
         """Make a trial pass over rows of zeros."""
-        ids = torch.zeros(rows, self._state.context, dtype=torch.long, device=self._world.device)
+        ids = torch.zeros(rows, self.state.context, dtype=torch.long, device=self._world.device)
         try:
             self._backward(ids, ids, 1.0, synchronise=False)
         finally:
@@ -153,6 +158,6 @@ class Updater:
             if not ran_out(error):
                 raise
             raise TrainError(
-                f"out of memory with train.micro_batch = {self.slices.rows} sequences of {self._state.context} tokens; "
+                f"out of memory with train.micro_batch = {self.slices.rows} sequences of {self.state.context} tokens; "
                 "set a smaller one or auto, or --train.recompute True; train.batch_tokens stays the same"
             ) from error
