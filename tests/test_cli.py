@@ -271,7 +271,7 @@ def test_prepare_verify_and_list(gptlab, tmp_path):
     first = gptlab(*words, "--json", tmp_path / "first.json")
     assert first.code == 0
     assert "prepared in 0 s" in first.out
-    assert "was prepared already" in gptlab(*words).out
+    assert "already prepared" in gptlab(*words).out
     facts = json.loads((tmp_path / "first.json").read_text())
     checked = gptlab("data", "verify", tmp_path / "out", "--json", tmp_path / "second.json")
     assert checked.code == 0
@@ -643,7 +643,7 @@ def test_models_that_are_not_there(refused, tiny_data, tmp_path):
         (["sample", "RUN", "--max-tokens", "0"], "max_tokens = 0: must be at least 1"),
         (
             ["eval", "RUN", "--task", "loss"],
-            "task loss: is taken on a prepared folder; name it with --data DIR",
+            "task loss: needs a prepared folder; name it with --data DIR",
         ),
         (
             ["eval", "RUN", "--task", "loss", "--data", "DATA", "--limit", "0"],
@@ -678,7 +678,7 @@ def test_a_refused_sample_shows_no_prompt(gptlab, run):
 def test_an_argument_that_is_no_text_is_refused(gptlab, run, word):
     answer = gptlab("sample", run, "--prompt", word, "--max-tokens", 2)
     assert (answer.code, answer.out) == (1, "")
-    assert "which is no UTF-8; write it in UTF-8 under" in answer.err
+    assert "which is not UTF-8; write it in UTF-8 under" in answer.err
     assert len(answer.err.splitlines()) == 1
 
 
@@ -699,7 +699,7 @@ def test_a_terminal_of_ascii(run):
     ]
     refused = subprocess.run([*command, "caf\u00e9".encode()], env=environment, capture_output=True)
     assert refused.returncode == 1
-    assert b"an argument has the byte 0xC3 behind 'caf', which is no ASCII" in refused.stderr
+    assert b"an argument has the byte 0xC3 after 'caf', which is not ASCII" in refused.stderr
     told = subprocess.run([*command, "cafe"], env=environment, capture_output=True, check=True)
     assert told.stdout.isascii()
     assert b"\\u" in told.stdout

@@ -123,7 +123,7 @@ def test_a_run_and_its_export_do_not_differ(run, exported, hellaswag, capsys):
     assert said.count("published, on all 10,042 items, not on these: GPT-2 124M") == 1
     assert said.count("not shown to be above chance (25 %)") == 4
     assert said.endswith(
-        "This compares two checkpoints and says nothing of their recipes: two seeds of one recipe differ as well.\n"
+        "This compares two checkpoints and says nothing about their recipes: two seeds of one recipe differ too.\n"
     )
 
 
@@ -143,7 +143,7 @@ def test_losses_over_other_windows_are_not_compared(run, tiny_recipe, tiny_data,
     words = ["train", str(tiny_recipe), "--train.steps", "2", "--eval.tasks", "--model.context", "16"]
     assert cli.main([*words, "--out", str(tmp_path / "short")]) == 0
     monkeypatch.setattr(evaluate, "mean_loss", None)  # refused before the work
-    problem = "reads windows of 32 tokens, .*short of 16, and two losses are compared over the same ones"
+    problem = "reads windows of 32 tokens, .*short of 16, but losses compare only over the same ones"
     with pytest.raises(ConfigError, match=problem):
         evaluate.evaluate([run, tmp_path / "short"], Request(task="loss", data=tiny_data))
 
@@ -263,7 +263,7 @@ def test_without_the_harness_its_extra_is_named(run, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("models", "options", "problem"),
     [
-        ([], {"task": "hellaswag"}, "0 models: give one, or two to be compared"),
+        ([], {"task": "hellaswag"}, "0 models: give one, or two to compare"),
         (["a", "b", "c"], {"task": "hellaswag"}, "3 models: give one"),
         (
             ["a", "b"],
@@ -276,11 +276,11 @@ def test_without_the_harness_its_extra_is_named(run, monkeypatch, capsys):
             {"task": "hellaswag,continuation", "samples": Path("x")},
             "--samples: holds the items of one",
         ),
-        (["a"], {"task": ","}, "--task: names none"),
+        (["a"], {"task": ","}, "--task: names no task"),
         (
             ["a"],
             {"task": "hellaswag,loss", "protocol": "lm-eval"},
-            "--task loss: is gptlab's own and none of lm-evaluation-harness; leave --protocol out",
+            "--task loss: is gptlab's own, not lm-evaluation-harness's; leave --protocol out",
         ),
         (
             ["a"],

@@ -1,4 +1,4 @@
-"""What a run measures on the way: cut short by wishes and errors, and what that costs."""
+"""What a run measures along the way: cut short by wishes and errors, and what that costs."""
 
 import signal
 from types import SimpleNamespace

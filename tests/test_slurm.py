@@ -297,7 +297,7 @@ def test_a_batch_file_is_replaced_by_the_same_runs_only(slurm):
     told = "gptlab slurm: runs/x.sbatch: holds the batch file of runs/x; choose another file or delete"
     assert slurm("--file", file, out="runs/y")[1].startswith(told)
     file.write_text(written.replace("#SBATCH --requeue", "#SBATCH --requeue\n#SBATCH --exclusive"))
-    assert "runs/x.sbatch: was changed since it was written" in slurm()[1]
+    assert "runs/x.sbatch: has changed since it was written" in slurm()[1]
     assert "--exclusive" in file.read_text()
     file.write_text("#!/bin/bash\necho mine\n")
     assert "exists and is not a batch file written by gptlab" in slurm()[1]

@@ -1,6 +1,6 @@
 """The command line: a table of commands, one of which is imported and run.
 
-Nothing heavy is imported until a command asks for it, so that `gptlab --help` answers at once.
+Nothing heavy is imported until a command needs it, so that `gptlab --help` answers at once.
 """
 
 import difflib
@@ -24,28 +24,28 @@ from gptlab.terminal import standard_streams
 COMMANDS = {
     "demo": "Run the whole pipeline on text that comes with Python, in minutes on a CPU.",
     "data prepare": "Turn documents into shards of tokens; run again to continue.",
-    "data merge": "Put the parts of a preparation together.",
-    "data fetch": "Bring shards that are tokenized already from the Hugging Face hub; run again to continue.",
-    "data adopt": "Give a folder of llm.c's or modded-nanogpt's .bin files a manifest; the files stay as they are.",
+    "data merge": "Merge the parts of a preparation.",
+    "data fetch": "Download ready-made shards from the Hugging Face hub; run again to continue.",
+    "data adopt": "Write a manifest for a folder of llm.c's or modded-nanogpt's .bin files; the files stay unchanged.",
     "data verify": "Check every shard of a prepared folder against its manifest.",
-    "data inspect": "Show what a prepared folder holds: numbers, lengths, copies, some documents.",
+    "data inspect": "Show what a prepared folder holds: counts, lengths, duplicates, some documents.",
     "data contamination": "Search the training shards for word n-grams of a task's items.",
-    "data list": "List the sources that are known by name, and the sets of shards that are ready.",
+    "data list": "List the sources known by name, and the ready-made sets of shards.",
     "data tokenizer": "Train a byte-level BPE tokenizer.",
-    "train": "Train a model; with a run in OUT that is not finished, continue it.",
+    "train": "Train a model, or continue an unfinished run in OUT.",
     "study": "Compare variants over seeds at an equal budget, with statistics and a page; run again to continue.",
-    "slurm": "Write a Slurm batch file that trains, saves before the time limit and queues itself again.",
-    "doctor": "Tell what this machine, and the drive that a folder lies on, can do for a run.",
+    "slurm": "Write a Slurm batch file that trains, saves before the time limit and requeues itself.",
+    "doctor": "Show what this machine and a folder's drive can do for a run.",
     "bench": "Measure a recipe's training step: speed, share of the machine's, memory, and where the time goes.",
     "eval": "Score a model on tasks, or compare two checkpoints; runs keep their scores for report and model card.",
-    "lm-eval": "Hand arguments to lm-evaluation-harness's own command line, which then knows the model `gptlab`.",
+    "lm-eval": "Run lm-evaluation-harness's own command line, with the model `gptlab` available.",
     "sample": "Write text with a model.",
-    "export": "Write a model for others: as a Hugging Face folder, or as a GGUF file for llama.cpp.",
-    "publish": "Push a model and its card to the Hugging Face hub; run again to go on after a broken connection.",
-    "import": "Make a run of a Hugging Face folder, of llm.c's .bin, or of nanoGPT's ckpt.pt and files like it.",
-    "report": "Draw runs: curves, a table of results, and a page that holds them.",
+    "export": "Export a model as a Hugging Face folder, or as a GGUF file for llama.cpp.",
+    "publish": "Push a model and its card to the Hugging Face hub; run again to continue after a lost connection.",
+    "import": "Turn a Hugging Face folder, llm.c's .bin, or nanoGPT's ckpt.pt and files like it, into a run.",
+    "report": "Write a page about runs, with curves and a table of results.",
     "check": "Test an architecture: causality, order, relative shift, cache, gradients.",
-    "config": "Print a recipe as resolved: every key, itself a recipe.",
+    "config": "Print the resolved recipe with every key, itself a recipe.",
 }
 """Every command, and what it does; `commands` has a file for each."""
 
@@ -53,13 +53,13 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 success, 1 a named error, 2 usage, 75 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    patient = words[:1] in (["train"], ["demo"])  # what they make is worth more than what they say
+    patient = words[:1] in (["train"], ["demo"])  # their results matter more than their output
     try:
         with standard_streams(patient=patient):
             return _run(words)
     except BrokenPipeError:
         return 1  # whoever read our output, `head` perhaps, has seen enough
-    except OSError as error:  # what was left to be written at the end
+    except OSError as error:  # from output that was still unwritten
         print(f"gptlab: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
         return 1
 
@@ -71,7 +71,7 @@ def _run(words: list[str]) -> int:
     words = words[len(name.split()) :]
     try:
         json_file = _take_json_file(words)
-        # Those of data read files of any name and size, and their workers have to stay small.
+        # Data commands read files of any name and size, and their workers must stay small.
         if not name.startswith("data "):
             _check_encoding(words)
             keep_freed()
@@ -108,7 +108,7 @@ def _overview(words: list[str]) -> int:
         return 0
     lines = ["usage: gptlab COMMAND ... [--json FILE]", ""]
     lines += [f"  {name:<16} {what}" for name, what in COMMANDS.items()]
-    lines += ["", "gptlab COMMAND --help tells its arguments; --json FILE writes the result for programs."]
+    lines += ["", "gptlab COMMAND --help shows its arguments; --json FILE writes the result for programs."]
     print("\n".join(lines), file=sys.stdout if wanted else sys.stderr)
     if not wanted:
         near = difflib.get_close_matches(" ".join(words[:2]), COMMANDS, 1) or difflib.get_close_matches(
@@ -120,15 +120,15 @@ def _overview(words: list[str]) -> int:
 
 
 def _check_encoding(words: Sequence[str]) -> None:
-    """Refuse arguments that the terminal's encoding could not read: no model, picture or recipe can hold them."""
+    """Refuse arguments that the terminal's encoding cannot decode: no model, picture or recipe can hold them."""
     for word in words:
         strange = re.search("[\ud800-\udfff]", word)
         if strange is not None:
             byte, encoding = ord(strange[0]) & 0xFF, sys.getfilesystemencoding().upper()
             before = word[: strange.start()][-40:]
             raise ConfigError(
-                f"an argument has the byte 0x{byte:02X} behind {before!r}, which is no {encoding}; "
-                "write it in UTF-8 under LC_ALL=C.UTF-8, and rename a file that is called so"
+                f"an argument has the byte 0x{byte:02X} after {before!r}, which is not {encoding}; "
+                "write it in UTF-8 under LC_ALL=C.UTF-8, and rename any file of that name"
             )
 
 
@@ -186,7 +186,7 @@ def _parse(name: str, words: list[str]) -> dict[str, Any]:
 
 
 def _flags_type() -> Any:
-    """Return the type of the flags of `gptlab train`: RunConfig's sections, with everything left out at will."""
+    """Return the type of the flags of `gptlab train`: RunConfig's sections, with every key optional."""
     import tyro
 
     from gptlab.model.gpt import SIZES
@@ -198,7 +198,7 @@ def _flags_type() -> Any:
             key: NotRequired[
                 Annotated[hint, tyro.conf.arg(help=text, help_behavior_hint=f"(default: {default})")]
             ]
-            for kind in reversed(kinds)  # of keys that several have, those of the first
+            for kind in reversed(kinds)  # of keys that several have, the first one's
             for key, hint, default, text in entries(kind)
             if table_of(hint) is None  # too much for a flag: it takes a file
         }

@@ -78,7 +78,7 @@ def contamination(
         items: instead of a task, a file or folder of .txt, .jsonl or .parquet; each document is an item.
         text_column: the column of .jsonl and .parquet files that holds the items; None finds it.
         n: the number of words in an n-gram.
-        workers: how many processes search; None is one per processor.
+        workers: how many processes search; None means one per processor.
 
     Returns:
         `items`, and how many of them overlap, in which part; `overlapping`, a row for each of these; `worst`, those

@@ -29,7 +29,7 @@ from gptlab.runs.metrics import ACCURACIES
 from gptlab.sample import stream
 from gptlab.scores import Scored, scored
 
-LM_EVAL = "lm-eval"  # the protocol of whatever lm-evaluation-harness asks itself
+LM_EVAL = "lm-eval"  # the protocol of tasks that lm-evaluation-harness runs itself
 OWN = {*tasks.TASKS, "loss"}
 ONLY_OURS = OWN - {"hellaswag"}  # which lm-evaluation-harness has too
 MISSING = 'this needs lm-evaluation-harness: pip install "gptlab[eval]"'
@@ -37,7 +37,7 @@ MISSING = 'this needs lm-evaluation-harness: pip install "gptlab[eval]"'
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is asked of each model: the flags of `gptlab eval`."""
+    """What to ask each model: the flags of `gptlab eval`."""
 
     task: str
     protocol: str = "completion"
@@ -52,9 +52,9 @@ class Request:
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
-            raise ConfigError(f"--limit {self.limit}: must be at least 1; leave it out for all there is")
+            raise ConfigError(f"--limit {self.limit}: must be at least 1; leave it out for all")
         if not self.names:
-            raise ConfigError("--task: names none; write --task hellaswag")
+            raise ConfigError("--task: names no task; write --task hellaswag")
         if self.samples is not None and self.task == "loss":
             raise ConfigError("--samples: the task loss has no items; leave it out")
         if self.samples is not None and len(self.own) != 1:
@@ -66,7 +66,7 @@ class Request:
             raise ConfigError(refusal)
         if theirs := [name for name in self.foreign if name in ONLY_OURS]:
             raise ConfigError(
-                f"--task {theirs[0]}: is gptlab's own and none of lm-evaluation-harness; leave --protocol out"
+                f"--task {theirs[0]}: is gptlab's own, not lm-evaluation-harness's; leave --protocol out"
             )
         if self.foreign:
             _harness().check_names(self.foreign)
@@ -78,18 +78,18 @@ class Request:
 
     @property
     def own(self) -> list[str]:
-        """Those that gptlab asks itself."""
+        """The tasks that gptlab runs itself."""
         return [] if self.protocol == LM_EVAL else [name for name in self.names if name in OWN]
 
     @property
     def foreign(self) -> list[str]:
-        """Those that lm-evaluation-harness asks."""
+        """The tasks that lm-evaluation-harness runs."""
         return [name for name in self.names if name not in self.own]
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model ready to be asked."""
+    """A model ready to be scored."""
 
     path: Path
     network: Any
@@ -98,27 +98,27 @@ class Model:
     context: int
     device: torch.device
     run: Scored | None = None
-    """What keeps its scores; None where it is no run's."""
+    """Keeps its scores; None if it belongs to no run."""
 
 
 def evaluate(models: Sequence[Path], request: Request) -> dict[str, Any]:
     """Score models, print the results with what makes them comparable, and return them.
 
     Returns:
-        One result's facts; of several models or tasks a list of them, "results", and of two models how they
-        compare on each task, "comparison".
+        One result's facts; for several models or tasks a list of them, "results", and for two models their
+        comparison on each task, "comparison".
 
     Raises:
-        GptlabError: a model, task or data that cannot be used.
+        GptlabError: a model, task or data cannot be used.
     """
     if len(models) > 2 or not models:
-        raise ConfigError(f"{len(models)} models: give one, or two to be compared")
+        raise ConfigError(f"{len(models)} models: give one, or two to compare")
     if len(models) == 2 and request.samples is not None:
         raise ConfigError("two models: --samples is for one at a time")
     opened: list[Model | None] = [None] * len(models)
     if len(models) == 2 and "loss" in request.own:
         opened = [*_open_both(models, request)]
-    # Each is let go before the next one is asked.
+    # Each is freed before the next one is scored.
     answers = [[*_ask(opened.pop(0), path, request, keep=len(models) == 2)] for path in models]
     results = [facts for answer in answers for facts, _ in answer]
     for facts in results:
@@ -137,13 +137,13 @@ def evaluate(models: Sequence[Path], request: Request) -> dict[str, Any]:
     return facts
 
 
-Answer = tuple[dict[str, Any], dict[str, Any]]  # what is written, and what a comparison needs besides
+Answer = tuple[dict[str, Any], dict[str, Any]]  # what is written, and what else a comparison needs
 
 
 def _ask(model: Model | None, path: Path, request: Request, *, keep: bool) -> Iterator[Answer]:
     model = model or _open(path, request.device, request.dtype)
     run, common = model.run, {"model": str(path), "dtype": request.dtype}
-    # All are made before the first is put, which may take hours: what cannot be asked is told at once.
+    # All are built before the first one runs, which may take hours: one that cannot run is refused at once.
     for name, task in [(name, _made(name, model, request)) for name in request.own]:
         if isinstance(task, Windows):
             facts, windows = _loss(task, model, request)
@@ -188,22 +188,22 @@ def _open(path: Path, device: DeviceName, dtype: DTypeName) -> Model:
 
 
 def _open_both(models: Sequence[Path], request: Request) -> tuple[Model, Model]:
-    """Open two models whose losses are to be compared, which have to be taken over the same windows."""
+    """Open two models to compare their losses, which must be taken over the same windows."""
     first, second = (_open(path, request.device, request.dtype) for path in models)
     if first.context != second.context:
         raise ConfigError(
             f"--task loss: {first.path} reads windows of {first.context:,} tokens, {second.path} of "
-            f"{second.context:,}, and two losses are compared over the same ones; score each by itself"
+            f"{second.context:,}, but losses compare only over the same ones; score each by itself"
         )
     return first, second
 
 
 def _made(name: str, model: Model, request: Request) -> tasks.Task | Windows:
-    """Make a task of ours for a model; that of the loss is the windows it is taken over."""
+    """Build one of our tasks for a model; for the loss, the windows it is taken over."""
     data = request.data
     if name == "loss":
         if data is None:
-            raise TaskError("task loss: is taken on a prepared folder; name it with --data DIR")
+            raise TaskError("task loss: needs a prepared folder; name it with --data DIR")
         held_out = Windows(data, "val", model.context)
         held_out.manifest.check_reader(data, model.tokenizer)
         return held_out
@@ -349,7 +349,7 @@ def _asked_by_harness(model: Model, arguments: Any = None) -> Any:
     def write(ids: list[int], **options: Any) -> Iterator[int]:
         return (int(column) for column in stream(writer(), ids, dtype=dtype, **options))
 
-    config = getattr(model.network, "config", model.network)  # transformers' say it themselves
+    config = getattr(model.network, "config", model.network)  # transformers' models have it themselves
     return _harness().HarnessModel(
         model.logits,
         model.tokenizer,
@@ -363,13 +363,13 @@ def _asked_by_harness(model: Model, arguments: Any = None) -> Any:
 
 
 def lm_eval(words: Sequence[str]) -> dict[str, Any]:
-    """Hand arguments to lm-evaluation-harness's own command line, to which the model `gptlab` is known.
+    """Run lm-evaluation-harness's own command line, with the model `gptlab` available.
 
-    `--model gptlab --model_args path=runs/x,dtype=float32` is one of ours; sizes of batches are chosen for it.
-    docs/lm_eval.md has what is honoured.
+    `--model gptlab --model_args path=runs/x,dtype=float32` is one of ours, whose batch size gptlab chooses.
+    docs/lm_eval.md lists what is honoured.
 
     Raises:
-        TaskError: lm-evaluation-harness is not installed, or cannot do what is asked.
+        TaskError: lm-evaluation-harness is not installed, or fails.
     """
     harness = _harness()
     harness.HarnessModel.open = _from_arguments
@@ -381,16 +381,14 @@ def lm_eval(words: Sequence[str]) -> dict[str, Any]:
     except (GptlabError, OSError):
         raise
     except Exception as error:  # it passes on whatever its parts raise
-        raise TaskError(
-            f"lm-evaluation-harness stopped ({brief(error)}); change what is asked of it"
-        ) from error
+        raise TaskError(f"lm-evaluation-harness stopped ({brief(error)}); change its arguments") from error
     finally:
         sys.argv = before
     return {}
 
 
 def _from_arguments(**given: Any) -> Any:
-    """Make what the harness asks out of `--model_args`."""
+    """Make the harness's model from `--model_args`."""
     from gptlab.eval.model_arguments import arguments
 
     asked = arguments(given)

@@ -1,4 +1,4 @@
-"""What a run measures on the way: the validation loss, the tasks of its recipe, and texts to read.
+"""What a run measures along the way: the validation loss, its recipe's tasks, and sample texts.
 
 Every process does its share, and all leave an evaluation together when one of them is asked to stop.
 """
@@ -114,7 +114,7 @@ def evaluations(
         )
         for name in config.eval.tasks
     ]
-    # Every process has its share of the items, which are made once and asked many times.
+    # Every process has its share of the items, which are built once and used many times.
     built = [replace(task, items=list(task.items[world.rank :: world.size])) for task in built]
     found = [Evaluation("val", "val", _if_it_can_be(validate))]
     found += [Evaluation("eval", task.name, _if_it_can_be(lambda task=task: score(task))) for task in built]
@@ -129,13 +129,13 @@ def _share(tokens: int | None, share: float) -> int | None:
 
 
 def _held_out(sets: Sets, val_tokens: int | None) -> str:
-    """Return the hash of all windows that the run validates on, and of how they are weighed."""
+    """Return a hash of all windows that the run validates on and of their weights."""
     found = [(windows_sha256(one.val, _share(val_tokens, one.share)), one.share) for one in sets.sets]
     return found[0][0] if len(found) == 1 else hashlib.sha256(json.dumps(found).encode()).hexdigest()
 
 
 def _validation_row(sets: Sets, losses: list[Loss]) -> dict[str, Any]:
-    """Weigh the losses of the sets as they are drawn; of several, tell each."""
+    """Weight the losses of the sets as they are drawn; for several, list each."""
     if len(losses) == 1:
         return {"loss": losses[0].per_token, "bits_per_byte": losses[0].bits_per_byte}
     shares = [one.share for one in sets.sets]
@@ -155,7 +155,7 @@ def _if_it_can_be(measure: Callable[[], Rows | None]) -> Callable[[], Rows | Non
         try:
             return measure()
         except GptlabError as error:
-            # A model that has diverged for a while is the loop's affair; what cannot be measured is left out.
+            # The training loop handles a diverged model; what cannot be measured is left out.
             print(f"not measured: {error}", flush=True)
             return []
 

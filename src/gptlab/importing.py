@@ -45,7 +45,7 @@ def import_model(
 ) -> dict[str, Any]:
     """Write a run folder of step 0 and print how to continue.
 
-    The arguments are those of `gptlab import`.
+    Arguments as in `gptlab import`.
 
     Raises:
         GptlabError: the source is damaged, unsafe, of an unknown kind or not one of our models; its tokenizer is
@@ -58,7 +58,7 @@ def import_model(
     model_like = recipe.load([like]).model if like is not None else None
     if kind != "nanoGPT" and (model_like is not None or rope_pairs != "halves"):
         raise ConfigError(
-            f"{source}: is of {kind}, which says all that itself; leave out --like and --rope-pairs"
+            f"{source}: comes from {kind} and says all that itself; leave out --like and --rope-pairs"
         )
     config, state = READERS[kind](source, model_like, rope_pairs)
     reader = _tokenizer(source, config, tokenizer)

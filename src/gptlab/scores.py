@@ -1,4 +1,4 @@
-"""Scores of `gptlab eval` are kept in the metrics of the run whose checkpoint was asked, for report and model card."""
+"""Scores of `gptlab eval`, kept in the metrics of the run that was scored, for report and model card."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,20 +16,20 @@ BY = "gptlab eval"
 
 @dataclass(frozen=True)
 class Scored:
-    """A checkpoint of a run that is about to be asked."""
+    """A run's checkpoint that is about to be scored."""
 
     run: Path
     step: int
     tokens: int
     lines: int
-    """Of the run's metrics, when the checkpoint was chosen."""
+    """Lines of the run's metrics when the checkpoint was chosen."""
 
     def keep(self, score: Mapping[str, Any], items: Path | None) -> None:
-        """Append a score to the run's metrics, and say so, or why it cannot be.
+        """Append a score to the run's metrics; print that, or why not.
 
         Args:
             score: the rest of the row.
-            items: the file or folder that somebody named to take the items from; what they are, their hash says.
+            items: the file or folder that was named for the items; their hash identifies them.
         """
         path = self.run / METRICS
         name = items.resolve().name if items is not None else None
@@ -48,7 +48,7 @@ class Scored:
 
 
 def scored(place: Place) -> Scored | None:
-    """Return where the scores of a model are kept; None where it is no run's."""
+    """Return where the scores of a model are kept; None if it belongs to no run."""
     run, folder = place.run, place.checkpoint
     if folder is None or run is None or folder.resolve() not in map(Path.resolve, folders_of(run)):
         return None
@@ -57,7 +57,7 @@ def scored(place: Place) -> Scored | None:
         state = parse_json((folder / STATE).read_bytes())
         return Scored(run, typed(int, state["step"]), typed(int, state["tokens"]), lines)
     except (OSError, AttributeError, LookupError, TypeError, ValueError):
-        return None  # loading it tells what is wrong
+        return None  # loading it will say what is wrong
 
 
 def _shown(path: Path) -> Path:

@@ -140,14 +140,14 @@ def batch_file(
 
 
 def array_file(file: Path, study: Path, out: Path, runs: Sequence[str], job: Job, interrupted: int) -> str:
-    """Return the text of a batch file that does runs of a study, each in a job of one array.
+    """Return the text of a batch file that does the runs of a study, each as a job of one array.
 
     Args:
         file: where it will be written.
         study: STUDY.toml.
         out: the study's folder.
         runs: their names.
-        job: what to ask for, for each of them.
+        job: what to ask for, for each run.
         interrupted: the exit code of a run that saved and should continue.
 
     Raises:
@@ -200,7 +200,7 @@ def refuse_place(file: Path, out: Path) -> None:
         raise ConfigError(refusal)
     if found is not None and fingerprint(RECORD.sub("", text, count=1)) != found[2]:
         raise ConfigError(
-            f"{file}: was changed since it was written; choose another --file, or move it away and copy your "
+            f"{file}: has changed since it was written; choose another --file, or move it away and copy your "
             "changes"
         )
 

@@ -299,6 +299,6 @@ def test_the_command(
     said = f"{tmp_path / 'out'}: 3 shard(s) fetched, 2,000 tokens to train on in 2 shard(s), 1,000 to validate on"
     assert capsys.readouterr().out.startswith(said)
     assert cli.main([*words, "--max-tokens", "1500"]) == 0
-    assert "out: is all there, 2,000 tokens" in capsys.readouterr().out
+    assert "out: complete, 2,000 tokens" in capsys.readouterr().out
     assert cli.main(["data", "list"]) == 0
     assert "tiny                 8 kB  a small set" in capsys.readouterr().out

@@ -158,7 +158,9 @@ def test_shots_are_drawn_from_the_training_file(ours, theirs, files):
         (found,) = harness.evaluate(ours, ["piqa"], shots=shots, limit=limit, data=files)
         expected = by_the_harness(theirs, ["piqa"], files, shots, limit)["results"]["piqa"]
         assert (found["acc"], found["shots"], found["n"]) == (expected["acc,none"], shots, limit or 12)
-    with pytest.raises(TaskError, match=r"arc_easy.train.jsonl is missing, from which its solved examples"):
+    with pytest.raises(
+        TaskError, match=r"arc_easy.train.jsonl is missing; put the pool of its solved examples"
+    ):
         list(harness.evaluate(ours, ["arc_easy"], shots=2, limit=None, data=files))
 
 
@@ -201,7 +203,7 @@ def test_more_than_the_context_cannot_be_written(ours):
             ["arc_eazy"],
             "task arc_eazy: is neither gptlab's nor lm-evaluation-harness .*; did you mean arc_easy?",
         ),
-        (["boolq"], r"boolq.jsonl is missing, which would hold its items \(split validation\)"),
+        (["boolq"], r"boolq.jsonl is missing; put its items there \(split validation\)"),
         (["mmlu"], "task mmlu: stands for several tasks"),
     ],
 )

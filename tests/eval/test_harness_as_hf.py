@@ -94,7 +94,7 @@ def test_a_run_is_asked_as_its_export(exported):
     for prompt in PROMPTS:
         assert written(run, prompt, max_gen_toks=12) == written(second, prompt, max_gen_toks=12)
     for call in (lambda: run.chat_template(True), lambda: run.apply_chat_template(TALK)):
-        with pytest.raises(TaskError, match="a run has no chat template, as it is no Hugging Face folder"):
+        with pytest.raises(TaskError, match="a run has no chat template, as it is not a Hugging Face folder"):
             call()
 
 
@@ -121,7 +121,7 @@ def test_every_model_argument_of_hf_is_known_or_refused(exported):
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        ({"pretrained": "x"}, "path and pretrained say the same"),
+        ({"pretrained": "x"}, "path and pretrained mean the same"),
         ({"load_in_8bit": True}, "load_in_8bit is not known; write path=MODEL"),
         ({"max_length": CONTEXT + 1}, f"max_length = {CONTEXT + 1}: must be above 1 and at most"),
         ({"max_length": "9"}, "max_length = '9': must be int"),
@@ -156,7 +156,7 @@ def test_thinking_is_for_tasks_that_write(exported):
 @pytest.mark.parametrize("pair", [("a", ""), ("", ""), (" ", "a"), ("", END)])
 def test_a_request_with_nothing_to_score_is_refused(exported, pair):
     asked = requests("loglikelihood", ("a", "b"), pair)
-    with pytest.raises(TaskError, match="task task, item 1: an ending is empty, so that no token of it"):
+    with pytest.raises(TaskError, match="task task, item 1: an ending is empty, so it has no token"):
         ours(exported).loglikelihood(asked)
     asked[1].task_name = None
     with pytest.raises(TaskError, match="request 1: an ending is empty"):

@@ -108,7 +108,7 @@ def test_a_folder_that_asks_for_what_is_not_honoured_is_refused(folder):
     assert written(model, "a", max_gen_toks=4, num_beams=1)
     path = folder()
     for content, problem in (
-        ("[]", "no JSON object"),
+        ("[]", "not a JSON object"),
         ('{"eos_token_id": "x"}', "eos_token_id = 'x': must be"),
     ):
         (path / "generation_config.json").write_text(content)
@@ -136,11 +136,11 @@ def test_every_generation_argument_of_transformers_is_known_or_refused(exported)
     [
         ({"seed": 1}, "seed = 1: .* seed the draws with gptlab lm-eval --seed"),
         ({"stop": ["a"]}, "stop = .* name stop sequences with until"),
-        ({"max_length": 30}, "max_length = 30: .* say how much is written with max_gen_toks"),
+        ({"max_length": 30}, "max_length = 30: .* set the length with max_gen_toks"),
         ({"max_gen_toks": 0}, "max_gen_toks = 0: must be at least 1 and below"),
         ({"max_gen_toks": CONTEXT}, f"max_gen_toks = {CONTEXT}: must be at least 1 and below"),
         ({"max_gen_toks": "9"}, "max_gen_toks = '9': must be int"),
-        ({"do_sample": True}, "do_sample = True with temperature = 0: draws need one above 0"),
+        ({"do_sample": True}, "do_sample = True with temperature = 0: sampling needs one above 0"),
         ({"do_sample": "no"}, "do_sample = 'no': must be bool"),
         ({"temperature": None}, "temperature = None: must be int or float"),
         ({"until": [3]}, r"until = \[3\]: must be texts"),
@@ -217,7 +217,7 @@ def test_chat_templates_that_cannot_be_had(exported, folder, monkeypatch):
         with pytest.raises(TaskError, match=f"^--apply_chat_template.*{problem}"):
             model.chat_template(asked)
 
-    refused(ours(exported), True, "has no chat template; leave it out, or put one into")
+    refused(ours(exported), True, "has no chat template; leave it out, or add one to")
     named = folder(tokenizer_config={"chat_template": TEMPLATE})
     refused(ours(named), "tool_use", "tool_use: a name is not honoured, and .* has no name")
     broken = ours(folder(tokenizer_config={"chat_template": "{{ 1 / 0 }}"}))

@@ -88,24 +88,24 @@ def test_limit_takes_the_first_and_does_not_read_on(tmp_path):
 @pytest.mark.parametrize("field", ["activity_label", "ctx_a", "ctx_b", "ctx", "endings", "label"])
 def test_missing_field_is_named_with_its_line(tmp_path, field):
     path = write(tmp_path, LINE, {key: value for key, value in LINE.items() if key != field})
-    with pytest.raises(TaskError, match=rf"items.jsonl line 2: field '{field}' is missing; mend it"):
+    with pytest.raises(TaskError, match=rf"items.jsonl line 2: field '{field}' is missing; fix it"):
         read(path)
 
 
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"endings": ["one"]}, "field 'endings' has 1 of them, and an item has 4"),
+        ({"endings": ["one"]}, "field 'endings' has 1 of them, but an item has 4"),
         ({"endings": ["a", "b", "c", "d", "e"]}, "field 'endings' has 5 of them"),
         ({"endings": ["a", "b", "c", 4]}, "field 'endings' is not a list of texts"),
         ({"endings": "abcd"}, "field 'endings' is not a list of texts"),
-        ({"label": 4}, "field 'label' is 4, and the right ending is one of 0 to 3"),
+        ({"label": 4}, "field 'label' is 4, but the right ending is one of 0 to 3"),
         ({"label": -1}, "field 'label' is -1"),
         ({"label": ""}, "field 'label' is ''"),
         ({"label": True}, "field 'label' is True"),
         ({"label": None}, "field 'label' is None"),
         ({"ctx": " "}, "field 'ctx' is empty"),
-        ({"ctx_a": 7}, "field 'ctx_a' is 7, not a text"),
+        ({"ctx_a": 7}, "field 'ctx_a' is 7, not text"),
     ],
 )
 def test_bad_field_is_named(tmp_path, change, problem):
@@ -191,7 +191,7 @@ def test_what_is_downloaded_is_the_published_file(tmp_path, monkeypatch, split, 
     assert hellaswag.downloaded(split, cache, "file:///gone") == path  # from the cache, not the network
 
     write(tmp_path / split, LINE | {"ctx": "as many items, other ones"}, LINE, LINE)
-    problem = rf"sent a file of sha256 .*, and HellaSwag's {split} set has .*{flag} FILE"
+    problem = rf"sent a file with sha256 .*, but HellaSwag's {split} set has .*{flag} FILE"
     with pytest.raises(TaskError, match=problem):
         hellaswag.downloaded(split, tmp_path / "other", url)
     assert not (tmp_path / "other").exists()

@@ -1,4 +1,4 @@
-"""The commands, a file each: the parameters of its `run` are the arguments and flags."""
+"""The commands, one file each: the parameters of its `run` are the arguments and flags."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,4 +6,4 @@ from typing import Any
 INTERRUPTED = 75  # sysexits.h: EX_TEMPFAIL, "try again"
 
 Flags = Mapping[str, Any]
-"""Keys of a recipe as flags, `--section.key VALUE`; the parser learns which there are only when it needs to."""
+"""Keys of a recipe as flags, `--section.key VALUE`; the parser builds the list only when it needs it."""

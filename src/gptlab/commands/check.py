@@ -12,7 +12,7 @@ def run(recipes: tuple[Path, ...], /, *, overfit: bool = False, flags: Flags) ->
 
     Args:
         recipes: TOML files, merged left to right.
-        overfit: also learn one batch to near zero loss.
+        overfit: also learn one batch to near-zero loss.
         flags: keys of the recipe.
     """
     from gptlab import recipe

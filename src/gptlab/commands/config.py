@@ -7,7 +7,7 @@ from gptlab.commands import Flags
 
 
 def run(recipes: tuple[Path, ...], /, *, flags: Flags) -> dict[str, Any]:
-    """Print a recipe as resolved: every key, itself a recipe.
+    """Print the resolved recipe with every key, itself a recipe.
 
     Args:
         recipes: TOML files, merged left to right.

@@ -19,12 +19,12 @@ def run(
 
     Args:
         folder: the prepared folder.
-        task: whose items to look for.
+        task: the task whose items to look for.
         data: HellaSwag's JSONL; None downloads it.
-        items: instead of a task, .txt, .jsonl or .parquet whose documents to look for.
-        text_column: where the text of these is, in .jsonl and .parquet; None finds it.
-        n: words of an n-gram; 13 is GPT-3's.
-        workers: processes; None is one for each core.
+        items: instead of a task, .txt, .jsonl or .parquet with the documents to look for.
+        text_column: the column of their text in .jsonl and .parquet; None finds it.
+        n: words per n-gram; GPT-3 used 13.
+        workers: processes; None means one per core.
     """
     from gptlab.contamination import contamination, told
 

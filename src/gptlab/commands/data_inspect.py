@@ -5,11 +5,11 @@ from typing import Any
 
 
 def run(folder: Path, /, *, out: Path | None = None) -> dict[str, Any]:
-    """Show what a prepared folder holds: numbers, lengths, copies, some documents.
+    """Show what a prepared folder holds: counts, lengths, duplicates, some documents.
 
     Args:
         folder: the prepared folder.
-        out: folder for the same as a page, `index.html`, with its pictures; None writes none.
+        out: folder for the same as a page, `index.html` and its pictures; None writes none.
     """
     from gptlab.data.audit.inspect import inspect
     from gptlab.report.datasheet import refuse_place, told, write_page

@@ -4,7 +4,7 @@ from typing import Any
 
 
 def run() -> dict[str, Any]:
-    """List the sources that are known by name, and the sets of shards that are ready."""
+    """List the sources known by name, and the ready-made sets of shards."""
     from gptlab.data.fetch import READY
     from gptlab.data.sources import table as known
 
@@ -16,5 +16,5 @@ def run() -> dict[str, Any]:
         print(f"for gptlab data {command}:")
         for entry in listed:
             print(f"  {entry['name']:<16} {entry['size']:>8}  {entry['description']}")
-    print("for both: hf:OWNER/NAME and so on, any data set on the Hugging Face hub, of text or of shards")
+    print("for both: hf:OWNER/NAME and so on, any data set of text or shards on the Hugging Face hub")
     return {"sources": sources, "ready": ready}

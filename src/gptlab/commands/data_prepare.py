@@ -21,18 +21,18 @@ def run(
     """Turn documents into shards of tokens; run again to continue.
 
     Args:
-        source: a name of `gptlab data list`, a file or folder of .txt, .json, .jsonl or .parquet, packed or not, or a
-            data set on the Hugging Face hub, as hf:OWNER/NAME[@REVISION][:CONFIGURATION_OR_PATH].
+        source: a name from `gptlab data list`, a file or folder of .txt, .json, .jsonl or .parquet, compressed or not,
+            or a data set on the Hugging Face hub, as hf:OWNER/NAME[@REVISION][:CONFIGURATION_OR_PATH].
         out: the prepared folder.
-        tokenizer: gpt2, bytes, or a file of `gptlab data tokenizer`.
-        val_tokens: about how many tokens to hold out, of the last document a part where few are long; None is a
-            hundredth.
-        max_tokens: stop after about that many; None is all.
-        workers: processes; None is one for each core.
-        text_column: where the text is, in .json, .jsonl and .parquet; None finds it.
+        tokenizer: gpt2, bytes, or a file from `gptlab data tokenizer`.
+        val_tokens: about how many tokens to hold out, splitting the last document if there are only a few long ones;
+            None means a hundredth.
+        max_tokens: stop after about this many; None means all.
+        workers: processes; None means one per core.
+        text_column: the column of the text in .json, .jsonl and .parquet; None finds it.
         deduplicate: `exact` leaves out documents equal to an earlier one; max_tokens counts before that.
-        engine: `processes` of this machine, or `ray`, a cluster that sees OUT as this machine does.
-        part: I/N does one of N parts, for `gptlab data merge`; None is all.
+        engine: `processes` on this machine, or `ray`, a cluster that sees OUT as this machine does.
+        part: I/N does one of N parts, for `gptlab data merge`; None means all.
     """
     from gptlab.data.manifest import told
     from gptlab.data.prepare.prepare import prepare
@@ -51,8 +51,8 @@ def run(
     )
     if "part" in facts:
         print(f"{out}: part {facts['part']} is done, {facts['tokens']:,} tokens in {facts['jobs']} job(s)")
-        print(f"when all are there: gptlab data merge {out}")
+        print(f"when all parts are done: gptlab data merge {out}")
         return facts
-    done = "was prepared already" if facts["already_prepared"] else f"prepared in {facts['seconds']:.0f} s"
+    done = "already prepared" if facts["already_prepared"] else f"prepared in {facts['seconds']:.0f} s"
     print(f"{out}: {done}, {told(facts)}")
     return facts

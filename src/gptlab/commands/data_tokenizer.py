@@ -12,8 +12,8 @@ def run(source: str, out: Path, /, *, vocab_size: int, text_column: str | None =
     Args:
         source: as for `gptlab data prepare`.
         out: the JSON file to write.
-        vocab_size: entries, end-of-text and the 256 bytes among them.
-        text_column: where the text is, in .jsonl and .parquet; None finds it.
+        vocab_size: entries, including end-of-text and the 256 bytes.
+        text_column: the column of the text in .jsonl and .parquet; None finds it.
     """
     from gptlab.data.sources.table import documents
     from gptlab.data.train_tokenizer import train_tokenizer

@@ -7,10 +7,10 @@ from gptlab.errors import ConfigError
 
 
 def run(folder: Path = Path(), /) -> dict[str, Any]:
-    """Tell what this machine, and the drive that a folder lies on, can do for a run.
+    """Show what this machine and a folder's drive can do for a run.
 
     Args:
-        folder: where runs are to be kept.
+        folder: where runs will be kept.
     """
     from gptlab.doctor import examine
 

@@ -22,18 +22,18 @@ def run(
     """Score a model on tasks, or compare two checkpoints; runs keep their scores for report and model card.
 
     Args:
-        models: a run, a checkpoint, or a Hugging Face folder; or two.
-        task: hellaswag, continuation, or loss (on prepared shards); another name is lm-evaluation-harness's, and
-            several have commas between them.
-        protocol: how HellaSwag is asked: as llm.c does, as lm-evaluation-harness does, or by that itself.
-        shots: solved examples before each item; None is none, or what lm-evaluation-harness says of its own.
+        models: one or two of a run, a checkpoint, or a Hugging Face folder.
+        task: hellaswag, continuation, or loss (on prepared shards); any other name is lm-evaluation-harness's; separate
+            several with commas.
+        protocol: how to ask HellaSwag: as llm.c does, as lm-evaluation-harness does, or with the harness itself.
+        shots: solved examples before each item; None means none, or the default of the harness's own tasks.
         data: HellaSwag's JSONL (None downloads it), or for gptlab's other tasks a prepared folder.
         fewshot_data: JSONL that HellaSwag's solved examples are drawn from; None downloads its training set.
         task_data: folder with a file for each task of lm-evaluation-harness; None downloads them.
-        limit: items from the start, or for `loss` tokens; None is all.
-        dtype: number format of the products.
+        limit: first items, or for `loss` tokens; None means all.
+        dtype: number format of matrix products.
         device: where to run.
-        samples: file for one JSON line an item.
+        samples: file for one JSON line per item.
     """
     from gptlab.evaluate import Request, evaluate
 

@@ -16,16 +16,16 @@ def run(
     licence: str | None = None,
     verify: bool = True,
 ) -> dict[str, Any]:
-    """Write a model for others: as a Hugging Face folder, or as a GGUF file for llama.cpp.
+    """Export a model as a Hugging Face folder, or as a GGUF file for llama.cpp.
 
     Args:
         model: a run, a checkpoint, or a Hugging Face folder.
         out: the folder to write, or the .gguf file.
         to: what to write.
         dtype: number format of a GGUF file's matrices.
-        licence: the hub's identifier of the model's licence (mit, apache-2.0 ...), which the card or the file tells.
-        verify: load it in transformers, or in llama.cpp where llama-cpp-python is installed, and compare its logits
-            with the model's.
+        licence: the hub's identifier of the model's licence (mit, apache-2.0 ...), for the card or the file.
+        verify: load it in transformers, or in llama.cpp if llama-cpp-python is installed, and compare its logits with
+            the model's.
     """
     if to == "gguf":
         return _export_gguf(model, out, dtype=dtype, licence=licence, verify=verify)
@@ -38,7 +38,7 @@ def run(
     facts = export_folder(model, out, verify=verify, licence=licence)
     print(f"{out}: {facts['class']}, {compared(facts['max_diff'])}")
     if facts["remote_code"] is not None:
-        print(f"  {facts['remote_code']}; loading it takes trust_remote_code=True")
+        print(f"  {facts['remote_code']}; loading it needs trust_remote_code=True")
     return {**facts}
 
 

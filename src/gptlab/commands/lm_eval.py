@@ -4,19 +4,19 @@ from typing import Any
 
 LM_EVAL_HELP = """usage: gptlab lm-eval [-h] ARGS ...
 
-Hand arguments to lm-evaluation-harness's own command line, which then knows the model `gptlab`.
+Run lm-evaluation-harness's own command line, with the model `gptlab` available.
 
   gptlab lm-eval --model gptlab --model_args path=runs/x,dtype=float32 --tasks arc_easy,piqa
 
-`gptlab lm-eval run --help` tells them. A model argument is path, a run, a checkpoint or a Hugging Face folder;
-dtype, float32, bfloat16 or float16; and device, cpu or cuda. Sizes of batches are chosen by gptlab."""
+`gptlab lm-eval run --help` lists them. The model arguments are path, a run, a checkpoint or a Hugging Face folder;
+dtype, float32, bfloat16 or float16; and device, cpu or cuda. gptlab chooses the batch size."""
 
 
 def run(*words: str) -> dict[str, Any]:
-    """Hand arguments to lm-evaluation-harness's own command line, which then knows the model `gptlab`.
+    """Run lm-evaluation-harness's own command line, with the model `gptlab` available.
 
     Args:
-        words: as `gptlab lm-eval run --help` tells them, with `--model gptlab --model_args path=MODEL,dtype=float32`.
+        words: as `gptlab lm-eval run --help` lists them, with `--model gptlab --model_args path=MODEL,dtype=float32`.
     """
     if words[:1] in (("-h",), ("--help",)):
         print(LM_EVAL_HELP)

@@ -13,12 +13,12 @@ def run(
     licence: str | None = None,
     verify: bool = True,
 ) -> dict[str, Any]:
-    """Push a model and its card to the Hugging Face hub; run again to go on after a broken connection.
+    """Push a model and its card to the Hugging Face hub; run again to continue after a lost connection.
 
     Args:
         model: a run, a checkpoint, or a Hugging Face folder; an export keeps the card that it has.
-        repository: OWNER/NAME; it is made if it is not there.
-        public: let everybody see it.
+        repository: OWNER/NAME; created if it does not exist.
+        public: let everyone see it.
         licence: the hub's identifier of the model's licence (mit, apache-2.0 ...), for the card.
         verify: first load the export in transformers and compare its logits with the model's.
     """

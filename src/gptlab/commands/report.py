@@ -5,12 +5,12 @@ from typing import Any
 
 
 def run(runs: tuple[Path, ...], /, *, out: Path, watch: bool = False) -> dict[str, Any]:
-    """Draw runs: curves, a table of results, and a page that holds them.
+    """Write a page about runs, with curves and a table of results.
 
     Args:
         runs: run folders.
         out: folder for index.html and the pictures.
-        watch: write the page anew while the runs train, until all are finished or Ctrl-C.
+        watch: update the page while the runs train, until all are finished or Ctrl-C.
     """
     from gptlab.report.runs import report
     from gptlab.report.watch import watch as watched

@@ -23,14 +23,14 @@ def run(
     Args:
         model: a run, a checkpoint, or a Hugging Face folder.
         prompt: how the text begins; an empty one starts a document.
-        max_tokens: the most tokens that follow.
-        temperature: what the logits are divided by; 0 takes the likeliest token.
-        top_k: draw from the k likeliest tokens; None is all.
-        top_p: draw from the likeliest tokens that together reach this probability; None is all.
-        seed: of the draws; None is another one every time.
-        samples: texts to write from the one prompt.
-        dtype: number format of the products; auto is a 16-bit one where the device has products of its own for
-            it, else float32, in which texts are the same everywhere.
+        max_tokens: the most new tokens.
+        temperature: divides the logits; 0 takes the likeliest token.
+        top_k: draw from the k likeliest tokens; None means all.
+        top_p: draw from the likeliest tokens that together reach this probability; None means all.
+        seed: of the draws; None means a different one every time.
+        samples: texts to write from the prompt.
+        dtype: number format of matrix products; auto is a 16-bit one if the device multiplies it natively, else
+            float32, in which texts are the same everywhere.
     """
     import torch
 
@@ -59,7 +59,7 @@ def run(
     }
     if samples == 1:
         pieces = stream_text(network, tokenizer, prompt, **options)
-        # The first piece comes before the prompt is shown: an option may yet be refused.
+        # Draw the first piece before showing the prompt: an option may still be refused.
         texts = [next(pieces, "")]
         print(prompt + texts[0], end="", flush=True)
         for piece in pieces:

@@ -26,19 +26,19 @@ def run(
     file: Path | None = None,
     flags: Flags,
 ) -> dict[str, Any]:
-    """Write a Slurm batch file that trains, saves before the time limit and queues itself again.
+    """Write a Slurm batch file that trains, saves before the time limit and requeues itself.
 
     Args:
-        recipes: TOML files, merged left to right; none is OUT's own. Or one study, whose runs become an array.
+        recipes: TOML files, merged left to right; none means OUT's own. Or one study, whose runs become an array.
         out: the run folder, or the study's.
-        hours: longest time of one job; the run takes as many jobs as it needs.
-        gpus: GPUs of each machine, a process each; 0 trains on a CPU.
+        hours: time limit of one job; the run takes as many jobs as it needs.
+        gpus: GPUs per machine, one process each; 0 trains on a CPU.
         nodes: machines.
-        cpus: processor cores of each process.
-        mem_gb: memory of each machine, in GiB; None is the cluster's own choice.
-        partition: the queue; None is the cluster's own choice.
-        account: whom to charge; None is your own.
-        file: the batch file to write; None is OUT.sbatch.
+        cpus: CPU cores per process.
+        mem_gb: memory per machine, in GiB; None means the cluster's default.
+        partition: the queue; None means the cluster's default.
+        account: the account to charge; None means your own.
+        file: the batch file to write; None means OUT.sbatch.
         flags: keys of the recipe.
     """
     from gptlab import recipe
@@ -56,7 +56,7 @@ def run(
     own = out / RECIPE
     if not recipes and not own.is_file():
         raise ConfigError(f"--out {out}: holds no run to continue; name a recipe to start one")
-    # What is wrong with the recipe or the data should not come to light in the queue.
+    # Find faults in the recipe or the data now, not in the queue.
     config = recipe.load(recipes or [own], flags)
     check_ready(config.data, config.train, config.model.context, out)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -66,13 +66,13 @@ def run(
 
 
 def _array(study: Path, out: Path, file: Path, job: "Job", flags: Flags) -> dict[str, Any]:
-    """Write a batch file for the runs of a study, and before it one for the search of learning rates, if any."""
+    """Write a batch file for the runs of a study, and first one for its learning-rate search, if any."""
     from gptlab.commands import INTERRUPTED
     from gptlab.slurm import array_file, refuse_place
     from gptlab.study.conduct import planned
 
     if any(flags.values()):
-        raise ConfigError("a study has its keys in its own file; leave the flags of the recipe out")
+        raise ConfigError("a study's keys are in its own file; leave the recipe flags out")
     search, counted = planned(study, out)
     files = {file.with_name(f"{file.stem}-search{file.suffix}"): search} if search else {}
     files[file] = counted

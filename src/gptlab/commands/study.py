@@ -17,12 +17,12 @@ def run(
     """Compare variants over seeds at an equal budget, with statistics and a page; run again to continue.
 
     Args:
-        study: a TOML file with base, seeds, [budget] and a [[variant]] for each variant, the first the baseline.
+        study: a TOML file with base, seeds, [budget] and a [[variant]] for each variant, the baseline first.
         out: folder for the runs and the page.
-        dry_run: check every variant, tell what the study costs and can show, and stop.
-        jobs: runs at once; None is one for each GPU, and one without any.
+        dry_run: check every variant, print what the study costs and can show, and stop.
+        jobs: runs at once; None means one per GPU, or one without any.
         only: do this one run, as a job of a Slurm array does.
-        retry: do runs again that failed.
+        retry: repeat the runs that failed.
     """
     from gptlab.study.conduct import conduct
 

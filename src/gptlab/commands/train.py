@@ -19,16 +19,16 @@ def run(
     anneal_steps: int | None = None,
     flags: Flags,
 ) -> dict[str, Any]:
-    """Train a model; with a run in OUT that is not finished, continue it.
+    """Train a model, or continue an unfinished run in OUT.
 
     Args:
-        recipes: TOML files, merged left to right; none is OUT's own.
+        recipes: TOML files, merged left to right; none means OUT's own.
         out: the run folder.
-        max_hours: save and stop after that time, with exit code 75.
-        replan: measure anew how many steps fit into train.hours.
-        from_: a run or checkpoint whose learning rate is to come down from where it stands; OUT is a new run.
-        anneal_hours: how long that takes.
-        anneal_steps: or in how many steps.
+        max_hours: save and stop after this time, with exit code 75.
+        replan: measure again how many steps fit into train.hours.
+        from_: a run or checkpoint to anneal: its learning rate decays from where it stands; OUT is a new run.
+        anneal_hours: how long the decay takes.
+        anneal_steps: or how many steps it takes.
         flags: keys of the recipe.
     """
     from gptlab.run import train

@@ -1,1 +1,1 @@
-"""What a model is worth: log-likelihoods (`score.py`), a file for each task, and their table (`tasks.py`)."""
+"""How models are scored: log-likelihoods (`score.py`), a file for each task, and their table (`tasks.py`)."""

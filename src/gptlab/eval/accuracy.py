@@ -12,7 +12,7 @@ from gptlab.eval.item import Item
 from gptlab.eval.score import Logits, Stop, log_likelihoods
 from gptlab.progress import Progress
 
-# Items are made and scored in windows of about so many tokens, so that memory does not grow with their number.
+# Items are built and scored in windows of about this many tokens, so that memory does not grow with their number.
 WINDOW_TOKENS = 1 << 18
 
 
@@ -23,11 +23,11 @@ class Row(TypedDict):
     label: int
     log_likelihoods: list[float]
     pred: int
-    """The choice of the highest log-likelihood."""
+    """The choice with the highest log-likelihood."""
     pred_norm: int
-    """The choice of the highest log-likelihood for its length."""
+    """The choice with the highest log-likelihood per unit of length."""
     margin: float
-    """How far the right choice's log-likelihood, for its length, is above the mean of the wrong ones'."""
+    """The right choice's log-likelihood per unit of length, minus the mean of the wrong ones'."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class Accuracy:
     acc_norm: float
     """By log-likelihood divided by the ending's length."""
     margin: float
-    """By how many nats for a unit of length the right choice is likelier than the wrong ones are on average.
+    """Nats per unit of length by which the right choice is likelier than the wrong ones on average.
 
-    It moves before accuracy does, and is zero for a model that cannot tell them apart, good or bad at language;
-    above the likeliest wrong choice it would follow the loss alone.
+    It moves before accuracy does, and is zero for any model that cannot tell the choices apart, whatever its loss;
+    measured against the likeliest wrong choice it would only follow the loss.
     """
     stderr: float | None
-    """Standard error of `acc`; None for a single item, which has none."""
+    """Standard error of `acc`; None for a single item."""
     stderr_norm: float | None
     """Standard error of `acc_norm`."""
     stderr_margin: float | None
@@ -53,7 +53,7 @@ class Accuracy:
     n: int
     """Items scored."""
     truncated: int
-    """Items of which a choice was too long for the model and was cut."""
+    """Items with a choice that was too long for the model and was cut."""
     rows: list[Row]
     """Item by item, in order."""
 
@@ -70,11 +70,10 @@ def multiple_choice(
 ) -> Accuracy:
     """Let the model choose in every item, and count how often it is right.
 
-    The arguments are those of `score.log_likelihoods`; a quiet one shows no progress, for every process but the
-    first.
+    Arguments as in `score.log_likelihoods`; `quiet` hides the progress, for every process but the first.
 
     Raises:
-        TaskError: there is no item, or the model's numbers are none.
+        TaskError: there is no item, or the model's numbers are NaN.
         StopEvaluation: `stop` returned true.
     """
     rows: list[Row] = []
@@ -105,7 +104,7 @@ def _windows(items: Iterable[Item]) -> Iterator[list[Item]]:
     tokens = 0
     for item in items:
         window.append(item)
-        # A context that pairs share is there once.
+        # A context that pairs share counts once.
         tokens += len({id(before): before for before, _ in item.pairs}) * len(item.pairs[0][0])
         tokens += sum(len(ending) for _, ending in item.pairs)
         if tokens >= WINDOW_TOKENS:
@@ -117,7 +116,7 @@ def _windows(items: Iterable[Item]) -> Iterator[list[Item]]:
 
 def _row(i: int, item: Item, sums: list[float]) -> Row:
     if any(map(math.isnan, sums)):
-        raise TaskError(f"item {i}: the log-likelihoods are {sums}; the model has diverged, score another")
+        raise TaskError(f"item {i}: the log-likelihoods are {sums}; the model has diverged; score another")
     means = [
         total / length if length else -math.inf for total, length in zip(sums, item.lengths, strict=True)
     ]
@@ -134,10 +133,10 @@ def _row(i: int, item: Item, sums: list[float]) -> Row:
 
 
 def summarise(rows: list[Row], truncated: int) -> Accuracy:
-    """Count how often the outcomes of items are right; those of several processes may be joined first.
+    """Summarise the outcomes of items; join several processes' outcomes first.
 
     Raises:
-        TaskError: there are none.
+        TaskError: there is no item.
     """
     if not rows:
         raise TaskError("no item to score: a task needs at least one")
@@ -158,7 +157,7 @@ def summarise(rows: list[Row], truncated: int) -> Accuracy:
 
 
 def mean(values: Sequence[float | int]) -> tuple[float, float | None]:
-    """Return the mean and its standard error (None of a single value), as lm-evaluation-harness does."""
+    """Return the mean and its standard error (None for a single value), as lm-evaluation-harness does."""
     n = len(values)
     average = math.fsum(values) / n
     if n == 1:

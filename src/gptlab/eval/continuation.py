@@ -1,9 +1,9 @@
 """Which of four contexts does this passage follow? Multiple choice from any prepared folder's held-out split.
 
 The four pairs of an item share their ending, so the ending's own probability cancels and only what the model
-draws from the context is left: chance is one in four, whatever the text and the tokenizer. The items depend
-on the folder alone, so every model trained on it answers the same questions; a model with a context shorter
-than a pair sees the end of it.
+draws from the context remains: chance is one in four, whatever the text and the tokenizer. The items depend
+on the folder alone, so every model trained on it answers the same questions; a model whose context is shorter
+than a pair sees the pair's end.
 """
 
 import random
@@ -38,7 +38,7 @@ def build(
 
     Args:
         folder: shards and their manifest.
-        limit: how many items; None is ITEMS; fewer where the split has fewer passages.
+        limit: how many items; None means ITEMS; fewer if the split has fewer passages.
         context_tokens: length of each context.
         ending_tokens: length of the ending that one of them precedes.
 
@@ -95,15 +95,15 @@ def _passages(shards: Sequence[Tokens], end_of_text: int, length: int) -> npt.ND
 
 
 def _wrong(answer: int, documents: npt.NDArray[np.int64], chance: random.Random) -> list[int]:
-    """Draw the passages that do not come before the answer's ending, each from a document of its own."""
+    """Draw the wrong passages, each from a different document."""
     chosen = [answer]
     tries = 0
     while len(chosen) < CHOICES:
-        # Of Python's generators only random() is promised to draw the same numbers for ever.
+        # Python promises the same draws in every version only for random().
         passage = int(chance.random() * len(documents))
         tries += 1
         new_document = documents[passage] not in documents[chosen]
-        # Where documents are too few, another place in the same one has to do.
+        # With too few documents, another place in the same one has to do.
         if passage not in chosen and (new_document or tries > TRIES):
             chosen.append(passage)
     return chosen[1:]

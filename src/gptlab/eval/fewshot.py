@@ -1,7 +1,7 @@
-"""Which solved examples stand in front of which question: lm-evaluation-harness's own draws.
+"""Which solved examples precede which question: lm-evaluation-harness's own draws.
 
-Its sampler goes through the questions in order with one random generator, so what the tenth question gets
-depends on the nine before it, and on nothing behind it.
+Its sampler goes through the questions in order with one random generator, so the tenth question's examples
+depend on the nine questions before it, and on none after it.
 """
 
 import random
@@ -13,14 +13,14 @@ SEED = 1234  # lm-evaluation-harness's default
 
 
 def draws(shots: int, questions: Sequence[int], pool: Sequence[int]) -> list[tuple[int, ...]]:
-    """Return for every question the numbers of its examples in the pool, in the order of the prompt.
+    """Return, for each question, the indices of its examples in the pool, in prompt order.
 
     One more than needed is drawn each time, since the question may be among them.
 
     Args:
-        shots: examples of each question.
+        shots: examples per question.
         questions: a key for every question.
-        pool: a key for every example that may be drawn; a question's own key is never taken.
+        pool: a key for every example that may be drawn; a question's own key is never drawn.
 
     Raises:
         TaskError: the pool is too small.
@@ -29,7 +29,7 @@ def draws(shots: int, questions: Sequence[int], pool: Sequence[int]) -> list[tup
     """
     if len(pool) <= shots:
         raise TaskError(
-            f"--shots {shots}: needs at least {shots + 1} examples to draw from, and there are {len(pool)}; "
+            f"--shots {shots}: needs at least {shots + 1} examples to draw from, but there are {len(pool)}; "
             "give HellaSwag's training set with --fewshot-data FILE"
         )
     chance = random.Random(SEED)
@@ -42,7 +42,7 @@ def draws(shots: int, questions: Sequence[int], pool: Sequence[int]) -> list[tup
             others = [number for number, other in enumerate(pool) if other != key]
             if len(others) < shots:
                 raise TaskError(
-                    f"--shots {shots}: the pool has only {len(others)} other examples than the question"
+                    f"--shots {shots}: the pool has only {len(others)} examples besides the question"
                 )
             chosen = chance.sample(others, shots)
         drawn.append(tuple(chosen))

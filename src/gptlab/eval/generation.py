@@ -1,6 +1,6 @@
-"""Arguments of generation, the harness's and those of a folder's generation_config.json: honoured, or refused by name.
+"""Generation arguments, from the harness or a folder's generation_config.json: honoured, or refused by name.
 
-Their meaning is that of transformers' `generate`, as lm-evaluation-harness's own `hf` model calls it.
+They mean what they do in transformers' `generate`, as lm-evaluation-harness's own `hf` model calls it.
 
 Source: transformers 5, generation/configuration_utils.py and generation/utils.py; lm-evaluation-harness 0.4.13,
 models/huggingface.py.
@@ -19,8 +19,8 @@ from gptlab.errors import TaskError
 from gptlab.parsing import parse_json
 
 GENERATION_CONFIG = "generation_config.json"
-NEW_TOKENS = 256  # what lm-evaluation-harness writes where a task does not say how much
-TOP_K = 50  # of transformers, where nobody says
+NEW_TOKENS = 256  # lm-evaluation-harness's default
+TOP_K = 50  # transformers' default
 LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 HONOURED = ("until", *LENGTHS, "do_sample", "temperature", "top_k", "top_p")
 
@@ -37,9 +37,9 @@ PROCESSED: dict[str, Process] = {
         read, value, ends, device="cpu"
     ),
 }
-"""What transformers' own processors of logits do for us, in their order."""
+"""Arguments that transformers' own logits processors handle, in its order."""
 
-# The values that switch an argument off; None does so with any.
+# The values that switch an argument off; None always does.
 OFF: dict[str, tuple[object, ...]] = {
     "repetition_penalty": (1,),
     "no_repeat_ngram_size": (0,),
@@ -69,9 +69,9 @@ OFF: dict[str, tuple[object, ...]] = {
     "length_penalty": (1,),
     "early_stopping": (False,),
 }
-# Of no effect where the likeliest token is taken.
+# Without effect in greedy decoding.
 OF_DRAWS = ("typical_p", "epsilon_cutoff", "eta_cutoff", "min_p", "top_h")
-# Of no effect in a folder: how it is computed, what others are told, or what the harness says in any case.
+# Without effect in a folder: how to compute, what concerns other programs, or what the harness always sets.
 IDLE = (
     *("max_length", "do_sample", "temperature", "pad_token_id", "bos_token_id", "decoder_start_token_id"),
     *(
@@ -93,22 +93,22 @@ IDLE = (
     *("assistant_ensemble_weight", "speculation_type", "transformers_version", "_from_model_config"),
 )
 REMEDIES = {
-    "max_length": "say how much is written with max_gen_toks",
+    "max_length": "set the length with max_gen_toks",
     "seed": "seed the draws with gptlab lm-eval --seed",
     "stop": "name stop sequences with until",
     "stop_strings": "name stop sequences with until",
-    "num_beams": "gptlab writes one text; ask for num_beams=1",
+    "num_beams": "gptlab writes one text; set num_beams=1",
 }
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a text is continued."""
+    """How to continue a text."""
 
     stops: list[str]
-    """Texts that end it; they and all behind them are no part of it."""
+    """Texts that end it; they and all that follows are left out."""
     room: int
-    """Tokens of the prompt's end that are read."""
+    """How many of the prompt's last tokens are read."""
     max_tokens: int
     temperature: float
     top_k: int | None
@@ -116,10 +116,10 @@ class Plan:
     processed: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def adjust(self, read: int, stop_ids: Sequence[int]) -> Adjust | None:
-        """Return what changes the logits before a token is chosen, behind a prompt of `read` tokens.
+        """Return the function that adjusts the logits before each choice, after a prompt of `read` tokens.
 
         Raises:
-            TaskError: that needs transformers, or it refuses a value.
+            TaskError: transformers is missing, or refuses a value.
         """
         if not self.processed:
             return None
@@ -151,7 +151,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a folder says of generation."""
+    """A folder's own generation settings."""
 
     values: dict[str, Any] = field(default_factory=dict[str, Any])
     place: str = ""
@@ -160,7 +160,7 @@ class Defaults:
 
     @classmethod
     def of(cls, folder: Path | None, end: int) -> "Defaults":
-        """Read them; a run has none but the token that ends a text.
+        """Read them; a run has only the token that ends a text.
 
         Raises:
             TaskError: the file is broken.
@@ -172,33 +172,33 @@ class Defaults:
         try:
             raw: Any = parse_json(place.read_bytes())
             if not isinstance(raw, dict):
-                raise ValueError("no JSON object")
+                raise ValueError("not a JSON object")
         except (OSError, ValueError) as error:
-            raise TaskError(f"{place}: cannot be read ({error}); mend it") from error
+            raise TaskError(f"{place}: cannot be read ({error}); fix it") from error
         known = {*HONOURED, *PROCESSED, *OFF, *IDLE}
-        # The model's own config has keys of many kinds; of generation are those that we know the names of.
+        # The model's own config has keys of many kinds; we know those for generation by name.
         values = {key: value for key, value in raw.items() if name == GENERATION_CONFIG or key in known}
         ends = raw.get("eos_token_id")
         stop_ids = ends if isinstance(ends, list) else [] if ends is None else [ends]
         if not all(type(id_) is int for id_ in stop_ids):
-            raise TaskError(f"{place}: eos_token_id = {ends!r}: must be an id, or several; mend it")
+            raise TaskError(f"{place}: eos_token_id = {ends!r}: must be an id, or several; fix it")
         values.pop("eos_token_id", None)
         return cls(values, str(place), tuple(stop_ids))
 
 
 def plan(options: Mapping[str, Any], defaults: Defaults, *, eos: str | None, context: int) -> Plan:
-    """Return how a request is to be continued.
+    """Return how to continue a request.
 
     Args:
         options: the request's generation arguments.
         defaults: the folder's.
-        eos: the spelling of the token that ends a text; None where there is none.
+        eos: the spelling of the token that ends a text; None if there is none.
         context: the longest text that the model reads, in tokens.
 
     Raises:
-        TaskError: an argument that is not honoured, or a value that cannot be.
+        TaskError: an argument is not honoured, or a value is impossible.
     """
-    # A model too small for so many, which lm-evaluation-harness's own refuses, writes half its context.
+    # A model with too short a context, which `hf` refuses, writes half of it.
     usual = NEW_TOKENS if context > NEW_TOKENS else context // 2
     _check_values(options)
     said: dict[str, Any] = dict(normalize_gen_kwargs(dict(options), usual))
@@ -207,13 +207,13 @@ def plan(options: Mapping[str, Any], defaults: Defaults, *, eos: str | None, con
     temperature = float(said.get("temperature", 0.0)) if draws else 0.0
     if draws and temperature <= 0:
         raise TaskError(
-            f"do_sample = True with temperature = {temperature:g}: draws need one above 0; give temperature=1.0, "
+            f"do_sample = True with temperature = {temperature:g}: sampling needs one above 0; set temperature=1.0, "
             "or do_sample=False for the likeliest token"
         )
     if not 0 < tokens < context:
         raise TaskError(
             f"max_gen_toks = {tokens}: must be at least 1 and below the model's context of {context}; "
-            f"ask for fewer with gptlab lm-eval --gen_kwargs max_gen_toks={max(1, context // 2)}"
+            f"set it with gptlab lm-eval --gen_kwargs max_gen_toks={max(1, context // 2)}"
         )
     asked = {key: value for key, value in said.items() if key not in HONOURED}
     for key, value in asked.items():
@@ -230,7 +230,7 @@ def plan(options: Mapping[str, Any], defaults: Defaults, *, eos: str | None, con
     both = {**told, **asked}
     top_k, top_p = ({**told, **said}.get(key) for key in ("top_k", "top_p"))
     top_k = TOP_K if top_k is None else top_k
-    # A folder's own number goes before the harness's, which reaches transformers as the length of the whole.
+    # A folder's own number comes first: the harness's reaches transformers as the total length.
     longest = defaults.values.get("max_new_tokens") or tokens
     return Plan(
         stops=stops,
@@ -248,7 +248,7 @@ def _off(key: str, value: object, draws: bool) -> bool:
 
 
 def _check_values(options: Mapping[str, Any]) -> None:
-    """Refuse values of another type than their name wants, which would else end somewhere deep."""
+    """Refuse values of the wrong type, which would otherwise fail somewhere deep."""
     until: Any = options.get("until") or []
     if not all(isinstance(stop, str) for stop in (until if isinstance(until, list) else [until])):
         raise TaskError(f"until = {until!r}: must be texts; change it")
@@ -269,7 +269,7 @@ def _check_values(options: Mapping[str, Any]) -> None:
 
 
 def cut_at(text: str, stops: Sequence[str]) -> str:
-    """Return what stands before the first of each stop."""
+    """Return the text before any stop."""
     for stop in stops:
         if stop:
             text = text.split(stop)[0]
@@ -277,5 +277,5 @@ def cut_at(text: str, stops: Sequence[str]) -> str:
 
 
 def fresh_seed() -> int:
-    """Draw a seed from torch's own random state, which the harness seeds: repeats differ, and runs repeat."""
+    """Draw a seed from torch's own random state, which the harness seeds: repeats differ, runs are reproducible."""
     return int(torch.randint(2**62, ()).item())

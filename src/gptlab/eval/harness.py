@@ -1,6 +1,6 @@
-"""lm-evaluation-harness's own tasks, put to any of our models in this process.
+"""lm-evaluation-harness's own tasks, run on any of our models in this process.
 
-To import this module is to import lm-evaluation-harness, which is there with the extra `eval` only.
+Importing this module imports lm-evaluation-harness, which needs the extra `eval`.
 
 Source: lm-evaluation-harness 0.4.13, evaluator.py.
 """
@@ -31,7 +31,7 @@ from gptlab.eval import fewshot, task_data
 from gptlab.eval.harness_model import HarnessModel
 
 VERSION = version("lm-eval")
-# Of a perplexity, whose error has no formula there; it would take 100,000 and minutes.
+# For a perplexity, whose error has no formula there; its default of 100,000 takes minutes.
 BOOTSTRAP = 1000
 
 register_model("gptlab")(HarnessModel)
@@ -44,7 +44,7 @@ def _task_manager() -> TaskManager:
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Raise TaskError if a task, a group or a tag of that name is not known."""
+    """Raise TaskError if a name is not a known task, group or tag."""
     known = _task_manager().all_tasks
     for name in names:
         if name not in known:
@@ -64,18 +64,18 @@ def evaluate(
     data: Path | None,
     keep: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """Put tasks of lm-evaluation-harness to a model, and yield a line for each as it is done.
+    """Run lm-evaluation-harness's tasks on a model, and yield a line for each as it finishes.
 
     Args:
-        model: what is asked.
+        model: the model to score.
         names: tasks, groups or tags.
-        shots: solved examples in front of each item; None is as many as the task says.
-        limit: items of each task, from its start; None is all.
+        shots: solved examples before each item; None means as many as the task says.
+        limit: first items of each task; None means all.
         data: a folder with a file for each task, which then needs no network; see `task_data`.
-        keep: whether a line has, under "items", what each item scored.
+        keep: whether a line has each item's score, under "items".
 
     Raises:
-        TaskError: a task that is not known, has no data, or that the harness cannot run.
+        TaskError: a task is unknown, has no data, or fails in the harness.
     """
     check_names(names)
     manager = _task_manager()
@@ -92,7 +92,7 @@ def evaluate(
 
 
 def _run(model: TemplateLM, name: str, spec: str, shots: int | None, limit: int | None) -> Mapping[str, Any]:
-    """Load and run what a name stands for, with the seeds and the rule for shots of the harness's own command."""
+    """Load and run what a name stands for, with the seeds and the shots rule of the harness's own command."""
     try:
         with _quiet(), torch.random.fork_rng():
             random.seed(0)
@@ -119,13 +119,11 @@ def _run(model: TemplateLM, name: str, spec: str, shots: int | None, limit: int 
 def _check_kind(name: str, task: Any) -> None:
     if getattr(task, "UNSAFE_CODE", False):
         raise TaskError(
-            f"task {name}: runs the code that a model writes; where that may be, ask with gptlab lm-eval "
+            f"task {name}: runs the code that a model writes; to allow that, use gptlab lm-eval "
             "--confirm_run_unsafe_code"
         )
     if getattr(task, "MULTIMODAL", False):
-        raise TaskError(
-            f"task {name}: asks about pictures or sounds, which no gptlab model reads; name another"
-        )
+        raise TaskError(f"task {name}: asks about images or audio, which no gptlab model reads; name another")
 
 
 def _line(found: Mapping[str, Any], name: str, keep: bool) -> dict[str, Any]:
@@ -142,12 +140,12 @@ def _line(found: Mapping[str, Any], name: str, keep: bool) -> dict[str, Any]:
         metric, _, kind = key.partition(",")
         if not kind or not isinstance(value, Real | str):
             continue
-        # The names that our own tasks have, and a filter's behind the metric's where there are several.
+        # Names as in our own tasks, with the filter's appended if there are several.
         if kind != "none":
             plain, error, _ = metric.partition("_stderr")
             metric = f"{plain}_{kind}{error}"
         plain = {"acc_stderr": "stderr", "acc_norm_stderr": "stderr_norm"}.get(metric, metric)
-        # NumPy's numbers are none of Python's own to JSON.
+        # JSON does not take NumPy's numbers.
         number = value.item() if isinstance(value, np.generic) else value
         line[plain] = None if number == "N/A" else number
     if keep:
@@ -155,21 +153,21 @@ def _line(found: Mapping[str, Any], name: str, keep: bool) -> dict[str, Any]:
         line["items"] = {
             metric: [bool(sample[metric]) for sample in samples]
             for metric in ("acc", "acc_norm")
-            # Some tasks give an item a part of a point, or several filters' answers.
+            # Some tasks give an item a fraction of a point, or answers from several filters.
             if all(sample.get(metric) in (0, 1) and sample["filter"] == "none" for sample in samples)
         }
     return line
 
 
 def _items_sha256(samples: Sequence[Mapping[str, Any]]) -> str:
-    """Return a hash of items as they were asked, with their solved examples."""
+    """Return a hash of the items as asked, with their solved examples."""
     said = [[sample[f"{part}_hash"] for part in ("doc", "prompt", "target")] for sample in samples]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
 @contextmanager
 def _quiet() -> Generator[None]:
-    """Keep bars and notes of lm-evaluation-harness and its data library away; ours are enough."""
+    """Silence the bars and notes of lm-evaluation-harness and its data library; ours are enough."""
     logger, start = logging.getLogger("lm_eval"), tqdm.std.tqdm.__init__
     level = logger.level
     logger.setLevel(logging.ERROR)

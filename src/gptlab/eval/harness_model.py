@@ -1,6 +1,6 @@
-"""The model that lm-evaluation-harness asks: any of ours, or of transformers', with the answers of its own `hf`.
+"""The model that lm-evaluation-harness queries: ours or transformers', answering as its own `hf` does.
 
-What of its requests, options and model arguments is honoured is in docs/lm_eval.md.
+docs/lm_eval.md says which of its requests, options and model arguments are honoured.
 
 Source: lm-evaluation-harness 0.4.13, docs/model_guide.md; models/huggingface.py for what its numbers mean.
 """
@@ -28,21 +28,21 @@ Write = Callable[..., Iterator[int]]
 
 
 class HarnessModel(TemplateLM):
-    """One of our models, or of transformers', as lm-evaluation-harness asks it.
+    """One of our models, or of transformers', as lm-evaluation-harness queries it.
 
     Args:
         logits: the model.
-        tokenizer: its own.
-        write: its continuations.
-        context: the longest text that it reads, in tokens.
-        device: where it is.
-        model: its path, which may be a folder with rules of its own for texts; None is none.
-        rows: entries of its vocabulary; None is the tokenizer's.
+        tokenizer: the model's own.
+        write: writes continuations.
+        context: the longest text that the model reads, in tokens.
+        device: where the model is.
+        model: its path, perhaps a folder with its own rules for texts; None if it has no path.
+        rows: entries of its vocabulary; None means the tokenizer's.
         asked: the model arguments.
     """
 
     open: ClassVar[Callable[..., "HarnessModel"]]
-    """What makes one from `--model_args path=...`; whoever knows how to load models sets it."""
+    """Makes one from `--model_args path=...`; the module that loads models sets it."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class HarnessModel(TemplateLM):
                 f"--model_args: prefix_token_id = {own}: the model's ids are 0 to {self._rows - 1}; change it"
             )
         self._prefix = self._text.prefix if own is None else own
-        # A text that begins with it by itself is not given another one.
+        # A text that already begins with it gets no second one.
         self._begun = None if self._prefix is None else self._text.decode([self._prefix], special=True)
         self._defaults = generation.Defaults.of(model, self._text.end)
         self.truncated = 0
@@ -83,7 +83,7 @@ class HarnessModel(TemplateLM):
     def create_from_arg_obj(
         cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
     ) -> Any:
-        """Load the model that `--model_args` names; sizes of batches are ours to choose."""
+        """Load the model that `--model_args` names; gptlab chooses the batch size."""
         beside = additional_config or {}
         for name in ("batch_size", "max_batch_size"):
             check_batch_size(name, beside.get(name))
@@ -91,7 +91,7 @@ class HarnessModel(TemplateLM):
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> Any:
-        """As `create_from_arg_obj`, of `key=value,key=value`."""
+        """Like `create_from_arg_obj`, from `key=value,key=value`."""
         return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
 
     @property
@@ -100,11 +100,11 @@ class HarnessModel(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands in front of a text with nothing in front of it."""
+        """The token that precedes a text without a context."""
         if self._prefix is None:
             raise TaskError(
                 "this model has no token that begins a text; name one with --model_args prefix_token_id=ID, or leave "
-                "out the tasks that ask for a text's beginning"
+                "out the tasks that score a text's beginning"
             )
         return self._prefix
 
@@ -214,7 +214,7 @@ class HarnessModel(TemplateLM):
         self.truncated += len(prompt) > plan.room
         prompt = prompt[-plan.room :] or [self.prefix_token_id]
         stop_ids = self._defaults.stop_ids
-        # As far back as transformers' criteria look, in which a stop may be spelled by other tokens than its own.
+        # As far back as transformers' criteria look: a stop may be spelled with other tokens than its own.
         looks = {stop: len(self._text.encode(stop, framed=False)) + 2 for stop in plan.stops}
         ids: list[int] = []
         for id_ in self._write(
@@ -234,7 +234,7 @@ class HarnessModel(TemplateLM):
         return self._answer(ids, plan.stops)
 
     def _answer(self, ids: list[int], stops: Sequence[str]) -> str:
-        """Turn what was written into text, without its thoughts and what follows a stop."""
+        """Decode what was written, without its thinking and what follows a stop."""
         thought = self._asked.think_end_token
         if isinstance(thought, str) and thought.isdigit():
             thought = int(thought)
@@ -252,14 +252,12 @@ class NothingToScoreError(TaskError):
     """An ending without a token.
 
     Args:
-        number: which request's it is.
+        number: the request's index.
         request: the request, which may know its task and item.
     """
 
     def __init__(self, number: int, request: Any = None) -> None:
         task, item = getattr(request, "task_name", None), getattr(request, "doc_id", None)
         place = f"request {number}" if task is None or item is None else f"task {task}, item {item}"
-        super().__init__(
-            f"{place}: an ending is empty, so that no token of it can be scored; mend the task's file"
-        )
+        super().__init__(f"{place}: an ending is empty, so it has no token to score; fix the task's file")
         self.number = number

@@ -1,7 +1,7 @@
 """Texts to ids and back as lm-evaluation-harness's own `hf` model does it, on a run or a Hugging Face folder.
 
-A folder is read by transformers' own tokenizer where that is installed, and so is its chat template. A run, and a
-folder without transformers, is read by ours, which finds special tokens in a text as transformers does.
+If transformers is installed, its own tokenizer reads a folder and the folder's chat template. Our tokenizer reads a
+run, or a folder without transformers; it finds special tokens in a text as transformers does.
 
 Source: lm-evaluation-harness 0.4.13, models/huggingface.py.
 """
@@ -19,32 +19,32 @@ TEMPLATE_FILES = "tokenizer_config.json (chat_template) or chat_template.jinja"
 
 
 class Text(Protocol):
-    """What turns the harness's texts into ids and back."""
+    """Turns the harness's texts into ids and back."""
 
     end: int
     """The token that ends a text."""
     bos: str | None
-    """How the token that begins a text is spelled; None where there is none."""
+    """Spelling of the token that begins a text; None if there is none."""
     eos: str | None
-    """How `end` is spelled; None where there is none."""
+    """Spelling of `end`; None if there is none."""
     prefix: int | None
-    """The token that stands in front of a text that has nothing in front of it; None where there is none."""
+    """The token that precedes a text without a context; None if there is none."""
     name: str
-    """Of the tokenizer, for caches."""
+    """The tokenizer's name, for caches."""
 
     def encode(self, text: str, *, framed: bool) -> list[int]:
-        """Return a text's ids; framed ones with the tokens that the tokenizer puts around a text."""
+        """Return a text's ids; if framed, with the tokens that the tokenizer puts around a text."""
         ...
 
     def decode(self, ids: Sequence[int], *, special: bool) -> str:
-        """Return the text of ids, special tokens spelled out or left out."""
+        """Return the text of ids, with special tokens spelled out or left out."""
         ...
 
     def template(self, asked: bool | str) -> str:
-        """Return the chat template that is asked for.
+        """Return the requested chat template.
 
         Raises:
-            TaskError: there is none, or not of that name.
+            TaskError: there is none, or none of that name.
         """
         ...
 
@@ -57,9 +57,9 @@ class OwnText:
     """Our tokenizer.
 
     Args:
-        tokenizer: of the model.
+        tokenizer: the model's.
         model: its path, for messages.
-        add_bos_token: whether end-of-text stands in front of a text; None is what the tokenizer's file says.
+        add_bos_token: whether end-of-text precedes a text; None means as the tokenizer's file says.
         why: why there is no chat template.
     """
 
@@ -101,16 +101,16 @@ class OwnText:
 
 
 class FolderText:
-    """The tokenizer that transformers makes of a folder.
+    """A folder's tokenizer, read by transformers.
 
     Args:
-        folder: of Hugging Face's kind.
+        folder: a Hugging Face folder.
         rows: entries of the model's vocabulary.
-        end: what ends a text where the folder does not say.
-        add_bos_token: whether the tokenizer puts its token in front of a text; None is as it is.
+        end: the token that ends a text if the folder does not say.
+        add_bos_token: whether the tokenizer puts its BOS token first; None means its own setting.
 
     Raises:
-        ImportError: there is no transformers.
+        ImportError: transformers is not installed.
         TaskError: transformers cannot read the tokenizer.
     """
 
@@ -125,7 +125,7 @@ class FolderText:
             )
         except Exception as error:  # transformers passes on whatever its parts raise
             raise TaskError(
-                f"{folder}: transformers cannot read its tokenizer ({brief(error)}); mend its files"
+                f"{folder}: transformers cannot read its tokenizer ({brief(error)}); fix its files"
             ) from error
         told: int | None = self._tokenizer.eos_token_id
         self.end = end if told is None else told
@@ -136,11 +136,11 @@ class FolderText:
         self.name = str(self._tokenizer.name_or_path).replace("/", "__")
 
     def encode(self, text: str, *, framed: bool) -> list[int]:
-        # Longer texts than the context are cut by the harness's own rule.
+        # The harness's own rule cuts texts longer than the context.
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=framed, verbose=False)
         if ids and max(ids) >= self._rows:
             raise TaskError(
-                f"{self._folder}: its tokenizer has id {max(ids):,}, and its model {self._rows:,} rows; put the "
+                f"{self._folder}: its tokenizer has id {max(ids):,}, but its model {self._rows:,} rows; put the "
                 "model's own tokenizer there"
             )
         return ids
@@ -152,20 +152,20 @@ class FolderText:
         found: Any = self._tokenizer.chat_template
         if not found:
             raise TaskError(
-                f"--apply_chat_template: {self._folder} has no chat template; leave it out, or put one into "
+                f"--apply_chat_template: {self._folder} has no chat template; leave it out, or add one to "
                 f"{TEMPLATE_FILES}"
             )
         if isinstance(asked, str):
-            # lm-evaluation-harness's own model would note that name, and apply the default one.
+            # `hf` would note the name and apply the default one.
             names = f"is called {', '.join(found)}" if isinstance(found, dict) else "has no name"
             raise TaskError(
                 f"--apply_chat_template {asked}: a name is not honoured, and {self._folder}'s template {names}; "
-                "give the option without a name, for the default one"
+                "give the option without a name to get the default"
             )
         if isinstance(found, dict) and "default" not in found:
             raise TaskError(
                 f"--apply_chat_template: none of {self._folder}'s templates, {', '.join(found)}, is called "
-                "default; name one of them so"
+                "default; rename one of them"
             )
         return found["default"] if isinstance(found, dict) else found
 
@@ -186,11 +186,11 @@ class FolderText:
 
             try:
                 return written(turns)
-            except TemplateError:  # some know no system's turn
+            except TemplateError:  # some have no system turn
                 return written([turn for turn in turns if turn["role"] != "system"])
         except Exception as error:  # a template is a program
             raise TaskError(
-                f"--apply_chat_template: {self._folder}'s template fails ({brief(error)}); mend it, or leave the "
+                f"--apply_chat_template: {self._folder}'s template fails ({brief(error)}); fix it, or leave the "
                 "option out"
             ) from error
 
@@ -201,7 +201,7 @@ def text_of(
     """Return what reads and writes a model's texts.
 
     Args:
-        model: a run, a checkpoint or a Hugging Face folder; None where it is no path's.
+        model: a run, a checkpoint or a Hugging Face folder; None if it has no path.
         tokenizer: the model's, as we read it.
         rows: entries of its vocabulary.
         add_bos_token: as in `--model_args`.
@@ -214,5 +214,5 @@ def text_of(
         except ImportError:
             why = 'chat templates need transformers: pip install "gptlab[hf]"'
     else:
-        why = f"{model or 'this model'} has no chat template, as it is no Hugging Face folder"
+        why = f"{model or 'this model'} has no chat template, as it is not a Hugging Face folder"
     return OwnText(tokenizer, str(model or tokenizer.name), add_bos_token=add_bos_token, why=why)

@@ -31,8 +31,8 @@ SHA256 = {
     "val": "0aa3b88843990f3f10a97b9575c94d7b71fb2205240ba04ae4884d9e9c992588",
     "train": "dae5e69249868cb9fe4e23ff925c60b66169564cfb7072d793cd7356a2b69f8d",
 }
-"""Of the files at URL; tensorflow/datasets has the same, url_checksums/hellaswag.txt."""
-# What gives the file of a split on the command line.
+"""Of the files at URL; tensorflow/datasets lists the same in url_checksums/hellaswag.txt."""
+# The flag for the file of each split.
 FLAGS = {"val": "--data", "train": "--fewshot-data"}
 CHOICES = 4
 
@@ -52,15 +52,15 @@ class Example:
 
 
 class Examples(Lazy[Example]):
-    """The examples of a file, each read when it is asked for; the file was checked whole before."""
+    """The examples of a file, each read on access; the whole file was checked before."""
 
     def __init__(self, path: Path, offsets: "array[int]", keys: "array[int]", sha256: str) -> None:
         super().__init__(self._read, range(len(offsets)))
         self.path = path
         self.sha256 = sha256
-        """A hash of what the examples say, whatever else their lines hold and however they are spelled."""
+        """A hash of the examples, whatever else their lines hold and however they are spelled."""
         self.keys = keys
-        """A number for each example, equal where two are the same in every field."""
+        """A number for each example, equal if two agree in every field."""
         self._offsets = offsets
 
     def _read(self, number: int) -> Example:
@@ -70,7 +70,7 @@ class Examples(Lazy[Example]):
 
 
 def read(path: Path, limit: int | None = None) -> Examples:
-    """Check the first `limit` lines of a JSONL file in the data set's schema; None is all of them.
+    """Check the first `limit` lines of a JSONL file in the data set's schema; None means all.
 
     Raises:
         TaskError: the file cannot be read, holds no example, or holds one that is broken.
@@ -89,20 +89,20 @@ def read(path: Path, limit: int | None = None) -> Examples:
 
 
 def official(path: Path, split: str) -> bool:
-    """Say whether a file is that of a split as its authors published it, byte for byte."""
+    """Say whether a file is a split as its authors published it, byte for byte."""
     return file_sha256(path) == SHA256[split]
 
 
 def _checked(
     lines: Iterable[bytes], place: str, limit: int | None = None
 ) -> Iterator[tuple[int, tuple[Example, int]]]:
-    """Yield where each example begins, and the example, until one is broken; blank lines are none."""
+    """Yield each example and its offset, until one is broken; blank lines do not count."""
     found = False
     for offset, number, line in islice(_written(lines), limit):
         found = True
         yield offset, _example(line, f"{place} line {number}")
     if not found:
-        raise TaskError(f"{place}: holds no HellaSwag item; give a JSONL file with one item a line")
+        raise TaskError(f"{place}: holds no HellaSwag item; give a JSONL file with one item per line")
 
 
 def _written(lines: Iterable[bytes]) -> Iterator[tuple[int, int, bytes]]:
@@ -114,10 +114,10 @@ def _written(lines: Iterable[bytes]) -> Iterator[tuple[int, int, bytes]]:
 
 
 def _example(line: bytes, place: str) -> tuple[Example, int]:
-    """Return an example and the number that all its fields give."""
+    """Return an example and a number made from all its fields."""
 
     def refuse(problem: str) -> TaskError:
-        return TaskError(f"{place}: {problem}; mend it after HellaSwag's own file, {URL.format(split='val')}")
+        return TaskError(f"{place}: {problem}; fix it after HellaSwag's own file, {URL.format(split='val')}")
 
     text = line.decode()
     try:
@@ -132,18 +132,18 @@ def _example(line: bytes, place: str) -> tuple[Example, int]:
     texts: dict[str, str] = {}
     for field in ("activity_label", "ctx_a", "ctx_b", "ctx"):
         if not isinstance(raw[field], str):
-            raise refuse(f"field '{field}' is {raw[field]!r}, not a text")
+            raise refuse(f"field '{field}' is {raw[field]!r}, not text")
         texts[field] = raw[field]
     if not texts["ctx"].strip():
-        raise refuse("field 'ctx' is empty, so nothing can be continued")
+        raise refuse("field 'ctx' is empty, so there is nothing to continue")
     endings: Any = raw["endings"]
     if not isinstance(endings, list) or not all(isinstance(ending, str) for ending in endings):
         raise refuse("field 'endings' is not a list of texts")
     if len(endings) != CHOICES:
-        raise refuse(f"field 'endings' has {len(endings)} of them, and an item has {CHOICES}")
+        raise refuse(f"field 'endings' has {len(endings)} of them, but an item has {CHOICES}")
     label = str(raw["label"])
     if label not in map(str, range(CHOICES)):
-        raise refuse(f"field 'label' is {raw['label']!r}, and the right ending is one of 0 to {CHOICES - 1}")
+        raise refuse(f"field 'label' is {raw['label']!r}, but the right ending is one of 0 to {CHOICES - 1}")
     key = hash(json.dumps(raw, sort_keys=True))
     return Example(**texts, endings=tuple(endings), label=int(label)), key
 
@@ -163,10 +163,10 @@ def completion(example: Example, encode: Encode) -> Item:
 
 
 def harness(example: Example, encode: Encode, shots: str = "") -> Item:
-    """Continue the cleaned context; both are encoded as one text, which is cut where the context ends.
+    """Continue the cleaned context; both are encoded as one text, cut where the context ends.
 
     Args:
-        example: what is asked.
+        example: the question.
         encode: text to ids.
         shots: solved examples, each as `solved` writes it.
 
@@ -177,7 +177,7 @@ def harness(example: Example, encode: Encode, shots: str = "") -> Item:
     """
     query, endings = harness_texts(example)
     query = shots + query
-    # A space belongs to the word behind it, for the tokenizer: the context keeps none at its end.
+    # For the tokenizer a space belongs to the word after it, so the context keeps none at its end.
     context = query.rstrip()
     space = query[len(context) :]
     before = encode(context)
@@ -204,21 +204,21 @@ def harness_texts(example: Example) -> tuple[str, list[str]]:
 
 
 def _clean(text: str) -> str:
-    """Remove the brackets that WikiHow's part carries: a title begins a sentence, the others say nothing."""
+    """Remove the brackets in WikiHow's part: a title starts a sentence, the others mean nothing."""
     text = re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". "))
     return text.replace("  ", " ")
 
 
 def downloaded(split: str, folder: Path | None = None, url: str = URL) -> Path:
-    """Return the file of a split, downloaded into the cache folder if it is not there yet.
+    """Return the file of a split, downloaded into the cache folder if need be.
 
     Args:
         split: "val" or "train".
-        folder: the cache; None is `~/.cache/gptlab`.
-        url: where the file is, with the split's name left open.
+        folder: the cache; None means `~/.cache/gptlab`.
+        url: its address, with {split} for the split's name.
 
     Raises:
-        TaskError: no network, no right to write, or not the file that was expected.
+        TaskError: there is no network, the cache is not writable, or the file is not the expected one.
     """
     path = (folder or Path.home() / ".cache" / "gptlab") / f"hellaswag_{split}.jsonl"
     url, flag = url.format(split=split), FLAGS[split]
@@ -233,7 +233,7 @@ def downloaded(split: str, folder: Path | None = None, url: str = URL) -> Path:
         content = _download(url)
         if (found := hashlib.sha256(content).hexdigest()) != SHA256[split]:
             raise TaskError(
-                f"{url}: sent a file of sha256 {found[:12]}, and HellaSwag's {split} set has "
+                f"{url}: sent a file with sha256 {found[:12]}, but HellaSwag's {split} set has "
                 f"{SHA256[split][:12]}; get the file another way and give it with {flag} FILE"
             )
         path.parent.mkdir(parents=True, exist_ok=True)

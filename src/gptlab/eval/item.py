@@ -7,7 +7,7 @@ from typing import Generic, TypeVar, overload
 T_co = TypeVar("T_co", covariant=True)
 
 Pair = tuple[list[int], list[int]]
-"""The ids of a context, at least one, and of the ending that follows it, at least one."""
+"""The ids of a context and of the ending that follows it, at least one each."""
 
 
 @dataclass(frozen=True)
@@ -17,13 +17,13 @@ class Item:
     pairs: tuple[Pair, ...]
     """The choices."""
     label: int
-    """Number of the right choice, from 0."""
+    """Index of the right choice."""
     lengths: tuple[int, ...]
     """What `acc_norm` divides a choice's log-likelihood by, in the protocol's own unit."""
 
 
 class Lazy(Sequence[T_co], Generic[T_co]):
-    """A list whose entries are made whenever they are asked for, so that its length costs no memory."""
+    """A list whose entries are made on access, so that its length costs no memory."""
 
     def __init__(self, make: Callable[[int], T_co], numbers: range) -> None:
         self._make, self._numbers = make, numbers

@@ -1,4 +1,4 @@
-"""`--model_args` of lm-evaluation-harness: those of its own `hf` model are honoured, or refused by name.
+"""`--model_args` of lm-evaluation-harness: the arguments of its own `hf` model, honoured or refused by name.
 
 Source: lm-evaluation-harness 0.4.13, models/huggingface.py.
 """
@@ -12,20 +12,20 @@ from gptlab.errors import TaskError
 REMEDY = "write path=MODEL[,dtype=float32|bfloat16|float16][,device=cpu|cuda]"
 DTYPES = ("float32", "bfloat16", "float16")
 
-# The values with which an argument of `hf` changes nothing here, and what to do about any other.
+# The values of `hf`'s arguments that change nothing here, and what to do about any other.
 SETTLED: dict[str, tuple[tuple[object, ...], str]] = {
-    "backend": (("default", "causal"), "gptlab's models are causal ones; leave it out"),
+    "backend": (("default", "causal"), "gptlab's models are causal; leave it out"),
     "revision": (("main", None), "a folder has no revisions; download the one you mean"),
     "subfolder": (("", None), "name that folder with path"),
     "tokenizer": (
         (None,),
-        "a model is read with its own; put the other one's files into a copy of the folder",
+        "a model uses its own; put the other one's files into a copy of the folder",
     ),
-    "truncation": ((False, None), "texts lose their beginning where they are too long; leave it out"),
+    "truncation": ((False, None), "texts that are too long lose their beginning; leave it out"),
     "logits_cache": ((True, False), "leave it out"),
-    "softmax_dtype": ((None, "float32"), "it is float32 always; leave it out"),
-    "mixed_precision_dtype": ((None,), "say dtype=bfloat16 or float16, which mixes with float32"),
-    "trust_remote_code": ((False, None), "gptlab runs no code of a folder; leave --trust_remote_code out"),
+    "softmax_dtype": ((None, "float32"), "it is always float32; leave it out"),
+    "mixed_precision_dtype": ((None,), "use dtype=bfloat16 or float16, which mixes with float32"),
+    "trust_remote_code": ((False, None), "gptlab runs no code from a folder; leave --trust_remote_code out"),
     "use_fast_tokenizer": ((True, None), "leave it out"),
     "parallelize": ((False, None), "a model is on one device; leave it out"),
     "max_memory_per_gpu": ((None,), "a model is on one device; leave it out"),
@@ -42,31 +42,31 @@ SETTLED: dict[str, tuple[tuple[object, ...], str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """What is honoured."""
+    """The honoured arguments."""
 
     path: str
     dtype: str = "float32"
     device: str = "auto"
     max_length: int | None = None
-    """The longest text that is read, in tokens; None is the model's context."""
+    """Longest text that is read, in tokens; None means the model's context."""
     add_bos_token: bool | None = None
-    """Whether the token that begins a text is put in front of it; None is what the tokenizer does."""
+    """Whether a text gets the token that begins one; None means as the tokenizer does."""
     prefix_token_id: int | None = None
     think_end_token: str | int | None = None
-    """What ends a written text's thoughts, which are no part of the answer."""
+    """What ends the thinking in a written text, which is not part of the answer."""
     chat_template_args: dict[str, Any] = field(default_factory=dict[str, Any])
     enable_thinking: bool | None = None
 
 
 def arguments(given: Mapping[str, Any]) -> Arguments:
-    """Check what was given.
+    """Check the given arguments.
 
     Raises:
-        TaskError: an argument that is not known, is not honoured or has a value that cannot be.
+        TaskError: an argument is unknown or not honoured, or its value is impossible.
     """
     rest = dict(given)
     if "path" in rest and "pretrained" in rest:
-        raise TaskError("--model_args: path and pretrained say the same; give one of them")
+        raise TaskError("--model_args: path and pretrained mean the same; give one of them")
     if "pretrained" in rest:  # as `hf` calls it
         rest["path"] = rest.pop("pretrained")
     for name, (settled, remedy) in SETTLED.items():
@@ -99,16 +99,16 @@ def arguments(given: Mapping[str, Any]) -> Arguments:
     found = Arguments(**{**rest, "device": device(rest.get("device"))})
     if found.enable_thinking and found.think_end_token is None:
         raise TaskError(
-            "--model_args: enable_thinking = True needs think_end_token, what ends the thoughts; give it as well"
+            "--model_args: enable_thinking = True needs think_end_token, which ends the thinking; give it too"
         )
     return found
 
 
 def device(asked: object) -> str:
-    """Return which device is meant; the harness's own words are cuda:0 where nobody said anything.
+    """Return which device is meant; the harness's default is cuda:0.
 
     Raises:
-        TaskError: one that gptlab does not choose by name.
+        TaskError: gptlab does not choose such a device by name.
     """
     if asked in (None, "auto", "cuda:0"):
         return "auto"
@@ -120,7 +120,7 @@ def device(asked: object) -> str:
 
 
 def check_batch_size(name: str, value: object) -> None:
-    """Refuse a size of batches that is none; a good one changes nothing, since gptlab chooses it itself."""
+    """Refuse an invalid batch size; a valid one changes nothing, since gptlab chooses its own."""
     kind, _, times = str(value).partition(":")
     if value is None or (kind == "auto" and (times.isdigit() or not times)) or (kind.isdigit() and int(kind)):
         return

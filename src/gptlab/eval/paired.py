@@ -1,8 +1,8 @@
-"""Two checkpoints on the same items or the same text: which of them scores higher there, and how surely?
+"""Two checkpoints on the same items or the same text: which scores higher, and how surely?
 
 Items that both get right or both get wrong say nothing about the difference, so a paired comparison sees
-differences that two scores with their own errors hide. It is one of two checkpoints: how far apart two seeds of
-one recipe are, it cannot see. And where no difference is shown, none of the sentences calls the two equal.
+differences that two scores with their own errors hide. It compares two checkpoints, and cannot see how far apart
+two seeds of one recipe are. If no difference is shown, no sentence calls the two equal.
 """
 
 from collections.abc import Sequence
@@ -15,25 +15,25 @@ from gptlab.eval.accuracy import Accuracy, mean
 LIKELY = 0.05  # a p-value below this is called a difference
 CRITICAL = 1.96  # standard errors on each side that hold 95 % of a normal distribution
 CHECKPOINTS_ONLY = (
-    "This compares two checkpoints and says nothing of their recipes: two seeds of one recipe differ as well."
+    "This compares two checkpoints and says nothing about their recipes: two seeds of one recipe differ too."
 )
 
 
 @dataclass(frozen=True)
 class Difference:
-    """What the second model gains over the first; fractions of the items."""
+    """What the second model gains over the first, as fractions of the items."""
 
     metric: str
     gained: int
-    """Items that only the second has right."""
+    """Items that only the second gets right."""
     lost: int
-    """Items that only the first has right."""
+    """Items that only the first gets right."""
     n: int
     difference: float
     stderr: float | None
-    """Paired standard error of the difference; None of a single item."""
+    """Paired standard error of the difference; None for a single item."""
     p: float
-    """Two-sided exact p-value of McNemar's test, that both are equally often right."""
+    """Two-sided exact p-value of McNemar's test that both are right equally often."""
 
     def facts(self) -> dict[str, Any]:
         """Return the numbers."""
@@ -67,19 +67,19 @@ class Shift:
     """How far the second model's mean is from the first's, over what both were asked."""
 
     what: str
-    """What the mean is of, as a sentence begins."""
+    """What the mean is over, as the start of a sentence."""
     unit: str
     n: int
     difference: float
     stderr: float | None
-    """Paired standard error; None of a single one."""
+    """Paired standard error; None for a single value."""
 
     def facts(self) -> dict[str, Any]:
         """Return the numbers."""
         return {"difference": self.difference, "stderr": self.stderr, "n": self.n}
 
     def sentence(self, first: str, second: str) -> str:
-        """Say in words whether the means are apart."""
+        """Say in words whether the means differ."""
         if self.stderr is None:
             return f"{self.what} no difference is shown: a single one says nothing"
         apart = f"{abs(self.difference):.4f} +- {self.stderr:.4f} {self.unit}"
@@ -94,7 +94,7 @@ class Shift:
 
 
 def difference(metric: str, first: Sequence[bool], second: Sequence[bool]) -> Difference:
-    """Compare which items two models have right.
+    """Compare which items two models get right.
 
     Raises:
         TaskError: they were not asked the same items.
@@ -112,7 +112,7 @@ def difference(metric: str, first: Sequence[bool], second: Sequence[bool]) -> Di
 
 
 def mcnemar(gained: int, lost: int) -> float:
-    """Return the probability of a split at least as uneven where either side is equally likely."""
+    """Return the probability of a split at least as uneven if both sides are equally likely."""
     n, fewer = gained + lost, min(gained, lost)
     term, tail = 1, 0
     for k in range(fewer + 1):
@@ -143,10 +143,10 @@ def compare(first: Accuracy, second: Accuracy) -> dict[str, Difference | Shift]:
 def losses(first: Sequence[float], second: Sequence[float]) -> Shift:
     """Compare two models' losses in nats a token, window by window of the same text.
 
-    The error takes the windows for independent; where a document has several, it is a little too small.
+    The error treats the windows as independent; if a document spans several, it is a little too small.
 
     Raises:
-        TaskError: they are not of as many windows.
+        TaskError: the numbers of windows differ.
     """
     if len(first) != len(second) or not first:
         raise TaskError(

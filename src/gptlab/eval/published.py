@@ -9,9 +9,9 @@ class Published:
 
     model: str
     protocol: str
-    """A name of hellaswag.PROTOCOLS: the line stands beside scores of this protocol only."""
+    """A name of hellaswag.PROTOCOLS: the line is shown beside scores of this protocol only."""
     shots: int = 0
-    """Solved examples in the prompt; the line stands beside scores with as many only."""
+    """Solved examples in the prompt; the line is shown beside scores with as many only."""
     acc: float | None = None
     acc_norm: float | None = None
     source: str

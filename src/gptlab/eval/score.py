@@ -1,8 +1,7 @@
 """Log-likelihoods of endings, from whatever maps ids to logits: a GPT, or a Hugging Face model behind a lambda.
 
-One that also has `hidden` and `head` is asked for logits only where a token is predicted, and one that has
-`hidden_at`, as GPT has, reads a context once for all its endings. Logits of any type are taken in float32;
-autocast, where it is wanted, is the caller's.
+A model with `hidden` and `head` computes logits only where a token is predicted, and one with `hidden_at`, like
+GPT, reads a context once for all its endings. Logits of any type become float32; autocast is up to the caller.
 Axes: B batch, T time, N predicted tokens, U places of prediction, V vocabulary.
 """
 
@@ -24,18 +23,18 @@ from gptlab.machine.memory import in_parts
 Logits = Callable[[Tensor], Tensor]  # ids_BT -> logits_BTV
 Stop = Callable[[], bool]
 
-# Tokens of a batch, padding counted. On a CPU more would fall out of its caches.
+# Tokens per batch, padding included. On a CPU more would not fit its caches.
 BATCH_TOKENS = {"cpu": 512, "cuda": 16384}
-# Rows of float32 logits that exist at once: on a CPU so few that their memory is used again and not mapped anew.
+# Rows of float32 logits at a time: on a CPU so few that their memory is reused, not mapped anew.
 CHUNK_TOKENS = {"cpu": 128, "cuda": 2048}
 
 
-class StopEvaluation(Exception):  # noqa: N818 (a wish, as StopIteration is, and no error)
-    """The caller's `stop` said so; there is no result."""
+class StopEvaluation(Exception):  # noqa: N818 (a request, like StopIteration, not an error)
+    """The caller's `stop` returned true; there is no result."""
 
 
 def heed(stop: Stop | None) -> None:
-    """Raise StopEvaluation if `stop` says so."""
+    """Raise StopEvaluation if `stop` returns true."""
     if stop is not None and stop():
         raise StopEvaluation
 
@@ -47,20 +46,20 @@ def good_batch_tokens(device: torch.device | str) -> int:
 
 @dataclass(frozen=True)
 class Score:
-    """What a model makes of one ending."""
+    """A model's score of one ending."""
 
     log_likelihood: float
     """Sum of the natural logarithms of its tokens' probabilities."""
     tokens: int
     """How many of its tokens were scored: all, unless it is longer than the model's context."""
     greedy: bool
-    """Whether each of them is the likeliest token, and of several likeliest ones the first."""
+    """Whether each of them is the likeliest token, the first one in a tie."""
     cut: int
     """Tokens dropped from the start of a pair that was too long for the model."""
 
 
 class Reader:
-    """A model as evaluations ask it: what it computes for each token, and the logits made of that."""
+    """A model as evaluations query it: its outputs for each token, and the logits made from them."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -73,13 +72,13 @@ class Reader:
         return self._model.hidden(ids_BT) if self._headed else self._model(ids_BT)
 
     def outputs_at(self, ids_BT: Int[Tensor, "B T"], cells_U: Int[Tensor, " U"], *layout: Tensor) -> Tensor:
-        """Return the outputs of some tokens, counted through the flattened rows."""
+        """Return the outputs of some tokens, given by their indices in the flattened rows."""
         if not self.branching:
             return self.outputs(ids_BT).flatten(0, 1)[cells_U]
         return self._model.hidden_at(ids_BT, cells_U, *layout)[0]
 
     def logits(self, outputs_UX: Tensor) -> Float32[Tensor, "U V"]:
-        """Return the logits of outputs, which may be written over."""
+        """Return the logits of outputs; the caller may overwrite them."""
         return self._model.head(outputs_UX[None])[0].float() if self._headed else outputs_UX.float().clone()
 
 
@@ -96,16 +95,16 @@ def log_likelihoods(
 ) -> list[Score]:
     """Score the ending of every pair, in the order given; a pair that is too long loses its start.
 
-    Pairs with the same context cost least where they stand together.
+    Pairs with the same context cost least next to each other.
 
     Args:
         logits: a causal model.
         pairs: contexts and endings.
         context: the longest input that the model takes, in tokens.
         device: where the model is.
-        batch_tokens: bound of a batch in tokens, padding counted; a batch holds one row at least.
-        stop: asked before each batch.
-        advance: told how many pairs were scored, after each batch.
+        batch_tokens: most tokens in a batch, padding included; a batch holds at least one row.
+        stop: checked before each batch.
+        advance: called after each batch with the number of pairs scored.
 
     Raises:
         StopEvaluation: `stop` returned true.
@@ -113,7 +112,7 @@ def log_likelihoods(
     for number, (before, ending) in enumerate(pairs):
         if not before or not ending:
             raise ValueError(f"choice {number}: {len(before)} ids before {len(ending)}; both need one")
-    # Equal ones once: computed twice they might differ in their last digits, and a tie be none.
+    # Equal pairs once: computed twice they might differ in the last digits and break a tie.
     different = {_key(pair): pair for pair in pairs}
     places = {key: number for number, key in enumerate(different)}
     reader = Reader(logits)
@@ -147,7 +146,7 @@ def _key(pair: Pair) -> tuple[tuple[int, ...], tuple[int, ...]]:
 def _score(
     reader: Reader, device: torch.device | str, rows: Sequence[tree.Row]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """Return, for every token predicted in a few rows, its pair, its log-probability, and whether another has more."""
+    """Return, for every token predicted in a few rows, its pair, log-probability, and whether another is likelier."""
     batch = tree.batch(rows)
     ids_BT, targets_N = batch.ids_BT.to(device), batch.targets_N.to(device)
     cells_U, places_N = batch.cells_N.to(device).unique_consecutive(return_inverse=True)
@@ -163,12 +162,12 @@ def _score(
 def predictions(
     reader: Reader, outputs_UX: Tensor, places_N: Int[Tensor, " N"], targets_N: Int[Tensor, " N"]
 ) -> tuple[Float32[Tensor, " N"], Bool[Tensor, " N"]]:
-    """Return the log-probability of each target at its place, and whether it is the likeliest, of several the first.
+    """Return the log-probability of each target at its place, and whether it is the likeliest, the first in a tie.
 
     Args:
         reader: the model.
         outputs_UX: its outputs, a row for each place.
-        places_N: the place of each target, in order; several may have one.
+        places_N: the place of each target, in order; several may share one.
         targets_N: the tokens.
     """
     log_probs: list[Tensor] = []
@@ -182,10 +181,10 @@ def predictions(
         most_U, local = logits_UV.amax(-1), places % chunk
         of_targets_N = logits_UV[local, targets]
         likeliest = of_targets_N == most_U[local]
-        # What argmax says, which takes several times as long as amax, so that few are asked.
+        # argmax decides, but takes several times as long as amax, so only a few rows need it.
         few = likeliest.nonzero()[:, 0]
         likeliest[few] = logits_UV[local[few]].argmax(-1) == targets[few]
-        # As torch.logsumexp does, which takes six times as long on a CPU.
+        # Equals torch.logsumexp, which takes six times as long on a CPU.
         log_sum_U = logits_UV.sub_(most_U[:, None]).exp_().sum(-1).log_().add_(most_U)
         log_probs.append(of_targets_N - log_sum_U[local])
         greedy.append(likeliest)

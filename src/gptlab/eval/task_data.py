@@ -1,11 +1,11 @@
-"""lm-evaluation-harness's tasks on files that are already here.
+"""lm-evaluation-harness's tasks on local files.
 
-DIR/arc_easy.jsonl            the items that are asked; .json and .parquet will do too
+DIR/arc_easy.jsonl            the items to ask; .json and .parquet work too
 DIR/arc_easy/test.jsonl       the same by the split's name, and
-DIR/arc_easy/train.jsonl      where solved examples are drawn from
+DIR/arc_easy/train.jsonl      the pool of solved examples
 
 A file has the columns of the task's data set, as `datasets.load_dataset(...)[split].to_json(FILE)` writes them.
-The task itself stays the harness's: only where its data come from is changed.
+The task itself stays the harness's; only the source of its data changes.
 """
 
 import tempfile
@@ -24,12 +24,12 @@ SPLITS = ("training_split", "validation_split", "test_split", "fewshot_split")
 
 @contextmanager
 def redirected(entries: Mapping[str, Any], folder: Path, shots: int) -> Generator[list[str]]:
-    """Yield files that describe the tasks anew, with their data in a folder.
+    """Yield files that redefine the tasks, with their data in a folder.
 
     Args:
         entries: the index's entry for each name.
         folder: where the files are.
-        shots: solved examples in front of each item.
+        shots: solved examples before each item.
 
     Raises:
         TaskError: a name stands for several tasks, or a file is missing.
@@ -45,7 +45,7 @@ def redirected(entries: Mapping[str, Any], folder: Path, shots: int) -> Generato
                 )
             path = Path(place) / f"{name}.yaml"
             source = _source(name, entry.cfg, folder, shots)
-            source["dataset_kwargs"]["cache_dir"] = place  # which would otherwise stay
+            source["dataset_kwargs"]["cache_dir"] = place  # or it would stay
             task = {"include": str(entry.yaml_path), "task": name, **source}
             path.write_text(yaml.safe_dump(task), encoding="utf-8")
             described.append(str(path))
@@ -65,22 +65,22 @@ def _source(name: str, config: Mapping[str, Any], folder: Path, shots: int) -> d
         files.setdefault(asked, whole)
     if asked not in files:
         raise TaskError(
-            f"task {name}: {folder / name}.jsonl is missing, which would hold its items (split {asked}); "
-            ".json and .parquet will do too"
+            f"task {name}: {folder / name}.jsonl is missing; put its items there (split {asked}), "
+            "as .jsonl, .json or .parquet"
         )
     drawn = wanted.get("fewshot_split") or wanted.get("training_split") or asked
     if shots and drawn not in files:
         raise TaskError(
-            f"task {name}: {folder / name / drawn}.jsonl is missing, from which its solved examples are drawn"
+            f"task {name}: {folder / name / drawn}.jsonl is missing; put the pool of its solved examples there"
         )
     readers = {READERS[file.suffix] for file in files.values()}
     if len(readers) > 1:
-        raise TaskError(f"task {name}: its files in {folder} are JSON and Parquet; make them of one kind")
+        raise TaskError(f"task {name}: its files in {folder} are JSON and Parquet; use one of the two")
     return {
         "dataset_path": readers.pop(),
         "dataset_name": None,
         "dataset_kwargs": {"data_files": {split: str(file.resolve()) for split, file in files.items()}},
-        # A split without a file is one that the task does not have.
+        # A split without a file counts as one that the task lacks.
         **{key: split if split in files else None for key, split in wanted.items()},
     }
 

@@ -31,11 +31,11 @@ class Result:
     accuracy: Accuracy
 
     def samples(self) -> list[dict[str, Any]]:
-        """Return the outcome item by item, as the lines of a samples file have it."""
+        """Return the outcome of each item, as lines of a samples file."""
         return [{key: value for key, value in row.items() if key != "margin"} for row in self.accuracy.rows]
 
     def metrics(self) -> dict[str, str | int | float | None]:
-        """Return what a line of metrics.jsonl says of it."""
+        """Return its fields in a line of metrics.jsonl."""
         score = self.accuracy
         return {
             "task": self.task,
@@ -56,20 +56,20 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Items for one tokenizer, ready to be put to a model."""
+    """Items for one tokenizer, ready for a model."""
 
     name: str
     protocol: str
     """How the items are asked and normalised; results of different protocols are never compared."""
     shots: int = 0
-    """Solved examples in front of each item."""
+    """Solved examples before each item."""
     items: Sequence[Item]
     items_sha256: str
-    """A hash of what the items say, and of what solved examples are drawn from: other items, another score."""
+    """A hash of the items and the pool of solved examples: other items, another score."""
     official: bool = False
-    """Whether they are, from the first on, those that the data set's authors published."""
+    """Whether they are the items that the data set's authors published, from the first on."""
     context: int
-    """The longest input of the model, in tokens."""
+    """The model's longest input, in tokens."""
 
     def evaluate(
         self,
@@ -80,7 +80,7 @@ class Task:
         stop: Stop | None = None,
         quiet: bool = False,
     ) -> Result:
-        """Put the items to a model; the arguments and errors are those of `accuracy.multiple_choice`."""
+        """Score a model on the items; arguments and errors as in `accuracy.multiple_choice`."""
         accuracy = multiple_choice(
             logits,
             self.items,
@@ -93,7 +93,7 @@ class Task:
         return self.result(accuracy)
 
     def result(self, accuracy: Accuracy) -> Result:
-        """Say what a count of right choices is of."""
+        """Label a count of right choices with its task."""
         return Result(self.name, self.protocol, self.shots, self.items_sha256, self.official, accuracy)
 
 
@@ -104,19 +104,19 @@ class Inputs:
     tokenizer: Tokenizer
     """The model's."""
     context: int
-    """The longest input of the model, in tokens."""
+    """The model's longest input, in tokens."""
     data: Path | None = None
     """A prepared folder, for tasks made from held-out text."""
     file: Path | None = None
     """A file in the data set's own format, for tasks that have one; None downloads it."""
     fewshot: Path | None = None
-    """Like `file`, where the solved examples are drawn from; None downloads the training set."""
+    """Like `file`, for the pool of solved examples; None downloads the training set."""
     protocol: str = "completion"
     """A name of PROTOCOLS, for HellaSwag."""
     shots: int = 0
     """Solved examples before each item, for HellaSwag in the harness's protocol."""
     limit: int | None = None
-    """How many items from the start; None is all."""
+    """How many items from the start; None means all."""
 
 
 def _hellaswag(inputs: Inputs) -> Task:
@@ -124,7 +124,7 @@ def _hellaswag(inputs: Inputs) -> Task:
     examples = hellaswag.read(file, inputs.limit)
     items_sha256, official = examples.sha256, hellaswag.official(file, "val")
     encode, ask = inputs.tokenizer.encode, PROTOCOLS[inputs.protocol]
-    # As lm-evaluation-harness does, and transformers: a model reads texts as it was taught.
+    # As in lm-evaluation-harness and transformers: a model reads texts as it was trained to.
     before, _ = inputs.tokenizer.frame
 
     def begun(item: Item) -> Item:
@@ -205,18 +205,18 @@ else:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-    """What is measured during training; the first and the last step are measured always."""
+    """What is measured during training, always at the first and the last step."""
 
     every_steps: int = 250
     """Optimizer steps between two validations, each with the tasks."""
     tasks: tuple[TaskName, ...] = ()
     """Tasks to score besides the validation loss."""
     val_tokens: int | None = 10_485_760
-    """Tokens of the held-out split that the validation loss is taken over; None is all of them."""
+    """Tokens of the held-out split to take the validation loss over; None means all."""
     protocol: ProtocolName = "completion"
     """How HellaSwag is asked: as llm.c does (completion) or as lm-evaluation-harness does (harness)."""
     limit: int | None = None
-    """Items of each task, from its start; None is all of them."""
+    """First items of each task; None means all."""
     hellaswag_file: str | None = None
     """HellaSwag's validation set as JSONL; None downloads it once into ~/.cache/gptlab."""
 

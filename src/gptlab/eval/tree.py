@@ -1,8 +1,8 @@
-"""Rows that hold texts with a common beginning, and the beginning once.
+"""Rows that hold several endings of one context, and the context once.
 
-A row is a context with its endings behind it. Every ending sees the context and itself, and its tokens have the
-positions that they would have behind the context alone; so one pass computes what a pass for each ending would,
-and the context is computed once. Of an ending no model reads the last token, since nothing is predicted from it.
+A row is a context followed by its endings. Every ending sees the context and itself, and its tokens have the
+positions that they would have after the context alone; so one pass computes what a pass for each ending would,
+and the context is computed once. The last token of an ending is never read, since nothing is predicted from it.
 
 Axes: B batch, T time, N predicted tokens.
 """
@@ -16,15 +16,15 @@ from torch import Tensor
 
 from gptlab.eval.item import Pair
 
-# Of the endings of a row, but for a single one: attention takes memory by the square of a row.
+# Most tokens of a row's endings, if there are several: attention's memory grows with the square of a row.
 ROW_TOKENS = 512
 PADDING = -1
-CONTEXT = 0  # and an ending's number from 1 on
+CONTEXT = 0  # endings count from 1
 
 
 @dataclass
 class Row:
-    """A context and the endings that follow it, with the numbers that their pairs have elsewhere."""
+    """A context and the endings that follow it, with the indices of their pairs."""
 
     context: list[int]
     endings: list[list[int]] = field(default_factory=list[list[int]])
@@ -38,16 +38,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows as tensors, padded at their ends, and where in them which tokens are predicted."""
+    """Rows as tensors, padded at their ends, with the tokens to predict and their places."""
 
     ids_BT: Int[Tensor, "B T"]
     positions_BT: Int[Tensor, "B T"]
     parts_BT: Int[Tensor, "B T"]
     """CONTEXT, the number of an ending, or PADDING."""
     branching: bool
-    """Whether a row has several endings; without, rows are plain texts."""
+    """Whether any row has several endings; otherwise rows are plain texts."""
     cells_N: Int[Tensor, " N"]
-    """The token, counted through the flattened rows, whose successor is predicted; in order."""
+    """Indices in the flattened rows of the tokens whose successors are predicted; in order."""
     targets_N: Int[Tensor, " N"]
     pairs_N: Int[Tensor, " N"]
     """The pair that a prediction belongs to."""
@@ -66,12 +66,12 @@ def cut(pair: Pair, context: int) -> Pair:
 
 
 def excess(pair: Pair, context: int) -> int:
-    """Return how many tokens a model cannot read of a pair: those that `cut` drops."""
+    """Return how many tokens of a pair do not fit a model: those that `cut` drops."""
     return max(0, len(pair[0]) + len(pair[1]) - 1 - context)
 
 
 def rows(pairs: Sequence[Pair], *, branching: bool) -> list[Row]:
-    """Lay pairs into rows; those that stand together and have one context share a row, if rows may branch."""
+    """Lay pairs into rows; neighbours with the same context share a row, if rows may branch."""
     laid: list[Row] = []
     for number, (context, ending) in enumerate(pairs):
         shared = branching and laid and laid[-1].context == context
@@ -83,7 +83,7 @@ def rows(pairs: Sequence[Pair], *, branching: bool) -> list[Row]:
 
 
 def batches(rows: Sequence[Row], batch_tokens: int) -> Iterator[list[Row]]:
-    """Group rows of like length, the longest first: memory runs out at once or never."""
+    """Group rows of similar length, the longest first: memory runs out at once or never."""
     order = sorted(rows, key=lambda row: -row.length)
     start = 0
     while start < len(order):
@@ -105,7 +105,7 @@ def batch(rows: Sequence[Row]) -> Batch:
         before = len(row.context)
         row_ids, row_positions, row_parts = list(row.context), list(range(before)), [CONTEXT] * before
         start = number * width
-        # All endings' first tokens are predicted from the same place.
+        # The first tokens of all endings are predicted from the same place.
         cells += [start + before - 1] * len(row.endings)
         targets += [ending[0] for ending in row.endings]
         pairs += row.pairs
@@ -118,7 +118,7 @@ def batch(rows: Sequence[Row]) -> Batch:
             row_positions += range(before, before + more)
             row_parts += [part] * more
         padding = width - len(row_ids)
-        # No token sees what pads its row, so any id will do.
+        # No token sees the padding of its row, so any id will do.
         ids.append(row_ids + [0] * padding)
         positions.append(row_positions + [0] * padding)
         parts.append(row_parts + [PADDING] * padding)

@@ -21,20 +21,20 @@ from gptlab.progress import Progress
 
 @dataclass(frozen=True)
 class Loss:
-    """The sums of a validation pass; those of several processes add up."""
+    """The sums of a validation pass; several processes' sums add up."""
 
     nats: float
     """Summed cross entropy of the targets."""
     tokens: int
-    """Targets, end-of-text among them."""
+    """Targets, including end-of-text."""
     text_bytes: int | None
-    """UTF-8 bytes of text that the targets stand for; None where the tokenizer was not given."""
+    """UTF-8 bytes of text that the targets stand for; None if the tokenizer was not given."""
     windows: Sequence[float] = ()
-    """Nats a token of each window, in order; none where processes are summed."""
+    """Nats per token of each window, in order; empty for a sum over processes."""
 
     @property
     def per_token(self) -> float:
-        """Nats a token.
+        """Nats per token.
 
         Raises:
             TaskError: no process had a token.
@@ -48,12 +48,12 @@ class Loss:
 
     @property
     def bits_per_byte(self) -> float | None:
-        """Bits for a byte of text, end-of-text paid for too: comparable across tokenizers."""
+        """Bits per byte of text, end-of-text included: comparable across tokenizers."""
         return self.nats / math.log(2) / self.text_bytes if self.text_bytes else None
 
 
 def windows_sha256(windows: Windows, max_tokens: int | None = None) -> str:
-    """Return a hash of the held-out windows that a loss is taken over: of other ones, it is another loss."""
+    """Return a hash of the held-out windows that a loss is taken over: other windows, another loss."""
     shards = [(shard.sha256, shard.tokens) for shard in windows.manifest.split(windows.split)]
     count = validation_windows(windows, max_tokens)
     said = [windows.manifest.tokenizer.hash, windows.context, count, shards]
@@ -61,7 +61,7 @@ def windows_sha256(windows: Windows, max_tokens: int | None = None) -> str:
 
 
 def _nats(reader: Reader, device: torch.device | str, rows: Sequence[tuple[Tensor, Tensor]]) -> list[float]:
-    """Return the summed cross entropy of each of a few rows of ids and targets."""
+    """Return the summed cross entropy of each row of ids and targets."""
     ids_BT = torch.stack([ids for ids, _ in rows]).to(device)
     targets_N = torch.cat([targets for _, targets in rows]).to(device)
     places_N = torch.arange(len(targets_N), device=device)
@@ -80,15 +80,15 @@ def mean_loss(
     stop: Stop | None = None,
     quiet: bool = False,
 ) -> Loss:
-    """Return the cross entropy of batches of (ids_BT, targets_BT); of none, sums of zero.
+    """Sum the cross entropy of batches of (ids_BT, targets_BT); without any, the sums are zero.
 
     Args:
         logits: a causal model.
-        batches: int64 ids and what follows each.
+        batches: int64 ids and their targets.
         device: where the model is.
         token_bytes: the UTF-8 bytes that each id stands for, for bits per byte.
-        stop: asked before each batch.
-        quiet: show no progress; for every process but the first.
+        stop: checked before each batch.
+        quiet: hide the progress, for every process but the first.
 
     Raises:
         StopEvaluation: `stop` returned true.

@@ -42,18 +42,18 @@ def conduct(
     only: str | None = None,
     retry: bool = False,
 ) -> dict[str, Any]:
-    """Do what a study asks for, from wherever it stands.
+    """Run a study, from wherever it stands.
 
     Args:
         file: STUDY.toml.
         out: the study's folder.
-        dry_run: tell the plan, and stop.
-        jobs: runs at once; None is one for each GPU.
+        dry_run: print the plan, and stop.
+        jobs: runs at once; None means one per GPU.
         only: do this one run.
-        retry: do runs again that failed.
+        retry: repeat the runs that failed.
 
     Raises:
-        GptlabError: the study cannot be done, or is another one than it was when it began.
+        GptlabError: the study cannot be run, or has changed since it began.
     """
     if jobs is not None and jobs < 1:
         raise ConfigError(f"--jobs {jobs}: must be at least 1; leave it out for one run a GPU")
@@ -86,10 +86,10 @@ def conduct(
 
 
 def planned(file: Path, out: Path) -> tuple[list[str], list[str]]:
-    """Begin a study whose runs others will do; return the names of those that search rates, and of the rest.
+    """Begin a study whose runs others will do; return the names of its search runs, and of the rest.
 
     Raises:
-        GptlabError: the study cannot be done, or is another one than it was when it began.
+        GptlabError: the study cannot be run, or has changed since it began.
     """
     study = read_study(file)
     arms = design(study, _measured(study, read_plan(out), {}))
@@ -99,7 +99,7 @@ def planned(file: Path, out: Path) -> tuple[list[str], list[str]]:
 
 
 def check_inputs(arms: list[Arm], out: Path) -> None:
-    """Refuse missing data, and missing items of tasks, before the first run rather than after it.
+    """Refuse missing data or task items before the first run rather than after it.
 
     Raises:
         GptlabError: they are missing.
@@ -115,7 +115,7 @@ def check_inputs(arms: list[Arm], out: Path) -> None:
 def _measured(
     study: Study, began: Mapping[str, Any] | None, step_s: dict[str, float]
 ) -> Callable[[str, RunConfig], float]:
-    """Return what measures a step: once, when a study begins with a budget in hours."""
+    """Return the function that measures a step: once, when a study with a budget in hours begins."""
 
     def measured(name: str, config: RunConfig) -> float:
         if began is not None and name in began["steps"]:
@@ -147,7 +147,7 @@ def _do(
             write_page(out, study, arms, notes)
 
     if retry:
-        # A variant keeps the rate that its runs have: another one would be averaged with it.
+        # A variant keeps the rate of its runs, or one mean would hold two rates.
         begun = {trial.arm.name for trial in trials if run_of(out, trial).exists()}
         for trial in (*(each for each in search(study, arms) if each.arm.name not in begun), *trials):
             ended = read_ended(out, trial)

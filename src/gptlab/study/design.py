@@ -1,4 +1,4 @@
-"""The variants of a study as runs: resolved recipes of one size and one budget, held against each other."""
+"""The variants of a study as runs: resolved recipes of one size and one budget, checked against each other."""
 
 import json
 from collections.abc import Callable
@@ -22,25 +22,25 @@ ALIKE = (
     "eval.limit",
     "eval.hellaswag_file",
 )
-"""Keys in which variants must not differ: losses and scores would be of other text."""
+"""Keys that must be the same in all variants: losses and scores compare only on the same text."""
 MARKED = ("model.context", "train.batch_tokens")
-"""Keys in which they may, but the page says so."""
+"""Keys that may differ, but the page says so."""
 PER_RUN = ("train.steps", "train.hours", "train.seed", "data.seed")
 SAME_SIZE = 1.02
 """Models whose numbers of parameters have a greater ratio are marked as well."""
-WIDTH_STEP = 8  # hidden widths that matrix units like
+WIDTH_STEP = 8  # of hidden widths, to suit matrix units
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A variant ready to be trained: all but the seed and, where rates are searched, the rate."""
+    """A variant ready to train: all but the seed and, if rates are searched, the rate."""
 
     name: str
     slug: str
     config: RunConfig
     size: Size
     matched: str | None
-    """What was done to bring the parameters to the baseline's; None where nothing was asked."""
+    """How the parameters were matched to the baseline's; None if no match was requested."""
     steps: int
 
     @property
@@ -54,11 +54,11 @@ class Arm:
         return float(self.tokens) * self.size.flops_per_token
 
     def search_steps(self, study: Study) -> int:
-        """Return the steps of a run that looks for the learning rate."""
+        """Return the steps of a run of the learning-rate search."""
         return max(1, int(self.steps * study.budget.tune))
 
     def run_config(self, seed: int, *, steps: int | None = None, lr: float | None = None) -> RunConfig:
-        """Return the recipe of one run; the seed is that of the weights and of the order of the data."""
+        """Return the recipe of one run; the seed decides the first weights and the order of the data."""
         config = self.config
         train = replace(config.train, steps=self.steps if steps is None else steps, hours=None, seed=seed)
         optim = config.optim if lr is None else replace(config.optim, lr=lr)
@@ -69,12 +69,12 @@ def design(study: Study, step_s: Callable[[str, RunConfig], float], *, checked: 
     """Resolve, match, budget and check every variant.
 
     Args:
-        study: what is asked.
+        study: the study.
         step_s: measures the seconds of a variant's training step; called for a budget in hours only.
-        checked: whether the architectures have passed `gptlab check` before.
+        checked: whether the architectures have already passed `gptlab check`.
 
     Raises:
-        ConfigError: a variant that cannot be built or compared, or fails `gptlab check`, by its name.
+        ConfigError: a variant, by name, cannot be built or compared, or fails `gptlab check`.
     """
     configs = {variant.name: _named(variant, _resolve, study, variant) for variant in study.variants}
     baseline = configs[study.baseline.name]
@@ -104,7 +104,7 @@ def design(study: Study, step_s: Callable[[str, RunConfig], float], *, checked: 
 
 
 def _check_search(study: Study, arm: Arm) -> None:
-    """Refuse a search of the learning rate whose runs could not be trained."""
+    """Refuse a learning-rate search whose runs could not be trained."""
     rates = study.rates(arm.config.optim.lr)
     if len({f"{rate:g}" for rate in rates}) < len(rates):
         raise ConfigError(
@@ -124,7 +124,7 @@ def _resolve(study: Study, variant: Variant) -> RunConfig:
     given = [
         value for value in (study.budget.tokens, study.budget.flops, study.budget.hours) if value is not None
     ]
-    # The budget decides the length, whatever a base says of it.
+    # The budget decides the length, whatever a base says.
     return recipe.resolve([*layers, {"train": {"steps": 1 << 40, "hours": None}}] if given else layers)
 
 
@@ -141,13 +141,13 @@ def _refuse_other_text(name: str, config: RunConfig, baseline: RunConfig) -> Non
         if key in differing:
             theirs, own = differing[key]
             raise ConfigError(
-                f"variant {name}: {key} is {own}, the baseline's is {theirs}: losses and scores on other text are "
-                "not compared; give all variants the same"
+                f"variant {name}: {key} is {own}, the baseline's is {theirs}: losses and scores on different text "
+                "cannot be compared; give all variants the same"
             )
 
 
 def marks(arms: list[Arm]) -> list[str]:
-    """Say in which respects, besides those that are studied, the variants are not alike."""
+    """Say where the variants differ besides in what is studied."""
     said: list[str] = []
     for key in MARKED:
         section, name = key.split(".")
@@ -167,7 +167,7 @@ def match_parameters(config: RunConfig, wanted: int) -> tuple[RunConfig, str]:
     def size(hidden: int) -> int:
         return measure(replace(config.model, n_hidden=hidden)).parameters
 
-    slope = size(2 * WIDTH_STEP) - size(WIDTH_STEP)  # of WIDTH_STEP more channels
+    slope = size(2 * WIDTH_STEP) - size(WIDTH_STEP)  # per WIDTH_STEP channels
     nearest = max(1, round((wanted - size(WIDTH_STEP)) / slope) + 1) * WIDTH_STEP
     if nearest == MLPS[config.model.mlp].default_hidden(config.model.n_embd):
         matched = replace(config, model=replace(config.model, n_hidden=None))
@@ -183,7 +183,7 @@ def match_parameters(config: RunConfig, wanted: int) -> tuple[RunConfig, str]:
 def _steps(
     budget: StudyBudget, config: RunConfig, size: Size, name: str, step_s: Callable[[str, RunConfig], float]
 ) -> int:
-    """Return the whole steps that the budget pays for, rounded down."""
+    """Return the steps that the budget pays for, rounded down."""
     batch = config.train.batch_tokens
     if budget.tokens is not None:
         steps, asked = budget.tokens // batch, f"tokens = {budget.tokens:,}"
@@ -201,7 +201,7 @@ def _steps(
 
 
 def settings(arm: Arm) -> dict[str, Any]:
-    """Return what a variant is trained under, as JSON has it, by `section.key`, but for its seeds and its length."""
+    """Return a variant's settings as JSON values, by `section.key`, without its seeds and its length."""
     written = json.loads(json.dumps(asdict(arm.config)))
     every = {
         f"{section}.{key}": value for section, values in written.items() for key, value in values.items()

@@ -1,4 +1,4 @@
-"""How far each variant's mean is from the baseline's, and how precisely the runs tell.
+"""How far each variant's mean is from the baseline's, and how precise that is.
 
 Axes: V variants with the baseline first, S seeds.
 """
@@ -14,7 +14,7 @@ Floats = npt.NDArray[np.float64]
 Runs = Mapping[int, float]  # seed -> number
 Values = Mapping[str, Runs]  # variant -> seed -> number
 
-ROUNDING = 1e-12  # relative spread that floating point alone makes of equal numbers
+ROUNDING = 1e-12  # relative spread that rounding alone gives equal numbers
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Difference:
 
     value: float
     error: float = 0.0
-    """Standard error; 0 where nothing can be claimed."""
+    """Standard error; 0 if nothing can be claimed."""
     df: float = 0.0
     """Degrees of freedom of the error."""
     sd: float = 0.0
@@ -38,7 +38,7 @@ class Difference:
 
 
 def differences(values: Values, baseline: str, *, paired: bool, variance: str) -> dict[str, Difference]:
-    """Return the difference of each variant to the baseline; none for a variant without runs to compare.
+    """Return the difference of each variant from the baseline; none for a variant without runs to compare.
 
     A variant with a single run gets a difference that claims nothing, and takes no part in the pooled variance.
     """

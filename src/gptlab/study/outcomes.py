@@ -1,4 +1,4 @@
-"""What the runs of a study have come to, and what that says of the variants."""
+"""How the runs of a study ended, and what that says about the variants."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -29,12 +29,12 @@ class Metric:
 
 @dataclass(frozen=True)
 class Outcome:
-    """All that a study has come to so far."""
+    """The results of a study so far."""
 
     ended: dict[str, Ended]
-    """By the names of trials, those of the search too."""
+    """By the names of trials, search runs included."""
     metrics: list[Metric]
-    """The loss first, on which the answer rests; then scores."""
+    """The loss first, which decides the answer; then scores."""
     missing: list[str] = field(default_factory=list[str])
     """Trials that have not ended yet."""
 
@@ -44,7 +44,7 @@ class Outcome:
 
     @property
     def failed(self) -> dict[str, str]:
-        """Why trials failed, by their names."""
+        """Why trials failed, by name."""
         return {
             name: f"{one.status}: {one.reason}"
             for name, one in self.ended.items()
@@ -81,7 +81,7 @@ def _finished(ended: Ended | None) -> bool:
 
 
 def _scores(study: Study, arms: Sequence[Arm], done: Sequence[tuple[Trial, Ended]]) -> list[Metric]:
-    """Compare every score; of other items, it is another score."""
+    """Compare every score; other items make another score."""
     found: dict[tuple[str, str, str], dict[str, dict[int, Any]]] = {}
     for trial, one in done:
         for score in one.scores:
@@ -102,7 +102,7 @@ def _scores(study: Study, arms: Sequence[Arm], done: Sequence[tuple[Trial, Ended
 
 
 def _across(metrics: list[Metric]) -> list[Metric]:
-    """Correct the p-values of all scores, which are looked at beside the loss, together (Holm 1979)."""
+    """Correct the p-values of all scores, which are secondary to the loss, together (Holm 1979)."""
     tested = [verdict for metric in metrics for verdict in metric.verdicts if verdict.p is not None]
     adjusted = dict(zip(map(id, tested), holm([verdict.p or 0.0 for verdict in tested]), strict=True))
 

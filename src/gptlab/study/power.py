@@ -38,9 +38,9 @@ def power_of(
         paired: whether the study compares runs seed by seed.
         variance: whether all variants share one estimate of the variance.
         floor: variance of the difference that more seeds do not reduce, as the choice of items makes it.
-        alpha: how often the study may claim any difference where there is none.
+        alpha: how often the study may claim a difference if there is none.
 
-    Source: the noncentral t distribution; Satterthwaite (1946) for the degrees of freedom where there is a floor.
+    Source: the noncentral t distribution; Satterthwaite (1946) for the degrees of freedom with a floor.
     """
     groups = {"pooled": comparisons + 1, "unequal": 2}[variance]
     df = (groups - 1 if paired else groups) * (n - 1)
@@ -66,7 +66,7 @@ def detectable(
     power: float = POWER,
     alpha: float = 0.05,
 ) -> float:
-    """Return the smallest true difference that a study finds with the given power; the rest as for `power_of`."""
+    """Return the smallest true difference that a study finds with the given power; other arguments as in `power_of`."""
 
     def surplus(difference: float) -> float:
         found = power_of(

@@ -1,4 +1,4 @@
-"""Doing the runs of a study: one after another, or several at a time, each in a process of its own."""
+"""The runs of a study, done one after another or several at a time, each in its own process."""
 
 import os
 import signal
@@ -41,15 +41,15 @@ class Running:
 
 
 def default_jobs() -> int:
-    """Return how many runs are done at once: one for each GPU, or one."""
+    """Return how many runs to do at once: one per GPU, or one."""
     return max(1, torch.cuda.device_count())
 
 
 def alone(out: Path, stack: ExitStack) -> None:
-    """Hold a study's folder, so that no other process does its runs.
+    """Lock a study's folder, so that no other process does its runs.
 
     Raises:
-        TrainError: another one does.
+        TrainError: another process does.
     """
     file = stack.enter_context((out / PLAN).open("rb+"))
     try:
@@ -71,10 +71,10 @@ def do_all(
     Args:
         study_file: STUDY.toml, which each process reads again.
         out: the study's folder.
-        trials: in the order of doing.
+        trials: in order.
         jobs: how many at once.
-        interrupt: who may want to stop; the processes save their runs then.
-        ended: is told of each trial that has ended.
+        interrupt: may ask to stop; the processes then save their runs.
+        ended: called with each trial that has ended.
     """
     waiting = [trial for trial in trials if read_ended(out, trial) is None]
     if not waiting:
@@ -123,7 +123,7 @@ def _start(study_file: Path, out: Path, trial: Trial, slot: int, jobs: int) -> R
     if torch.cuda.device_count() > 1:
         environment["CUDA_VISIBLE_DEVICES"] = gpu_of(slot, torch.cuda.device_count())
     elif jobs > 1 and not torch.cuda.is_available():
-        threads = max(1, (os.cpu_count() or 1) // jobs)  # more would only get into each other's way
+        threads = max(1, (os.cpu_count() or 1) // jobs)  # more would only slow each other down
         environment.setdefault("OMP_NUM_THREADS", str(threads))
     log = out / "logs" / f"{trial.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -134,13 +134,13 @@ def _start(study_file: Path, out: Path, trial: Trial, slot: int, jobs: int) -> R
         stdin=subprocess.PIPE,
         stdout=file,
         stderr=subprocess.STDOUT,
-        start_new_session=True,  # Ctrl-C is for this process, which tells the others
+        start_new_session=True,  # Ctrl-C reaches this process, which stops the others
     )
     return Running(trial, process, slot, file)
 
 
 def gpu_of(slot: int, count: int) -> str:
-    """Return the GPU of a slot as CUDA_VISIBLE_DEVICES names it, one of those that this process may use."""
+    """Return the GPU of a slot as CUDA_VISIBLE_DEVICES names it, among those that this process may use."""
     given = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     return (given or [str(number) for number in range(count)])[slot % count]
 
@@ -149,7 +149,7 @@ def _take(out: Path, each: Running, killed: set[str]) -> bool:
     """Say whether a trial has ended with its process; one that was stopped, or killed for the first time, has not.
 
     Raises:
-        TrainError: the process could not begin: somebody has changed the study meanwhile.
+        TrainError: the process could not begin, as when the study was changed meanwhile.
     """
     each.log.close()
     if each.process.stdin is not None:
@@ -164,16 +164,16 @@ def _take(out: Path, each: Running, killed: set[str]) -> bool:
         return False
     log = out / "logs" / f"{each.trial.name}.log"
     last = " ".join(log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:])
-    if code == 1:  # whatever goes wrong within a run, its process writes down
+    if code == 1:  # a failure within a run is recorded by its process
         raise TrainError(
-            f"{each.trial.name}: did not begin ({last}); run the same command again when that is mended"
+            f"{each.trial.name}: did not begin ({last}); fix that and run the same command again"
         )
     keep(out, each.trial, Ended("failed", f"its process ended with code {code}: {last}"))
     return True
 
 
 def _tokens(out: Path, trial: Trial) -> int:
-    """Return how many tokens a run has trained on, by the end of its record."""
+    """Return how many tokens a run has trained on, from the end of its metrics."""
     with suppress(OSError, ValueError), (run_of(out, trial) / METRICS).open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
         for line in reversed(file.read().split(b"\n")[1:-1]):
@@ -184,10 +184,10 @@ def _tokens(out: Path, trial: Trial) -> int:
 
 
 def stop_when_asked() -> None:
-    """Stop outside of training as a run does: for Slurm's SIGUSR1, and when the study that started this has gone."""
+    """Stop outside training as a run does: on Slurm's SIGUSR1, and when the study that started this process is gone."""
 
     def leave(number: int, frame: FrameType | None) -> None:
-        os._exit(INTERRUPTED)  # all files are whole or not there
+        os._exit(INTERRUPTED)  # every file is whole or absent
 
     if hasattr(signal, "SIGUSR1"):
         signal.signal(signal.SIGUSR1, leave)

@@ -19,21 +19,21 @@ from gptlab.scores import scored
 
 @dataclass(frozen=True)
 class ItemScores:
-    """What a model made of each item of a task, in order."""
+    """A model's scores on the items of a task, in order."""
 
     task: str
     protocol: str
     items_sha256: str
     acc: list[int]
-    """1 where the right choice has the highest log-likelihood."""
+    """1 if the right choice has the highest log-likelihood."""
     acc_norm: list[int]
-    """The same for its length."""
+    """The same per unit of length."""
     margin: list[float]
-    """Nats for a unit of length by which the right choice is above the mean of the wrong ones."""
+    """Nats per unit of length by which the right choice is above the mean of the wrong ones."""
 
     @property
     def known_as(self) -> str:
-        """What tells it from other scores."""
+        """Its name among other scores."""
         return self.task if self.task == self.protocol else f"{self.task}, {self.protocol}"
 
 
@@ -54,7 +54,7 @@ def score_run(run: Path, config: RunConfig) -> list[ItemScores]:
     """Score the last checkpoint of a run on the tasks of its recipe, and keep the totals in its metrics.
 
     Raises:
-        GptlabError: the checkpoint or the items cannot be had.
+        GptlabError: the checkpoint or the items cannot be read.
     """
     if not config.eval.tasks:
         return []

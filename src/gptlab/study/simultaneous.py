@@ -26,7 +26,7 @@ def dunnett_p(t: float, sizes: tuple[float, ...], df: float) -> float:
     Args:
         t: the value, not negative.
         sizes: for each comparison, the variant's runs divided by the baseline's.
-        df: degrees of freedom of the spread; infinite where the spread is known.
+        df: degrees of freedom of the spread; infinite if the spread is known.
 
     Source: Dunnett (1955), A multiple comparison procedure for comparing several treatments with a control.
     """
@@ -67,7 +67,7 @@ def dunnett_critical(sizes: tuple[float, ...], df: float, alpha: float = 0.05) -
 
 
 def sidak_p(t: float, comparisons: int, df: float) -> float:
-    """Return the same from one comparison alone; a bound, whatever the comparisons share.
+    """Return a bound on the same, from one comparison alone, whatever the comparisons share.
 
     Source: Sidak (1967), Rectangular confidence regions for the means of multivariate normal distributions.
     """
@@ -81,7 +81,7 @@ def sidak_critical(comparisons: int, df: float, alpha: float = 0.05) -> float:
 
 
 def exceeds(t: float, shift: float, df: float) -> float:
-    """Return how often |t| of one comparison exceeds a value when its mean is shifted by so many standard errors.
+    """Return how often |t| of one comparison exceeds a value when its mean is shifted by `shift` standard errors.
 
     It is the noncentral t distribution; `scipy.stats.nct` returns NaN at few degrees of freedom and a large shift.
     """

@@ -1,4 +1,4 @@
-"""The pictures of a study: loss and margins as means over seeds, and the loss against what it cost."""
+"""The pictures of a study: loss and margins as means over seeds, and the loss against its cost."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -94,7 +94,7 @@ def _margins(runs: Sequence[Run]) -> dict[str, list[list[dict[str, Any]]]]:
 
 
 def _mean_curve(number: int, arm: Arm, runs: Sequence[Run], tables: Sequence[Sequence[Floats]]) -> Curve:
-    """Average the runs' values where all have one."""
+    """Average the runs' values at the steps that all have."""
     shared = sorted(set.intersection(*({*x.tolist()} for x, _ in tables)))
     tokens = np.array(shared)
     values = np.array(
@@ -115,5 +115,5 @@ def _mean_curve(number: int, arm: Arm, runs: Sequence[Run], tables: Sequence[Seq
 
 
 def seconds_at(run: Run, tokens: Floats) -> Floats:
-    """Return the training time after so many tokens; no time where a run's speed is not known."""
+    """Return the training time in seconds after each number of tokens; zeros if a run's speed is unknown."""
     return axes(run, tokens).get(TIME, np.zeros(len(tokens)))

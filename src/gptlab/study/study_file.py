@@ -1,4 +1,4 @@
-"""STUDY.toml: the variants, the seeds, the budget, and how the results are to be judged, all chosen beforehand."""
+"""STUDY.toml: the variants, the seeds, the budget, and how results are judged, all chosen beforehand."""
 
 import difflib
 import math
@@ -17,7 +17,7 @@ Match = Literal["parameters", "none"]
 
 @dataclass(frozen=True, kw_only=True)
 class StudyBudget:
-    """What each run may cost: one of the three, or without any the steps of the base recipe."""
+    """What each run may cost: one of the three, or else the steps of the base recipe."""
 
     tokens: int | None = None
     """Training tokens."""
@@ -26,7 +26,7 @@ class StudyBudget:
     hours: float | None = None
     """Training time on this machine, by a step measured before the study begins."""
     tune: float = 1.0
-    """Fraction of it that a run of the search for the learning rate gets."""
+    """Fraction of it for each run of the learning-rate search."""
 
     def __post_init__(self) -> None:
         given = [name for name in ("tokens", "flops", "hours") if getattr(self, name) is not None]
@@ -52,13 +52,13 @@ class Variant:
 
     @property
     def slug(self) -> str:
-        """The name as part of a file's name."""
+        """The name as used in file names."""
         return re.sub(r"[^a-z0-9]+", "_", self.name.lower()).strip("_")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """A study as its file asks for it; the first variant is the baseline."""
+    """A study as its file describes it; the first variant is the baseline."""
 
     name: str
     base: tuple[Path, ...]
@@ -72,12 +72,12 @@ class Study:
     paired: bool = True
     """Whether runs of one seed, which see the data in one order, are compared pair by pair."""
     variance: Literal["pooled", "unequal"] = "pooled"
-    """Whether all variants are taken to vary alike from seed to seed."""
+    """Whether all variants are assumed to vary alike from seed to seed."""
     target: Literal["seeds", "seeds and items"] = "seeds"
-    """What scores are to hold for: new seeds on these items, or on new items too."""
+    """What scores hold for: new seeds on these items, or on new items too."""
 
     def rates(self, recipes: float) -> list[float]:
-        """Return the learning rates of the search, where a recipe has this one."""
+        """Return the learning rates of the search, given the recipe's own."""
         return [recipes * float(rate[:-1]) if isinstance(rate, str) else rate for rate in self.tune]
 
     @property
@@ -91,7 +91,7 @@ OWN = ("base", "seeds", "budget", "variant", "match", "tune", "paired", "varianc
 
 
 def is_study(file: Path) -> bool:
-    """Say whether a TOML file is a study and no recipe."""
+    """Say whether a TOML file is a study, not a recipe."""
     try:
         return "variant" in parse_toml(file.read_bytes())
     except (OSError, ValueError):
@@ -99,7 +99,7 @@ def is_study(file: Path) -> bool:
 
 
 def read_study(file: Path) -> Study:
-    """Read a study; paths of recipes start from its folder.
+    """Read a study; its recipe paths are relative to its folder.
 
     Raises:
         ConfigError: the file cannot be read, or a key is unknown, of a wrong type, or contradicts another.
@@ -146,7 +146,7 @@ def _study(file: Path, raw: Mapping[str, Any]) -> Study:
         if len(set(values)) < len(values):
             raise ValueError(f"{name} = {list(values)}: names one twice")
     if not study.seeds or min(study.seeds) < 0:
-        raise ValueError(f"seeds = {list(study.seeds)}: give whole numbers from 0, three of them or more")
+        raise ValueError(f"seeds = {list(study.seeds)}: give whole numbers from 0, three or more")
     for rate in study.tune:
         if not RATE.fullmatch(rate) if isinstance(rate, str) else not 0 < rate < math.inf:
             raise ValueError(
@@ -159,7 +159,7 @@ def _study(file: Path, raw: Mapping[str, Any]) -> Study:
         if not variant.slug:
             raise ValueError(f"variant name = {variant.name!r}: has no letter or digit")
         if slugs.count(variant.slug) > 1:
-            raise ValueError(f"variant name = {variant.name!r}: another variant's name is too like it")
+            raise ValueError(f"variant name = {variant.name!r}: another variant's name is too similar")
     return study
 
 

@@ -25,11 +25,11 @@ from gptlab.study.verdict import Verdict
 KIND = "study"
 TARGETS = {
     "seeds": "They hold for new seeds of the same recipes on the same items and the same held-out text.",
-    "seeds and items": "They hold for new seeds of the same recipes; those of scores also for new items of the kind.",
+    "seeds and items": "They hold for new seeds of the same recipes; for scores, also for new items of the same kind.",
 }
 SECONDARY = (
-    "The answer rests on the loss. The p-values of scores are corrected together (Holm), so that none of many looks "
-    "like a finding by chance; where that takes a finding back, its own interval may still leave zero out."
+    "The answer rests on the loss. The p-values of scores are corrected together (Holm), so that none looks like a "
+    "finding by chance; if that takes a finding back, its own interval may still exclude zero."
 )
 
 
@@ -38,15 +38,15 @@ def write_page(out: Path, study: Study, arms: Sequence[Arm], notes: Sequence[str
 
     Args:
         out: the study's folder.
-        study: what was asked.
+        study: the study.
         arms: its variants, the baseline first.
         notes: what has changed since it began.
 
     Returns:
-        `variants`, what can be said of each by its loss; `metrics`, the same by every metric; `sentences`; `failed`.
+        `variants`, a verdict on each by its loss; `metrics`, the same by every metric; `sentences`; `failed`.
 
     Raises:
-        ConfigError: the folder has somebody else's page.
+        ConfigError: the folder holds another page.
     """
     of = identity(out)
     _refuse_other_page(out, of)
@@ -117,11 +117,11 @@ def shared_seeds(study: Study, arms: Sequence[Arm], found: Outcome) -> list[int]
 
 
 def _answer(study: Study, loss: Metric, found: Outcome) -> str:
-    """Say what the loss tells, in one sentence."""
+    """Say what the loss shows, in one sentence."""
     baseline, others = study.baseline.name, loss.verdicts[1:]
     if found.missing:
         return (
-            f"{len(found.missing)} of the runs are still to come; what follows is of those that have ended."
+            f"{len(found.missing)} of the runs are still to come; what follows covers those that have ended."
         )
     groups = {
         verdict: [each.name for each in others if each.verdict == verdict]
@@ -174,7 +174,7 @@ def _sentence(study: Study, metric: Metric, verdict: Verdict) -> str:
 
 
 def _verdicts(study: Study, metric: Metric, notes: Sequence[str]) -> str:
-    """Set the table of a metric, a sentence for each variant, and what makes the comparison less than fair."""
+    """Write the table of a metric, a sentence for each variant, and what makes the comparison less than fair."""
     unit = "%" if metric.unit == "points" else metric.unit
     head = [
         "variant",
@@ -219,12 +219,12 @@ def _notes(study: Study, arms: Sequence[Arm], found: Outcome, notes: Sequence[st
     if len(versions) > 1:
         said.append(f"Runs were made by gptlab {' and '.join(versions)}.")
     if len(study.seeds) < 2:
-        said.append("One seed shows nothing of how much runs vary: no difference is claimed.")
+        said.append("One seed does not show how much runs vary: no difference is claimed.")
     return said
 
 
 def _cost(study: Study, arms: Sequence[Arm], found: Outcome, runs: dict[str, list[Run]]) -> str:
-    """Set what each variant costs, and how soon it reaches the baseline's final loss."""
+    """Tabulate what each variant costs, and how soon it reaches the baseline's final loss."""
     goal = next(
         (verdict.mean for verdict in found.metrics[0].verdicts if verdict.name == study.baseline.name), None
     )
@@ -261,15 +261,15 @@ def _cost(study: Study, arms: Sequence[Arm], found: Outcome, runs: dict[str, lis
         "training time\nto it",
     ]
     note = (
-        "Speed, memory and time are of this machine. The cache is that of keys and values in two-byte numbers. Tokens "
-        "and time to the baseline's mean final loss are read off between validations, and averaged over the seeds that "
+        "Speed, memory and time are this machine's. The cache holds keys and values in two-byte numbers. Tokens and "
+        "time to the baseline's mean final loss are interpolated between validations, and averaged over the seeds that "
         "reached it."
     )
     return table(head, rows) + paragraph(note, "faint")
 
 
 def _reached(run: Run, goal: float) -> tuple[float, float] | None:
-    """Return the tokens and seconds at which a run's validation loss came down to a goal; None if it did not."""
+    """Return the tokens and seconds at which a run's validation loss reached a goal; None if it did not."""
     tokens, loss = columns(validations(run), "tokens", "loss")
     below = np.flatnonzero(loss <= goal)
     if not len(below):
@@ -334,18 +334,18 @@ def _runs_table(study: Study, arms: Sequence[Arm], found: Outcome) -> str:
 
 
 def _method(study: Study) -> list[str]:
-    """Say how the numbers were made, so that a reader can sign them."""
+    """Say how the numbers were made, so that a reader can check them."""
     shared = "one seed gives all variants the same order of the data" + (
-        ", and runs are compared seed by seed" if study.paired else "; runs are compared as if they did not"
+        ", and runs are compared seed by seed" if study.paired else "; runs are compared as if it did not"
     )
     spread = (
         "The spread over seeds is pooled over all variants. The intervals of all comparisons with the baseline hold "
-        "together at 95 % (Dunnett; where the spread of items counts too, Sidak)."
+        "together at 95 % (Dunnett; if the spread of items counts too, Sidak)."
         if study.variance == "pooled"
         else "Comparisons of the loss have spreads of their own (Welch, or paired t), at Sidak's level together."
     )
     return [
-        f"{len(study.seeds)} seeds, each that of the first weights and of the order of the data: {shared}.",
+        f"{len(study.seeds)} seeds; each decides the first weights and the order of the data: {shared}.",
         spread,
         TARGETS[study.target],
         SECONDARY,

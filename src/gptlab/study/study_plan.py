@@ -1,4 +1,4 @@
-"""What a study will cost, told before it begins, and what it was when it began, kept in DIR/plan.json."""
+"""A study's cost, printed before it begins, and its plan, kept in DIR/plan.json."""
 
 import json
 import statistics
@@ -23,7 +23,7 @@ from gptlab.study.trials import Trial, counted, search, total
 PLAN = "plan.json"
 ADDED = "seeds_added"
 TIMED_STEPS = 3
-STATE_NUMBERS = 3  # of a parameter in a checkpoint: itself and AdamW's two means, of four bytes
+STATE_NUMBERS = 3  # per parameter in a checkpoint: itself and AdamW's two means, four bytes each
 JUDGED = ("seeds", "tune", "paired", "variance", "target")
 
 
@@ -34,7 +34,7 @@ class Cost:
     runs: int
     tokens: int
     hours: float
-    """Of training alone."""
+    """Training alone."""
     disk_bytes: int
 
 
@@ -45,7 +45,7 @@ def step_seconds(config: RunConfig) -> float:
 
 
 def cost(study: Study, arms: Sequence[Arm], step_s: Mapping[str, float]) -> Cost:
-    """Say what the whole study takes."""
+    """Return what the whole study takes."""
     trials = [*search(study, arms), *counted(study, arms)]
     return Cost(
         len(trials),
@@ -56,12 +56,12 @@ def cost(study: Study, arms: Sequence[Arm], step_s: Mapping[str, float]) -> Cost
 
 
 def _disk_bytes(trial: Trial) -> int:
-    kept = trial.arm.config.train.keep + 1  # the best one besides
+    kept = trial.arm.config.train.keep + 1  # and the best one
     return 4 * STATE_NUMBERS * trial.arm.size.parameters * kept
 
 
 def describe(study: Study, arms: Sequence[Arm], step_s: Mapping[str, float], jobs: int) -> str:
-    """Tell the plan: each variant, what all of it costs, and which differences it can show."""
+    """Describe the plan: each variant, the total cost, and which differences it can show."""
     lines = [f"study {study.name}: {len(arms)} variants, seeds {', '.join(map(str, study.seeds))}"]
     width = max(len(arm.name) for arm in arms)
     for arm in arms:
@@ -73,9 +73,7 @@ def describe(study: Study, arms: Sequence[Arm], step_s: Mapping[str, float], job
         if arm.matched is not None:
             lines.append(f"  {'':<{width}}  {arm.matched}")
     if study.budget.hours is not None:
-        lines.append(
-            f"  {study.budget.hours:g} h a run, rounded down to whole steps of what was measured just now"
-        )
+        lines.append(f"  {study.budget.hours:g} h a run, rounded down to whole steps, as measured just now")
     if study.tune:
         rates = ", ".join(map(str, study.tune))
         lines.append(
@@ -93,7 +91,7 @@ def describe(study: Study, arms: Sequence[Arm], step_s: Mapping[str, float], job
 
 
 def told_power(study: Study, arms: Sequence[Arm]) -> str:
-    """Say which differences a study of this many seeds shows four times in five."""
+    """Say which differences a study with this many seeds finds four times in five."""
     n, comparisons = len(study.seeds), len(arms) - 1
     if n < 2 or comparisons < 1:
         return "no difference can be judged with fewer than two seeds and two variants: the page will claim nothing"
@@ -111,13 +109,13 @@ def told_power(study: Study, arms: Sequence[Arm]) -> str:
 
 
 def begin(out: Path, study: Study, arms: Sequence[Arm]) -> list[str]:
-    """Keep what the study is, or hold it against what it was when it began.
+    """Record the study's plan, or compare it with the one recorded when it began.
 
     Returns:
-        What the page has to say of changes that are allowed.
+        What the page must say about allowed changes.
 
     Raises:
-        ConfigError: it has changed in anything else.
+        ConfigError: anything else has changed.
     """
     asked = {
         "study": {key: json.loads(json.dumps(asdict(study)[key])) for key in JUDGED},
@@ -143,8 +141,8 @@ def begin(out: Path, study: Study, arms: Sequence[Arm]) -> list[str]:
             storage.replace_text(out / PLAN, json.dumps({**before, ADDED: added}, indent=1) + "\n")
         else:
             raise ConfigError(
-                f"--out {out}: the study has changed since it began: {key} was {was.get(key, 'not there')}, is "
-                f"{now.get(key, 'not there')}; change it back, or choose another --out"
+                f"--out {out}: the study has changed since it began: {key} was {was.get(key, 'absent')}, is "
+                f"{now.get(key, 'absent')}; change it back, or choose another --out"
             )
     if not added:
         return []
@@ -155,13 +153,13 @@ def begin(out: Path, study: Study, arms: Sequence[Arm]) -> list[str]:
 
 
 def identity(out: Path) -> str:
-    """Return what a study is known by, whatever seeds are added to it."""
+    """Return what identifies a study, whatever seeds are added to it."""
     plan = read_plan(out) or {}
     return fingerprint("study", json.dumps([plan.get("baseline"), plan.get("variants")]))
 
 
 def read_plan(out: Path) -> dict[str, Any] | None:
-    """Return what a study was when it began; None before that.
+    """Return a study's plan when it began; None before that.
 
     Raises:
         ConfigError: the record is damaged, or the folder holds something else.
@@ -174,7 +172,7 @@ def read_plan(out: Path) -> dict[str, Any] | None:
     try:
         found = parse_json(file.read_bytes())
         if not isinstance(found, dict) or not isinstance(found.get("steps"), dict):
-            raise ValueError("it is no plan")
+            raise ValueError("it is not a plan")
     except ValueError as error:
         raise ConfigError(f"{file}: is damaged ({error}); choose another --out") from None
     return found

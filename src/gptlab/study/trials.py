@@ -1,9 +1,9 @@
-"""The runs of a study: which there are, what each has come to, and how one is done.
+"""The runs of a study: their list, how each ended, and how to do one.
 
-DIR/ plan.json              what the study was when it began
+DIR/ plan.json              the study as it began
      recipes/NAME.toml      each run's own recipe
      runs/NAME/             its run folder
-     trials/NAME.json       how it ended; one that is not there has not ended yet
+     trials/NAME.json       how it ended; absent until then
      index.html             the page
 """
 
@@ -27,7 +27,7 @@ from gptlab.study.design import Arm
 from gptlab.study.scoring import ItemScores, score_run
 from gptlab.study.study_file import Study
 
-SEARCH_SEED = 10_000  # above the first of the seeds, so that seeds that are added later are others
+SEARCH_SEED = 10_000  # above the first seed, so that seeds added later differ from it
 LOCKED_S = 300  # how long a run may still be held by a process that is about to end
 
 
@@ -38,12 +38,12 @@ class Trial:
     arm: Arm
     seed: int
     rate: float | None
-    """The learning rate that it tries, in the search; None for a run that counts."""
+    """The learning rate that it tries in the search; None for a run that counts."""
     steps: int
 
     @property
     def name(self) -> str:
-        """Its name, and that of its files."""
+        """Its name, and its files' name."""
         return f"{self.arm.slug}-seed{self.seed}" if self.rate is None else f"{self.arm.slug}-lr{self.rate:g}"
 
 
@@ -67,7 +67,7 @@ class Ended:
 
 
 def search(study: Study, arms: Sequence[Arm]) -> list[Trial]:
-    """List the runs that look for each variant's learning rate; their seed is none of the study's."""
+    """List the runs of each variant's learning-rate search; their seed is not one of the study's."""
     seed = next(seed for seed in itertools.count(study.seeds[0] + SEARCH_SEED) if seed not in study.seeds)
     return [
         Trial(arm, seed, rate, arm.search_steps(study))
@@ -94,7 +94,7 @@ def read_ended(out: Path, trial: Trial) -> Ended | None:
         return None
     except ValueError as error:
         raise ConfigError(
-            f"{file}: is damaged ({error}); delete it, and the study does that run's last part again"
+            f"{file}: is damaged ({error}); delete it, and the study repeats that run's last part"
         ) from None
 
 
@@ -109,17 +109,17 @@ def run_of(out: Path, trial: Trial) -> Path:
 
 
 def keep(out: Path, trial: Trial, ended: Ended) -> None:
-    """Write down how a trial ended."""
+    """Record how a trial ended."""
     file = record_of(out, trial)
     file.parent.mkdir(parents=True, exist_ok=True)
     storage.replace_text(file, json.dumps(asdict(ended), allow_nan=False) + "\n")
 
 
 def best_rates(out: Path, study: Study, arms: Sequence[Arm]) -> dict[str, float]:
-    """Return the learning rate with the lowest loss in each variant's search; none where no run of it finished.
+    """Return the learning rate with the lowest loss in each variant's search; none if no run of it finished.
 
     Raises:
-        ConfigError: a search is not over.
+        ConfigError: a search has not ended.
     """
     found: dict[str, dict[float, float]] = {}
     for trial in search(study, arms):
@@ -148,10 +148,10 @@ def write_recipe(out: Path, trial: Trial, rate: float | None) -> Path:
 
 
 def do(out: Path, trial: Trial, rate: float | None) -> str:
-    """Train, score and write down one trial, from wherever it stands; return its status.
+    """Train, score and record one trial, from wherever it stands; return its status.
 
     Returns:
-        `interrupted` if it was asked to stop; nothing is written down then.
+        `interrupted` if it was asked to stop; nothing is recorded then.
     """
     from gptlab.run import train
 
@@ -185,7 +185,7 @@ def _train_when_free(train: Any, folder: Path) -> dict[str, Any]:
 
 
 def _ended(folder: Path, trial: Trial) -> Ended:
-    """Read what a run that is over has come to, and score its last checkpoint."""
+    """Read how a run ended, and score its last checkpoint."""
     run = read_runs([folder])[0]
     last = validations(run)[-1]
     loss, vocabulary = last["loss"], trial.arm.config.model.vocab_size

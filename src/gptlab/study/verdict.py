@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-ALPHA = 0.05  # how often a difference may be claimed where there is none
+ALPHA = 0.05  # how often a difference may be claimed if there is none
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """A variant's mean, and its difference to the baseline."""
+    """A variant's mean, and its difference from the baseline."""
 
     name: str
     n: int
@@ -25,7 +25,7 @@ class Verdict:
     p: float | None = None
     """How often chance alone gives so large a difference in any of the variants."""
     verdict: str | None = None
-    """`better`, `worse` or `not distinguishable`; None where nothing can be claimed, and for the baseline."""
+    """`better`, `worse` or `not distinguishable`; None if nothing can be claimed, and for the baseline."""
     seeds_needed: int | None = None
     """Seeds that find a difference of this size four times in five; None above 10,000."""
 
@@ -95,7 +95,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def mean_sd(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """Return the mean and the standard deviation; None where there are too few values."""
+    """Return the mean and the standard deviation; None if there are too few values."""
     n = len(values)
     if not n:
         return None, None

@@ -230,7 +230,7 @@ def test_an_edit_that_keeps_the_size_is_another_source(tmp_path: Path, capsys: A
     assert command(source, tmp_path / "out") == 0
     shutil.copytree(source, tmp_path / "copy", copy_function=shutil.copyfile)
     assert command(tmp_path / "copy", tmp_path / "out") == 0
-    assert "was prepared already" in capsys.readouterr().out
+    assert "already prepared" in capsys.readouterr().out
     state = (source / "a.txt").stat()
     (source / "a.txt").write_bytes(b"the worst text")
     os.utime(source / "a.txt", ns=(state.st_atime_ns, state.st_mtime_ns))
@@ -260,7 +260,7 @@ def test_a_folder_prepared_when_names_and_sizes_were_the_revision_is_still_known
     raw["revision"] = "sha256:" + hashlib.sha256(b"a.txt\x0014\nb/c.txt\x0014\n").hexdigest()
     manifest.write_text(json.dumps(raw))
     assert command(source, tmp_path / "out") == 0
-    assert "was prepared already" in capsys.readouterr().out
+    assert "already prepared" in capsys.readouterr().out
     assert Manifest.load(tmp_path / "out").revision == raw["revision"]
     (source / "a.txt").write_bytes(b"another size")
     assert command(source, tmp_path / "out") == 1

@@ -430,6 +430,6 @@ def test_kills_cost_little_and_change_nothing(hub: LocalHub, tmp_path: Path):
     assert before >= first
 
     process = start(out)
-    assert "was prepared already" in process.communicate(timeout=120)[0]
+    assert "already prepared" in process.communicate(timeout=120)[0]
     written = {path.relative_to(home).parts[:2] for path in home.rglob("*") if path.is_file()}
     assert written <= {(".cache", "huggingface"), ("x", "huggingface")}
