@@ -138,8 +138,8 @@ def test_overview(gptlab):
 
 def test_unknown_commands(gptlab):
     for words, meant in (
-        (["trian"], "; did you mean 'train'?"),
-        (["data", "prepair"], "; did you mean 'data prepare'?"),
+        (["trian"], '; did you mean "train"?'),
+        (["data", "prepair"], '; did you mean "data prepare"?'),
         (["--out", "x"], ""),
     ):
         answer = gptlab(*words)

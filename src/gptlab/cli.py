@@ -3,7 +3,6 @@
 Nothing heavy is imported until a command needs it, so that `gptlab --help` answers at once.
 """
 
-import difflib
 import functools
 import inspect
 import json
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict, get_origin
 
 from gptlab.commands import INTERRUPTED
-from gptlab.errors import ConfigError, GptlabError
+from gptlab.errors import ConfigError, GptlabError, did_you_mean
 from gptlab.machine.memory import keep_freed
 from gptlab.outputs import file_unwritable
 from gptlab.parsing import check_numbers
@@ -111,10 +110,7 @@ def _overview(words: list[str]) -> int:
     lines += ["", "gptlab COMMAND --help shows its arguments; --json FILE writes the result for programs."]
     print("\n".join(lines), file=sys.stdout if wanted else sys.stderr)
     if not wanted:
-        near = difflib.get_close_matches(" ".join(words[:2]), COMMANDS, 1) or difflib.get_close_matches(
-            words[0], COMMANDS, 1
-        )
-        meant = f"; did you mean {near[0]!r}?" if near else ""
+        meant = did_you_mean(" ".join(words[:2]), COMMANDS) or did_you_mean(words[0], COMMANDS)
         print(f"\ngptlab: there is no command {' '.join(words[:2])!r}{meant}", file=sys.stderr)
     return 0 if wanted else 2
 

@@ -6,6 +6,7 @@ GptlabError            what the command line catches: one line, exit code 1, no 
 ├── TaskError          an evaluation file or item that cannot be scored
 ├── CheckpointError    a checkpoint or model folder that is damaged or of another architecture
 ├── TrainError         a run that cannot continue
+│   └── RunInUseError  another process is training it
 └── ExportError        a model that the chosen format cannot hold
 """
 
@@ -41,6 +42,13 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     return f'; did you mean "{near[0]}"?' if near else ""
 
 
+def no_such_key(where: str, key: str, known: Iterable[str]) -> str:
+    """Return the message for an unknown key of a table, whose place is a prefix such as `model.`."""
+    near = difflib.get_close_matches(key, known := list(known), 1, 0.5)
+    remedy = f"did you mean {where}{near[0]}?" if near else f"known are {', '.join(known)}"
+    return f"{where}{key}: there is no such key; {remedy}"
+
+
 class ConfigError(GptlabError):
     """A recipe, a flag, or a combination of them that is not possible."""
 
@@ -59,6 +67,10 @@ class CheckpointError(GptlabError):
 
 class TrainError(GptlabError):
     """A run that cannot continue."""
+
+
+class RunInUseError(TrainError):
+    """Another process is training the run."""
 
 
 class ExportError(GptlabError):

@@ -3,7 +3,6 @@
 Files are merged left to right as raw mappings, flags are the last of them, and the result is checked once.
 """
 
-import difflib
 import json
 import types
 from collections.abc import Collection, Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import (
 
 from gptlab.data.manifest import MANIFEST, Manifest
 from gptlab.data.mixture import DataConfig
-from gptlab.errors import ConfigError
+from gptlab.errors import ConfigError, no_such_key
 from gptlab.eval.tasks import EvalConfig
 from gptlab.model.gpt import SIZES, ModelConfig
 from gptlab.parsing import check_numbers, parse_toml
@@ -262,9 +261,7 @@ def _complaint(problem: Raw, raw: Raw) -> str:
     key = _key(path)
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         known = [*SECTIONS] if len(path) == 1 else [f.name for f in fields(_tables(path, raw))]
-        near = difflib.get_close_matches(path[-1], known, 1, 0.5)
-        remedy = f"did you mean {_key([*path[:-1], *near])}?" if near else f"known are {', '.join(known)}"
-        return f"{key}: there is no such key; {remedy}"
+        return no_such_key(key.removesuffix(path[-1]), path[-1], known)
     if problem["type"] == "value_error":
         return f"{key}: {problem['ctx']['error']}".removeprefix(": ")
     if problem["type"] == "missing" and len(path) == 4:

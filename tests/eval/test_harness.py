@@ -201,7 +201,7 @@ def test_more_than_the_context_cannot_be_written(ours):
     [
         (
             ["arc_eazy"],
-            "task arc_eazy: is neither gptlab's nor lm-evaluation-harness .*; did you mean arc_easy?",
+            'task arc_eazy: is neither gptlab\'s nor lm-evaluation-harness .*; did you mean "arc_easy"?',
         ),
         (["boolq"], r"boolq.jsonl is missing; put its items there \(split validation\)"),
         (["mmlu"], "task mmlu: stands for several tasks"),

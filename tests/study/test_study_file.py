@@ -65,7 +65,7 @@ def test_a_study_is_read_as_it_is_written(tmp_path):
         ("paired = false", "paired = 3", "paired = 3"),
         ("paired = false", 'variance = "same"', "variance = 'same'"),
         ('match = "parameters"', 'match = "width"', "match = 'width'"),
-        ('name = "RoPE"', 'name = "gpt 2"', "too similar"),
+        ('name = "RoPE"', 'name = "gpt 2"', "the same file names"),
         ('name = "RoPE"', 'name = "?"', "no letter"),
         ('name = "RoPE"', "", "has no name"),
         (

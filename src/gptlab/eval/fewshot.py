@@ -42,7 +42,7 @@ def draws(shots: int, questions: Sequence[int], pool: Sequence[int]) -> list[tup
             others = [number for number, other in enumerate(pool) if other != key]
             if len(others) < shots:
                 raise TaskError(
-                    f"--shots {shots}: the pool has only {len(others)} examples besides the question"
+                    f"--shots {shots}: the pool has only {len(others)} examples besides the question; ask for fewer"
                 )
             chosen = chance.sample(others, shots)
         drawn.append(tuple(chosen))

@@ -26,7 +26,7 @@ from lm_eval.api.registry import register_model
 from lm_eval.evaluator import evaluate as harness_evaluate
 from lm_eval.tasks import TaskManager
 
-from gptlab.errors import TaskError
+from gptlab.errors import TaskError, did_you_mean
 from gptlab.eval import fewshot, task_data
 from gptlab.eval.harness_model import HarnessModel
 
@@ -48,11 +48,9 @@ def check_names(names: Sequence[str]) -> None:
     known = _task_manager().all_tasks
     for name in names:
         if name not in known:
-            from difflib import get_close_matches
-
-            near = get_close_matches(name, known, 1)
-            meant = f"; did you mean {near[0]}?" if near else ""
-            raise TaskError(f"task {name}: is neither gptlab's nor lm-evaluation-harness {VERSION}'s{meant}")
+            raise TaskError(
+                f"task {name}: is neither gptlab's nor lm-evaluation-harness {VERSION}'s{did_you_mean(name, known)}"
+            )
 
 
 def evaluate(

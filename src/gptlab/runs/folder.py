@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from gptlab.errors import TrainError
+from gptlab.errors import RunInUseError
 from gptlab.machine.lock import lock
 from gptlab.outputs import fingerprint
 
@@ -43,14 +43,14 @@ def alone(out: Path, world: "World") -> Generator[None]:
     """Hold the lock on a run: on metrics.jsonl, by the process that writes it.
 
     Raises:
-        TrainError: another process holds it.
+        RunInUseError: another process holds it.
     """
     record, made = out / METRICS, not out.exists()
     if world.main:
         out.mkdir(parents=True, exist_ok=True)
     with record.open("ab") if world.main else nullcontext() as file:
         if world.from_main(file is not None and _taken(file, out)):
-            raise TrainError(
+            raise RunInUseError(
                 f"{out}: another process is training this run; wait for it, stop it, or choose another --out"
             )
         try:

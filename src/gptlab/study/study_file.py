@@ -1,6 +1,5 @@
 """STUDY.toml: the variants, the seeds, the budget, and how results are judged, all chosen beforehand."""
 
-import difflib
 import math
 import re
 from collections.abc import Mapping
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gptlab import recipe
-from gptlab.errors import ConfigError
+from gptlab.errors import ConfigError, no_such_key
 from gptlab.parsing import parse_toml, typed
 
 Match = Literal["parameters", "none"]
@@ -157,9 +156,11 @@ def _study(file: Path, raw: Mapping[str, Any]) -> Study:
     slugs = [variant.slug for variant in variants]
     for variant in variants:
         if not variant.slug:
-            raise ValueError(f"variant name = {variant.name!r}: has no letter or digit")
+            raise ValueError(f"variant name = {variant.name!r}: has no letter or digit; its files need one")
         if slugs.count(variant.slug) > 1:
-            raise ValueError(f"variant name = {variant.name!r}: another variant's name is too similar")
+            raise ValueError(
+                f"variant name = {variant.name!r}: another variant's name gives the same file names; change one"
+            )
     return study
 
 
@@ -188,9 +189,7 @@ def _read(kind: Any, raw: Any, key: str) -> Any:
 def _known(table: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
     for key in table:
         if key not in known:
-            near = difflib.get_close_matches(key, known, 1, 0.5)
-            remedy = f"did you mean {where}{near[0]}?" if near else f"known are {', '.join(known)}"
-            raise ValueError(f"{where}{key}: there is no such key; {remedy}")
+            raise ValueError(no_such_key(where, key, known))
 
 
 def _recipes(file: Path, named: Any, key: str) -> tuple[Path, ...]:

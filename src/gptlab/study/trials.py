@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gptlab import __version__, recipe, storage
-from gptlab.errors import ConfigError, GptlabError, TrainError
+from gptlab.errors import ConfigError, GptlabError, RunInUseError
 from gptlab.machine.device import choose_device
 from gptlab.machine.memory import highest_bytes
 from gptlab.parsing import parse_json, typed
@@ -177,8 +177,8 @@ def _train_when_free(train: Any, folder: Path) -> dict[str, Any]:
     while True:
         try:
             return train()
-        except TrainError as error:
-            if "another process is training" not in str(error) or time.monotonic() > deadline:
+        except RunInUseError:
+            if time.monotonic() > deadline:
                 raise
             print(f"{folder}: waiting for the process that still holds it", flush=True)
             time.sleep(2)
