@@ -153,7 +153,7 @@ def torch_settings() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def finished_run(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of the tiny recipe, called `run`; tests read it only, or copy it."""
-    from gptlab import run
+    from gptlab.actions import train as run
 
     out = tmp_path_factory.mktemp("finished") / "run"
     with _torch_settings():
@@ -164,7 +164,7 @@ def finished_run(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture
 def train(tiny_recipe: Path, torch_settings: None) -> Callable[..., dict[str, Any]]:
     """Train the tiny recipe in this process: `train(out, {"train": {"steps": 3}}, max_hours=1)`."""
-    from gptlab import run
+    from gptlab.actions import train as run
 
     def run_tiny(
         out: Path, flags: Mapping[str, Any] | None = None, max_hours: float | None = None

@@ -17,7 +17,7 @@ from typing import Any
 
 FORKS = multiprocessing.get_context("forkserver")
 # A run imports torch._dynamo when it counts its parameters, and tyro when it reads its flags.
-COMMANDS = ("gptlab.cli", "gptlab.run", "gptlab.commands.train", "gptlab.study.conduct")
+COMMANDS = ("gptlab.cli", "gptlab.actions.train", "gptlab.commands.train", "gptlab.study.conduct")
 FORKS.set_forkserver_preload([*COMMANDS, "torch._dynamo", "tyro"])
 
 

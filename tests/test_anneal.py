@@ -5,10 +5,10 @@ from itertools import pairwise
 
 import pytest
 
-from gptlab.anneal import annealed
+from gptlab.actions.anneal import annealed
+from gptlab.actions.train import train as train_run
 from gptlab.cli import main
 from gptlab.errors import CheckpointError, ConfigError, TrainError
-from gptlab.run import train as train_run
 from gptlab.runs.metrics import read_rows
 
 FLAGS = {"train": {"steps": 12, "save_every_steps": 3, "keep": 9}, "optim": {"lr": 1e-3}}

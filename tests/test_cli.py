@@ -180,7 +180,8 @@ def literals(name):
 
 def test_choices_are_those_of_the_tables():
     """A command spells its choices out, as their tables import torch, for which its help would have to wait."""
-    from gptlab import contamination, evaluate
+    from gptlab.actions import contamination
+    from gptlab.actions import eval as evaluate
     from gptlab.data.prepare.engines import ENGINES
     from gptlab.data.prepare.request import Deduplicate
     from gptlab.eval.hellaswag import PROTOCOLS

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from gptlab import cli
-from gptlab.contamination import TASKS, contamination
+from gptlab.actions.contamination import TASKS, contamination
 from gptlab.data.prepare.prepare import prepare
 from gptlab.errors import ConfigError, TaskError
 

@@ -6,8 +6,9 @@ import sys
 import pytest
 import torch
 
-from gptlab import cli, doctor
-from gptlab.doctor import EXAMINATIONS, examine
+from gptlab import cli
+from gptlab.actions import doctor
+from gptlab.actions.doctor import EXAMINATIONS, examine
 from gptlab.model import kernels
 
 
@@ -81,7 +82,7 @@ def test_the_command(monkeypatch, tmp_path, capsys):
 
 
 def test_a_run_says_at_the_start_what_its_drive_cannot_do(monkeypatch, train, tmp_path, capsys):
-    from gptlab import run
+    from gptlab.actions import train as run
     from gptlab.machine.drive import Drive
 
     monkeypatch.setattr(run, "probe", lambda folder: Drive(save_s=0.1, gaps=3, folders=True, syncs=True))

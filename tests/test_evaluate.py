@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from gptlab import cli, evaluate
+from gptlab import cli
+from gptlab.actions import eval as evaluate
+from gptlab.actions.eval import Request
 from gptlab.errors import ConfigError, GptlabError, TaskError
-from gptlab.evaluate import Request
 from gptlab.formats.huggingface import export
 from gptlab.loading import find, load
 

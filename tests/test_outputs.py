@@ -76,7 +76,7 @@ def test_it_is_refused_before_the_work(
     def load(*_: object, **__: object) -> None:
         raise AssertionError("the model was read")
 
-    monkeypatch.setattr("gptlab.publishing.load", load)
+    monkeypatch.setattr("gptlab.actions.export.load", load)
     assert "holds the export of" in refused("export", runs[1], tmp_path / "out")
     assert "holds the GGUF file of" in refused("export", runs[1], tmp_path / "m.gguf", "--to", "gguf")
     monkeypatch.setattr("gptlab.report.runs.draw", load)

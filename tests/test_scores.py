@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from gptlab import cli, evaluate
+from gptlab import cli
+from gptlab.actions import eval as evaluate
 from gptlab.eval import hellaswag
 from gptlab.loading import find
 from gptlab.report.page import file_name

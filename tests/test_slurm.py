@@ -14,8 +14,8 @@ from forked import finish_together
 
 import gptlab
 from gptlab import cli
+from gptlab.actions.slurm import Job, batch_file
 from gptlab.errors import ConfigError
-from gptlab.slurm import Job, batch_file
 
 JOB = Job(hours=1, nodes=2, gpus=0, cpus=1, partition=None, account=None)
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from gptlab import recipe
+from gptlab.actions.train import train
 from gptlab.data.mixture import Sets
 from gptlab.errors import ConfigError
-from gptlab.run import train
 
 
 def order(config):

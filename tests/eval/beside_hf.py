@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from gptlab import evaluate
+from gptlab.actions import eval as evaluate
 from gptlab.data.load_tokenizer import load_tokenizer
 from gptlab.formats.huggingface import export
 from gptlab.model.gpt import ModelConfig

@@ -27,7 +27,7 @@ from gptlab.errors import TaskError
 pytest.importorskip("lm_eval")
 pytest.importorskip("transformers")
 
-from gptlab import evaluate
+from gptlab.actions import eval as evaluate
 from gptlab.eval import generation, harness_text
 from gptlab.eval.model_arguments import SETTLED, Arguments
 

@@ -163,7 +163,7 @@ def a_started_run(folder: Path) -> None:
 
 
 def train(folder: Path, steps: int) -> dict[str, Any]:
-    from gptlab import run
+    from gptlab.actions import train as run
 
     (folder / "recipe.toml").write_text(RECIPE.format(folder=folder))
     return run.train([folder / "recipe.toml"], folder / "run", {"train": {"steps": steps}})
@@ -201,7 +201,7 @@ def go_on(folder: Path) -> None:
 
 def export_run(folder: Path) -> None:
     """The card says what the files around the model say, or the export says what is wrong with them."""
-    from gptlab.publishing import export_folder
+    from gptlab.actions.export import export_folder
 
     export_folder(folder / "run", folder / "out", verify=False)
     assert (folder / "out" / "README.md").read_text(encoding="utf-8")

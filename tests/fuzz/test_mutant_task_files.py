@@ -50,7 +50,7 @@ def models(network, tmp_path_factory) -> tuple[Any, Any]:
     """Our model of the harness, and the harness's own, on one folder."""
     from lm_eval.models.huggingface import HFLM
 
-    from gptlab import evaluate
+    from gptlab.actions import eval as evaluate
 
     folder = tmp_path_factory.mktemp("export") / "hf"
     export(network, load_tokenizer("bytes"), folder, verify=False)

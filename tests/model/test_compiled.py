@@ -100,7 +100,7 @@ def run(script, tmp_path):
 
 
 def test_the_compiler_is_not_imported_by_those_who_do_not_compile():
-    words = [sys.executable, "-c", "import sys, gptlab.run; print('torch._dynamo' in sys.modules)"]
+    words = [sys.executable, "-c", "import sys, gptlab.actions.train; print('torch._dynamo' in sys.modules)"]
     assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "False\n"
 
 

@@ -206,7 +206,7 @@ def test_a_run_of_hours_is_taken_up_with_its_plan(train, tmp_path, capsys, even)
 
 
 def test_replan_is_measured_anew_in_a_run(train, tiny_recipe, tmp_path, capsys, even):
-    from gptlab import run
+    from gptlab.actions import train as run
 
     even[30] = lambda: os.kill(os.getpid(), signal.SIGTERM)
     assert train(tmp_path / "run", HOURS)["status"] == "interrupted"
@@ -219,7 +219,7 @@ def test_replan_is_measured_anew_in_a_run(train, tiny_recipe, tmp_path, capsys, 
 
 
 def test_replan_without_hours_is_refused(tiny_recipe, tmp_path):
-    from gptlab import run
+    from gptlab.actions import train as run
 
     with pytest.raises(ConfigError, match="--replan: the run has a number of steps"):
         run.train([tiny_recipe], tmp_path / "run", {}, replan=True)

@@ -7,7 +7,8 @@ import shutil
 import pytest
 from real_runs import command, finish_together
 
-from gptlab import recipe, run
+from gptlab import recipe
+from gptlab.actions import train as run
 from gptlab.data.prepare.prepare import prepare
 from gptlab.errors import CheckpointError
 from gptlab.runs.metrics import read_rows

@@ -26,7 +26,7 @@ def run(
         n: words per n-gram; GPT-3 used 13.
         workers: processes; None means one per core.
     """
-    from gptlab.contamination import contamination, told
+    from gptlab.actions.contamination import contamination, told
 
     facts = contamination(
         folder, task=task, data=data, items=items, text_column=text_column, n=n, workers=workers

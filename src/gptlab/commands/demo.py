@@ -10,6 +10,6 @@ def run(*, out: Path = Path("demo")) -> dict[str, Any]:
     Args:
         out: folder for the page, the data, the runs and the exports.
     """
-    from gptlab.demo import demo
+    from gptlab.actions.demo import demo
 
     return demo(out)

@@ -12,7 +12,7 @@ def run(folder: Path = Path(), /) -> dict[str, Any]:
     Args:
         folder: where runs will be kept.
     """
-    from gptlab.doctor import examine
+    from gptlab.actions.doctor import examine
 
     if not folder.is_dir():
         raise ConfigError(f"{folder}: there is no such folder; name one that exists")

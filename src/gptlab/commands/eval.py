@@ -35,7 +35,7 @@ def run(
         device: where to run.
         samples: file for one JSON line per item.
     """
-    from gptlab.evaluate import Request, evaluate
+    from gptlab.actions.eval import Request, evaluate
 
     return evaluate(
         models,

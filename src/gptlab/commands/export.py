@@ -33,7 +33,7 @@ def run(
         raise ConfigError(
             f"--dtype {dtype}: is for --to gguf; a Hugging Face folder holds float32, and whoever loads it chooses"
         )
-    from gptlab.publishing import compared, export_folder
+    from gptlab.actions.export import compared, export_folder
 
     facts = export_folder(model, out, verify=verify, licence=licence)
     print(f"{out}: {facts['class']}, {compared(facts['max_diff'])}")
@@ -50,8 +50,8 @@ def _export_gguf(
     licence: str | None,
     verify: bool,
 ) -> dict[str, Any]:
+    from gptlab.actions.export import compared, export_file
     from gptlab.amounts import quantity
-    from gptlab.publishing import compared, export_file
 
     facts = export_file(model, out, dtype=dtype, licence=licence, verify=verify)
     print(

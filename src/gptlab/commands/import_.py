@@ -25,6 +25,6 @@ def run(
         rope_pairs: for nanoGPT's relatives, the channels that RoPE rotates together: i and i + K/2, or 2i and 2i + 1.
         verify: load a Hugging Face folder in transformers too and compare its logits with the model's.
     """
-    from gptlab.importing import import_model
+    from gptlab.actions.import_ import import_model
 
     return import_model(source, out, tokenizer=tokenizer, like=like, rope_pairs=rope_pairs, verify=verify)

@@ -22,7 +22,7 @@ def run(
         licence: the hub's identifier of the model's licence (mit, apache-2.0 ...), for the card.
         verify: first load the export in transformers and compare its logits with the model's.
     """
-    from gptlab.publishing import compared, publish
+    from gptlab.actions.export import compared, publish
 
     facts, pushed = publish(model, repository, public=public, licence=licence, verify=verify)
     print(

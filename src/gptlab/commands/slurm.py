@@ -8,7 +8,7 @@ from gptlab.errors import ConfigError
 from gptlab.runs.folder import RECIPE
 
 if TYPE_CHECKING:
-    from gptlab.slurm import Job
+    from gptlab.actions.slurm import Job
 
 
 def run(
@@ -42,8 +42,8 @@ def run(
         flags: keys of the recipe.
     """
     from gptlab import recipe
+    from gptlab.actions.slurm import Job, batch_file, check_ready, refuse_place
     from gptlab.commands import INTERRUPTED
-    from gptlab.slurm import Job, batch_file, check_ready, refuse_place
     from gptlab.study.study_file import is_study
 
     job = Job(
@@ -67,8 +67,8 @@ def run(
 
 def _array(study: Path, out: Path, file: Path, job: "Job", flags: Flags) -> dict[str, Any]:
     """Write a batch file for the runs of a study, and first one for its learning-rate search, if any."""
+    from gptlab.actions.slurm import array_file, refuse_place
     from gptlab.commands import INTERRUPTED
-    from gptlab.slurm import array_file, refuse_place
     from gptlab.study.conduct import planned
 
     if any(flags.values()):

@@ -31,10 +31,10 @@ def run(
         anneal_steps: or how many steps it takes.
         flags: keys of the recipe.
     """
-    from gptlab.run import train
+    from gptlab.actions.train import train
 
     if from_ is not None:
-        from gptlab.anneal import annealed
+        from gptlab.actions.anneal import annealed
 
         recipes, flags = annealed(from_, recipes, flags, hours=anneal_hours, steps=anneal_steps)
     elif anneal_hours is not None or anneal_steps is not None:

@@ -6,12 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from gptlab.actions.slurm import check_ready
 from gptlab.data.manifest import Manifest
 from gptlab.errors import ConfigError, TrainError
 from gptlab.eval import tasks
 from gptlab.outputs import unwritable
 from gptlab.recipe import RunConfig
-from gptlab.slurm import check_ready
 from gptlab.study import runner
 from gptlab.study.design import Arm, design
 from gptlab.study.scoring import task_inputs

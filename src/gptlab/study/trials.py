@@ -153,7 +153,7 @@ def do(out: Path, trial: Trial, rate: float | None) -> str:
     Returns:
         `interrupted` if it was asked to stop; nothing is recorded then.
     """
-    from gptlab.run import train
+    from gptlab.actions.train import train
 
     folder = run_of(out, trial)
     try:

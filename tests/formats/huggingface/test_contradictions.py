@@ -14,11 +14,11 @@ from torch import Tensor
 
 import gptlab
 from gptlab import cli
+from gptlab.actions.import_ import import_model
 from gptlab.data.load_tokenizer import load_tokenizer
 from gptlab.errors import CheckpointError
 from gptlab.formats.huggingface import HuggingFaceModel, UnfitError, export, read_ours
 from gptlab.formats.huggingface.classes import FORMATS
-from gptlab.importing import import_model
 from gptlab.sample import GeneratingGPT
 
 MakeGPT = Callable[..., GeneratingGPT]

@@ -12,6 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from gptlab.actions.eval import Request, evaluate
+from gptlab.actions.export import export_folder
+from gptlab.actions.train import train
 from gptlab.amounts import amount
 from gptlab.data.manifest import Manifest
 from gptlab.data.prepare.prepare import prepare
@@ -19,16 +22,13 @@ from gptlab.data.sources.table import documents
 from gptlab.data.train_tokenizer import train_tokenizer
 from gptlab.errors import ConfigError, TrainError
 from gptlab.eval import chance
-from gptlab.evaluate import Request, evaluate
 from gptlab.loading import load
 from gptlab.model.size import measure
 from gptlab.outputs import occupied
-from gptlab.publishing import export_folder
 from gptlab.recipe import Raw, check, merge, to_toml
 from gptlab.report import page
 from gptlab.report import runs as report
 from gptlab.report.charts import loss_chart
-from gptlab.run import train
 from gptlab.runs.history import read_runs
 from gptlab.sample import sample_text
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gptlab import __version__, recipe, storage
-from gptlab.announcement import announce, announce_end
+from gptlab.actions.announcement import announce, announce_end
 from gptlab.build import attention_kernel, build
 from gptlab.data.manifest import Manifest
 from gptlab.data.mixture import Sets

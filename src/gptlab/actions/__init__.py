@@ -1,0 +1,1 @@
+"""What the commands do, a file each; their flags are in commands/."""
