@@ -13,6 +13,7 @@ from typing import Any
 
 from gptlab.data.batches import validation_batches
 from gptlab.data.mixture import Sets
+from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import GptlabError
 from gptlab.eval import tasks
 from gptlab.eval.accuracy import Row, summarise
@@ -99,21 +100,8 @@ def evaluations(
 
         return together(share, world, interrupt)
 
-    file = config.eval.hellaswag_file
-    built = [
-        tasks.build(
-            name,
-            tasks.Inputs(
-                tokenizer=tokenizer,
-                context=config.model.context,
-                data=Path(sets.sets[0].path),
-                file=Path(file) if file is not None else None,
-                protocol=config.eval.protocol,
-                limit=config.eval.limit,
-            ),
-        )
-        for name in config.eval.tasks
-    ]
+    inputs = task_inputs(config, tokenizer, config.eval.protocol)
+    built = [tasks.build(name, inputs) for name in config.eval.tasks]
     # Every process has its share of the items, which are built once and used many times.
     built = [replace(task, items=list(task.items[world.rank :: world.size])) for task in built]
     found = [Evaluation("val", "val", _if_it_can_be(validate))]
@@ -122,6 +110,19 @@ def evaluations(
         rows = len(config.sample.prompts)
         found.append(Evaluation("sample", "sample", _if_it_can_be(write), rows))
     return found
+
+
+def task_inputs(config: RunConfig, tokenizer: Tokenizer, protocol: str) -> tasks.Inputs:
+    """Return what the tasks of a recipe are made from."""
+    file = config.eval.hellaswag_file
+    return tasks.Inputs(
+        tokenizer=tokenizer,
+        context=config.model.context,
+        data=Path(config.data.parts[0].path),
+        file=Path(file) if file is not None else None,
+        protocol=protocol,
+        limit=config.eval.limit,
+    )
 
 
 def _share(tokens: int | None, share: float) -> int | None:

@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from gptlab.actions import contamination
 from gptlab.data.load_tokenizer import load_tokenizer
 from gptlab.data.manifest import Manifest, Shard, TokenizerRecord
 from gptlab.data.shards import write_shard
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import DataError, TaskError
+from gptlab.eval.chance import CHANCE
 from gptlab.eval.score import StopEvaluation
 from gptlab.eval.tasks import TASKS, EvalConfig, Inputs, Task, TaskName, build
 
@@ -203,3 +205,8 @@ def test_config_names_the_table_and_refuses_what_cannot_be():
     assert EvalConfig(val_tokens=None, limit=None).val_tokens is None
     with pytest.raises(FrozenInstanceError):
         EvalConfig().limit = 3
+
+
+def test_every_task_has_its_chance_and_its_texts():
+    assert set(TASKS) == set(contamination.TASKS)
+    assert set(TASKS) <= set(CHANCE)

@@ -11,7 +11,7 @@ from typing import Any
 from gptlab import recipe
 from gptlab.errors import ConfigError
 from gptlab.runs import checkpoint
-from gptlab.runs.folder import RECIPE
+from gptlab.runs.folder import RECIPE, run_of
 from gptlab.train.budget import Budget
 from gptlab.train.schedule import rate
 
@@ -44,7 +44,7 @@ def annealed(
             f"--from {start}: set the length of the decay with either --anneal-hours or --anneal-steps"
         )
     found = checkpoint.chosen(start, print)
-    own = found.folder.parent.parent / RECIPE
+    own = (run_of(found.folder) or found.folder) / RECIPE
     if not own.is_file():
         raise ConfigError(
             f"--from {start}: its run has no config.toml, which holds its learning rate; choose another run"

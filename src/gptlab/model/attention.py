@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from gptlab.model.kernels import attend
 from gptlab.model.norm import NORMS
-from gptlab.model.position import NoPosition
+from gptlab.model.position import Position
 
 
 class LayerCache:
-    """The keys and values of one layer, for up to `context` tokens of each row of a batch.
+    """The keys and values of one layer, for as many tokens of each row as it has room for.
 
     A token's key and value lie next to each other, as they are written together and read one after the other. They
     may be stored in a narrower format than attention computes in: reading them costs more than converting them.
@@ -32,7 +32,7 @@ class LayerCache:
         """Append keys and values, and return all stored so far, in the format of the new ones.
 
         Raises:
-            ValueError: the cache is full; torch would silently drop a single token.
+            ValueError: the cache is full; past its end torch would drop a token without an error.
         """
         start, self.length = self.length, self.length + k_BGTK.shape[2]
         room = self._cells_BGS2K.shape[2]
@@ -95,7 +95,7 @@ class Attention(nn.Module):
         n_head: int,
         n_kv_head: int,
         *,
-        position: NoPosition,
+        position: Position,
         bias: bool,
         qk_norm: bool,
         norm: str,

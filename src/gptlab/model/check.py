@@ -20,7 +20,7 @@ from gptlab.model.gpt import GPT, NORM_ORDERS, ModelConfig
 from gptlab.model.loss import next_token_loss
 from gptlab.model.mlp import MLPS
 from gptlab.model.norm import NORMS
-from gptlab.model.position import POSITIONS, NoPosition
+from gptlab.model.position import POSITIONS, Position
 from gptlab.model.roles import role
 from gptlab.model.size import measure
 from gptlab.model.unset import ShapesOnly
@@ -339,8 +339,8 @@ def _distance(logits: Tensor, other: Tensor) -> Tensor:
     return (logits - other).abs().amax(-1) / other.std()
 
 
-def _rotates(position: NoPosition) -> bool:
-    return type(position).rotate is not NoPosition.rotate
+def _rotates(position: Position) -> bool:
+    return type(position).rotate is not Position.rotate
 
 
 def _loss(model: GPT, ids_BT: Tensor, targets_BT: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from gptlab.model.attention import PLAIN, Attention, LayerCache, Layout, Reading
 from gptlab.model.mlp import MLPS, MLPName
 from gptlab.model.norm import NORMS, NormName
-from gptlab.model.position import POSITIONS, NoPosition, PositionName, Start
+from gptlab.model.position import POSITIONS, Position, PositionName, Start
 from gptlab.model.roles import role
 
 SIZES: dict[str, dict[str, int]] = {
@@ -30,8 +30,8 @@ SIZES: dict[str, dict[str, int]] = {
     "gpt2-1558m": {"n_layer": 48, "n_head": 25, "n_embd": 1600, "context": 1024},
 }
 
-# Far beyond any use (Wang et al. 2022, https://arxiv.org/abs/2203.00555, trained 1,000 layers), yet small enough
-# that a model of this size is measured in seconds.
+# Upper bounds of layers and of every other number: beyond any use (Wang et al. 2022, https://arxiv.org/abs/2203.00555,
+# trained 1,000 layers), and counting the parameters of such a model still takes only seconds.
 MOST_LAYERS, MOST = 2**10, 2**24
 
 
@@ -43,7 +43,7 @@ class Block(nn.Module):
 
     final_norm = True
 
-    def __init__(self, config: "ModelConfig", position: NoPosition) -> None:
+    def __init__(self, config: "ModelConfig", position: Position) -> None:
         super().__init__()
         c, norm = config, NORMS[config.norm]
         self.norm1 = norm(c.n_embd, eps=c.norm_eps, bias=c.bias)
@@ -236,7 +236,7 @@ class GPT(nn.Module):
             run: how to run a block: plain, recomputed or compiled.
 
         Raises:
-            ValueError: the text exceeds the context; past its end, a table of positions would broadcast.
+            ValueError: the text exceeds the context.
         """
         start = cache[0].length if cache is not None else 0
         if start + ids_BT.shape[1] > self.config.context:
@@ -259,7 +259,7 @@ class GPT(nn.Module):
             ids_BT: the tokens.
             cells_N: the chosen tokens, as indices into the flattened rows; the last block computes only these.
             positions_BT: each token's position in its text, below the context; None means its place in the row.
-            visible_BTT: true where the token of the second axis sees the one of the third; each sees itself.
+            visible_BTT: true where the token of the second axis sees the one of the third; every token must see itself.
         """
         if positions_BT is None or visible_BTT is None:
             return self._through_blocks(ids_BT, 0, None, None, cells_N)
@@ -314,8 +314,8 @@ def soft_cap(logits: Float[Tensor, "*lead V"], cap: float | None) -> Float[Tenso
 def init_weights(model: GPT) -> None:
     """Initialise every parameter by its role (roles.py), from torch's global random state.
 
-    Matrices that write to the residual stream start smaller, so that its variance does not grow with depth;
-    SwiGLU's and attention's alike.
+    Matrices that write to the residual stream, those of attention and of every MLP, start smaller, so that its variance
+    does not grow with depth.
 
     Source: Radford et al. (2019), sec. 2.3; GPT-2's `model.py` for the spread.
     """

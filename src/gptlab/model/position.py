@@ -15,11 +15,8 @@ from torch import Tensor, nn
 Start = int | Int[Tensor, "B T"]
 
 
-class NoPosition(nn.Module):
-    """No encoding: only the causal mask gives the order.
-
-    Source: Kazemnejad et al. (2023), https://arxiv.org/abs/2305.19466.
-    """
+class Position(nn.Module):
+    """The hooks of a position encoding, which do nothing."""
 
     head_dim_multiple = 1
 
@@ -35,7 +32,14 @@ class NoPosition(nn.Module):
         return x_BHTK
 
 
-class Learned(NoPosition):
+class NoPosition(Position):
+    """No encoding: only the causal mask gives the order.
+
+    Source: Kazemnejad et al. (2023), https://arxiv.org/abs/2305.19466.
+    """
+
+
+class Learned(Position):
     """A learned vector for every position, as in GPT-2.
 
     Source: Radford et al. (2018), Improving language understanding by generative pre-training, sec. 3.1.
@@ -49,7 +53,7 @@ class Learned(NoPosition):
         return x_BTD + _rows(self.weight, start, x_BTD.shape[1])
 
 
-class RoPE(NoPosition):
+class RoPE(Position):
     """Rotate each pair of a head's channels by an angle proportional to the position.
 
     Source: Su et al. (2021), https://arxiv.org/abs/2104.09864, eq. 34. Channel i is paired with channel

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from gptlab.report.chart import FLOPS, TIME
-from gptlab.runs.history import Floats, Run, as_number, columns
+from gptlab.runs.history import Floats, Run, as_number, training_clock
 
 FLOPS_CAPTION = (
     "FLOPs are counted, not measured: for each token 6 a parameter of the blocks and the output head, and 12 x layers "
@@ -35,7 +35,7 @@ class Cost:
     """
 
     def __init__(self, run: Run) -> None:
-        self._per_token, self._clock = flops_per_token(run), _clock(run)
+        self._per_token, self._clock = flops_per_token(run), training_clock(run.metrics["step"])
 
     def axes(self, tokens: Floats) -> dict[str, Floats]:
         """Return the other x axes after so many tokens: operations, and seconds of training, where known."""
@@ -46,14 +46,3 @@ class Cost:
 def axes(run: Run, tokens: Floats) -> dict[str, Floats]:
     """Return a run's other x axes after so many tokens; see `Cost`, which is quicker when asked again."""
     return Cost(run).axes(tokens)
-
-
-def _clock(run: Run) -> tuple[Floats, Floats] | None:
-    """Return tokens, and the seconds of training after each; None if the run's speed is not known."""
-    trained, speed = columns(run.metrics["step"], "tokens", "tokens_per_s")
-    if not len(speed) or not speed.all():
-        return None
-    # A run that anneals another starts from that one's tokens.
-    before = max(0.0, 2 * trained[0] - trained[1]) if len(trained) > 1 else 0.0
-    seconds = np.cumsum(np.diff(trained, prepend=before) / speed)
-    return np.append(before, trained), np.append(0.0, seconds)

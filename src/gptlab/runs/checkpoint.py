@@ -21,8 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from gptlab import storage
@@ -62,11 +60,11 @@ class Checkpoint:
 
     def model(self) -> dict[str, Tensor]:
         """Read the parameters."""
-        return _tensors(self.folder / MODEL)
+        return tensor_file.load_tensors(self.folder / MODEL)
 
     def optimizer(self) -> dict[str, Tensor]:
         """Read the optimizer's tensors."""
-        return _tensors(self.folder / OPTIMIZER)
+        return tensor_file.load_tensors(self.folder / OPTIMIZER)
 
 
 def save(
@@ -285,10 +283,3 @@ def rewind(run: Path, step: int, best: int | None) -> None:
     for folder in reversed(folders_of(run)):
         if step_of(folder) > step:
             storage.set_aside(folder)
-
-
-def _tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from None

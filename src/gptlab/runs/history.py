@@ -203,15 +203,22 @@ def _hashes(rows: Iterable[Row]) -> set[str]:
     return {known for row in rows if (known := row.get("items_sha256"))}
 
 
-def training_hours(steps: Sequence[Row]) -> float | None:
-    """Return the hours of these steps, without evaluations; None if their speed is unknown."""
+def training_clock(steps: Sequence[Row]) -> tuple[Floats, Floats] | None:
+    """Return tokens, and the seconds of training until each, without evaluations; None if the speed is unknown."""
     # Not the sum of step_s, as a row may cover several steps.
     tokens, rate = columns(steps, "tokens", "tokens_per_s")
     if not len(rate) or not rate.all():
         return None
     # A run that anneals another starts from that one's tokens.
     before = max(0.0, 2 * tokens[0] - tokens[1]) if len(tokens) > 1 else 0.0
-    return float((np.diff(tokens, prepend=before) / rate).sum() / 3600)
+    seconds = np.cumsum(np.diff(tokens, prepend=before) / rate)
+    return np.append(before, tokens), np.append(0.0, seconds)
+
+
+def training_hours(steps: Sequence[Row]) -> float | None:
+    """Return the hours of these steps, without evaluations; None if their speed is unknown."""
+    clock = training_clock(steps)
+    return None if clock is None else float(clock[1][-1] / 3600)
 
 
 def columns(rows: Iterable[Row], *names: str) -> list[Floats]:

@@ -22,7 +22,10 @@ IDENTITY: dict[str, tuple[str, ...]] = {
     "eval": ("task", "protocol", "shots", "n"),  # and the items
     "sample": ("prompt", "text"),
 }
-"""Kinds of rows, and the keys that tell rows of one step apart."""
+"""Kinds of rows that measure, and the keys that tell rows of one step apart.
+
+A row of kind `event` tells in its key `event` what happened: resume, signal, plan, skip, rollback or save_failed.
+"""
 ACCURACIES = {"acc": "stderr", "acc_norm": "stderr_norm"}
 """The accuracies in an evaluation's row, each with the key of its standard error."""
 BY = "by"

@@ -10,11 +10,11 @@ from gptlab.actions.slurm import check_ready
 from gptlab.data.manifest import Manifest
 from gptlab.errors import ConfigError, TrainError
 from gptlab.eval import tasks
+from gptlab.evaluations import task_inputs
 from gptlab.outputs import unwritable
 from gptlab.recipe import RunConfig
 from gptlab.study import runner
 from gptlab.study.design import Arm, design
-from gptlab.study.scoring import task_inputs
 from gptlab.study.study_file import Study, read_study
 from gptlab.study.study_page import write_page
 from gptlab.study.study_plan import begin, cost, describe, read_plan, step_seconds
@@ -109,7 +109,7 @@ def check_inputs(arms: list[Arm], out: Path) -> None:
     config = arms[0].config
     tokenizer = Manifest.load(config.data.parts[0].path).load_tokenizer(config.data.parts[0].path)
     for name in config.eval.tasks:
-        tasks.build(name, task_inputs(config, tokenizer))
+        tasks.build(name, task_inputs(config, tokenizer, config.eval.protocol))
 
 
 def _measured(

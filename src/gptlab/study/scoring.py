@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import CheckpointError
 from gptlab.eval import tasks
 from gptlab.eval.hellaswag import PROTOCOLS
+from gptlab.evaluations import task_inputs
 from gptlab.loading import find
 from gptlab.machine.device import choose_device, choose_dtype
 from gptlab.model.in_format import InFormat
@@ -35,19 +35,6 @@ class ItemScores:
     def known_as(self) -> str:
         """Its name among other scores."""
         return self.task if self.task == self.protocol else f"{self.task}, {self.protocol}"
-
-
-def task_inputs(config: RunConfig, tokenizer: Tokenizer, protocol: str = "completion") -> tasks.Inputs:
-    """Return what the tasks of a recipe are made from."""
-    file = config.eval.hellaswag_file
-    return tasks.Inputs(
-        tokenizer=tokenizer,
-        context=config.model.context,
-        data=Path(config.data.parts[0].path),
-        file=Path(file) if file is not None else None,
-        protocol=protocol,
-        limit=config.eval.limit,
-    )
 
 
 def score_run(run: Path, config: RunConfig) -> list[ItemScores]:

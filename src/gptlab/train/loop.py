@@ -209,8 +209,8 @@ class Trainer:
                 else "with no checkpoint to go back to"
             )
             raise TrainError(
-                f"step {at.step}: {complaint}, {tried}; continue from {self.saver.run}/latest with a lower --optim.lr "
-                "or with --train.dtype bfloat16"
+                f"step {at.step}: {complaint}, {tried}; run the same command again with a lower "
+                "--optim.lr, or with --train.dtype bfloat16"
             )
         before = guard.config.patience * self.config.batch_tokens // self.state.context
         samples = self._numbers(max(sample - before, found.state["sample"]))

@@ -5,10 +5,11 @@ skip list both are the same; the numbers in the list are never counted.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from gptlab.data.mixture import Order
 
 Range = tuple[int, int]
 """The first and the last number of samples to skip."""
@@ -43,18 +44,10 @@ def joined(ranges: Iterable[Range]) -> list[Range]:
     return result
 
 
-class Batches(Protocol):
-    """The source of sequences: a pure function of the global sample number."""
-
-    def batch(self, first: int, count: int) -> tuple[Tensor, Tensor]:
-        """Return the ids and the targets of the samples `first` to `first + count - 1`, each (count, T)."""
-        ...
-
-
 class Skipping:
     """Batches without the samples of a skip list."""
 
-    def __init__(self, batches: Batches) -> None:
+    def __init__(self, batches: Order) -> None:
         self.skip: list[Range] = []
         self._batches = batches
 

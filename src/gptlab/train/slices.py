@@ -9,10 +9,10 @@ from itertools import count
 
 from torch import Tensor, nn
 
+from gptlab.data.mixture import Order
 from gptlab.machine.world import World
 from gptlab.model.loss import IGNORED
 from gptlab.train.read_ahead import ReadAhead, Request
-from gptlab.train.skip import Batches
 
 AHEAD = 2  # passes to read while one is computed
 
@@ -27,7 +27,7 @@ class Slices:
         world: the processes.
     """
 
-    def __init__(self, batches: Batches, n_sequence: int, rows: int, world: World) -> None:
+    def __init__(self, batches: Order, n_sequence: int, rows: int, world: World) -> None:
         self.n_sequence, self.rows = n_sequence, rows
         self.largest_share = math.ceil(n_sequence / world.size)
         """Sequences of the process with the largest share."""

@@ -8,8 +8,11 @@ import ast
 import os
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+
+from gptlab.data.sources.piece import Piece
 
 TOPICS = Path("pydoc_data", "topics.py")
 
@@ -18,6 +21,14 @@ SKIPPED = {"test", "tests", "idle_test", "encodings", "idlelib", "lib2to3", "pyd
 
 Entry = tuple[str, str]  # a heading, which may be empty, and the text under it
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass(frozen=True)
+class PythonDocsPiece(Piece):
+    """The documentation of the Python that runs this."""
+
+    def documents(self) -> Iterator[str]:
+        return read_documents(Path(self.path))
 
 
 def read_documents(library: Path) -> Iterator[str]:

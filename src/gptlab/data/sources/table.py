@@ -15,18 +15,9 @@ from gptlab.data.sources import python_docs
 from gptlab.data.sources.files import READ_HERE, cut_file, format_here
 from gptlab.data.sources.folders import list_files, revisions
 from gptlab.data.sources.hub_source import PREFIX, find_remote, on_the_hub, split_name
-from gptlab.data.sources.piece import Piece
 from gptlab.data.sources.source import Local, Source
 from gptlab.errors import DataError, did_you_mean
 from gptlab.progress import StatusLine
-
-
-@dataclass(frozen=True)
-class PythonDocsPiece(Piece):
-    """The documentation of the Python that runs this."""
-
-    def documents(self) -> Iterator[str]:
-        return python_docs.read_documents(Path(self.path))
 
 
 @dataclass(frozen=True)
@@ -117,7 +108,7 @@ def _python_docs(name: str, text_column: str | None) -> Source:
             "documentation; pass text files instead"
         )
     version = f"{platform.python_implementation()} {platform.python_version()}"
-    piece = PythonDocsPiece(str(library), version, python_docs.estimate_bytes(library))
+    piece = python_docs.PythonDocsPiece(str(library), version, python_docs.estimate_bytes(library))
     return Source("python-docs", version, (Local.of([piece]),))
 
 

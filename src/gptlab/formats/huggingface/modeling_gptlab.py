@@ -68,6 +68,8 @@ class RMSNorm(nn.Module):
 def make_norm(config, width, bias):
     if config.norm == "layernorm":
         return nn.LayerNorm(width, config.norm_eps, bias=bias)
+    if config.norm not in ("rmsnorm", "rmsnorm_no_gain"):
+        raise ValueError(f"norm = {config.norm}: is not known here")
     return RMSNorm(width, config.norm_eps, gain=config.norm == "rmsnorm")
 
 

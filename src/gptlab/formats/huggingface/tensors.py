@@ -4,8 +4,6 @@ import re
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from gptlab.errors import CheckpointError
@@ -13,6 +11,7 @@ from gptlab.formats.huggingface.classes import Format
 from gptlab.formats.huggingface.keys import json_object
 from gptlab.formats.huggingface.wrap import WEIGHTS, WEIGHTS_INDEX
 from gptlab.parsing import names_neighbour
+from gptlab.runs.tensor_file import load_tensors
 
 # Older classes of transformers also saved masks and RoPE's wavelengths.
 BUFFERS = re.compile(r"\.attn\.(masked_)?bias$|\.rotary_emb\.inv_freq$")
@@ -26,7 +25,7 @@ def read_tensors(folder: Path, form: Format) -> dict[str, Tensor]:
         CheckpointError: a file is missing or damaged, or the index and the files contradict each other.
         ValueError: a tensor, which it names, cannot be a weight.
     """
-    found = _load(folder / WEIGHTS) if (folder / WEIGHTS).is_file() else _in_several_files(folder)
+    found = load_tensors(folder / WEIGHTS) if (folder / WEIGHTS).is_file() else _in_several_files(folder)
     found = {name: tensor for name, tensor in found.items() if not BUFFERS.search(name)}
     for name, tensor in found.items():
         if tensor.dtype not in FORMATS_OF_NUMBERS:
@@ -42,13 +41,6 @@ def read_tensors(folder: Path, form: Format) -> dict[str, Tensor]:
     return {name if name.startswith("lm_head.") else form.prefix + name: t for name, t in found.items()}
 
 
-def _load(file: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{file}: not a readable safetensors file ({error})") from None
-
-
 def _in_several_files(folder: Path) -> dict[str, Tensor]:
     index = folder / WEIGHTS_INDEX
     places = json_object(index).get("weight_map")
@@ -58,7 +50,7 @@ def _in_several_files(folder: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{index}: its weight_map does not name files beside it; get the folder again")
     found: dict[str, Tensor] = {}
     for name in sorted(set(places.values())):
-        held = _load(folder / name)
+        held = load_tensors(folder / name)
         said = {tensor for tensor, place in places.items() if place == name}
         for tensor in sorted(held.keys() ^ said):
             place = places.get(tensor, "no file")
