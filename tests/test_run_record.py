@@ -3,10 +3,12 @@
 import json
 
 import pytest
+import torch
 
 from gptlab import cli, recipe
 from gptlab.data.manifest import Manifest
 from gptlab.errors import DataError
+from gptlab.machine.world import World
 
 
 def events(out):
@@ -55,3 +57,21 @@ def test_a_folder_of_data_that_is_not_there_is_called_that(tiny_recipe, tmp_path
     assert not out.exists()
     with pytest.raises(DataError, match="/none: there is no such folder; make it"):
         Manifest.load("/none")
+
+
+def test_a_run_keeps_the_format_that_auto_chose_at_its_beginning(train, tiny_recipe, tmp_path, monkeypatch):
+    from gptlab.actions import train as action
+
+    out = tmp_path / "run"
+    chosen = iter(["bfloat16", "float32", "float32"])
+    monkeypatch.setattr(action, "choose_dtype", lambda name, device: next(chosen))
+    train(out, {"train": {"steps": 4, "dtype": "auto"}})
+    assert next(chosen) == "float32"
+    environment = json.loads((out / "environment.json").read_text())
+    assert environment["dtype"] == "bfloat16"
+    assert 'dtype = "auto"' in (out / "config.toml").read_text()
+    config = recipe.load([out / "config.toml"])
+    world = World(0, 1, torch.device("cpu"))
+    assert action._dtype(config, out, world) == "bfloat16"
+    (out / "environment.json").write_text(json.dumps(environment | {"device": "another"}))
+    assert action._dtype(config, out, world) == "float32"

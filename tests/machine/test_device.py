@@ -53,3 +53,22 @@ def test_on_a_processor_of_avx2_bfloat16_is_emulated():
     )
     if torch.backends.mkldnn.is_available() and "x86" in os.uname().machine:
         assert "this processor emulates it" in done.stderr
+
+
+@pytest.mark.parametrize(("slower", "chosen"), [(0.5, "bfloat16"), (1.1, "bfloat16"), (1.9, "float32")])
+def test_a_format_that_is_slower_is_not_chosen_for_training(monkeypatch, slower, chosen):
+    times = {torch.bfloat16: slower, torch.float32: 1.0}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    monkeypatch.setattr(device, "_seconds", times.__getitem__)
+    device._pays.cache_clear()
+    cpu = torch.device("cpu")
+    assert device.choose_dtype("auto", cpu) == chosen
+    assert device.choose_dtype("bfloat16", cpu) == device.supported_dtype(cpu) == "bfloat16"
+    device._pays.cache_clear()
+
+
+def test_without_instructions_nothing_is_measured(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
+    monkeypatch.setattr(device, "_seconds", None)
+    device._pays.cache_clear()
+    assert device.choose_dtype("auto", torch.device("cpu")) == "float32"

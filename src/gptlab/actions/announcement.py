@@ -7,7 +7,7 @@ from typing import Any
 from gptlab.amounts import quantity
 from gptlab.build import attention_kernel
 from gptlab.data.mixture import Sets
-from gptlab.machine.device import choose_dtype, warn_if_emulated
+from gptlab.machine.device import supported_dtype, warn_if_emulated
 from gptlab.model.size import measure
 from gptlab.recipe import RunConfig
 from gptlab.train import plausible
@@ -60,7 +60,7 @@ def announce(
             config.schedule,
             dtype=trainer.updater.dtype,
             parameters=size.parameters,
-            bfloat16=choose_dtype("auto", world.device) == "bfloat16",
+            bfloat16=supported_dtype(world.device) == "bfloat16",
         ):
             print(f"warning: {complaint}")
     for key, (before, after) in changed.items():

@@ -5,8 +5,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,12 @@ from gptlab.data.manifest import Manifest
 from gptlab.data.mixture import Sets
 from gptlab.errors import ConfigError
 from gptlab.loading import load
-from gptlab.machine.device import choose_dtype, describe
+from gptlab.machine.device import DTypeName, choose_dtype, describe
 from gptlab.machine.drive import probe
 from gptlab.machine.world import World, join_world, restarts
 from gptlab.model.gpt import GPT
 from gptlab.model.size import measure
+from gptlab.parsing import parse_json
 from gptlab.recipe import RunConfig
 from gptlab.runs import checkpoint, mirrors
 from gptlab.runs.folder import ENVIRONMENT, METRICS, RECIPE, alone
@@ -70,7 +71,9 @@ def train(
     ):
         changed = _compare(own, config, out)
         sets = Sets(config.data, config.model.context, config.order_seed)
-        trainer = build(config, sets, out, world, interrupt, replan=replan)
+        dtype = world.from_main(_dtype(config, out, world))
+        settled = replace(config, train=replace(config.train, dtype=dtype))
+        trainer = build(settled, sets, out, world, interrupt, replan=replan)
         resumed = trainer.resume()  # before anything is written, as the checkpoint may be another model's
         if not resumed and config.train.init_from is not None:
             _start_from(config.train.init_from, trainer.state.model, config)
@@ -79,7 +82,7 @@ def train(
         if world.main and restarts():
             interrupt.reason = interrupt.reason or _asked_to_stop(out)
         if world.main:
-            _prepare_folder(out, config, world)
+            _prepare_folder(out, config, world, dtype)
             _check_drive(out)
             trainer.after_step = partial(_keep_recipe, out, config)
         world.barrier()
@@ -178,7 +181,18 @@ def _asked_to_stop(out: Path) -> str | None:
     return next((row["reason"] for row in last if row.get("event") == "signal"), None)
 
 
-def _prepare_folder(out: Path, config: RunConfig, world: World) -> None:
+def _dtype(config: RunConfig, out: Path, world: World) -> DTypeName:
+    """Return the format of the products: a run on the same device keeps the one that it began with."""
+    if config.train.dtype == "auto":
+        with suppress(OSError, ValueError):
+            began: Any = parse_json((out / ENVIRONMENT).read_bytes())
+            known = isinstance(began, dict) and began.get("dtype") in ("float32", "bfloat16", "float16")
+            if known and began.get("device") == describe(world.device)["device"]:
+                return began["dtype"]
+    return choose_dtype(config.train.dtype, world.device)
+
+
+def _prepare_folder(out: Path, config: RunConfig, world: World, dtype: DTypeName) -> None:
     if not (out / RECIPE).is_file():
         _keep_recipe(out, config)
     environment = out / ENVIRONMENT
@@ -190,7 +204,7 @@ def _prepare_folder(out: Path, config: RunConfig, world: World) -> None:
         "git_commit": _git_commit(),
         **describe(world.device),
         "processes": world.size,
-        "dtype": choose_dtype(config.train.dtype, world.device),
+        "dtype": dtype,
         "attention_kernel": attention_kernel(config, world.device),
         "parameters": size.parameters,
         "parameters_non_embedding": size.non_embedding,

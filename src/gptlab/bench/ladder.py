@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from gptlab.machine.device import choose_dtype
+from gptlab.machine.device import supported_dtype
 from gptlab.model import loss
 from gptlab.recipe import RunConfig
 
@@ -22,8 +22,8 @@ def _on_cuda(device: torch.device) -> str | None:
     return None if device.type == "cuda" else "CUDA only"
 
 
-def _where_bfloat16_is_fast(device: torch.device) -> str | None:
-    return None if choose_dtype("auto", device) == "bfloat16" else "no bfloat16 products on this device"
+def _where_bfloat16_is(device: torch.device) -> str | None:
+    return None if supported_dtype(device) == "bfloat16" else "no bfloat16 products on this device"
 
 
 def _where_the_head_is_padded(device: torch.device) -> str | None:
@@ -51,7 +51,7 @@ SLOWEST: dict[str, Any] = {
 LADDER = (
     Rung("float32"),
     Rung("TF32", {"dtype": "tf32"}, _on_cuda),
-    Rung("bfloat16", {"dtype": "bfloat16"}, _where_bfloat16_is_fast),
+    Rung("bfloat16", {"dtype": "bfloat16"}, _where_bfloat16_is),
     Rung("compiled", {"compile": True}),
     Rung("fused attention", {"attention_kernel": "auto"}),
     Rung("padded head", refusal=_where_the_head_is_padded, padded_head=True),

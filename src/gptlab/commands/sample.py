@@ -35,12 +35,12 @@ def run(
     import torch
 
     from gptlab.loading import load
-    from gptlab.machine.device import choose_device, choose_dtype, warn_if_emulated
+    from gptlab.machine.device import DTypeName, choose_device, supported_dtype, warn_if_emulated
     from gptlab.sample import kept_tokens, prompt_ids, sample_text, stream_text
 
     network, tokenizer = load(model)
     device = choose_device("auto")
-    number_format = choose_dtype(dtype, device)
+    number_format: DTypeName = supported_dtype(device) if dtype == "auto" else dtype
     warn_if_emulated(number_format, device, "--dtype")
     given = len(prompt_ids(tokenizer, prompt))
     read = kept_tokens(given, network.context)

@@ -5,6 +5,7 @@ import platform
 import socket
 import sys
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from gptlab.machine import gpus
 
 DTypeName = Literal["auto", "float32", "tf32", "bfloat16", "float16"]
 DeviceName = Literal["auto", "cpu", "cuda"]
+PAYS = 1.25  # times as long as in float32; a format that saves memory may be a little slower
 SLOW = 5  # times as long as in float32; on a busy machine two may be noise
 
 
@@ -33,14 +35,32 @@ def choose_device(name: DeviceName) -> torch.device:
 
 
 def choose_dtype(name: DTypeName, device: torch.device) -> DTypeName:
-    """Resolve `auto`: bfloat16 where the device supports it, else float16 on CUDA, else float32."""
+    """Resolve `auto` for training: the supported format, unless this CPU multiplies faster in float32."""
     if name != "auto":
         return name
+    supported = supported_dtype(device)
+    return supported if device.type == "cuda" or supported == "float32" or _pays() else "float32"
+
+
+def supported_dtype(device: torch.device) -> DTypeName:
+    """Return bfloat16 where the device has products of its own for it, else float16 on CUDA, else float32.
+
+    Text is written faster in it everywhere, as a token's time is that of reading the weights.
+    """
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16")
-    return "bfloat16" if fast else "float32"
+    has = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16")
+    return "bfloat16" if has else "float32"
+
+
+@cache
+def _pays() -> bool:
+    """Return whether this CPU multiplies in bfloat16 about as fast as in float32, at least.
+
+    Some have instructions for it that take twice as long. Noise cannot decide: either format is far faster.
+    """
+    return _seconds(torch.bfloat16) < PAYS * _seconds(torch.float32)
 
 
 def product_type(name: DTypeName) -> torch.dtype:
@@ -73,7 +93,7 @@ def _seconds(dtype: torch.dtype) -> float:
     x = torch.ones(256, 512, dtype=dtype)
     weight = torch.ones(512, 512, dtype=dtype)
     times: list[float] = []
-    for _ in range(3):
+    for _ in range(5):
         began = time.perf_counter()
         torch.mm(x, weight)
         times.append(time.perf_counter() - began)

@@ -20,7 +20,7 @@ class TrainConfig:
     micro_batch: int | Literal["auto"] = "auto"
     """Sequences a process computes at once; auto is as many as fit in memory and still help."""
     dtype: DTypeName = "auto"
-    """Number format of the products; auto is bfloat16 where the device supports it. float16 uses loss scaling."""
+    """Number format of the products; auto is bfloat16 where supported and not slower. float16 uses loss scaling."""
     residual: Literal["float32", "products"] = "float32"
     """Number format of the residual stream: float32, or that of the products, with less memory and coarser sums."""
     attention_kernel: KernelName = "auto"
