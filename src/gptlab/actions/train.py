@@ -71,7 +71,7 @@ def train(
     ):
         changed = _compare(own, config, out)
         sets = Sets(config.data, config.model.context, config.order_seed)
-        dtype = world.from_main(_dtype(config, out, world))
+        dtype: DTypeName = world.from_main(_dtype(config, out, world))
         settled = replace(config, train=replace(config.train, dtype=dtype))
         trainer = build(settled, sets, out, world, interrupt, replan=replan)
         resumed = trainer.resume()  # before anything is written, as the checkpoint may be another model's
