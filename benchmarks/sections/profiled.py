@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gptlab.bench.bench import measured
+from gptlab.bench.printed import lines
 from gptlab.bench.rig import Rig
-from gptlab.bench.table import lines
 from gptlab.data.mixture import DataConfig
 from gptlab.model.gpt import ModelConfig
 from gptlab.recipe import RunConfig

@@ -8,9 +8,9 @@ import torch
 from gptlab import recipe
 from gptlab.bench import bench as measuring
 from gptlab.bench import ladder, rig
+from gptlab.bench.printed import lines
 from gptlab.bench.products import products_of
 from gptlab.bench.rig import Rig
-from gptlab.bench.table import lines
 from gptlab.cli import main
 from gptlab.model import loss
 from gptlab.model.gpt import GPT

@@ -7,8 +7,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from gptlab.bench.breakdown import parts_of
 from gptlab.bench.ladder import climb, head
-from gptlab.bench.parts import parts_of
 from gptlab.bench.products import product_rate, products_of
 from gptlab.bench.rig import Rig, Timed
 from gptlab.errors import GptlabError, brief

@@ -32,7 +32,7 @@ def run(
     from gptlab import recipe
     from gptlab.bench.bench import Row, bench
     from gptlab.bench.bench import ladder as climb
-    from gptlab.bench.table import draw, lines, row_line
+    from gptlab.bench.printed import draw, lines, row_line
     from gptlab.outputs import file_unwritable
 
     if steps is not None and steps < 1:
