@@ -72,6 +72,18 @@ def test_a_long_step_is_computed_from_some_of_its_passes(config, monkeypatch):
         assert seconds / 3 < min(cut.step().seconds for _ in range(5)) < 3 * seconds
 
 
+def test_the_next_rig_does_not_run_the_graphs_of_this_one(config, monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.compiler, "reset", lambda: calls.append(True))
+    with Rig(config):
+        pass
+    assert not calls
+    monkeypatch.setattr(Rig, "compiled", True)
+    with Rig(config):
+        assert not calls
+    assert calls
+
+
 def test_products_are_those_of_the_size(config):
     config = replace(
         config,

@@ -93,6 +93,8 @@ class Rig:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+        if self.compiled:  # or the next rig would run this one's graphs, with this one's attention and head
+            torch.compiler.reset()
         del self.updater
         release()  # or the next one would miss what this one keeps of the GPU
 
