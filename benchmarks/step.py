@@ -1,13 +1,12 @@
-"""A training step of GPT-2 124M: gptlab against transformers' GPT2LMHeadModel, interleaved.
+"""A training step of GPT-2 124M: gptlab against transformers' GPT2LMHeadModel, eager and compiled, interleaved.
 
-    python benchmarks/step.py --rounds 7 --json benchmarks/results/step.json
+    python benchmarks/step.py --rounds 7 --sequences 1 --dtype float32 --json benchmarks/results/step.json
 
 All sides: the same batch, autocast and fused AdamW, gradients clipped to 1, no dropout. Each is a process of its
-own, as gptlab's commands keep the memory that tensors give back, which on a CPU is worth much; so there a third
-side is transformers with that setting. On CUDA all sides warm up, and compile, at the same time. A round is a step
-of each side, one after the other, while the others wait; the medians and the ratio of each round's pair are
-reported, and the largest memory: of the process on a CPU, of its tensors after the warm-up on CUDA. A side that
-fails is told, and the others go on.
+own. On a CPU each keeps the memory that tensors give back, as gptlab's commands do, which is worth much there; on CUDA
+all sides warm up, and compile, at the same time. A round is a step of each side, one after the other, while the others
+wait; the medians and the ratio of each round's pair are reported, and the largest memory: of the process on a CPU, of
+its tensors after the warm-up on CUDA. A side that fails is told, and the others go on.
 """
 
 import argparse
@@ -67,8 +66,6 @@ class Side:
 
     build: Callable[[Work, bool], tuple[nn.Module, Loss]]
     compiled: bool = False
-    keep: bool = False
-    """Whether its process keeps the memory that tensors give back."""
 
 
 def gptlab_model(work: Work, compiled: bool) -> tuple[nn.Module, Loss]:
@@ -169,7 +166,7 @@ class Answer:
 def obey(side: Side, work: Work, orders: Connection) -> None:
     """Be one side: make as many steps as each order says, and answer; an order for none ends it."""
     device, step = choose_device(work.device), None
-    if side.keep:
+    if device.type == "cpu":
         keep_freed()
     while number := orders.recv():
         began = time.perf_counter()
@@ -313,6 +310,14 @@ def commit() -> str | None:
         return None
 
 
+SIDES = {
+    "gptlab": Side(gptlab_model),
+    "gptlab, compiled": Side(gptlab_model, compiled=True),
+    "transformers": Side(transformers_model),
+    "transformers, compiled": Side(transformers_model, compiled=True),
+}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -322,7 +327,7 @@ def main() -> int:
     parser.add_argument("--sequences", type=int, default=4)
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--compile", action="store_true", help="torch.compile on all sides")
+    parser.add_argument("--side", action="append", choices=list(SIDES), help="only these; may be repeated")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     if arguments.json and (refusal := file_unwritable(arguments.json, "--json")):
@@ -335,19 +340,13 @@ def main() -> int:
         dtype=arguments.dtype,
         device=device.type,
     )
-    sides = {
-        "gptlab": Side(gptlab_model, arguments.compile, keep=True),
-        "transformers": Side(transformers_model, arguments.compile),
-    }
-    if device.type == "cpu":
-        sides["transformers, memory kept"] = Side(transformers_model, arguments.compile, keep=True)
+    sides = {name: SIDES[name] for name in arguments.side or SIDES}
     lanes = race(sides, work, arguments.rounds, together=device.type == "cuda")
     measured = {name: lane for name, lane in lanes.items() if lane.seconds}
     result = {
         "what": f"a step of {arguments.size}, forward, backward, clipping and update",
         "tokens": work.tokens,
         "dtype": arguments.dtype,
-        "compile": arguments.compile,
         "commit": at,
         "transformers": version("transformers"),
         **describe(device),
@@ -355,7 +354,7 @@ def main() -> int:
         "seconds": {name: lane.seconds for name, lane in lanes.items()},
         "median_s": {name: statistics.median(lane.seconds) for name, lane in measured.items()},
         "peak_memory_gb": {name: round(lane.peak_bytes / 1e9, 2) for name, lane in measured.items()},
-        "speedup": speedups(lanes, "gptlab"),
+        "speedup": {name: speedups(lanes, name) for name in measured if name.startswith("gptlab")},
         "failed": {name: lane.failure for name, lane in lanes.items() if lane.failure is not None},
     }
     del result["host"]

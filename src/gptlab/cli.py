@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict, get_origin
 from gptlab.commands import INTERRUPTED
 from gptlab.errors import ConfigError, GptlabError, did_you_mean
 from gptlab.machine.memory import keep_freed
+from gptlab.machine.threads import spin_briefly
 from gptlab.outputs import file_unwritable
 from gptlab.parsing import check_numbers
 from gptlab.terminal import standard_streams
@@ -74,6 +75,7 @@ def _run(words: list[str]) -> int:
         if not name.startswith("data "):
             _check_encoding(words)
             keep_freed()
+            spin_briefly()
         result = _parse(name, words)
         if json_file is not None:
             json_file.parent.mkdir(parents=True, exist_ok=True)

@@ -43,6 +43,7 @@ def multiple(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 def chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     tokens, most, count = request.param
     monkeypatch.setitem(loss.CHUNK_TOKENS, "cpu", tokens)
+    monkeypatch.setattr(loss, "CACHED_ROWS", max(1, tokens // 4))
     monkeypatch.setattr(loss, "MOST_CHUNKS", most)
     return count
 

@@ -299,3 +299,19 @@ def test_a_folder_that_is_no_run_is_refused(train, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(ConfigError, match="holds files"):
         train(tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("fast", "bound"),
+    [({"compile": True}, 1e-3), ({"compile": True, "dtype": "bfloat16", "residual": "products"}, 0.05)],
+)
+def test_the_fast_settings_lose_nothing_in_200_steps(train, tmp_path, fast, bound):
+    """Training losses, in nats a token, of the same run in plain float32."""
+    gentle = {
+        "optim": {"lr": 2e-3},
+        "schedule": {"warmup_steps": 20},
+    }  # else rounding may decide over a cliff
+    train(tmp_path / "plain", {"train": {"steps": 200}, **gentle})
+    train(tmp_path / "fast", {"train": {"steps": 200, **fast}, **gentle})
+    assert losses(tmp_path / "fast") == pytest.approx(losses(tmp_path / "plain"), abs=bound)

@@ -18,6 +18,7 @@ from torch import Tensor
 # The smallest chunk: every chunk reads and writes the head's gradient, which is as large as the head.
 CHUNK_TOKENS = {"cpu": 1024, "cuda": 8192}
 MOST_CHUNKS = 8  # torch.compile unrolls them
+CACHED_ROWS = 16  # of logits, that a CPU's cache holds: 3 MB for GPT-2's vocabulary
 IGNORED = -1  # a target that does not count
 # The head's rows are padded to this multiple: GPT-2's vocabulary is odd, which slows products on a GPU.
 HEAD_MULTIPLE = {"cuda": 64}
@@ -74,14 +75,11 @@ class _ChunkedLoss(torch.autograd.Function):
         weight = weight_VD.to(dtype)
         weight = F.pad(weight, (0, 0, 0, extra)) if extra else weight
         room = FLOAT16_ROOM if dtype == torch.float16 else 1.0
-        compiling = torch.compiler.is_compiling()
-        columns_V = torch.arange(len(weight), device=x_ND.device) if compiling else None
-
         chunk = max(CHUNK_TOKENS.get(device, 1024), -(-len(targets_N) // MOST_CHUNKS))
         counts_N = (targets_N != IGNORED).float()
         loss = torch.zeros((), dtype=torch.float32, device=x_ND.device)
         grad_x: list[Tensor] = []
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if want_gradients else None
+        grad_weight: Tensor | None = None
         parts = zip(
             x_ND.to(dtype).split(chunk),
             targets_N.clamp(min=0)[:, None].split(chunk),
@@ -96,24 +94,19 @@ class _ChunkedLoss(torch.autograd.Function):
             cap_slope = 1 - (logits / cap).square() if cap is not None and want_gradients else None
             if extra:
                 logits[:, n_vocab:] = -torch.inf
-            most, right = logits.amax(-1, keepdim=True), logits.gather(-1, targets)
-            odds = logits.sub_(most).exp_()
-            total = odds.sum(-1, keepdim=True)
-            loss = loss + ((total.log() + most - right) * counts).sum()
-            if grad_weight is None:
+            loss = loss + _losses_to_slopes(logits, targets, counts)
+            if not want_gradients:
                 continue
-            # d loss / d logits = softmax - one-hot, and through the cap its slope.
-            slope = odds.mul_(counts / total)
-            if columns_V is not None:
-                # The compiler fuses this, but turns a scatter into a copy and atomic additions.
-                slope = slope - torch.where(columns_V == targets, counts, 0.0)
-            else:
-                slope.scatter_add_(-1, targets, -counts)
-            if cap_slope is not None:
-                slope.mul_(cap_slope)
+            slope = logits.mul_(cap_slope) if cap_slope is not None else logits
             slope = slope.to(dtype)
             grad_x.append(slope @ weight)
-            grad_weight += slope.T @ (x * room if room != 1 else x)
+            x = x * room if room != 1 else x
+            if grad_weight is None:
+                grad_weight = (slope.T @ x).float()
+            elif dtype == torch.float32:
+                grad_weight.addmm_(slope.T, x)
+            else:
+                grad_weight += slope.T @ x
         if grad_weight is not None:
             ctx.save_for_backward(torch.cat(grad_x), grad_weight[:n_vocab])
             ctx.types, ctx.room = (x_ND.dtype, weight_VD.dtype), room
@@ -132,3 +125,29 @@ class _ChunkedLoss(torch.autograd.Function):
             None,
             None,
         )
+
+
+def _losses_to_slopes(
+    logits_NV: Float[Tensor, "N V"], targets_N1: Int[Tensor, "N 1"], counts_N1: Float[Tensor, "N 1"]
+) -> Tensor:
+    """Return the summed loss, and replace the logits by its derivative: softmax minus one-hot.
+
+    On a CPU a few rows at a time, which stay in its cache for all these operations.
+    """
+    compiling = torch.compiler.is_compiling()  # a compiler fuses them itself
+    rows = CACHED_ROWS if logits_NV.device.type == "cpu" and not compiling else len(logits_NV)
+    loss = torch.zeros((), device=logits_NV.device)
+    pieces = zip(logits_NV.split(rows), targets_N1.split(rows), counts_N1.split(rows), strict=True)
+    for logits, targets, counts in pieces:
+        most, right = logits.amax(-1, keepdim=True), logits.gather(-1, targets)
+        odds = logits.sub_(most).exp_()
+        total = odds.sum(-1, keepdim=True)
+        loss += ((total.log() + most - right) * counts).sum()
+        slope = odds.mul_(counts / total)
+        if compiling:
+            # A scatter would become a copy and atomic additions.
+            columns_V = torch.arange(logits.shape[-1], device=logits.device)
+            slope.sub_(torch.where(columns_V == targets, counts, 0.0))
+        else:
+            slope.scatter_add_(-1, targets, -counts)
+    return loss
