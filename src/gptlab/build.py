@@ -25,21 +25,19 @@ from gptlab.machine.world import World
 from gptlab.model import kernels
 from gptlab.model.gpt import GPT
 from gptlab.model.in_format import InFormat
-from gptlab.model.size import Size, measure
+from gptlab.model.size import measure
 from gptlab.recipe import RunConfig
 from gptlab.train.budget import Budget
 from gptlab.train.console import Work
 from gptlab.train.guard import Guard
 from gptlab.train.interrupt import Interrupt
 from gptlab.train.loop import Trainer
-from gptlab.train.optim import build_optimizer
+from gptlab.train.optim import NUMBER_BYTES, build_optimizer, state_bytes
 from gptlab.train.saver import Saver
 from gptlab.train.schedule import rate
 from gptlab.train.skip import Skipping
 from gptlab.train.state import State
 from gptlab.train.step import Updater
-
-STATE_BYTES = 16  # per parameter: itself, its gradient and AdamW's two means, in float32
 
 
 def build(
@@ -96,7 +94,7 @@ def build_updater(
         identity: what a checkpoint must have in common with the run, as State says.
         replan: whether to measure anew how many steps fit `train.hours`.
     """
-    _check_memory(measure(config.model), world)
+    _check_memory(config, world)
     deterministic = config.train.deterministic
     set_deterministic(
         deterministic if deterministic is not None else world.device.type == "cpu",
@@ -145,9 +143,11 @@ def attention_kernel(config: RunConfig, device: torch.device) -> str:
     return name or "unknown"
 
 
-def _check_memory(size: Size, world: World) -> None:
+def _check_memory(config: RunConfig, world: World) -> None:
     """Refuse a model that cannot fit before allocating it, as a system may grant memory and kill the process later."""
-    needed, total = STATE_BYTES * size.parameters + 4 * size.tables, total_bytes(world.device.type)
+    size, total = measure(config.model), total_bytes(world.device.type)
+    weights, gradients = size.parameters + size.tables, size.parameters
+    needed = NUMBER_BYTES * (weights + gradients) + state_bytes(config.optim, size.counts)
     if total is not None and needed > total:
         raise ConfigError(
             f"model: {quantity(size.parameters)} parameters and tables take {quantity(needed, 'B')} to train, and "

@@ -37,7 +37,7 @@ def sgd(model, config):
     return torch.optim.SGD(groups)
 
 
-optim.OPTIMIZERS["sgd"] = optim.Kind(SGDConfig, sgd)
+optim.OPTIMIZERS["sgd"] = optim.Kind(SGDConfig, sgd, lambda kind: 0)
 optim.OptimConfig = optim.OptimConfig | SGDConfig
 
 from gptlab import cli
@@ -91,4 +91,4 @@ def test_keys_of_another_kind_are_refused(gptlab, tiny_recipe, tmp_path):
     assert "optim.vector_lr: there is no such key; known are name, lr, betas" in other[2]
     assert "optim.eps: there is no such key; known are name, lr, vector_lr" in ours[2]
     assert unknown[0] == 1
-    assert unknown[2] == 'gptlab config: optim.name = \'lion\': must be "adamw" or "sgd"\n'
+    assert unknown[2] == 'gptlab config: optim.name = \'lion\': must be "adamw" or "muon" or "sgd"\n'

@@ -69,7 +69,7 @@ def test_twenty_steps_are_those_of_torchs_plain_adamw_with_matrices_decayed_only
 @pytest.mark.parametrize("tied", [True, False])
 def test_every_optimizer_holds_every_parameter_once(name: str, tied: bool):
     model = gpt(tie_embeddings=tied)
-    optimizer = build_optimizer(model, AdamWConfig(name=name))  # pyright: ignore[reportArgumentType]
+    optimizer = build_optimizer(model, OPTIMIZERS[name].config())
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     assert sorted(map(id, held)) == sorted(map(id, model.parameters()))
     assert len(held) == len(list(gpt().parameters())) + (0 if tied else 1)
@@ -92,7 +92,7 @@ def test_decay_alone_shrinks_matrices_by_rate_times_decay_and_vectors_not():
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_run_cut_in_two_by_a_file_is_the_whole_run_bit_for_bit(name: str, tmp_path: Path):
-    config = AdamWConfig(name=name, lr=CONFIG.lr)  # pyright: ignore[reportArgumentType]
+    config = OPTIMIZERS[name].config(lr=CONFIG.lr)
     whole = gpt()
     whole_optimizer = build_optimizer(whole, config)
     learn(whole, whole_optimizer, range(8))

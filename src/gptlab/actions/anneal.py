@@ -13,6 +13,7 @@ from gptlab.errors import ConfigError
 from gptlab.runs import checkpoint
 from gptlab.runs.folder import RECIPE, run_of
 from gptlab.train.budget import Budget
+from gptlab.train.optim import peaks
 from gptlab.train.schedule import rate
 
 
@@ -55,8 +56,8 @@ def annealed(
     )
     if "budget" in found.state:
         budget.restore(found.state["budget"])
-    lr = config.optim.lr * rate(config.schedule, step, budget.progress(step))
-    if lr == 0:
+    fraction = rate(config.schedule, step, budget.progress(step))
+    if fraction == 0:
         raise ConfigError(
             f"--from {start}: its learning rate is zero at step {step}; choose an earlier checkpoint"
         )
@@ -67,7 +68,7 @@ def annealed(
             "hours": hours,
             "steps": None if steps is None else step + steps,
         },
-        "optim": {"lr": lr},
+        "optim": {key: peak * fraction for key, peak in peaks(config.optim).items()},
         "schedule": {
             "name": "wsd",
             "warmup_steps": 0,

@@ -105,7 +105,8 @@ class Attention(nn.Module):
         self.n_head, self.n_kv_head, self.head_dim = n_head, n_kv_head, n_embd // n_head
         # The model owns its one position encoding; a tuple keeps it out of this module's parameters.
         self._position = (position,)
-        self.qkv = nn.Linear(n_embd, (n_head + 2 * n_kv_head) * self.head_dim, bias=bias)
+        self.qkv_rows = tuple(heads * self.head_dim for heads in (n_head, n_kv_head, n_kv_head))
+        self.qkv = nn.Linear(n_embd, sum(self.qkv_rows), bias=bias)
         self.q_norm = NORMS[norm](self.head_dim, eps=norm_eps, bias=False) if qk_norm else nn.Identity()
         self.k_norm = NORMS[norm](self.head_dim, eps=norm_eps, bias=False) if qk_norm else nn.Identity()
         self.out = nn.Linear(n_embd, n_embd, bias=bias)

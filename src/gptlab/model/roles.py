@@ -4,12 +4,14 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+KindName = Literal["table", "head", "matrix", "gain", "bias"]
+
 
 @dataclass(frozen=True)
 class Role:
     """The role of a parameter."""
 
-    kind: Literal["table", "head", "matrix", "gain", "bias"]
+    kind: KindName
     """A table read by row, an untied head, a matrix of a block, the gain of a norm, or a bias."""
     start: Literal["normal", "smaller", "ones", "zeros"]
     """Its first values; smaller in matrices that write to the residual stream, whose variance grows with depth."""

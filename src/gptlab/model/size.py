@@ -1,10 +1,11 @@
 """How big a model is and what a token of it costs, from its configuration alone."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gptlab.model.gpt import GPT, ModelConfig
-from gptlab.model.roles import role
+from gptlab.model.roles import KindName, role
 from gptlab.model.unset import ShapesOnly
 
 
@@ -12,14 +13,22 @@ from gptlab.model.unset import ShapesOnly
 class Size:
     """Counts of one model."""
 
-    parameters: int
-    """All parameters, a tied head counted once."""
-    embedding: int
-    """Parameters of the token embedding, learned positions and an untied head."""
+    counts: Mapping[KindName, int]
+    """Parameters by the kind of their role, a tied head counted once."""
     tables: int
     """Numbers that are not parameters: RoPE's sines and cosines."""
     flops_per_token: int
     """Floating-point operations of a forward and a backward pass per token, at full context."""
+
+    @property
+    def parameters(self) -> int:
+        """All parameters."""
+        return sum(self.counts.values())
+
+    @property
+    def embedding(self) -> int:
+        """Parameters of the token embedding, learned positions and an untied head."""
+        return self.counts.get("table", 0) + self.counts.get("head", 0)
 
     @property
     def non_embedding(self) -> int:
@@ -36,10 +45,10 @@ def measure(config: ModelConfig) -> Size:
     """
     with ShapesOnly():
         model = GPT(config)
-    counts: Counter[str] = Counter()
+    counts: Counter[KindName] = Counter()
     for name, parameter in model.named_parameters():
         counts[role(name).kind] += parameter.numel()
     matrices = counts["matrix"] + model.head_weight_VD.numel()
     attention = 12 * config.n_layer * config.n_embd * config.context
     tables = sum(buffer.numel() for buffer in model.buffers())
-    return Size(counts.total(), counts["table"] + counts["head"], tables, 6 * matrices + attention)
+    return Size(dict(counts), tables, 6 * matrices + attention)

@@ -19,11 +19,11 @@ from gptlab.study.design import Arm, marks, settings
 from gptlab.study.power import HELLASWAG_SD, LOSS_SD, detectable
 from gptlab.study.study_file import Study
 from gptlab.study.trials import Trial, counted, search, total
+from gptlab.train.optim import NUMBER_BYTES, state_bytes
 
 PLAN = "plan.json"
 ADDED = "seeds_added"
 TIMED_STEPS = 3
-STATE_NUMBERS = 3  # per parameter in a checkpoint: itself and AdamW's two means, four bytes each
 JUDGED = ("seeds", "tune", "paired", "variance", "target")
 
 
@@ -56,8 +56,9 @@ def cost(study: Study, arms: Sequence[Arm], step_s: Mapping[str, float]) -> Cost
 
 
 def _disk_bytes(trial: Trial) -> int:
-    kept = trial.arm.config.train.keep + 1  # and the best one
-    return 4 * STATE_NUMBERS * trial.arm.size.parameters * kept
+    config, size = trial.arm.config, trial.arm.size
+    kept = config.train.keep + 1  # and the best one
+    return kept * (NUMBER_BYTES * size.parameters + state_bytes(config.optim, size.counts))
 
 
 def describe(study: Study, arms: Sequence[Arm], step_s: Mapping[str, float], jobs: int) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from gptlab.amounts import quantity
-from gptlab.train.optim import AdamWConfig
+from gptlab.train.optim import AdamWConfig, OptimConfig
 from gptlab.train.schedule import ScheduleConfig
 
 DECAY_FLOOR = 0.1  # GPT-3 (section 2.3) ends at a tenth and llm.c's GPT-2 at zero; recipes/ do either
@@ -27,7 +27,7 @@ loss of 7.8.
 
 
 def warnings(
-    optim: AdamWConfig, schedule: ScheduleConfig, *, dtype: str, parameters: int, bfloat16: bool
+    optim: OptimConfig, schedule: ScheduleConfig, *, dtype: str, parameters: int, bfloat16: bool
 ) -> Iterator[str]:
     """Yield a line for each setting outside of what is known to train well; it may still be right.
 
@@ -39,7 +39,7 @@ def warnings(
         bfloat16: whether the device supports it.
     """
     low, high = next((rates for most, rates in RATES.items() if parameters <= most), (0.0, float("inf")))
-    if optim.name == "adamw" and not low <= optim.lr <= high:
+    if isinstance(optim, AdamWConfig) and not low <= optim.lr <= high:
         fate = "it may diverge" if optim.lr > high else "it will learn slowly"
         yield (
             f"optim.lr = {optim.lr:g}: models of {quantity(parameters)} parameters train with {low:g} to "
