@@ -84,8 +84,8 @@ items and standard error, the machine and the hours; anything the files do not s
 known, the card estimates energy and cost from the hours, and states its assumptions. `--licence mit` states the
 licence, which no file knows. A card that somebody changed is not overwritten.
 
-NanoChatForCausalLM, which has gain-free norms, QK-norm and a soft cap, is not in the list: it normalises the
-embeddings before the first block, and no weights can undo that.
+Most classes cannot normalise the embeddings before the first block, and no weights can undo that; NanoChatForCausalLM
+always does.
 """
 
 GGUF = """\

@@ -155,7 +155,10 @@ def test_every_overlay_fits(name):
         ("swiglu", 12 * (2 * 2048 - 3072)),  # the matrices hold as many, the biases not
         ("qk_norm", 12 * 2 * 64),
         ("post_norm", -2 * 768),  # no norm at the end
+        ("embed_norm", 2 * 768),
         ("relu2", 0),
+        ("zero_residual", 0),
+        ("muon", 0),
         ("soft_cap", 0),
         ("wsd", 0),
         ("fp16", 0),

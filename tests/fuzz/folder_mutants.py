@@ -37,6 +37,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "apertus": LLAMA | {"qk_norm": True, "bias": False, "mlp": "relu2"},
     "vaultgemma": LLAMA | {"logit_soft_cap": 5.0, "bias": False},
     "vaultgemma, own head": LLAMA | {"mlp": "relu2", "logit_soft_cap": 5.0, "bias": False, "tie_embeddings": False},
+    "nanochat": ROPE | {"norm": "rmsnorm_no_gain", "mlp": "relu2", "qk_norm": True, "embed_norm": True, "bias": False},
     "own": LLAMA | {"norm_order": "post", "logit_soft_cap": 5.0, "n_kv_head": 2},
     "own, own head": {"norm": "rmsnorm", "qk_norm": True, "tie_embeddings": False},
 }  # fmt: skip

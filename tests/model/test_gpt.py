@@ -159,6 +159,31 @@ def test_weights_start_by_their_role():
     assert all((p == 0).all() for name, p in model.named_parameters() if name.endswith("bias"))
 
 
+def test_blocks_that_begin_as_the_identity():
+    torch.manual_seed(0)
+    plain_model, model = (GPT(ModelConfig(**SHAPE, residual_init=start)) for start in ("small", "zero"))
+    ids = torch.randint(61, (2, 24))
+    x = model.position.embed(model.embed(ids), 0)
+    assert torch.equal(model.hidden(ids), model.norm(x))
+    assert not torch.equal(plain_model.hidden(ids), plain_model.norm(x))
+    assert not any(
+        model.get_parameter(f"blocks.{n}.{part}.weight").any() for n in (0, 1) for part in RESIDUAL
+    )
+
+
+RESIDUAL = ("attention.out", "mlp.down")
+
+
+def test_a_norm_after_the_embedding():
+    torch.manual_seed(0)
+    model = GPT(ModelConfig(**SHAPE, embed_norm=True, residual_init="zero"))
+    ids = torch.randint(61, (2, 24))
+    x = model.position.embed(model.embed(ids), 0)
+    normal = (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True, unbiased=False) + 1e-5).sqrt()
+    assert torch.allclose(model.hidden(ids), model.norm(normal), atol=1e-5)
+    assert torch.allclose(model.embed_norm(x), normal, atol=1e-5)
+
+
 def test_a_parameter_without_a_role_is_refused():
     model = GPT(ModelConfig(**SHAPE))
     model.extra = torch.nn.Linear(2, 2)

@@ -21,8 +21,10 @@ SWITCHES = {
     "n_kv_head": [None, 2, 1],
     "bias": [True, False],
     "tie_embeddings": [True, False],
+    "embed_norm": [False, True],
     "qk_norm": [False, True],
     "logit_soft_cap": [None, 15.0],
+    "residual_init": ["small", "zero"],
 }
 ONE_AT_A_TIME = [(name, value) for name, values in SWITCHES.items() for value in values]
 

@@ -79,6 +79,16 @@ def test_a_checkpoint_under_another_ones_name_is_passed_over(tmp_path):
     assert "is from step 2" in told[0]
 
 
+def test_a_checkpoint_of_before_a_switch_existed_goes_on(train, tmp_path):
+    out = tmp_path / "run"
+    train(out, {"train": {"steps": 4}})
+    newest = out / "checkpoints" / "step_00000004"
+    rewrite(
+        newest, lambda state: [state["model"].pop(key) for key in ("embed_norm", "residual_init")], mend=True
+    )
+    assert train(out, {"train": {"steps": 5}})["step"] == 5
+
+
 @pytest.mark.parametrize(
     ("key", "value", "complaint"),
     [

@@ -369,7 +369,8 @@ def _sum_of_parts(config: ModelConfig) -> int:
     attention = (c.n_embd + c.bias) * (heads * c.head_dim + c.n_embd) + 2 * c.qk_norm * head_norm
     block = attention + mlp + 2 * norm
     embeddings = c.vocab_size * c.n_embd * (1 if c.tie_embeddings else 2)
-    return embeddings + position + c.n_layer * block + NORM_ORDERS[c.norm_order].final_norm * norm
+    norms = c.embed_norm + NORM_ORDERS[c.norm_order].final_norm
+    return embeddings + position + c.n_layer * block + norms * norm
 
 
 def _count(part: nn.Module) -> int:

@@ -141,10 +141,14 @@ class ModelConfig:
     """Whether linear layers and layernorms have a bias."""
     tie_embeddings: bool = True
     """Whether the head is the transposed token embedding."""
+    embed_norm: bool = False
+    """Whether the embeddings are normalised before the first block."""
     qk_norm: bool = False
     """Whether each head's queries and keys are normalised with the model's norm."""
     logit_soft_cap: float | None = None
     """Bound of the logits c in c * tanh(logits / c), in nats; None means no bound."""
+    residual_init: Literal["small", "zero"] = "small"
+    """First values of the matrices that write to the residual stream: small, as GPT-2's, or zero."""
 
     def __post_init__(self) -> None:
         for name in ("n_layer", "n_head", "n_kv_head", "n_embd", "n_hidden", "context", "vocab_size"):
@@ -204,12 +208,10 @@ class GPT(nn.Module):
         self.position = POSITIONS[config.position](
             config.context, config.n_embd, config.head_dim, theta=config.rope_theta
         )
+        norm = partial(NORMS[config.norm], config.n_embd, eps=config.norm_eps, bias=config.bias)
+        self.embed_norm = norm() if config.embed_norm else nn.Identity()
         self.blocks = nn.ModuleList(block(config, self.position) for _ in range(config.n_layer))
-        self.norm = (
-            NORMS[config.norm](config.n_embd, eps=config.norm_eps, bias=config.bias)
-            if block.final_norm
-            else nn.Identity()
-        )
+        self.norm = norm() if block.final_norm else nn.Identity()
         # A tied head has no parameter of its own, so a checkpoint holds the shared matrix once.
         self.unembed = (
             None if config.tie_embeddings else nn.Linear(config.n_embd, config.vocab_size, bias=False)
@@ -275,7 +277,7 @@ class GPT(nn.Module):
         cells: Tensor | None = None,
         run: RunBlock = plain,
     ) -> Tensor:
-        x = self.position.embed(self.embed(ids_BT), start)
+        x = self.embed_norm(self.position.embed(self.embed(ids_BT), start))
         if self.short_residual and torch.is_autocast_enabled(x.device.type):
             # Autocast leaves embeddings in float32, and sums with them stay float32.
             x = x.to(torch.get_autocast_dtype(x.device.type))
@@ -315,18 +317,19 @@ def init_weights(model: GPT) -> None:
     """Initialise every parameter by its role (roles.py), from torch's global random state.
 
     Matrices that write to the residual stream, those of attention and of every MLP, start smaller, so that its variance
-    does not grow with depth.
+    does not grow with depth, or at zero, so that every block begins as the identity.
 
-    Source: Radford et al. (2019), sec. 2.3; GPT-2's `model.py` for the spread.
+    Source: Radford et al. (2019), sec. 2.3; GPT-2's `model.py` for the spread; Zhang et al. (2019), Fixup,
+    https://arxiv.org/abs/1901.09321, for zero.
     """
     spread = 0.02
-    smaller = spread / (2 * model.config.n_layer) ** 0.5
+    small = spread / (2 * model.config.n_layer) ** 0.5 if model.config.residual_init == "small" else 0.0
     for name, parameter in model.named_parameters():
         match role(name).start:
             case "normal":
                 nn.init.normal_(parameter, std=spread)
-            case "smaller":
-                nn.init.normal_(parameter, std=smaller)
+            case "residual":
+                nn.init.normal_(parameter, std=small)
             case "ones":
                 nn.init.ones_(parameter)
             case "zeros":

@@ -13,8 +13,8 @@ class Role:
 
     kind: KindName
     """A table read by row, an untied head, a matrix of a block, the gain of a norm, or a bias."""
-    start: Literal["normal", "smaller", "ones", "zeros"]
-    """Its first values; smaller in matrices that write to the residual stream, whose variance grows with depth."""
+    start: Literal["normal", "residual", "ones", "zeros"]
+    """Its first values; `residual` are those of matrices that write to the residual stream."""
 
     @property
     def decayed(self) -> bool:
@@ -38,7 +38,7 @@ ROLES = {
     r"(embed|position)\.weight": Role("table", "normal"),
     r"unembed\.weight": Role("head", "normal"),
     r"blocks\.\d+\.(attention\.qkv|mlp\.(gate|up))\.weight": Role("matrix", "normal"),
-    r"blocks\.\d+\.(attention\.out|mlp\.down)\.weight": Role("matrix", "smaller"),
-    r"(.+\.)?(norm|norm1|norm2|q_norm|k_norm)\.weight": Role("gain", "ones"),
+    r"blocks\.\d+\.(attention\.out|mlp\.down)\.weight": Role("matrix", "residual"),
+    r"(.+\.)?(norm|embed_norm|norm1|norm2|q_norm|k_norm)\.weight": Role("gain", "ones"),
     r".+\.bias": Role("bias", "zeros"),
 }

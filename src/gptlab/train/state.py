@@ -9,7 +9,7 @@ import torch
 from gptlab.errors import CheckpointError
 from gptlab.machine.random_states import random_state, restore_random_state
 from gptlab.machine.world import World
-from gptlab.model.gpt import GPT
+from gptlab.model.gpt import GPT, ModelConfig
 from gptlab.parsing import typed
 from gptlab.runs.checkpoint import Checkpoint
 from gptlab.train.budget import Budget
@@ -77,8 +77,11 @@ class State:
             CheckpointError: one of them differs.
         """
         for key, value in self.identity.items():
-            if found.state.get(key) != value:
-                name, saved, wanted = _first_difference(key, found.state.get(key), value)
+            was = found.state.get(key)
+            if key == "model" and isinstance(was, Mapping):
+                was = {**asdict(ModelConfig()), **was}  # an older version lacked the newer switches
+            if was != value:
+                name, saved, wanted = _first_difference(key, was, value)
                 raise CheckpointError(
                     f"{found.folder}: its {name} is {saved}, the recipe's is {wanted}; "
                     "continue with the run's own config.toml or choose another --out"

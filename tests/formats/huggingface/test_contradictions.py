@@ -34,6 +34,8 @@ TURNING: dict[str, dict[str, Any]] = {
     "Qwen3ForCausalLM": LLAMA | {"qk_norm": True, "bias": False},
     "ApertusForCausalLM": LLAMA | {"qk_norm": True, "bias": False, "mlp": "relu2"},
     "VaultGemmaForCausalLM": LLAMA | {"logit_soft_cap": 15.0, "bias": False},
+    "NanoChatForCausalLM": ROPE
+    | {"norm": "rmsnorm_no_gain", "mlp": "relu2", "qk_norm": True, "embed_norm": True, "bias": False},
 }
 SCALED = {"rope_scaling": {"rope_type": "linear", "factor": 4.0}}
 INDEX = "model.safetensors.index.json"

@@ -21,6 +21,10 @@ from gptlab.sample import GeneratingGPT, generate
 MakeGPT = Callable[..., GeneratingGPT]
 LLAMA: dict[str, Any] = {"norm": "rmsnorm", "position": "rope", "mlp": "swiglu"}
 ROPE: dict[str, Any] = {"position": "rope"}
+NANOCHAT: dict[str, Any] = {
+    **ROPE,
+    **{"norm": "rmsnorm_no_gain", "mlp": "relu2", "qk_norm": True, "embed_norm": True, "bias": False},
+}
 # One model of each class, and corner cases of the two best known.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("GPT2LMHeadModel", {}),
@@ -52,6 +56,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3": ("Qwen3ForCausalLM", LLAMA | {"qk_norm": True, "bias": False}),
     "apertus": ("ApertusForCausalLM", LLAMA | {"mlp": "relu2", "qk_norm": True, "bias": False}),
     "vaultgemma": ("VaultGemmaForCausalLM", LLAMA | {"mlp": "relu2", "logit_soft_cap": 15.0, "bias": False}),
+    "nanochat": ("NanoChatForCausalLM", NANOCHAT | {"n_kv_head": 2, "logit_soft_cap": 15.0}),
     "own": (OWN, LLAMA | {"qk_norm": True, "logit_soft_cap": 15.0, "n_kv_head": 3}),
 }
 FILES = [

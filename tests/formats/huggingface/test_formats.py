@@ -24,12 +24,21 @@ SWITCHES: dict[str, list[Any]] = {
     "mlp": list(MLPS),
     "bias": [True, False],
     "tie_embeddings": [True, False],
+    "embed_norm": [False, True],
     "qk_norm": [False, True],
     "logit_soft_cap": [None, 15.0],
     "n_kv_head": [None, 2],
 }
 COMBINATIONS = [dict(zip(SWITCHES, values, strict=True)) for values in product(*SWITCHES.values())]
 LLAMA = {"norm": "rmsnorm", "position": "rope", "mlp": "swiglu"}
+NANOCHAT = {
+    "norm": "rmsnorm_no_gain",
+    "position": "rope",
+    "mlp": "relu2",
+    "bias": False,
+    "embed_norm": True,
+    "qk_norm": True,
+}
 
 
 def config_of(switches: dict[str, Any], **more: Any) -> ModelConfig:
@@ -73,6 +82,9 @@ def of_each_native_format(count: int) -> list[Any]:
         (LLAMA | {"qk_norm": True}, OWN),
         (LLAMA | {"qk_norm": True, "bias": False, "mlp": "relu2"}, "ApertusForCausalLM"),
         (LLAMA | {"logit_soft_cap": 30.0, "bias": False}, "VaultGemmaForCausalLM"),
+        (NANOCHAT, "NanoChatForCausalLM"),
+        (NANOCHAT | {"logit_soft_cap": 15.0, "mlp": "gelu", "position": "none"}, "NanoChatForCausalLM"),
+        (NANOCHAT | {"norm": "rmsnorm"}, OWN),
         ({"norm": "rmsnorm"}, OWN),
     ],
 )

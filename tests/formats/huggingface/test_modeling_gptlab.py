@@ -21,8 +21,8 @@ PAIRED = [
     for values in product(NORMS, NORM_ORDERS, POSITIONS, MLPS, [True, False], [True, False])
 ]
 ALONE = [
-    dict(zip(("n_kv_head", "tie_embeddings", "logit_soft_cap"), values, strict=True))
-    for values in product([None, 2, 1], [True, False], [None, 15.0])
+    dict(zip(("n_kv_head", "tie_embeddings", "logit_soft_cap", "embed_norm"), values, strict=True))
+    for values in product([None, 2, 1], [True, False], [None, 15.0], [False, True])
 ]
 
 

@@ -36,6 +36,15 @@ OURS: dict[str, dict[str, Any]] = {
     "Qwen3ForCausalLM": LLAMA | {"qk_norm": True, "bias": False, "rope_theta": 500.0},
     "ApertusForCausalLM": LLAMA | {"qk_norm": True, "bias": False, "mlp": "gelu"},
     "VaultGemmaForCausalLM": LLAMA | {"logit_soft_cap": 15.0, "bias": False, "mlp": "relu2"},
+    "NanoChatForCausalLM": LLAMA
+    | {
+        "norm": "rmsnorm_no_gain",
+        "mlp": "gelu",
+        "qk_norm": True,
+        "embed_norm": True,
+        "bias": False,
+        "n_kv_head": 2,
+    },
     "GPTLabForCausalLM": LLAMA | {"norm_order": "post", "logit_soft_cap": 15.0, "n_kv_head": 1},
 }
 # Models as other people configure them: the class, and the settings that make it one of ours.

@@ -41,6 +41,7 @@ class GPTLabConfig(PretrainedConfig):
         rope_theta=10_000.0,
         mlp="gelu",
         bias=True,
+        embed_norm=False,
         qk_norm=False,
         logit_soft_cap=None,
         tie_word_embeddings=True,
@@ -50,7 +51,7 @@ class GPTLabConfig(PretrainedConfig):
         self.n_embd, self.n_hidden, self.context, self.vocab_size = n_embd, n_hidden, context, vocab_size
         self.norm, self.norm_order, self.norm_eps, self.qk_norm = norm, norm_order, norm_eps, qk_norm
         self.position, self.rope_theta, self.mlp, self.bias = position, rope_theta, mlp, bias
-        self.logit_soft_cap = logit_soft_cap
+        self.embed_norm, self.logit_soft_cap = embed_norm, logit_soft_cap
         super().__init__(tie_word_embeddings=tie_word_embeddings, **others)
 
 
@@ -155,6 +156,9 @@ class GPTLabForCausalLM(PreTrainedModel, GenerationMixin):
         self.embed = nn.Embedding(config.vocab_size, config.n_embd)
         learned = config.position == "learned"
         self.position = nn.Embedding(config.context, config.n_embd) if learned else None
+        self.embed_norm = (
+            make_norm(config, config.n_embd, config.bias) if config.embed_norm else nn.Identity()
+        )
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         pre = config.norm_order == "pre"
         self.norm = make_norm(config, config.n_embd, config.bias) if pre else nn.Identity()
@@ -194,6 +198,7 @@ class GPTLabForCausalLM(PreTrainedModel, GenerationMixin):
             position_ids = torch.arange(start, start + x.shape[1], device=x.device)[None]
         if self.position is not None:
             x = x + self.position(position_ids)
+        x = self.embed_norm(x)
         rotation = self.rotation(position_ids) if self.config.position == "rope" else None
         mask = causal_mask(attention_mask, start, x.shape[1], x.device)
         for block in self.blocks:

@@ -2,7 +2,15 @@
 
 from gptlab.formats.huggingface.classes.format import Format
 from gptlab.formats.huggingface.classes.gpt2 import GPT2, OPT
-from gptlab.formats.huggingface.classes.llama import Apertus, Arcee, Llama, Qwen3, SmolLM3, VaultGemma
+from gptlab.formats.huggingface.classes.llama import (
+    Apertus,
+    Arcee,
+    Llama,
+    NanoChat,
+    Qwen3,
+    SmolLM3,
+    VaultGemma,
+)
 from gptlab.formats.huggingface.classes.own import MODELING, Own
 from gptlab.formats.huggingface.classes.starcoder2 import Persimmon, StableLM, Starcoder2
 from gptlab.model.gpt import ModelConfig
@@ -36,5 +44,6 @@ FORMATS: dict[str, Format] = {
     "Qwen3ForCausalLM": Qwen3(),
     "ApertusForCausalLM": Apertus(),
     "VaultGemmaForCausalLM": VaultGemma(),
+    "NanoChatForCausalLM": NanoChat(),
     OWN: Own(),
 }

@@ -79,7 +79,7 @@ class Format:
 
     model_type: ClassVar[str]
     holds: ClassVar[Mapping[str, Sequence[object]]]
-    """The choices of each switch that fit, the usual one first; any choice of an unlisted switch fits."""
+    """The choices of each switch that fit, the usual one first; see `choices` for those of an unlisted switch."""
     numbers: ClassVar[Mapping[str, str]] = {
         "n_layer": "num_hidden_layers",
         "n_head": "num_attention_heads",
@@ -124,11 +124,16 @@ class Format:
     qk_norms: ClassVar[tuple[str, str]] = ("q_norm", "k_norm")
     final_norm: ClassVar[str] = "model.norm"
 
+    @property
+    def choices(self) -> Mapping[str, Sequence[object]]:
+        """Like `holds`, with what hardly any class has; any choice of a switch that is still unlisted fits."""
+        return {"embed_norm": [False], **self.holds}
+
     def misfits(self, c: ModelConfig) -> list[str]:
         """Return what the class needs instead, as in `norm = layernorm (not rmsnorm)`; empty if it fits."""
         found = [
             f"{name} = {_spell(values[0])} (not {_spell(getattr(c, name))})"
-            for name, values in self.holds.items()
+            for name, values in self.choices.items()
             if getattr(c, name) not in values
         ]
         if self.rope is not None and c.head_dim % 2:
@@ -164,7 +169,7 @@ class Format:
         Raises:
             ValueError: a key is missing or has a value that we lack; the message names it.
         """
-        usual: dict[str, Any] = {name: values[0] for name, values in self.holds.items()}
+        usual: dict[str, Any] = {name: values[0] for name, values in self.choices.items()}
         usual |= {our: theirs.get(their) for our, their in self.numbers.items()}
         function = theirs.get(self.activation)
         named = [ours for ours, names in self.activations.items() if function in names]

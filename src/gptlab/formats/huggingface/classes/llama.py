@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from gptlab.formats.huggingface.classes.format import (
@@ -14,6 +15,7 @@ from gptlab.formats.huggingface.classes.format import (
     Held,
     Piece,
     repeated,
+    split_rows,
 )
 from gptlab.model.gpt import ModelConfig
 
@@ -79,6 +81,52 @@ class Apertus(Format):
     bias_keys = ("attention_bias",)
     free: ClassVar = {"attention_dropout": 0.0}
     norms = ("attention_layernorm", "feedforward_layernorm")
+
+
+class NanoChat(Format):
+    """Karpathy's nanochat: norms without gains, also of the embeddings, and RoPE that turns the other way.
+
+    Turned the other way, the second half of a head's channels changes sign; so it does in queries and keys alike.
+    """
+
+    model_type = "nanochat"
+    holds: ClassVar = {
+        "norm": ["rmsnorm_no_gain"],
+        "norm_order": ["pre"],
+        "position": ["rope", "none"],
+        "mlp": ["relu2", "gelu", "gelu_erf"],
+        "bias": [False],
+        "embed_norm": [True],
+        "qk_norm": [True],
+    }
+    numbers: ClassVar = {**Format.numbers, "logit_soft_cap": "final_logit_softcapping"}
+    activations, bias_keys = UNGATED, ("attention_bias",)
+    free: ClassVar = {"attention_dropout": 0.0}
+    mlp_names: ClassVar = {"up": "fc1", "down": "fc2"}
+
+    def norm(self, theirs: str, ours: str, c: ModelConfig, width: int | None = None) -> Iterator[Piece]:
+        yield from ()
+
+    def qkv(self, theirs: str, ours: str, c: ModelConfig) -> Iterator[Piece]:
+        names = [f"{theirs}{name}.weight" for name in self.qkv_names]
+        rows = [heads * c.head_dim for heads in (c.n_head, c.kv_heads, c.kv_heads)]
+
+        def turned(parts: Sequence[Tensor]) -> list[Tensor]:
+            q, k, v = parts
+            return [*(torch.cat(_signs(part, c), 1).flatten(0, 1) for part in (q, k)), v]
+
+        yield Held(
+            tuple(names),
+            f"{ours}.weight",
+            lambda tensor: turned(split_rows(tensor, rows)),
+            lambda parts: torch.cat(turned(parts)),
+        )
+
+
+def _signs(matrix: Tensor, c: ModelConfig) -> tuple[Tensor, Tensor]:
+    """Return both halves of each head's rows, the second one negated."""
+    first, second = matrix.unflatten(0, (-1, c.head_dim)).tensor_split([c.head_dim // 2], 1)
+    return first, -second
 
 
 class VaultGemma(Llama):

@@ -1,6 +1,6 @@
 """The format that holds every model: our own class, in a file exported with it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any, ClassVar
 
@@ -26,6 +26,10 @@ class Own(Format):
     rope = None
     native = False
     prefix = ""
+
+    @property
+    def choices(self) -> Mapping[str, Sequence[object]]:
+        return {}
 
     def config(self, c: ModelConfig) -> dict[str, Any]:
         keys = asdict(c) | {"n_kv_head": c.kv_heads, "n_hidden": c.hidden}
