@@ -350,7 +350,7 @@ def test_eval(gptlab, run, tiny_data, tmp_path, task):
     facts = json.loads((tmp_path / "facts.json").read_text())
     assert (facts["task"], facts["dtype"], facts["model"]) == (task, "float32", str(run))
     if task == "loss":
-        assert f"{facts['loss']:.4f} nats a token" in answer.out
+        assert f"{facts['loss']:.4f} nats per token" in answer.out
         assert 4 < facts["loss"] < 6.5  # two steps from ln(257)
     else:
         assert facts["n"] == 40

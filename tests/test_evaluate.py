@@ -9,6 +9,7 @@ import pytest
 
 from gptlab import cli
 from gptlab.actions import eval as evaluate
+from gptlab.actions import lm_eval, scored_model
 from gptlab.actions.eval import Request
 from gptlab.errors import ConfigError, GptlabError, TaskError
 from gptlab.formats.huggingface import export
@@ -156,7 +157,7 @@ def test_each_model_is_opened_once(run, exported, tiny_data, monkeypatch):
         opened.append(path)
         return find(path)
 
-    monkeypatch.setattr(evaluate, "find", counted)
+    monkeypatch.setattr(scored_model, "find", counted)
     evaluate.evaluate([run, exported], Request(task="loss,continuation", data=tiny_data, limit=64))
     assert len(opened) == 2
     facts = evaluate.evaluate([run, run], Request(task="loss", data=tiny_data, limit=64))
@@ -181,7 +182,7 @@ def test_samples_that_cannot_be_written_are_refused_before_the_work(
 ):
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
-    monkeypatch.setattr(evaluate, "find", None)
+    monkeypatch.setattr(scored_model, "find", None)
     with pytest.raises(ConfigError, match=f"--samples .*{name[-6:]}: "):
         Request(task="hellaswag", data=hellaswag, samples=tmp_path / name)
 
@@ -248,7 +249,7 @@ def test_model_arguments_that_cannot_be(capsys, one_index):
     assert capsys.readouterr().err.splitlines()[-1].startswith("gptlab lm-eval: nowhere: no such folder")
     for arguments, problem in (({"pth": "x"}, "pth is not known"), ({}, "path is missing")):
         with pytest.raises(TaskError, match=f"--model_args: {problem}; write path=MODEL"):
-            evaluate._from_arguments(**arguments)
+            lm_eval.from_arguments(**arguments)
 
 
 def test_without_the_harness_its_extra_is_named(run, monkeypatch, capsys):

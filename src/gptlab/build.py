@@ -27,6 +27,7 @@ from gptlab.model.gpt import GPT
 from gptlab.model.in_format import InFormat
 from gptlab.model.size import measure
 from gptlab.recipe import RunConfig
+from gptlab.train.average import Average
 from gptlab.train.budget import Budget
 from gptlab.train.console import Work
 from gptlab.train.guard import Guard
@@ -120,6 +121,7 @@ def build_updater(
         identity=identity or {},
         context=config.model.context,
         world=world,
+        average=Average(model, config.train.average) if config.train.average is not None else None,
     )
     return Updater(state, config.train, dtype)
 
@@ -146,8 +148,8 @@ def attention_kernel(config: RunConfig, device: torch.device) -> str:
 def _check_memory(config: RunConfig, world: World) -> None:
     """Refuse a model that cannot fit before allocating it, as a system may grant memory and kill the process later."""
     size, total = measure(config.model), total_bytes(world.device.type)
-    weights, gradients = size.parameters + size.tables, size.parameters
-    needed = NUMBER_BYTES * (weights + gradients) + state_bytes(config.optim, size.counts)
+    copies = 2 + (config.train.average is not None)  # the weights, their gradients, their mean
+    needed = NUMBER_BYTES * (copies * size.parameters + size.tables) + state_bytes(config.optim, size.counts)
     if total is not None and needed > total:
         raise ConfigError(
             f"model: {quantity(size.parameters)} parameters and tables take {quantity(needed, 'B')} to train, and "

@@ -34,6 +34,7 @@ COMMANDS = {
     "data tokenizer": "Train a byte-level BPE tokenizer.",
     "train": "Train a model, or continue an unfinished run in OUT.",
     "study": "Compare variants over seeds at an equal budget, with statistics and a page; run again to continue.",
+    "tune": "Find a recipe's best learning rate by short whole runs; run again to continue.",
     "slurm": "Write a Slurm batch file that trains, saves before the time limit and requeues itself.",
     "doctor": "Show what this machine and a folder's drive can do for a run.",
     "bench": "Measure a recipe's training step: speed, share of the machine's, memory, and where the time goes.",

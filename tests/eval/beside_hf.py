@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from gptlab.actions import eval as evaluate
+from gptlab.actions import lm_eval
 from gptlab.data.load_tokenizer import load_tokenizer
 from gptlab.formats.huggingface import export
 from gptlab.model.gpt import ModelConfig
@@ -76,7 +76,7 @@ def framed(*pieces: str) -> dict[str, Any]:
 
 
 def ours(path: Path, **arguments: Any) -> Any:
-    return evaluate._from_arguments(path=str(path), device="cpu", **arguments)
+    return lm_eval.from_arguments(path=str(path), device="cpu", **arguments)
 
 
 def theirs(path: Path, **arguments: Any) -> Any:

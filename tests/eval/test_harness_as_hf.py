@@ -27,7 +27,7 @@ from gptlab.errors import TaskError
 pytest.importorskip("lm_eval")
 pytest.importorskip("transformers")
 
-from gptlab.actions import eval as evaluate
+from gptlab.actions import lm_eval, scored_model
 from gptlab.eval import generation, harness_text
 from gptlab.eval.model_arguments import SETTLED, Arguments
 
@@ -83,11 +83,11 @@ def test_a_run_is_asked_as_its_export(exported):
     from gptlab.loading import load
 
     network, tokenizer = load(exported, "cpu")
-    model = evaluate.Model(
-        exported / "a run", network, evaluate.InFormat(network, "float32", torch.device("cpu")), tokenizer, CONTEXT,
+    model = scored_model.ScoredModel(
+        exported / "a run", network, scored_model.InFormat(network, "float32", torch.device("cpu")), tokenizer, CONTEXT,
         torch.device("cpu"),
     )  # fmt: skip
-    run = evaluate._asked_by_harness(model)
+    run = lm_eval.asked_by_harness(model)
     assert isinstance(run._text, harness_text.OwnText)
     second = theirs(exported)
     same_scores(run, second)
@@ -139,7 +139,7 @@ def test_model_arguments_that_are_refused(exported, arguments, problem):
 def test_devices_and_batches_of_the_command(exported):
     from gptlab.eval.harness import HarnessModel
 
-    HarnessModel.open = evaluate._from_arguments
+    HarnessModel.open = lm_eval.from_arguments
     for beside in ({"device": "cpu", "batch_size": "auto:4"}, {"batch_size": 8, "max_batch_size": 3}, {}):
         assert HarnessModel.create_from_arg_string(f"pretrained={exported}", beside).max_length == CONTEXT
     for device in ("mps", "cuda:1"):

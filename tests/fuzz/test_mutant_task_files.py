@@ -50,11 +50,11 @@ def models(network, tmp_path_factory) -> tuple[Any, Any]:
     """Our model of the harness, and the harness's own, on one folder."""
     from lm_eval.models.huggingface import HFLM
 
-    from gptlab.actions import eval as evaluate
+    from gptlab.actions import lm_eval
 
     folder = tmp_path_factory.mktemp("export") / "hf"
     export(network, load_tokenizer("bytes"), folder, verify=False)
-    ours = evaluate._from_arguments(path=str(folder), device="cpu")
+    ours = lm_eval.from_arguments(path=str(folder), device="cpu")
     return ours, HFLM(pretrained=str(folder), device="cpu", dtype="float32", batch_size=1)
 
 

@@ -66,7 +66,7 @@ def test_what_stands_in_the_files_of_a_run(run: Path, tiny_data: Path) -> None:
         "| steps | 12 of 12 |",
         "| tokens | 3,072 |",
         "| highest learning rate | 0.01 |",
-        f"| validation loss | {val['loss']:.4f} nats a token |",
+        f"| validation loss | {val['loss']:.4f} nats per token |",
         f"| to train on | {manifest['train']['tokens']:,} tokens of {manifest['train']['documents']} documents |",
         "| source | `english.jsonl` |",
         f"| continuation | continuation | 0 | 7, items {score['items_sha256'][:8]} | 25 | {100 * score['acc']:.2f} "

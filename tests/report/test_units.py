@@ -1,4 +1,4 @@
-"""Losses share an axis in nats a token only where the runs' tokenizers are the same one."""
+"""Losses share an axis in nats per token only where the runs' tokenizers are the same one."""
 
 import math
 
@@ -41,10 +41,10 @@ def test_runs_of_other_tokenizers_share_an_axis_in_bits_per_byte(two, tmp_path):
     assert unit(runs).factors == pytest.approx((1 / math.log(2), 0.25 / math.log(2)))
     chart = loss_chart(runs)
     assert chart.title == "loss, bits per byte"
-    assert "tokenizers differ, so losses are bits per byte and not nats a token" in chart.caption
+    assert "tokenizers differ, so losses are bits per byte and not nats per token" in chart.caption
     _, trained, validated = chart.curves[3:6]
     alone = loss_chart(runs[1:])
-    assert alone.title == "loss, nats a token"
+    assert alone.title == "loss, nats per token"
     assert validated.y == pytest.approx(0.25 / math.log(2) * alone.curves[2].y)
     assert trained.y == pytest.approx(0.25 / math.log(2) * alone.curves[1].y)
     front = front_chart(runs)
@@ -56,7 +56,7 @@ def test_runs_of_other_tokenizers_share_an_axis_in_bits_per_byte(two, tmp_path):
     assert told.startswith("words reaches the lowest validation loss, ")
     assert "bits per byte" in told
     report(two, tmp_path / "out")
-    assert "loss, nats a token" not in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "loss, nats per token" not in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
 
 
 def test_a_run_whose_bits_are_not_on_record_is_left_out_and_named(two, tmp_path):

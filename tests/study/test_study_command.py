@@ -9,17 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
 import pytest
-from forked import Forked
 
 from gptlab.cli import main
 from gptlab.errors import ConfigError
-from gptlab.study import runner
 from gptlab.study.conduct import conduct
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked_runs")]
 
 KEYS = ["name", "n", "mean", "sd", "difference", "interval", "p", "verdict", "seeds_needed"]
 CHANGING = ("hours", "tokens_per_s", "peak_bytes")
@@ -38,19 +35,6 @@ name = "RoPE"
 with = ["rope.toml"]
 match = "parameters"
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def forked_runs():
-    """Fork the runs of a study that is conducted here; where a test starts the study, its runs are started too."""
-
-    def start(words, env, **streams):
-        # A forked run has no standard input whose end would tell it that the study has gone.
-        return Forked(words[3:], {key: value for key, value in env.items() if key != runner.CHILD})
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "subprocess", SimpleNamespace(Popen=start, PIPE=None, STDOUT=None))
-        yield
 
 
 @pytest.fixture(scope="module")

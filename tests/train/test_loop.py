@@ -307,7 +307,7 @@ def test_a_folder_that_is_no_run_is_refused(train, tmp_path):
     [({"compile": True}, 1e-3), ({"compile": True, "dtype": "bfloat16", "residual": "products"}, 0.05)],
 )
 def test_the_fast_settings_lose_nothing_in_200_steps(train, tmp_path, fast, bound):
-    """Training losses, in nats a token, of the same run in plain float32."""
+    """Training losses, in nats per token, of the same run in plain float32."""
     gentle = {
         "optim": {"lr": 2e-3},
         "schedule": {"warmup_steps": 20},

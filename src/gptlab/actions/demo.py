@@ -47,11 +47,16 @@ RECIPE: Raw = {
 }
 MODELS: dict[str, Raw] = {
     "gpt2": {},
-    "modern": {
-        "model": {"position": "rope", "n_kv_head": 2, "mlp": "swiglu", "norm": "rmsnorm", "bias": False},
+    "modern": {  # the parts and the rates of recipes/fast_cpu.toml
+        "model": {
+            **{"norm": "rmsnorm", "position": "rope", "mlp": "relu2", "bias": False},
+            **{"qk_norm": True, "residual_init": "zero"},
+        },
+        "optim": {"name": "muon", "lr": 0.015, "embedding_lr": 2e-2},
+        "schedule": {"name": "wsd", "warmup_steps": 10, "decay_fraction": 0.7, "final_fraction": 0.0},
     },
 }
-TITLES = {"gpt2": "GPT-2", "modern": "RoPE, grouped queries, SwiGLU, RMSNorm"}
+TITLES = {"gpt2": "GPT-2", "modern": "RoPE, RMSNorm, squared ReLU, QK-norm, Muon"}
 
 
 def demo(out: Path) -> dict[str, Any]:

@@ -1,38 +1,29 @@
-"""`gptlab eval`: models of any kind, scored on tasks and compared; `gptlab lm-eval`: the harness's own command."""
+"""`gptlab eval`: models of any kind, scored on tasks and compared."""
 
 import json
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from gptlab.actions.lm_eval import asked_by_harness, harness_module
+from gptlab.actions.scored_model import ScoredModel, open_to_score
 from gptlab.data.batches import Windows, validation_batches
-from gptlab.data.tokenizer import Tokenizer
-from gptlab.errors import ConfigError, GptlabError, TaskError, brief
+from gptlab.errors import ConfigError, TaskError
 from gptlab.eval import paired as compare
 from gptlab.eval import published, tasks
 from gptlab.eval.hellaswag import VALIDATION_ITEMS
 from gptlab.eval.score import good_batch_tokens
 from gptlab.eval.validation import mean_loss, windows_sha256
-from gptlab.loading import find
-from gptlab.machine.device import DeviceName, DTypeName, choose_device, warn_if_emulated
-from gptlab.model.in_format import InFormat
-from gptlab.model.packed import packed
+from gptlab.machine.device import DeviceName, DTypeName
 from gptlab.outputs import file_unwritable
 from gptlab.report.results import doubt, results, standard_error, told_items
 from gptlab.runs.metrics import ACCURACIES
-from gptlab.sample import stream
-from gptlab.scores import Scored, scored
 
 LM_EVAL = "lm-eval"  # the protocol of tasks that lm-evaluation-harness runs itself
 OWN = {*tasks.TASKS, "loss"}
 ONLY_OURS = OWN - {"hellaswag"}  # which lm-evaluation-harness has too
-MISSING = 'this needs lm-evaluation-harness: pip install "gptlab[eval]"'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +60,7 @@ class Request:
                 f"--task {theirs[0]}: is gptlab's own, not lm-evaluation-harness's; leave --protocol out"
             )
         if self.foreign:
-            _harness().check_names(self.foreign)
+            harness_module().check_names(self.foreign)
 
     @property
     def names(self) -> list[str]:
@@ -87,20 +78,6 @@ class Request:
         return [name for name in self.names if name not in self.own]
 
 
-@dataclass(frozen=True)
-class Model:
-    """A model ready to be scored."""
-
-    path: Path
-    network: Any
-    logits: InFormat
-    tokenizer: Tokenizer
-    context: int
-    device: torch.device
-    run: Scored | None = None
-    """Keeps its scores; None if it belongs to no run."""
-
-
 def evaluate(models: Sequence[Path], request: Request) -> dict[str, Any]:
     """Score models, print the results with what makes them comparable, and return them.
 
@@ -115,7 +92,7 @@ def evaluate(models: Sequence[Path], request: Request) -> dict[str, Any]:
         raise ConfigError(f"{len(models)} models: give one, or two to compare")
     if len(models) == 2 and request.samples is not None:
         raise ConfigError("two models: --samples is for one at a time")
-    opened: list[Model | None] = [None] * len(models)
+    opened: list[ScoredModel | None] = [None] * len(models)
     if len(models) == 2 and "loss" in request.own:
         opened = [*_open_both(models, request)]
     # Each is freed before the next one is scored.
@@ -140,8 +117,8 @@ def evaluate(models: Sequence[Path], request: Request) -> dict[str, Any]:
 Answer = tuple[dict[str, Any], dict[str, Any]]  # what is written, and what else a comparison needs
 
 
-def _ask(model: Model | None, path: Path, request: Request, *, keep: bool) -> Iterator[Answer]:
-    model = model or _open(path, request.device, request.dtype)
+def _ask(model: ScoredModel | None, path: Path, request: Request, *, keep: bool) -> Iterator[Answer]:
+    model = model or open_to_score(path, request.device, request.dtype)
     run, common = model.run, {"model": str(path), "dtype": request.dtype}
     # All are built before the first one runs, which may take hours: one that cannot run is refused at once.
     for name, task in [(name, _made(name, model, request)) for name in request.own]:
@@ -157,8 +134,8 @@ def _ask(model: Model | None, path: Path, request: Request, *, keep: bool) -> It
                 _write_samples(request.samples, result)
             yield common | facts, {"task": name, "accuracy": result.accuracy}
     if request.foreign:
-        lines = _harness().evaluate(
-            _asked_by_harness(model),
+        lines = harness_module().evaluate(
+            asked_by_harness(model),
             request.foreign,
             shots=request.shots,
             limit=request.limit,
@@ -173,23 +150,9 @@ def _ask(model: Model | None, path: Path, request: Request, *, keep: bool) -> It
             yield common | line, {"task": line["task"], "items": items}
 
 
-def _open(path: Path, device: DeviceName, dtype: DTypeName) -> Model:
-    where = choose_device(device)
-    warn_if_emulated(dtype, where, "--dtype")
-    place = find(path)
-    run = scored(place)  # before the weights are read, as the run may go on meanwhile
-    opened = place.open(device)
-    network = opened.network
-    if dtype == "float32":  # in bfloat16 it gains nothing with rows of this length
-        network = packed(network)
-    return Model(
-        path, network, InFormat(network, dtype, where), opened.tokenizer, network.context, where, run
-    )
-
-
-def _open_both(models: Sequence[Path], request: Request) -> tuple[Model, Model]:
+def _open_both(models: Sequence[Path], request: Request) -> tuple[ScoredModel, ScoredModel]:
     """Open two models to compare their losses, which must be taken over the same windows."""
-    first, second = (_open(path, request.device, request.dtype) for path in models)
+    first, second = (open_to_score(path, request.device, request.dtype) for path in models)
     if first.context != second.context:
         raise ConfigError(
             f"--task loss: {first.path} reads windows of {first.context:,} tokens, {second.path} of "
@@ -198,7 +161,7 @@ def _open_both(models: Sequence[Path], request: Request) -> tuple[Model, Model]:
     return first, second
 
 
-def _made(name: str, model: Model, request: Request) -> tasks.Task | Windows:
+def _made(name: str, model: ScoredModel, request: Request) -> tasks.Task | Windows:
     """Build one of our tasks for a model; for the loss, the windows it is taken over."""
     data = request.data
     if name == "loss":
@@ -222,7 +185,7 @@ def _made(name: str, model: Model, request: Request) -> tasks.Task | Windows:
     )
 
 
-def _score(task: tasks.Task, model: Model, request: Request) -> tasks.Result:
+def _score(task: tasks.Task, model: ScoredModel, request: Request) -> tasks.Result:
     result = task.evaluate(model.logits, device=model.device)
     score = result.accuracy
     facts: dict[str, Any] = {
@@ -275,7 +238,7 @@ def _percent(fraction: float, error: float | None) -> str:
     return f"{100 * fraction:6.2f} %" + (f" +- {100 * error:.2f}" if error is not None else "")
 
 
-def _loss(held_out: Windows, model: Model, request: Request) -> tuple[dict[str, Any], Sequence[float]]:
+def _loss(held_out: Windows, model: ScoredModel, request: Request) -> tuple[dict[str, Any], Sequence[float]]:
     rows = max(1, good_batch_tokens(model.device) // model.context)
     batches = validation_batches(held_out, rows, request.limit)
     loss = mean_loss(model.logits, batches, device=model.device, token_bytes=model.tokenizer.token_bytes)
@@ -283,8 +246,8 @@ def _loss(held_out: Windows, model: Model, request: Request) -> tuple[dict[str, 
         f"{model.path}: loss, {loss.tokens:,} held-out tokens of {held_out.folder}, context {model.context}"
     )
     print(
-        f"  {loss.per_token:.4f} nats a token"
-        + (f", {loss.bits_per_byte:.4f} bits a byte" if loss.bits_per_byte else "")
+        f"  {loss.per_token:.4f} nats per token"
+        + (f", {loss.bits_per_byte:.4f} bits per byte" if loss.bits_per_byte else "")
     )
     facts = {
         "task": "loss",
@@ -329,69 +292,3 @@ def _print_line(line: dict[str, Any], dtype: str) -> None:
             print(f"  {metric:<8} {value:8.4f}" + (f" +- {known:.4f}" if known is not None else ""))
     if line["truncated"]:
         print(f"  {line['truncated']} texts were longer than the context and lost their beginning")
-
-
-def _harness() -> Any:
-    """Import what needs lm-evaluation-harness."""
-    try:
-        from gptlab.eval import harness
-    except ImportError as error:
-        known = ", ".join((*tasks.TASKS, "loss"))
-        raise TaskError(f"tasks other than {known}: {MISSING}") from error
-    return harness
-
-
-def _asked_by_harness(model: Model, arguments: Any = None) -> Any:
-    formats = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-    dtype = formats.get(model.logits.name, torch.float32)
-    writer = cache(partial(packed, model.network, dtype))  # made when a task first asks for text
-
-    def write(ids: list[int], **options: Any) -> Iterator[int]:
-        return (int(column) for column in stream(writer(), ids, dtype=dtype, **options))
-
-    config = getattr(model.network, "config", model.network)  # transformers' models have it themselves
-    return _harness().HarnessModel(
-        model.logits,
-        model.tokenizer,
-        write,
-        context=model.context,
-        device=model.device,
-        model=model.path,
-        rows=config.vocab_size,
-        asked=arguments,
-    )
-
-
-def lm_eval(words: Sequence[str]) -> dict[str, Any]:
-    """Run lm-evaluation-harness's own command line, with the model `gptlab` available.
-
-    `--model gptlab --model_args path=runs/x,dtype=float32` is one of ours, whose batch size gptlab chooses.
-    docs/lm_eval.md lists what is honoured.
-
-    Raises:
-        TaskError: lm-evaluation-harness is not installed, or fails.
-    """
-    harness = _harness()
-    harness.HarnessModel.open = _from_arguments
-    from lm_eval.__main__ import cli_evaluate
-
-    before, sys.argv = sys.argv, ["lm-eval", *words]
-    try:
-        cli_evaluate()
-    except (GptlabError, OSError):
-        raise
-    except Exception as error:  # it passes on whatever its parts raise
-        raise TaskError(f"lm-evaluation-harness stopped ({brief(error)}); change its arguments") from error
-    finally:
-        sys.argv = before
-    return {}
-
-
-def _from_arguments(**given: Any) -> Any:
-    """Make the harness's model from `--model_args`."""
-    from gptlab.eval.model_arguments import arguments
-
-    asked = arguments(given)
-    device: Any = asked.device
-    dtype: Any = asked.dtype
-    return _asked_by_harness(_open(Path(asked.path), device, dtype), asked)

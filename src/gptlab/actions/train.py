@@ -29,6 +29,7 @@ from gptlab.runs import checkpoint, mirrors
 from gptlab.runs.folder import ENVIRONMENT, METRICS, RECIPE, alone
 from gptlab.runs.metrics import MetricsLog, read_rows
 from gptlab.train.interrupt import Interrupt
+from gptlab.train.state import State
 
 PINNED = ("model.", "train.seed", "data.seed")  # settings that a run cannot change half-way
 
@@ -76,7 +77,7 @@ def train(
         trainer = build(settled, sets, out, world, interrupt, replan=replan)
         resumed = trainer.resume()  # before anything is written, as the checkpoint may be another model's
         if not resumed and config.train.init_from is not None:
-            _start_from(config.train.init_from, trainer.state.model, config)
+            _start_from(config.train.init_from, trainer.state, config)
         if not resumed and config.train.anneal_from is not None:
             trainer.branch(checkpoint.chosen(Path(config.train.anneal_from), print))
         if world.main and restarts():
@@ -134,7 +135,7 @@ class _Silent(MetricsLog):
         pass
 
 
-def _start_from(folder: str, model: GPT, config: RunConfig) -> None:
+def _start_from(folder: str, state: State, config: RunConfig) -> None:
     """Take the initial weights from another model, with a new optimizer and schedule."""
     network, tokenizer = load(folder, "cpu")
     if not isinstance(network, GPT):
@@ -150,7 +151,7 @@ def _start_from(folder: str, model: GPT, config: RunConfig) -> None:
                 f"model.{key} = {ours[key]}: the model in train.init_from = {folder} has {theirs[key]}; take "
                 "[model] from its own config.toml"
             )
-    model.load_state_dict(network.state_dict())
+    state.start(network.state_dict())
 
 
 def _compare(own: Path, config: RunConfig, out: Path) -> dict[str, Any] | None:

@@ -21,6 +21,6 @@ def run(*words: str) -> dict[str, Any]:
     if words[:1] in (("-h",), ("--help",)):
         print(LM_EVAL_HELP)
         return {}
-    from gptlab.actions.eval import lm_eval
+    from gptlab.actions.lm_eval import lm_eval
 
     return lm_eval(words)

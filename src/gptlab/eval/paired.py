@@ -141,7 +141,7 @@ def compare(first: Accuracy, second: Accuracy) -> dict[str, Difference | Shift]:
 
 
 def losses(first: Sequence[float], second: Sequence[float]) -> Shift:
-    """Compare two models' losses in nats a token, window by window of the same text.
+    """Compare two models' losses in nats per token, window by window of the same text.
 
     The error treats the windows as independent; if a document spans several, it is a little too small.
 
@@ -153,7 +153,7 @@ def losses(first: Sequence[float], second: Sequence[float]) -> Shift:
             f"{len(first)} windows of one model, {len(second)} of the other: score both on the same"
         )
     windows = "one window" if len(first) == 1 else f"the same {len(first):,} windows"
-    return shift(f"over {windows}", "nats a token", first, second)
+    return shift(f"over {windows}", "nats per token", first, second)
 
 
 def shift(what: str, unit: str, first: Sequence[float], second: Sequence[float]) -> Shift:

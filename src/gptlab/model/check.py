@@ -250,7 +250,7 @@ def initial_loss(config: ModelConfig) -> CheckResult:
     return _judge(
         "initial_loss",
         abs(loss - uniform) <= NEAR_UNIFORM * uniform,
-        f"{loss:.3f} nats a token, ln(V) = {uniform:.3f} (within {NEAR_UNIFORM:.0%})",
+        f"{loss:.3f} nats per token, ln(V) = {uniform:.3f} (within {NEAR_UNIFORM:.0%})",
         shallow,
         kind="shallow",
     )
@@ -291,7 +291,7 @@ def overfit(config: ModelConfig) -> CheckResult:
     return _judge(
         "overfit",
         loss < LEARNED_NATS,
-        f"{loss:.3f} nats a token after {step} steps on one batch "
+        f"{loss:.3f} nats per token after {step} steps on one batch "
         f"(below {LEARNED_NATS} within {OVERFIT_STEPS})",
         small,
     )

@@ -217,7 +217,7 @@ def _progress(at: Origin) -> Rows:
     if "dtype" in said:
         yield "number format", said["dtype"]
     for row in at.rows("val"):
-        yield "validation loss", f"{as_number(row.get('loss')):.4f} nats a token"
+        yield "validation loss", f"{as_number(row.get('loss')):.4f} nats per token"
         if row.get("bits_per_byte") is not None:
             yield "validation loss per byte", f"{row['bits_per_byte']:.4f} bits"
     commit = f", commit {said['git_commit']}" if said.get("git_commit") else ""

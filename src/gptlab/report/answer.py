@@ -38,7 +38,7 @@ def _of_one(run: Row) -> str:
         return f"{run['name']} has trained for {spent}; its loss on held-out text has not been measured yet."
     bits = f" ({run['bits_per_byte']:.4f} bits per byte)" if run["bits_per_byte"] is not None else ""
     return (
-        f"{run['name']} reaches a validation loss of {run['best_loss']:.4f} nats a token{bits} at step "
+        f"{run['name']} reaches a validation loss of {run['best_loss']:.4f} nats per token{bits} at step "
         f"{run['best_step']:,}; in all it has trained for {spent}."
     )
 
@@ -78,7 +78,7 @@ def tiles_of(reached: Sequence[Row], runs: Sequence[Run]) -> list[tuple[str, str
     [run] = reached
     first: list[tuple[str, str, str]] = []
     if run["best_loss"] is not None:
-        first.append(("validation loss", f"{run['best_loss']:.4f}", "nats a token"))
+        first.append(("validation loss", f"{run['best_loss']:.4f}", "nats per token"))
     if run["bits_per_byte"] is not None:
         first.append(("bits per byte", f"{run['bits_per_byte']:.4f}", "at the same step"))
     if run["parameters"]:

@@ -13,8 +13,8 @@ from gptlab.runs.history import Floats, Run, columns, validated_texts, validatio
 SMOOTH_FRACTION = 0.04
 FRAME_PERCENTILES = (0.1, 93)  # of the training loss: the steep start would flatten all that follows
 BITS_CAPTION = (
-    "The runs' tokenizers differ, so losses are bits per byte and not nats a token; training losses are converted with "
-    "the bytes a token of the validation text."
+    "The runs' tokenizers differ, so losses are bits per byte and not nats per token; training losses are converted "
+    "with the bytes a token of the validation text."
 )
 
 

@@ -34,7 +34,7 @@ PARAMETERS_APART = 1.02
 RELOAD_S = 5.0
 """How often the page of runs that still train loads itself anew."""
 FOOTNOTE = (
-    "Losses are nats a token; bits per byte are those of the same step. A score is that of the last step at which "
+    "Losses are nats per token; bits per byte are those of the same step. A score is that of the last step at which "
     "these items were asked, in training or later by gptlab eval, with one standard error, that of drawing the items: "
     "scores less than three of them apart show no difference. A larger gap is a difference of these checkpoints; it "
     "says nothing of recipes, as two seeds of one recipe differ as well. Above chance is what guessing reaches less "

@@ -1,4 +1,4 @@
-"""The unit of losses that runs share: nats a token, or bits per byte where their tokenizers differ."""
+"""The unit of losses that runs share: nats per token, or bits per byte where their tokenizers differ."""
 
 import math
 from collections.abc import Sequence
@@ -8,12 +8,12 @@ from gptlab.runs.history import Run, as_number, validations
 
 SAME_RATIO = 1e-4
 """Runs of one tokenizer that were validated on one text agree far better on its bytes a token."""
-NATS, BITS = "nats a token", "bits per byte"
+NATS, BITS = "nats per token", "bits per byte"
 
 
 @dataclass(frozen=True)
 class Unit:
-    """A unit of losses, and each run's factor from nats a token; None for a run whose factor is not known."""
+    """A unit of losses, and each run's factor from nats per token; None for a run whose factor is not known."""
 
     name: str
     factors: tuple[float | None, ...]
@@ -27,8 +27,8 @@ class Unit:
 def unit(runs: Sequence[Run]) -> Unit:
     """Return the unit in which the losses of these runs may share an axis.
 
-    A token of one tokenizer is not a token of another, so nats a token compare only within one tokenizer. Runs keep no
-    tokenizer, but its vocabulary size, and the bytes a token of their validation text.
+    A token of one tokenizer is not a token of another, so nats per token compare only within one tokenizer. Runs keep
+    no tokenizer, but its vocabulary size, and the bytes a token of their validation text.
     """
     ratios = [_bits_per_nat(run) for run in runs]
     sizes = {run.config.get("model.vocab_size") for run in runs}

@@ -55,8 +55,7 @@ def conduct(
     Raises:
         GptlabError: the study cannot be run, or has changed since it began.
     """
-    if jobs is not None and jobs < 1:
-        raise ConfigError(f"--jobs {jobs}: must be at least 1; leave it out for one run a GPU")
+    at_once = runner.checked_jobs(jobs)
     if (refusal := unwritable(out, "--out")) is not None:
         raise ConfigError(refusal)
     study, step_s = read_study(file), dict[str, float]()
@@ -69,7 +68,7 @@ def conduct(
         step_s |= {
             arm.name: step_s.get(arm.name) or step_seconds(arm.run_config(study.seeds[0])) for arm in arms
         }
-        print(describe(study, arms, step_s, jobs or runner.default_jobs()), flush=True)
+        print(describe(study, arms, step_s, at_once), flush=True)
     facts: dict[str, Any] = {"plan": asdict(cost(study, arms, step_s))} if step_s else {}
     if dry_run:
         return {"status": "planned", **facts}
@@ -80,9 +79,7 @@ def conduct(
         runner.alone(out, stack)
         notes = begin(out, study, arms)  # another process may have begun another study meanwhile
         stack.enter_context(interrupt.listening())
-        return facts | _do(
-            study, arms, file, out, jobs or runner.default_jobs(), interrupt, notes, retry=retry
-        )
+        return facts | _do(study, arms, file, out, at_once, interrupt, notes, retry=retry)
 
 
 def planned(file: Path, out: Path) -> tuple[list[str], list[str]]:

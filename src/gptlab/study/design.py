@@ -13,6 +13,7 @@ from gptlab.model.mlp import MLPS
 from gptlab.model.size import Size, measure
 from gptlab.recipe import RunConfig
 from gptlab.study.study_file import Study, StudyBudget, Variant
+from gptlab.train.optim import at_rate
 
 ALIKE = (
     "data.path",
@@ -61,7 +62,7 @@ class Arm:
         """Return the recipe of one run; the seed decides the first weights and the order of the data."""
         config = self.config
         train = replace(config.train, steps=self.steps if steps is None else steps, hours=None, seed=seed)
-        optim = config.optim if lr is None else replace(config.optim, lr=lr)
+        optim = config.optim if lr is None else replace(config.optim, **at_rate(config.optim, lr))
         return replace(config, train=train, optim=optim, data=replace(config.data, seed=seed))
 
 

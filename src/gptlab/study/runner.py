@@ -15,7 +15,7 @@ from typing import IO
 
 import torch
 
-from gptlab.errors import TrainError
+from gptlab.errors import ConfigError, TrainError
 from gptlab.machine.lock import lock
 from gptlab.parsing import parse_json
 from gptlab.progress import Progress
@@ -40,9 +40,15 @@ class Running:
     log: IO[bytes]
 
 
-def default_jobs() -> int:
-    """Return how many runs to do at once: one per GPU, or one."""
-    return max(1, torch.cuda.device_count())
+def checked_jobs(asked: int | None) -> int:
+    """Return how many runs to do at once: as many as asked for, or one per GPU, or one.
+
+    Raises:
+        ConfigError: fewer than one is asked for.
+    """
+    if asked is not None and asked < 1:
+        raise ConfigError(f"--jobs {asked}: must be at least 1; leave it out for one run a GPU")
+    return asked or max(1, torch.cuda.device_count())
 
 
 def alone(out: Path, stack: ExitStack) -> None:

@@ -48,7 +48,7 @@ def charts(arms: Sequence[Arm], runs: dict[str, list[Run]]) -> list[Chart]:
     drawn = [
         Chart(
             "loss",
-            "validation loss, nats a token",
+            "validation loss, nats per token",
             f"{band} {FLOPS_CAPTION} Time is that of training, on this machine.",
             curves,
             low=lowest - 0.02 * (max(first) - lowest),
@@ -56,7 +56,7 @@ def charts(arms: Sequence[Arm], runs: dict[str, list[Run]]) -> list[Chart]:
         ),
         Chart(
             "front",
-            "final loss against cost, nats a token",
+            "final loss against cost, nats per token",
             "A point for each run. The line joins the runs that no other run beats in both loss and cost.",
             ends,
             x_label=FLOPS,
@@ -71,7 +71,7 @@ def charts(arms: Sequence[Arm], runs: dict[str, list[Run]]) -> list[Chart]:
         drawn.append(
             Chart(
                 f"margin_{len(drawn)}",
-                f"margin of {task}, nats a unit of length",
+                f"margin of {task}, nats per unit of length",
                 caption,
                 made,
                 [("no preference", 0.0)],

@@ -104,11 +104,21 @@ def read_study(file: Path) -> Study:
         ConfigError: the file cannot be read, or a key is unknown, of a wrong type, or contradicts another.
     """
     try:
-        raw = parse_toml(file.read_bytes())
+        return parse_study(file, file.read_bytes())
     except OSError as error:
         raise ConfigError(
             f"study {file}: cannot be read ({error.strerror}); see studies/ for examples"
         ) from None
+
+
+def parse_study(file: Path, text: bytes) -> Study:
+    """Read the text of a study file.
+
+    Raises:
+        ConfigError: as for `read_study`.
+    """
+    try:
+        raw = parse_toml(text)
     except ValueError as error:
         raise ConfigError(f"study {file}: not valid TOML: {error}") from None
     try:

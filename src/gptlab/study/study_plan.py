@@ -58,7 +58,8 @@ def cost(study: Study, arms: Sequence[Arm], step_s: Mapping[str, float]) -> Cost
 def _disk_bytes(trial: Trial) -> int:
     config, size = trial.arm.config, trial.arm.size
     kept = config.train.keep + 1  # and the best one
-    return kept * (NUMBER_BYTES * size.parameters + state_bytes(config.optim, size.counts))
+    copies = 1 + (config.train.average is not None)
+    return kept * (NUMBER_BYTES * copies * size.parameters + state_bytes(config.optim, size.counts))
 
 
 def describe(study: Study, arms: Sequence[Arm], step_s: Mapping[str, float], jobs: int) -> str:

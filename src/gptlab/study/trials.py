@@ -58,7 +58,7 @@ class Ended:
     step: int = 0
     tokens: int = 0
     loss: float | None = None
-    """Validation loss after the last step, in nats a token."""
+    """Validation loss after the last step, in nats per token."""
     bits_per_byte: float | None = None
     hours: float | None = None
     tokens_per_s: float | None = None

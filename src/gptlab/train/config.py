@@ -37,6 +37,8 @@ class TrainConfig:
     """Whether to use torch.compile: faster steps after some minutes of compiling."""
     recompute: bool = False
     """Whether to recompute activations in the backward pass: less memory, a third more work."""
+    average: float | None = None
+    """Decay rate of a running mean of the weights, which is then what is measured, saved, sampled and exported."""
     grad_clip: float | None = 1.0
     """Largest L2 norm of the gradient; larger gradients are scaled down to it. None means no bound."""
     deterministic: bool | None = None
@@ -60,5 +62,9 @@ class TrainConfig:
                 raise ValueError(f"{name} = {value}: must be above 0")
         if self.grad_clip is not None and not self.grad_clip > 0:
             raise ValueError(f"grad_clip = {self.grad_clip}: must be above 0; leave it out for no bound")
+        if self.average is not None and not 0 < self.average < 1:
+            raise ValueError(
+                f"average = {self.average}: must lie between 0 and 1, as 0.99 does; leave it out for none"
+            )
         if self.init_from is not None and self.anneal_from is not None:
             raise ValueError("init_from and anneal_from: a run starts from one of them; remove the other")

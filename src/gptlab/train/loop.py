@@ -19,7 +19,7 @@ from gptlab.train.console import Record, Work
 from gptlab.train.evaluation import Evaluation, evaluate
 from gptlab.train.guard import ROLLBACKS
 from gptlab.train.interrupt import Interrupt
-from gptlab.train.optim import optimizer_state, set_rate
+from gptlab.train.optim import set_rate
 from gptlab.train.saver import Saver
 from gptlab.train.state import State
 from gptlab.train.step import Updater
@@ -228,7 +228,8 @@ class Trainer:
         at = self.state
         at.model.eval()
         began = time.monotonic()
-        loss = evaluate(self.evaluations, step=at.step, tokens=at.tokens, record=record, world=self.world)
+        with at.measured():
+            loss = evaluate(self.evaluations, step=at.step, tokens=at.tokens, record=record, world=self.world)
         if at.step == 0 or at.step > record.first:  # else most rows were on record and took no time
             self.budget.note_evaluation(time.monotonic() - began)
         if not at.step or loss is None or (at.best is not None and loss >= at.best["loss"]):
@@ -260,8 +261,7 @@ class Trainer:
         record.log.sync()  # what a checkpoint takes for granted must not be lost in a power cut
         self.saver.start(
             {**at.facts(), "micro_batch": self.updater.slices.rows},
-            model=at.model.state_dict(),
-            optimizer=optimizer_state(at.optimizer, at.model),
+            **at.tensors(),
             good=at.guard.good,
         )
         self._saved_time = time.monotonic()

@@ -69,6 +69,11 @@ def peaks(config: Any) -> dict[str, float]:
     return {key: value for key, value in asdict(config).items() if key == "lr" or key.endswith("_lr")}
 
 
+def at_rate(config: Any, lr: float) -> dict[str, float]:
+    """Return the peak rates of an [optim] whose `lr` is another, and all others in proportion."""
+    return {key: peak * (lr / config.lr) for key, peak in peaks(config).items()} | {"lr": lr}
+
+
 def set_rate(optimizer: torch.optim.Optimizer, fraction: float) -> float:
     """Set every group's learning rate to a fraction of its peak; return that of the first group."""
     for group in optimizer.param_groups:

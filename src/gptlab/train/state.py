@@ -1,10 +1,12 @@
 """Everything that decides how a run continues: collected for a checkpoint and restored from one."""
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gptlab.errors import CheckpointError
 from gptlab.machine.random_states import random_state, restore_random_state
@@ -12,9 +14,10 @@ from gptlab.machine.world import World
 from gptlab.model.gpt import GPT, ModelConfig
 from gptlab.parsing import typed
 from gptlab.runs.checkpoint import Checkpoint
+from gptlab.train.average import Average, trained
 from gptlab.train.budget import Budget
 from gptlab.train.guard import Guard
-from gptlab.train.optim import load_optimizer_state
+from gptlab.train.optim import load_optimizer_state, optimizer_state
 from gptlab.train.skip import Skipping
 
 
@@ -32,6 +35,7 @@ class State:
         identity: describes the model, tokenizer and data; a checkpoint to restore must have the same.
         context: tokens of a sequence.
         world: the processes.
+        average: the running mean of the weights; None if there is none.
     """
 
     model: GPT
@@ -43,6 +47,7 @@ class State:
     identity: Mapping[str, Any]
     context: int
     world: World
+    average: Average | None = None
     step: int = field(default=0, init=False)
     tokens: int = field(default=0, init=False)
     best: dict[str, Any] | None = field(default=None, init=False)
@@ -70,6 +75,19 @@ class State:
             **self.identity,
         }
 
+    @contextmanager
+    def measured(self) -> Generator[None]:
+        """Let the model have the weights that are measured, where those are not the ones that are trained on."""
+        with self.average.used() if self.average is not None else nullcontext():
+            yield
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Return the tensors of a checkpoint, by the file's stem."""
+        optimizer, average = optimizer_state(self.optimizer, self.model), self.average
+        if average is None:
+            return {"model": self.model.state_dict(), "optimizer": optimizer}
+        return {"model": average.model_tensors(), "optimizer": optimizer | average.optimizer_tensors()}
+
     def check(self, found: Checkpoint) -> None:
         """Refuse a checkpoint of another model, tokenizer or data.
 
@@ -87,18 +105,29 @@ class State:
                     "continue with the run's own config.toml or choose another --out"
                 )
 
+    def start(self, weights: Mapping[str, Tensor], mean: Mapping[str, Tensor] | None = None) -> None:
+        """Start from given weights, and from their mean if that is another.
+
+        Raises:
+            RuntimeError: they do not fit the model.
+        """
+        self.model.load_state_dict(weights)
+        if self.average is not None:
+            self.average.restore(weights if mean is None else mean)
+
     def restore(self, found: Checkpoint) -> None:
         """Continue from a checkpoint; the caller restores the budget.
 
         Raises:
             CheckpointError: its weights are another model's, or its state is damaged.
         """
+        model, optimizer = found.model(), found.optimizer()
         try:
-            self.model.load_state_dict(found.model())
+            self.start(trained(model, optimizer), mean=model)
         except RuntimeError as error:
             raise CheckpointError(f"{found.folder}: its weights do not fit this model ({error})") from None
         self.optimizer.state.clear()
-        load_optimizer_state(self.optimizer, self.model, found.optimizer())
+        load_optimizer_state(self.optimizer, self.model, optimizer)
         with found.blamed():
             place = typed(_Place, {item.name: found.state[item.name] for item in fields(_Place)})
             restore_random_state(found.state["random"], self.world.device)

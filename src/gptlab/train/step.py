@@ -116,6 +116,8 @@ class Updater:
         if gradient.finite:
             with self._memory_named():
                 self.state.scaler.step(self.state.optimizer)
+                if self.state.average is not None:
+                    self.state.average.update(self.state.step + 1)
         self.state.scaler.update()  # halves the loss scale if the gradient is not finite
         self.discard()
 

@@ -1,0 +1,47 @@
+"""A model of any kind, ready to be scored."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gptlab.data.tokenizer import Tokenizer
+from gptlab.loading import find
+from gptlab.machine.device import DeviceName, DTypeName, choose_device, warn_if_emulated
+from gptlab.model.in_format import InFormat
+from gptlab.model.packed import packed
+from gptlab.scores import Scored, scored
+
+
+@dataclass(frozen=True)
+class ScoredModel:
+    """A model ready to be scored."""
+
+    path: Path
+    network: Any
+    logits: InFormat
+    tokenizer: Tokenizer
+    context: int
+    device: torch.device
+    run: Scored | None = None
+    """Keeps its scores; None if it belongs to no run."""
+
+
+def open_to_score(path: Path, device: DeviceName, dtype: DTypeName) -> ScoredModel:
+    """Open a model in a number format.
+
+    Raises:
+        GptlabError: there is none, or it cannot be read.
+    """
+    where = choose_device(device)
+    warn_if_emulated(dtype, where, "--dtype")
+    place = find(path)
+    run = scored(place)  # before the weights are read, as the run may go on meanwhile
+    opened = place.open(device)
+    network = opened.network
+    if dtype == "float32":  # in bfloat16 it gains nothing with rows of this length
+        network = packed(network)
+    return ScoredModel(
+        path, network, InFormat(network, dtype, where), opened.tokenizer, network.context, where, run
+    )

@@ -1,0 +1,71 @@
+"""A running mean of the weights. Where there is one, it is the model: what is measured, saved, sampled and exported.
+
+A checkpoint's model.safetensors holds the mean, so that whoever reads it has the model that was measured; the weights
+that are trained on are part of optimizer.safetensors.
+
+Source: Polyak and Juditsky (1992), https://doi.org/10.1137/0330046; as an exponential mean Kaddour (2022),
+https://arxiv.org/abs/2209.14981.
+"""
+
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+TRAINED = "/trained"  # ends the name of a weight among the optimizer's tensors
+
+
+class Average:
+    """The exponential mean of a model's parameters.
+
+    Args:
+        model: the model that is trained.
+        decay: the mean's share of itself at each update; less at first, or the initial weights would stay for long.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self._model, self._decay = model, decay
+        self._means = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the weights after so many updates, this one included."""
+        share = 1 - min(self._decay, (1 + step) / (10 + step))
+        for name, parameter in self._model.named_parameters():
+            self._means[name].lerp_(parameter, share)
+
+    @contextmanager
+    def used(self) -> Generator[None]:
+        """Let the model have the means for a while."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def model_tensors(self) -> dict[str, Tensor]:
+        """Return what model.safetensors holds."""
+        return {**self._model.state_dict(), **self._means}
+
+    def optimizer_tensors(self) -> dict[str, Tensor]:
+        """Return what optimizer.safetensors holds besides the optimizer's own."""
+        return {f"{name}{TRAINED}": parameter for name, parameter in self._model.named_parameters()}
+
+    def restore(self, means: Mapping[str, Tensor]) -> None:
+        """Take the means from a checkpoint's model."""
+        for name, mean in self._means.items():
+            mean.copy_(means[name])
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for name, parameter in self._model.named_parameters():
+            mean = self._means[name].clone()
+            self._means[name].copy_(parameter)
+            parameter.copy_(mean)
+
+
+def trained(model: Mapping[str, Tensor], optimizer: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights to train on from a checkpoint's two files, and remove them from the optimizer's tensors."""
+    own = {name: optimizer.pop(name) for name in [*optimizer] if name.endswith(TRAINED)}
+    return {**model, **{name.removesuffix(TRAINED): weight for name, weight in own.items()}}
