@@ -39,8 +39,10 @@ EVERYTHING = RunConfig(
         mlp="swiglu",
         bias=False,
         tie_embeddings=False,
+        embed_norm=True,
         qk_norm=True,
         logit_soft_cap=30.0,
+        residual_init="zero",
     ),
     data=DataConfig(train=(Part(path="a folder/of data", weight=0.25), Part(path="another")), seed=5),
     guard=GuardConfig(patience=3, spike=None),
@@ -58,6 +60,7 @@ EVERYTHING = RunConfig(
         seed=2**40,
         compile=True,
         recompute=True,
+        average=0.99,
         grad_clip=0.1,
         deterministic=False,
         save_every_steps=3,
@@ -221,7 +224,7 @@ def test_unknown_keys(text, message):
         ("[model]\nlogit_soft_cap = 'big'\n", "model.logit_soft_cap = 'big': must be float or none"),
         ("[model]\nlogit_soft_cap = false\n", "model.logit_soft_cap = False: must be float or none"),
         ("[train]\nmicro_batch = 'big'\n", "train.micro_batch = 'big': must be int or \"auto\""),
-        ("[optim]\nname = 'muon'\n", "optim.name = 'muon': must be \"adamw\""),
+        ("[optim]\nname = 'lion'\n", 'optim.name = \'lion\': must be "adamw" or "muon"'),
         ("[optim]\nbetas = [0.9]\n", "optim.betas = [0.9]: must be list of float, 2 of them"),
         (
             "[eval]\ntasks = 'hellaswag'\n",
@@ -457,7 +460,8 @@ def test_every_key_is_a_flag():
     assert set(every) == set(recipe.SECTIONS)
     for section, kind in every.items():
         (keys,) = typing.get_args(kind) or (kind,)
-        known = {item.name for item in dataclasses.fields(recipe.SECTIONS[section])}
+        kinds = recipe.KINDS.get(section, {"": recipe.SECTIONS[section]}).values()
+        known = {item.name for kind in kinds for item in dataclasses.fields(kind)}
         known -= {"train"} if section == "data" else set()  # tables take a file
         assert set(keys.__annotations__) == known | ({"size"} if section == "model" else set())
 
