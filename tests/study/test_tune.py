@@ -8,12 +8,11 @@ import pytest
 
 from gptlab import recipe
 from gptlab.cli import main
-from gptlab.errors import ConfigError
 from gptlab.study.tune import carried, judge, minimum
 from gptlab.train.muon import MuonConfig
 from gptlab.train.optim import at_rate
 
-RATES = [1e-3 * 2.0**power for power in (-2, -1, 0, 1, 2)]
+RATES = [1e-3 * 1.4**power for power in (-2, -1, 0, 1, 2)]
 
 
 def losses(bottom, noise=0.0, seed=0):
@@ -28,8 +27,8 @@ def rows(points):
 
 
 def test_the_bottom_of_a_parabola():
-    found = minimum(losses(1.3e-3), 2)
-    assert found.rate == pytest.approx(1.3e-3)
+    found = minimum(losses(1.1e-3), 2)
+    assert found.rate == pytest.approx(1.1e-3)
     assert found.low == pytest.approx(found.high)
 
 
@@ -42,6 +41,11 @@ def test_its_error_is_that_of_simulations():
         bottoms.append(found.rate)
     assert np.mean(held) == pytest.approx(0.577, abs=0.04)
     assert np.median(bottoms) == pytest.approx(1.1e-3, rel=0.01)
+
+
+def test_points_too_far_off_are_left_out():
+    points = [(rate, loss + (5 if rate < 4e-4 else 0)) for rate, loss in [(1e-4, 3.0), *losses(1.1e-3)]]
+    assert minimum(points, 3).rate == pytest.approx(1.1e-3)
 
 
 def test_three_points_bracket_the_bottom_and_tell_no_error():
@@ -74,13 +78,27 @@ def test_a_rate_carried_to_twice_the_width_and_four_times_the_tokens(name, facto
     wide = recipe.merge(base, {"model": {"n_embd": 128}, "train": {"steps": 400}})
     small, larger = recipe.resolve([base]), recipe.resolve([wide])
     tokens = 100 * small.train.batch_tokens
-    assert carried(1e-2, small, tokens, larger) == pytest.approx(1e-2 * factor)
+    found, said = carried(1e-2, small, tokens, larger)
+    assert found == pytest.approx(1e-2 * factor)
+    assert said == f"carried to 128 channels and 400 steps of 524,288 tokens: about {found:.2g} (estimated)"
 
 
-def test_a_rate_does_not_carry_over_to_another_optimizer():
-    adamw, muon = (recipe.resolve([{"optim": {"name": name}}]) for name in ("adamw", "muon"))
-    with pytest.raises(ConfigError, match=r"optim\.name is muon, the tuned recipe's is adamw"):
-        carried(1e-3, adamw, 1000, muon)
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        ({"optim": {"name": "muon"}}, "its optimizer is muon, not adamw"),
+        ({"train": {"batch_tokens": 1024}}, "its batches have 1,024 tokens, not 524,288"),
+        ({"train": {"hours": 2.0}}, "its length is in hours"),
+        ({"train": {"steps": 10_000}}, "it is 100 times as long as these runs"),
+    ],
+)
+def test_a_rate_is_not_carried_beyond_its_rules(other, why):
+    small, larger = (recipe.resolve([{"train": {"steps": 100}}, layer]) for layer in ({}, other))
+    if "hours" in other.get("train", {}):
+        larger = recipe.resolve([other])
+    found, said = carried(1e-3, small, 100 * small.train.batch_tokens, larger)
+    assert found is None
+    assert said.startswith(f"not carried to that recipe: {why}")
 
 
 @pytest.mark.slow

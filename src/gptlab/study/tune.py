@@ -27,9 +27,10 @@ from gptlab.study.trials import read_ended, search
 from gptlab.train.interrupt import Interrupt
 
 STUDY, PICTURE = "study.toml", "rates.png"
-NEAR = 2  # rates on each side of the best that the parabola is fitted to
+NEAR = 2.1  # times the best rate, and as far below: farther off the loss is no parabola
 LENGTH_POWER = -0.32
 """Of the best rate over the training tokens: Bjorck et al. (2025), https://arxiv.org/abs/2409.19913, eq. 3."""
+MOST_TIMES = 30  # as long: about how far apart the lengths are that it was measured between
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,12 @@ def tune(
     facts: dict[str, Any] = {"status": "finished", "tokens": arm.tokens, **judge(rows), "rows": rows}
     if facts["rate"] is None:
         raise TrainError(f"{out}: no run finished: {rows[0]['why']}; lower --rates")
+    lines = _lines(facts)
     if larger is not None:
-        facts["carried"] = carried(facts["rate"], config, arm.tokens, larger)
+        facts["carried"], said = carried(facts["rate"], config, arm.tokens, larger)
+        lines.append(said)
     _draw(facts, out / PICTURE)
-    print("\n".join([*_lines(facts, config, larger), f"{out / PICTURE}: the curve"]))
+    print("\n".join([*lines, f"{out / PICTURE}: the curve"]))
     return facts
 
 
@@ -147,15 +150,17 @@ def minimum(points: Sequence[tuple[float, float]], best: int) -> Minimum | None:
     """
     if not 0 < best < len(points) - 1:
         return None
-    near = points[max(0, best - NEAR) : best + NEAR + 1]
+    rate = points[best][0]
+    near = [(other, loss) for other, loss in points if rate / NEAR <= other <= rate * NEAR]
+    near = near if len(near) > 2 else list(points[best - 1 : best + 2])
     x, y = np.log([rate for rate, _ in near]), np.array([loss for _, loss in near])
     centre = x.mean()
     design_matrix = np.stack([(x - centre) ** 2, x - centre, np.ones_like(x)], 1)
     (a, b, _), *_ = np.linalg.lstsq(design_matrix, y, rcond=None)
     low, high = points[best - 1][0], points[best + 1][0]
-    bottom = centre - b / (2 * a) if a > 0 else math.log(points[best][0])
+    bottom = centre - b / (2 * a) if a > 0 else math.log(rate)
     if not a > 0 or not math.log(low) <= bottom <= math.log(high):
-        return Minimum(points[best][0], low, high)
+        return Minimum(rate, low, high)
     spare = len(near) - 3
     if not spare:
         return Minimum(math.exp(bottom), low, high)
@@ -166,29 +171,34 @@ def minimum(points: Sequence[tuple[float, float]], best: int) -> Minimum | None:
     return Minimum(math.exp(bottom), math.exp(bottom - error), math.exp(bottom + error))
 
 
-def carried(rate: float, config: RunConfig, tokens: int, larger: RunConfig) -> float | None:
-    """Estimate the best rate of a wider or longer run of the same optimizer; None if its length is in hours.
+def carried(rate: float, config: RunConfig, tokens: int, larger: RunConfig) -> tuple[float | None, str]:
+    """Estimate the best rate of a wider or longer run of the same optimizer and batch.
 
     Over the width, Muon's rate stays as it is (train/muon.py), and AdamW's falls with its inverse: Yang et al. (2022),
     https://arxiv.org/abs/2203.03466, table 8, for the matrices. Over the tokens both follow LENGTH_POWER, which was
     measured for AdamW.
 
-    Raises:
-        ConfigError: the other recipe has another optimizer.
+    Returns:
+        The rate, or none where these rules do not reach; and a sentence about it.
     """
+    ours, theirs = config.train.batch_tokens, larger.train.batch_tokens
     if larger.optim.name != config.optim.name:
-        raise ConfigError(
-            f"--carry-to: its optim.name is {larger.optim.name}, the tuned recipe's is {config.optim.name}; a rate "
-            "carries over only within one optimizer"
-        )
-    if larger.train.steps is None:
-        return None
-    width = config.model.n_embd / larger.model.n_embd if config.optim.name == "adamw" else 1.0
-    length = larger.train.steps * larger.train.batch_tokens / tokens
-    return rate * width * length**LENGTH_POWER
+        why = f"its optimizer is {larger.optim.name}, not {config.optim.name}"
+    elif theirs != ours:
+        why = f"its batches have {theirs:,} tokens, not {ours:,}"
+    elif larger.train.steps is None:
+        why = "its length is in hours"
+    elif (times := larger.train.steps * theirs / tokens) > MOST_TIMES:
+        why = f"it is {times:,.0f} times as long as these runs, and the rule was measured up to about {MOST_TIMES}"
+    else:
+        width = config.model.n_embd / larger.model.n_embd if config.optim.name == "adamw" else 1.0
+        found = rate * width * times**LENGTH_POWER
+        what = f"{larger.model.n_embd} channels and {larger.train.steps:,} steps of {theirs:,} tokens"
+        return found, f"carried to {what}: about {found:.2g} (estimated)"
+    return None, f"not carried to that recipe: {why}"
 
 
-def _lines(facts: Mapping[str, Any], config: RunConfig, larger: RunConfig | None) -> list[str]:
+def _lines(facts: Mapping[str, Any]) -> list[str]:
     lines = [f"  optim.lr {row['rate']:<9g} {row['why'] or _loss(row)}" for row in facts["rows"]]
     lines.append(f"best: optim.lr = {facts['rate']:g}")
     if facts["edge"] is not None:
@@ -197,14 +207,6 @@ def _lines(facts: Mapping[str, Any], config: RunConfig, larger: RunConfig | None
         )
     if (found := facts["minimum"]) is not None:
         lines.append(f"a parabola's minimum: {found['rate']:.3g} ({found['low']:.3g} to {found['high']:.3g})")
-    if larger is not None:
-        what = f"{larger.model.n_embd} channels and {larger.train.steps} steps of {larger.train.batch_tokens:,} tokens"
-        rate = facts["carried"]
-        lines.append(
-            f"carried to {what}: about {rate:.2g} (estimated)"
-            if rate is not None
-            else "not carried over: that recipe's length is in hours"
-        )
     return lines
 
 
@@ -221,9 +223,11 @@ def _draw(facts: Mapping[str, Any], file: Path) -> None:
     axes.plot(*zip(*points, strict=True), "o-", color=LIGHT.curves[0])
     if (found := facts["minimum"]) is not None:
         axes.axvspan(found["low"], found["high"], color=LIGHT.curves[1], alpha=0.15, lw=0)
-        axes.axvline(found["rate"], color=LIGHT.curves[1], label="minimum of a parabola, and its error")
+        axes.axvline(found["rate"], color=LIGHT.curves[1], label="minimum of a parabola, and its range")
         axes.legend(frameon=False)
     axes.set_xscale("log")
+    axes.set_xticks([rate for rate, _ in points], [f"{rate:.3g}" for rate, _ in points])
+    axes.minorticks_off()
     axes.set_xlabel("peak learning rate")
     axes.set_ylabel("validation loss, nats per token")
     axes.set_title(f"{amount(facts['tokens'])} tokens a run", loc="left", fontsize="medium")
