@@ -84,10 +84,14 @@ def test_number_formats_train_alike(train, tmp_path, dtype):
     assert bool(state["scaler"]) == (dtype == "float16")
 
 
-@pytest.mark.parametrize("dtype", ["tf32", "bfloat16", "float16"])
-def test_every_number_format_continues_exactly(train, tmp_path, dtype):
-    """As after a kill past the checkpoint of step 5; float32 is in test_resume.py."""
-    flags = {"train": {"dtype": dtype, "save_every_steps": 5, "keep": 9}}
+@pytest.mark.parametrize(
+    ("optimizer", "dtype"),
+    [("adamw", "tf32"), ("adamw", "bfloat16"), ("adamw", "float16")]
+    + [("muon", "float32"), ("muon", "bfloat16"), ("muon", "float16")],
+)
+def test_every_number_format_continues_exactly(train, tmp_path, optimizer, dtype):
+    """As after a kill past the checkpoint of step 5; AdamW's float32 is in test_resume.py."""
+    flags = {"optim": {"name": optimizer}, "train": {"dtype": dtype, "save_every_steps": 5, "keep": 9}}
     train(tmp_path / "whole", flags)
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
     for later in (8, 10, 12):

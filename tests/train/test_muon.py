@@ -1,7 +1,6 @@
 """Muon: against torch's own, a plain loop, and the singular value decomposition."""
 
 import json
-import shutil
 
 import pytest
 import torch
@@ -219,22 +218,6 @@ def test_the_state_of_adamw_is_refused():
 def test_what_cannot_be_is_refused_with_its_value(field: str, value: object, complaint: str):
     with pytest.raises(ValueError, match=complaint):
         MuonConfig(**{field: value})  # pyright: ignore[reportArgumentType]
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_a_run_continues_bit_for_bit(train, tmp_path, dtype):
-    flags = {"optim": {"name": "muon"}, "train": {"dtype": dtype, "save_every_steps": 5, "keep": 9}}
-    train(tmp_path / "whole", flags)
-    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
-    for later in (8, 10, 12):
-        shutil.rmtree(checkpoint.folder_of(tmp_path / "cut", later))
-    train(tmp_path / "cut", flags)
-    for part in ("model", "optimizer"):
-        whole, cut = (
-            (checkpoint.folder_of(tmp_path / name, 12) / f"{part}.safetensors").read_bytes()
-            for name in ("whole", "cut")
-        )
-        assert cut == whole
 
 
 def test_a_decay_from_a_checkpoint_starts_at_the_rates_of_all_groups(train, tmp_path):

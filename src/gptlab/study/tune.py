@@ -156,7 +156,8 @@ def minimum(points: Sequence[tuple[float, float]], best: int) -> Minimum | None:
     x, y = np.log([rate for rate, _ in near]), np.array([loss for _, loss in near])
     centre = x.mean()
     design_matrix = np.stack([(x - centre) ** 2, x - centre, np.ones_like(x)], 1)
-    (a, b, _), *_ = np.linalg.lstsq(design_matrix, y, rcond=None)
+    solution, *_ = np.linalg.lstsq(design_matrix, y, rcond=None)
+    a, b, _ = solution
     low, high = points[best - 1][0], points[best + 1][0]
     bottom = centre - b / (2 * a) if a > 0 else math.log(rate)
     if not a > 0 or not math.log(low) <= bottom <= math.log(high):
@@ -164,7 +165,7 @@ def minimum(points: Sequence[tuple[float, float]], best: int) -> Minimum | None:
     spare = len(near) - 3
     if not spare:
         return Minimum(math.exp(bottom), low, high)
-    residual = y - design_matrix @ np.linalg.lstsq(design_matrix, y, rcond=None)[0]
+    residual = y - design_matrix @ solution
     covariance = np.linalg.inv(design_matrix.T @ design_matrix) * (residual @ residual) / spare
     slope = np.array([b / (2 * a * a), -1 / (2 * a), 0.0])
     error = math.sqrt(slope @ covariance @ slope)
