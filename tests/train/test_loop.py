@@ -86,8 +86,10 @@ def test_number_formats_train_alike(train, tmp_path, dtype):
 
 @pytest.mark.parametrize(
     ("optimizer", "dtype"),
-    [("adamw", "tf32"), ("adamw", "bfloat16"), ("adamw", "float16")]
-    + [("muon", "float32"), ("muon", "bfloat16"), ("muon", "float16")],
+    [
+        *(("adamw", dtype) for dtype in ("tf32", "bfloat16", "float16")),
+        *(("muon", dtype) for dtype in ("float32", "bfloat16", "float16")),
+    ],
 )
 def test_every_number_format_continues_exactly(train, tmp_path, optimizer, dtype):
     """As after a kill past the checkpoint of step 5; AdamW's float32 is in test_resume.py."""
