@@ -28,6 +28,7 @@ from gptlab.model.gpt import NORM_ORDERS, SIZES, ModelConfig
 from gptlab.model.mlp import MLPS
 from gptlab.model.norm import NORMS
 from gptlab.model.position import POSITIONS
+from gptlab.recipe import SHORTHANDS
 from gptlab.train.schedule import SCHEDULES
 
 DOCS = Path(__file__).parent
@@ -226,9 +227,9 @@ def section_of_kind(name: str, kind: type[Any]) -> str:
         for key, hint, default, text in recipe_keys.entries(kind)
     ]
     if name == "model":
-        rows.append(
-            ("`size`", " or ".join(f'"{size}"' for size in SIZES), "", "The numbers of the table of sizes.")
-        )
+        rows += [
+            (f"`{key}`", recipe_keys.type_name(hint), "", text) for key, (hint, text) in SHORTHANDS.items()
+        ]
     return f"## [{name}]\n\n{summary(kind)}\n\n{table(('key', 'type', 'default', 'meaning'), rows)}"
 
 

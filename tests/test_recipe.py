@@ -162,6 +162,21 @@ def test_a_size_is_written_out_file_by_file():
     assert (flag.n_layer, flag.n_embd, flag.n_kv_head) == (4, 128, 2)
 
 
+@pytest.mark.parametrize(
+    ("texts", "heads"),
+    [
+        (("[model]\nkv_group = 2\n",), 6),
+        (("[model]\nkv_group = 2\n", '[model]\nsize = "gpt2-350m"\n'), 8),
+        (("[model]\nn_kv_head = 1\n", "[model]\nkv_group = 3\n"), 4),
+        (("[model]\nkv_group = 3\n", "[model]\nn_kv_head = 1\n"), 1),
+    ],
+)
+def test_query_heads_a_key_value_head(texts, heads):
+    config = load(*texts)
+    assert config.model.n_kv_head == heads
+    assert f"n_kv_head = {heads}\n" in recipe.to_toml(config)
+
+
 def test_an_unknown_size():
     assert complaint('[model]\nsize = "gpt3"\n') == (
         "model.size = 'gpt3': is not known; choose one of " + ", ".join(SIZES)
@@ -249,6 +264,12 @@ def test_all_mistakes_are_told_at_once():
     ("text", "message"),
     [
         ("[model]\nn_head = 5\n", "model: n_head = 5 does not divide n_embd = 768; 4 does"),
+        ("[model]\nkv_group = 5\n", "model.kv_group = 5: must be a number that divides n_head = 12"),
+        ("[model]\nkv_group = true\n", "model.kv_group = True: must be a number that divides n_head = 12"),
+        (
+            "[model]\nkv_group = 2\nn_kv_head = 2\n",
+            "model.n_kv_head and model.kv_group: are two forms of one thing",
+        ),
         ("[model]\nn_kv_head = 5\n", "model: n_kv_head = 5 does not divide n_head = 12; 4 does"),
         (
             "[model]\nn_embd = 4611686018427387901\n",
@@ -463,7 +484,7 @@ def test_every_key_is_a_flag():
         kinds = recipe.KINDS.get(section, {"": recipe.SECTIONS[section]}).values()
         known = {item.name for kind in kinds for item in dataclasses.fields(kind)}
         known -= {"train"} if section == "data" else set()  # tables take a file
-        assert set(keys.__annotations__) == known | ({"size"} if section == "model" else set())
+        assert set(keys.__annotations__) == known | (set(recipe.SHORTHANDS) if section == "model" else set())
 
 
 MIXTURE = """

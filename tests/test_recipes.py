@@ -150,7 +150,7 @@ def test_every_overlay_fits(name):
         ("rope", -1024 * 768),
         ("nope", -1024 * 768),
         ("untied", 50257 * 768),
-        ("gqa", -12 * 2 * (12 - 2) * 64 * (768 + 1)),
+        ("gqa", -12 * 2 * (12 - 6) * 64 * (768 + 1)),
         ("mqa", -12 * 2 * (12 - 1) * 64 * (768 + 1)),
         ("swiglu", 12 * (2 * 2048 - 3072)),  # the matrices hold as many, the biases not
         ("qk_norm", 12 * 2 * 64),
@@ -186,7 +186,8 @@ def test_the_baseline_s_numbers(name):
 def test_the_variant_s_numbers(size):
     config = config_of(f"rope_gqa_swiglu_rmsnorm_{size}")
     model = config.model
-    assert (model.position, model.n_kv_head, model.mlp, model.norm) == ("rope", 2, "swiglu", "rmsnorm")
+    assert (model.position, model.mlp, model.norm) == ("rope", "swiglu", "rmsnorm")
+    assert model.kv_heads * 2 == model.n_head
     assert config.optim.lr == 1.2e-3
     assert rate(config.schedule, 0, 19_073) == pytest.approx(0.1 + 0.9 / 715)
     assert rate(config.schedule, 19_073, 19_073) == pytest.approx(0.1)

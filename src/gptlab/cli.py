@@ -188,8 +188,7 @@ def _flags_type() -> Any:
     """Return the type of the flags of `gptlab train`: RunConfig's sections, with every key optional."""
     import tyro
 
-    from gptlab.model.gpt import SIZES
-    from gptlab.recipe import KINDS, SECTIONS
+    from gptlab.recipe import KINDS, SECTIONS, SHORTHANDS
     from gptlab.recipe_keys import entries, table_of
 
     def section(name: str, kinds: Sequence[type[Any]]) -> Any:
@@ -204,10 +203,10 @@ def _flags_type() -> Any:
         if len(kinds) > 1:
             keys["name"] = NotRequired[Literal[tuple(KINDS[name])]]
         if name == "model":
-            size = Annotated[
-                Literal[tuple(SIZES)], tyro.conf.arg(help="Layers, heads, width and context by name.")
-            ]
-            keys["size"] = NotRequired[size]
+            keys |= {
+                key: NotRequired[Annotated[hint, tyro.conf.arg(help=text)]]
+                for key, (hint, text) in SHORTHANDS.items()
+            }
         return TypedDict(f"{name.title()}Flags", keys)  # type: ignore[operator]
 
     sections = {

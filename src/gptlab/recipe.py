@@ -11,6 +11,7 @@ from datetime import date, time
 from pathlib import Path
 from typing import (
     Any,
+    Literal,
     get_args,
     get_type_hints,
 )
@@ -83,7 +84,14 @@ SECTIONS: dict[str, type[Any]] = {
 KINDS: dict[str, dict[str, type[Any]]] = {"optim": {name: kind.config for name, kind in OPTIMIZERS.items()}}
 """Sections of which there are several kinds, told apart by their `name`."""
 
-FORMS = ("path", "train")  # of [data]: one set or several; the later recipe's form counts
+FORMS = {"data": ("path", "train"), "model": ("n_kv_head", "kv_group")}
+"""Keys of a section that are two forms of one thing; the later recipe's form counts."""
+
+SHORTHANDS: dict[str, tuple[Any, str]] = {
+    "size": (Literal[tuple(SIZES)], "Layers, heads, width and context by name; see the table of sizes."),
+    "kv_group": (int, "Query heads that share a key/value head; written out as n_kv_head."),
+}
+"""Keys of [model] that stand for others, which the resolved recipe holds: (type, what they say)."""
 
 
 def load(files: Sequence[Path], flags: Mapping[str, Any] | None = None) -> RunConfig:
@@ -106,6 +114,7 @@ def resolve(layers: Sequence[Raw]) -> RunConfig:
     merged: Raw = {}
     for raw in layers:
         merged = merge(merged, _sized(raw))
+    merged = _grouped(merged)
     config = check(merged)
     path = Path(config.data.parts[0].path)
     if "vocab_size" not in merged.get("model", {}) and (path / MANIFEST).is_file():
@@ -157,6 +166,17 @@ def _sized(raw: Raw) -> Raw:
     return {**raw, "model": {**SIZES[size], **model}}
 
 
+def _grouped(raw: Raw) -> Raw:
+    """Write out `model.kv_group` as the key/value heads that it leaves of the query heads."""
+    model = dict(raw.get("model", {}))
+    group, heads = model.pop("kv_group", None), model.get("n_head", ModelConfig.n_head)
+    if group is None:
+        return raw
+    if type(group) is not int or type(heads) is not int or group < 1 or heads % group:
+        raise ConfigError(f"model.kv_group = {group!r}: must be a number that divides n_head = {heads!r}")
+    return {**raw, "model": {**model, "n_kv_head": heads // group}}
+
+
 def merge(below: Raw, above: Raw) -> Raw:
     """Lay one raw recipe over another, section by section; a section whose `name` changes is replaced.
 
@@ -169,9 +189,12 @@ def merge(below: Raw, above: Raw) -> Raw:
         kind = SECTIONS.get(section)
         default = getattr(kind, "name", None)
         replaced = "name" in values and values["name"] != old.get("name", default)
-        for form, other in (FORMS, FORMS[::-1]) if section == "data" and isinstance(values, dict) else ():
+        forms = FORMS.get(section, ()) if isinstance(values, dict) else ()
+        for form, other in zip(forms, forms[::-1], strict=True):
             if form in values and other in values:
-                raise ConfigError(f"data.{form} and data.{other}: are two forms of one thing; leave one out")
+                raise ConfigError(
+                    f"{section}.{form} and {section}.{other}: are two forms of one thing; leave one out"
+                )
             if form in values:
                 old = {key: value for key, value in old.items() if key != other}
         merged[section] = dict(values) if replaced else {**old, **values}
