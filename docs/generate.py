@@ -8,12 +8,18 @@ python docs/generate.py      `make docs` runs this; a test fails if a page is st
 
 import ast
 import inspect
+import io
+import os
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import redirect_stdout, suppress
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+from unittest.mock import patch
+
+import tyro
 
 from gptlab import cli, recipe, recipe_keys
 from gptlab.data.load_tokenizer import TOKENIZERS
@@ -358,7 +364,28 @@ def phrase(file: Path) -> str:
     return short[0].upper() + short[1:] if own and short.split()[0].isalpha() else short
 
 
-PAGES: dict[str, Callable[[], str]] = {"config.md": page, "export.md": export_page, "../README.md": readme}
+def flags_help() -> str:
+    """Write what `--help` says of the keys of a recipe, 80 columns wide."""
+
+    def takes(
+        flags: Annotated[cli.flags_type(), tyro.conf.arg(name=""), tyro.conf.FlagConversionOff],
+    ) -> None:  # type: ignore[valid-type]
+        pass
+
+    said = io.TextIOWrapper(io.BytesIO(), "utf-8")
+    with patch.dict(os.environ, COLUMNS="80"), redirect_stdout(said), suppress(SystemExit):
+        tyro.cli(takes, args=["--help"])
+    said.seek(0)
+    _, box, keys = said.read().partition("╭─ model options")
+    return box + keys
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "config.md": page,
+    "export.md": export_page,
+    "../README.md": readme,
+    "../src/gptlab/commands/flags.txt": flags_help,
+}
 
 if __name__ == "__main__":
     for name, write in PAGES.items():

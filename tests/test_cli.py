@@ -127,6 +127,22 @@ def test_help_imports_nothing_heavy():
     assert "gptlab" in done.stderr.split()
 
 
+def test_no_command_needs_torch_for_its_help():
+    script = """
+import sys
+from gptlab.cli import COMMANDS, main
+for name in COMMANDS:
+    try:
+        main([*name.split(), "--help"])
+    except SystemExit:
+        pass
+    sys.exit(f"{name} imports torch") if "torch" in sys.modules else None
+"""
+    environment = subprocess_environment()
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_overview(gptlab):
     for words in ([], ["--help"], ["-h"], ["help"]):
         answer = gptlab(*words)

@@ -17,9 +17,12 @@ def generate():
     return module
 
 
-@pytest.mark.parametrize("name", ["config.md", "export.md", "../README.md"])
+PAGES = ["config.md", "export.md", "../README.md", "../src/gptlab/commands/flags.txt"]
+
+
+@pytest.mark.parametrize("name", PAGES)
 def test_pages_are_fresh(name, generate):
-    assert generate.PAGES.keys() == {"config.md", "export.md", "../README.md"}
+    assert list(generate.PAGES) == PAGES
     written = (DOCS / name).read_text(encoding="utf-8")
     assert written == generate.PAGES[name](), f"docs/{name} is not what the code says: run `make docs`"
 

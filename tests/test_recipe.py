@@ -447,7 +447,7 @@ def test_type_names(hint, name):
 def flags(*words):
     import tyro
 
-    parsed = tyro.cli(cli._flags_type(), args=words, config=(tyro.conf.FlagConversionOff,))
+    parsed = tyro.cli(cli.flags_type(), args=words, config=(tyro.conf.FlagConversionOff,))
     return {section: keys for section, keys in parsed.items() if keys}
 
 
@@ -477,7 +477,7 @@ def test_flags():
 
 
 def test_every_key_is_a_flag():
-    every = typing.get_type_hints(cli._flags_type(), include_extras=False)
+    every = typing.get_type_hints(cli.flags_type(), include_extras=False)
     assert set(every) == set(recipe.SECTIONS)
     for section, kind in every.items():
         (keys,) = typing.get_args(kind) or (kind,)

@@ -50,6 +50,9 @@ COMMANDS = {
 }
 """Every command, and what it does; `commands` has a file for each."""
 
+FLAGS_HELP = Path(__file__).parent / "commands" / "flags.txt"
+"""What `--help` says of the keys of a recipe; written by docs/generate.py, for it takes torch to know them."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 success, 1 a named error, 2 usage, 75 interrupted."""
@@ -162,10 +165,14 @@ def _parse(name: str, words: list[str]) -> dict[str, Any]:
             function.__annotations__[parameter.name] = Annotated[
                 kind, tyro.conf.arg(name=parameter.name[:-1])
             ]
+    more_help = ""
     if "flags" in inspect.signature(function).parameters:
+        helps = not {"-h", "--help"}.isdisjoint(words)
+        more_help = FLAGS_HELP.read_text(encoding="utf-8") if helps else ""
         # Here a choice is spelled out, as in TOML: --model.bias False; elsewhere --verify or --no-verify.
         in_words = tyro.conf.FlagConversionOff
-        function.__annotations__["flags"] = Annotated[_flags_type(), tyro.conf.arg(name=""), in_words]
+        kind = TypedDict("Flags", {}) if helps else flags_type()
+        function.__annotations__["flags"] = Annotated[kind, tyro.conf.arg(name=""), in_words]
 
     @functools.wraps(function)
     def checked(*given: Any, **named: Any) -> dict[str, Any]:
@@ -176,15 +183,18 @@ def _parse(name: str, words: list[str]) -> dict[str, Any]:
                 raise ConfigError(str(error)) from None
         return function(*given, **named)
 
-    return tyro.cli(
-        checked,
-        args=words,
-        prog=f"gptlab {name}",
-        description=(inspect.getdoc(function) or "").partition("\n")[0],
-    )
+    try:
+        return tyro.cli(
+            checked,
+            args=words,
+            prog=f"gptlab {name}",
+            description=(inspect.getdoc(function) or "").partition("\n")[0],
+        )
+    finally:
+        print(more_help, end="")
 
 
-def _flags_type() -> Any:
+def flags_type() -> Any:
     """Return the type of the flags of `gptlab train`: RunConfig's sections, with every key optional."""
     import tyro
 
