@@ -367,11 +367,12 @@ def phrase(file: Path) -> str:
 def flags_help() -> str:
     """Write what `--help` says of the keys of a recipe, 80 columns wide."""
 
-    def takes(
-        flags: Annotated[cli.flags_type(), tyro.conf.arg(name=""), tyro.conf.FlagConversionOff],
-    ) -> None:  # type: ignore[valid-type]
+    def takes(flags: Any) -> None:
         pass
 
+    takes.__annotations__["flags"] = Annotated[
+        cli.flags_type(), tyro.conf.arg(name=""), tyro.conf.FlagConversionOff
+    ]
     said = io.TextIOWrapper(io.BytesIO(), "utf-8")
     with patch.dict(os.environ, COLUMNS="80"), redirect_stdout(said), suppress(SystemExit):
         tyro.cli(takes, args=["--help"])

@@ -256,6 +256,25 @@ def test_usage(gptlab, words):
     assert "--help" in answer.err
 
 
+def test_what_other_programs_call_a_key_is_told(gptlab, tmp_path):
+    answer = gptlab("config", "--optim.learning-rate", "3", "--block_size=4")
+    assert answer.code == 2
+    assert answer.err.endswith(
+        "gptlab config: --optim.learning-rate is --optim.lr here\n"
+        "gptlab config: --block_size is --model.context here\n"
+    )
+    assert "here" not in gptlab("config", "--optim.lr", "many").err
+
+
+def test_gptlab_s_own_recipes_go_by_name(gptlab, monkeypatch, tmp_path):
+    own = gptlab("config", Path(__file__).parents[1] / "recipes/tiny_cpu.toml").out
+    monkeypatch.chdir(tmp_path)
+    assert gptlab("config", "tiny_cpu").out == own
+    assert 'position = "rope"' in gptlab("config", "tiny_cpu", "with/rope").out
+    (tmp_path / "tiny_cpu").write_text("[model]\nn_layer = 7\n")
+    assert "n_layer = 7\n" in gptlab("config", "tiny_cpu").out
+
+
 def test_a_mistyped_flag_is_told_its_neighbour(gptlab):
     assert "--model.n-layer" in gptlab("config", "--model.n-layr", "3").err
 
@@ -444,9 +463,10 @@ def test_no_recipe(refused, tmp_path):
     assert refused("train", "--out", tmp_path / "run").endswith(
         "holds no run to continue; name a recipe to start one"
     )
-    assert refused("config", tmp_path / "none.toml").endswith(
-        "none.toml: no such file; see the recipes/ folder for those there are"
+    assert "none.toml: no such file; gptlab's own are fast_124m, " in refused(
+        "config", tmp_path / "none.toml"
     )
+    assert refused("config", "tiny_cp") == 'recipe tiny_cp: no such file; did you mean "tiny_cpu"?'
     assert not (tmp_path / "run").exists()
 
 

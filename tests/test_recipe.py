@@ -310,8 +310,27 @@ def test_contradictions_between_files_are_seen_after_the_merge():
     assert "warmup_steps = 11 is longer" in complaint(short, schedule={"warmup_steps": 11})
 
 
+def test_hours_replace_the_steps_of_an_earlier_recipe():
+    steps, hours = "[train]\nsteps = 10\n", "[train]\nhours = 2.0\n"
+    assert (load(steps, hours).train.steps, load(steps, hours).train.hours) == (None, 2.0)
+    assert load(steps, train={"hours": 2.0}).train.steps is None
+    assert load(steps, train={"hours": 2.0, "steps": 20}).train.steps == 20
+    assert load(hours, steps).train.steps == 10
+    assert load(steps, '[train]\nhours = "none"\n').train.steps == 10
+
+
+def test_what_other_programs_call_a_key_is_told():
+    assert complaint("[train]\nlearning_rate = 1\n") == (
+        "train.learning_rate: there is no such key; did you mean optim.lr?"
+    )
+    for name, key in recipe_keys.ELSEWHERE.items():
+        section, _, own = key.partition(".")
+        assert own in {item.name for item in dataclasses.fields(recipe.SECTIONS[section])}, key
+        assert name != own
+
+
 def test_files_that_are_no_recipes():
-    with pytest.raises(ConfigError, match=r"^recipe nowhere\.toml: no such file; see the recipes/ folder"):
+    with pytest.raises(ConfigError, match=r"^recipe nowhere\.toml: no such file; gptlab's own are "):
         recipe.load([Path("nowhere.toml")])
     assert complaint("[model\nn_layer = 1\n").startswith("recipe 0.toml: not valid TOML: Expected ']'")
     assert "not valid TOML" in complaint("[model]\nn_layer = 1\nn_layer = 2\n")

@@ -8,7 +8,7 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict, get_origin
@@ -190,8 +190,22 @@ def _parse(name: str, words: list[str]) -> dict[str, Any]:
             prog=f"gptlab {name}",
             description=(inspect.getdoc(function) or "").partition("\n")[0],
         )
-    finally:
+    except SystemExit as end:
         print(more_help, end="")
+        if end.code and "flags" in inspect.signature(function).parameters:
+            for line in _called_elsewhere(words):
+                print(f"gptlab {name}: {line}", file=sys.stderr)
+        raise
+
+
+def _called_elsewhere(words: Sequence[str]) -> Iterator[str]:
+    """Say what gptlab calls a flag that other programs have."""
+    from gptlab.recipe_keys import ELSEWHERE
+
+    for flag in (word.partition("=")[0] for word in words):
+        key = ELSEWHERE.get(flag.rpartition(".")[2].lstrip("-").replace("-", "_"))
+        if key is not None:
+            yield f"{flag} is --{key.replace('_', '-')} here"
 
 
 def flags_type() -> Any:

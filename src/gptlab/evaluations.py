@@ -6,7 +6,7 @@ Every process does its share, and all leave an evaluation together when one of t
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -104,11 +104,14 @@ def evaluations(
     built = [tasks.build(name, inputs) for name in config.eval.tasks]
     # Every process has its share of the items, which are built once and used many times.
     built = [replace(task, items=list(task.items[world.rank :: world.size])) for task in built]
-    found = [Evaluation("val", "val", _if_it_can_be(validate))]
-    found += [Evaluation("eval", task.name, _if_it_can_be(lambda task=task: score(task))) for task in built]
+    found = [Evaluation("val", "val", _if_it_can_be(validate), _said_loss)]
+    found += [
+        Evaluation("eval", task.name, _if_it_can_be(lambda task=task: score(task)), _said_score, task.asks)
+        for task in built
+    ]
     if config.sample.prompts:
         rows = len(config.sample.prompts)
-        found.append(Evaluation("sample", "sample", _if_it_can_be(write), rows))
+        found.append(Evaluation("sample", "sample", _if_it_can_be(write), _said_sample, rows=rows))
     return found
 
 
@@ -149,6 +152,22 @@ def _validation_row(sets: Sets, losses: list[Loss]) -> dict[str, Any]:
         "bits_per_byte": nats / math.log(2) / text_bytes if text_bytes else None,
         "sets": {one.path: loss.per_token for one, loss in zip(sets.sets, losses, strict=True)},
     }
+
+
+def _said_loss(row: Mapping[str, Any]) -> str:
+    bits = f", {row['bits_per_byte']:.3f} bits per byte" if row["bits_per_byte"] else ""
+    parts = [f"{loss:.4f} on {path}" for path, loss in row.get("sets", {}).items()]
+    by_set = f" ({', '.join(parts)})" if parts else ""
+    return f"validation loss {row['loss']:.4f}{bits}{by_set}"
+
+
+def _said_score(row: Mapping[str, Any]) -> str:
+    error = f" +- {100 * row['stderr_norm']:.1f}" if row["stderr_norm"] is not None else ""
+    return f"{row['task']} {100 * row['acc_norm']:.1f} %{error}"
+
+
+def _said_sample(row: Mapping[str, Any]) -> str:
+    return f"sample after {row['prompt']!r}: {row['text']!r}"
 
 
 def _if_it_can_be(measure: Callable[[], Rows | None]) -> Callable[[], Rows | None]:

@@ -18,11 +18,11 @@ from typing import (
 
 from gptlab.data.manifest import MANIFEST, Manifest
 from gptlab.data.mixture import DataConfig
-from gptlab.errors import ConfigError, no_such_key
+from gptlab.errors import ConfigError, did_you_mean, no_such_key
 from gptlab.eval.tasks import EvalConfig
 from gptlab.model.gpt import SIZES, ModelConfig
 from gptlab.parsing import check_numbers, parse_toml
-from gptlab.recipe_keys import table_of, type_name
+from gptlab.recipe_keys import ELSEWHERE, table_of, type_name
 from gptlab.runs.mirrors import MirrorConfig
 from gptlab.sample import SampleConfig
 from gptlab.train.adamw import AdamWConfig
@@ -94,6 +94,14 @@ SHORTHANDS: dict[str, tuple[Any, str]] = {
 """Keys of [model] that stand for others, which the resolved recipe holds: (type, what they say)."""
 
 
+_HOMES = (
+    Path(__file__).parent / "recipes",
+    Path(__file__).parents[2] / "recipes",
+)  # installed, in a checkout
+RECIPES = next(filter(Path.is_dir, _HOMES), _HOMES[0])
+"""gptlab's own recipes, which are known by name."""
+
+
 def load(files: Sequence[Path], flags: Mapping[str, Any] | None = None) -> RunConfig:
     """Merge recipes and flags, left to right, and check the result.
 
@@ -127,16 +135,18 @@ def read(file: Path, above: Sequence[Path] = ()) -> Raw:
     """Read one recipe, laid over the one that it names as its `base`, if any.
 
     Args:
-        file: the recipe; a base is found from its folder.
+        file: the recipe, or the name of one of gptlab's; a base is found from its folder.
         above: the recipes that named it as their base.
     """
+    if not above and not file.exists() and (RECIPES / f"{file}.toml").is_file():
+        file = RECIPES / f"{file}.toml"
     try:
         raw = parse_toml(file.read_bytes())
     except FileNotFoundError:
-        named = (
-            f"{above[-1]} names it as its base" if above else "see the recipes/ folder for those there are"
-        )
-        raise ConfigError(f"recipe {file}: no such file; {named}") from None
+        names = [str(path.relative_to(RECIPES).with_suffix("")) for path in sorted(RECIPES.rglob("*.toml"))]
+        meant = did_you_mean(file.stem, names) or f"; gptlab's own are {', '.join(names)}"
+        named = f"; {above[-1]} names it as its base" if above else meant
+        raise ConfigError(f"recipe {file}: no such file{named}") from None
     except ValueError as error:
         raise ConfigError(f"recipe {file}: not valid TOML: {error}") from None
     base = raw.pop("base", None)
@@ -197,6 +207,8 @@ def merge(below: Raw, above: Raw) -> Raw:
                 )
             if form in values:
                 old = {key: value for key, value in old.items() if key != other}
+        if section == "train" and isinstance(values, dict) and values.get("hours") not in (None, "none"):
+            old = {key: value for key, value in old.items() if key != "steps"}
         merged[section] = dict(values) if replaced else {**old, **values}
     return merged
 
@@ -283,6 +295,8 @@ def _complaint(problem: Raw, raw: Raw) -> str:
     path: list[Any] = list(problem["loc"])
     key = _key(path)
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        if path[-1] in ELSEWHERE:
+            return f"{key}: there is no such key; did you mean {ELSEWHERE[path[-1]]}?"
         known = [*SECTIONS] if len(path) == 1 else [f.name for f in fields(_tables(path, raw))]
         return no_such_key(key.removesuffix(path[-1]), path[-1], known)
     if problem["type"] == "value_error":

@@ -8,6 +8,40 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+ELSEWHERE = {
+    "learning_rate": "optim.lr",
+    "max_lr": "optim.lr",
+    "block_size": "model.context",
+    "n_ctx": "model.context",
+    "n_positions": "model.context",
+    "sequence_length": "model.context",
+    "hidden_size": "model.n_embd",
+    "d_model": "model.n_embd",
+    "num_layers": "model.n_layer",
+    "num_hidden_layers": "model.n_layer",
+    "num_attention_heads": "model.n_head",
+    "num_key_value_heads": "model.n_kv_head",
+    "intermediate_size": "model.n_hidden",
+    "batch_size": "train.micro_batch",
+    "device_batch_size": "train.micro_batch",
+    "per_device_train_batch_size": "train.micro_batch",
+    "total_batch_size": "train.batch_tokens",
+    "gradient_accumulation_steps": "train.batch_tokens",
+    "max_iters": "train.steps",
+    "max_steps": "train.steps",
+    "num_iterations": "train.steps",
+    "max_grad_norm": "train.grad_clip",
+    "save_every": "train.save_every_steps",
+    "beta1": "optim.betas",
+    "beta2": "optim.betas",
+    "warmup_iters": "schedule.warmup_steps",
+    "learning_rate_decay_frac": "schedule.final_fraction",
+    "min_lr": "schedule.final_fraction",
+    "eval_interval": "eval.every_steps",
+    "val_loss_every": "eval.every_steps",
+}
+"""What nanoGPT, build-nanogpt, llm.c and transformers call the keys of a recipe."""
+
 
 def documentation(kind: type[Any]) -> dict[str, str]:
     """Return the sentence under each field of a dataclass."""

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 
@@ -54,6 +55,19 @@ def test_a_resumed_run_continues_in_tensorboard(train, tmp_path):
     losses = {row["step"]: row["loss"] for row in read_rows(run / "metrics.jsonl") if row["kind"] == "step"}
     assert shown == pytest.approx(losses)
     assert list(shown) == list(range(1, 13))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_mirror_that_comes_late_is_shown_the_rows_before(train, tmp_path):
+    run = tmp_path / "run"
+    train(run, {"train": {"steps": 6}})
+    shutil.rmtree(run / "checkpoints" / "step_00000006")  # so its steps 5 and 6 will be taken again
+    train(run, {"mirror": {"to": ("tensorboard",)}})
+    losses = {row["step"]: row["loss"] for row in read_rows(run / "metrics.jsonl") if row["kind"] == "step"}
+    shown = tensorboard_rows(run)
+    assert shown["train/loss"] == pytest.approx(losses)
+    assert list(shown["train/loss"]) == list(range(1, 13))
+    assert set(shown["val/loss"]) == {0, 4, 8, 12}
 
 
 def test_wandb_is_given_the_same_run_after_a_resume(train, tmp_path, monkeypatch):

@@ -189,6 +189,12 @@ def test_a_run_of_hours_decays_to_the_end(train, tmp_path, capsys, even):
     told = capsys.readouterr().out
     assert "as many steps as fit into 0.000833333 h" in told
     assert f"{planned[-1]:,} steps fit into the time" in told
+    assert f"finished, {len(steps)} steps in 0.00 of 0.000833333 h, " in told
+
+
+def test_steps_may_end_a_run_of_hours(train, tmp_path, capsys, even):
+    train(tmp_path / "run", {"train": {"steps": 30, "hours": 3 / 3600}, "optim": {"lr": 1e-3}})
+    assert "30 steps in 0.00 of 0.000833333 h; train.steps = 30 ended it, " in capsys.readouterr().out
 
 
 def test_a_run_of_hours_is_taken_up_with_its_plan(train, tmp_path, capsys, even):

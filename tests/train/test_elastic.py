@@ -32,8 +32,10 @@ def losses(out, after):
     return list(found.values())
 
 
-def agree(continued, left_alone, after):
-    assert losses(continued, after) == pytest.approx(losses(left_alone, after), rel=1e-5)
+def agree(continued, left_alone, after, **tolerance):
+    assert losses(continued, after) == pytest.approx(
+        losses(left_alone, after), **(tolerance or {"rel": 1e-5})
+    )
     state, other = (
         json.loads((out / "checkpoints" / f"step_{after + 20:08d}" / "state.json").read_text())
         for out in (continued, left_alone)
@@ -72,6 +74,26 @@ def test_the_samples_are_asked_for_in_the_same_order(one, train, tmp_path, monke
         )
         del asked[micro_batch][20 * 8 :]  # read ahead of the end
         assert asked[micro_batch] == list(range(60 * 8, 80 * 8))
+
+
+def test_another_machine_with_its_own_number_format_and_path(train, tiny_data, tmp_path):
+    """Begun in float16 on a notebook's GPU, continued in bfloat16 on a cluster that keeps its data elsewhere."""
+    here, there = (shutil.copytree(tiny_data, tmp_path / name) for name in ("drive", "scratch"))
+
+    def flags(dtype, path):
+        kept = {"steps": 30, "save_every_steps": 10, "keep": 9, "dtype": dtype}
+        return {"train": kept, "data": {"path": str(path)}, "eval": {"tasks": ()}}
+
+    train(tmp_path / "alone", flags("float16", here))
+    out = stopped(tmp_path / "alone", 10, tmp_path / "moved")
+    shutil.rmtree(here)
+    train(out, flags("bfloat16", there))
+    agree(out, tmp_path / "alone", 10, abs=0.02)
+    [resumed] = [row for row in rows(out, "event") if row["event"] == "resume" and row["step"] == 10]
+    assert resumed["changed"] == {
+        "data.path": [str(here), str(there)],
+        "train.dtype": ["float16", "bfloat16"],
+    }
 
 
 @pytest.mark.slow

@@ -54,6 +54,9 @@ def announce(
         print(f"data: {share}from {one.path}, {often}{tokens} tokens")
         if epochs.get(one.path, 0) > MANY_EPOCHS:
             print(f"warning: over {MANY_EPOCHS} epochs of {one.path}: repeated text teaches less and less")
+    for evaluation in trainer.evaluations:
+        if evaluation.about:
+            print(f"{evaluation.name}: {evaluation.about}")
     if config.train.anneal_from is None:  # else the rate is what the other run had decayed to
         for complaint in plausible.warnings(
             config.optim,
@@ -96,4 +99,13 @@ def announce_end(status: str, out: Path, trainer: Trainer) -> None:
         print(f"interrupted after step {at.step} ({reason}); saved. Run the same command again to continue.")
         return
     best = f"; best validation loss {at.best['loss']:.4f} at step {at.best['step']}" if at.best else ""
-    print(f"{out}: finished, {at.step} steps, {quantity(at.tokens)} tokens{best}")
+    print(f"{out}: finished, {at.step} steps{_time(trainer)}, {quantity(at.tokens)} tokens{best}")
+
+
+def _time(trainer: Trainer) -> str:
+    """Say how much of its hours a run used, and whether they or its steps ended it."""
+    budget, at = trainer.budget, trainer.state
+    if budget.hours is None:
+        return ""
+    end = f"; train.steps = {budget.most} ended it" if at.step == budget.most else ""
+    return f" in {budget.used_s / 3600:.2f} of {budget.hours:g} h{end}"

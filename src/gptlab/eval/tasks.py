@@ -59,6 +59,8 @@ class Task:
     """Items for one tokenizer, ready for a model."""
 
     name: str
+    asks: str
+    """What a model is asked, in a phrase."""
     protocol: str
     """How the items are asked and normalised; results of different protocols are never compared."""
     shots: int = 0
@@ -148,6 +150,7 @@ def _hellaswag(inputs: Inputs) -> Task:
         make = with_shots
     return Task(
         name="hellaswag",
+        asks="which of four endings fits; chance is 25 %",
         protocol=inputs.protocol,
         shots=inputs.shots,
         items=Lazy(make, range(len(examples))),
@@ -165,6 +168,7 @@ def _continuation(inputs: Inputs) -> Task:
     said = [inputs.tokenizer.hash, [(item.pairs, item.label) for item in items]]
     return Task(
         name="continuation",
+        asks="which of four passages came before this one; chance is 25 %",
         protocol="continuation",
         items=items,
         items_sha256=hashlib.sha256(json.dumps(said).encode()).hexdigest(),

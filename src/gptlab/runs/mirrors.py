@@ -1,7 +1,7 @@
 """Mirrors of a run's metrics in other programs. metrics.jsonl is the record; a mirror that fails is dropped.
 
 A resumed run continues in the same mirror: TensorBoard purges what lies after the step it resumes at, and Weights &
-Biases gets the same run id.
+Biases gets the same run id. A mirror that a run gets later on is shown the rows before.
 """
 
 import hashlib
@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from gptlab.errors import ConfigError
-from gptlab.runs.folder import ENVIRONMENT
+from gptlab.runs.folder import ENVIRONMENT, METRICS
+from gptlab.runs.metrics import read_rows
 
 Row = Mapping[str, Any]
 
 
 class Mirror(Protocol):
-    """Another program that shows a run's rows."""
+    """Another program that shows a run's rows, and keeps its files in the folder RUN/NAME."""
 
     def write(self, row: Row) -> None:
         """Show a row of metrics.jsonl."""
@@ -120,7 +121,10 @@ class Mirrors:
         self._complain = complain
         self._open: dict[str, Mirror] = {}
         for name in config.to:
+            earlier = [] if (run.folder / name).exists() else _rows_before(run)
             self._try(name, lambda name=name: self._open.update({name: MIRRORS[name](run)}))
+            for row in earlier:
+                self._write(name, row)
 
     def __enter__(self) -> "Mirrors":
         return self
@@ -131,8 +135,12 @@ class Mirrors:
 
     def write(self, row: Row) -> None:
         """Show a row in every mirror."""
-        for name, mirror in list(self._open.items()):
-            self._try(name, lambda mirror=mirror: mirror.write(row))
+        for name in list(self._open):
+            self._write(name, row)
+
+    def _write(self, name: str, row: Row) -> None:
+        if (mirror := self._open.get(name)) is not None:
+            self._try(name, lambda: mirror.write(row))
 
     def _try(self, name: str, act: Callable[[], None]) -> None:
         try:
@@ -141,6 +149,11 @@ class Mirrors:
             self._open.pop(name, None)
             reason = " ".join(str(error).split())
             self._complain(f"mirror {name}: {type(error).__name__}: {reason}; the run continues without it")
+
+
+def _rows_before(run: Run) -> list[dict[str, Any]]:
+    metrics = run.folder / METRICS
+    return [row for row in read_rows(metrics) if row["step"] <= run.step] if metrics.is_file() else []
 
 
 MIRRORS: dict[str, Callable[[Run], Mirror]] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}

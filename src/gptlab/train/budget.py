@@ -52,7 +52,7 @@ class Budget:
     ) -> None:
         self.plan: Plan | None = None
         """The plan in force; None while the speed is unknown."""
-        self.hours, self.again, self._most = config.hours, again, config.steps
+        self.hours, self.again, self.most = config.hours, again, config.steps
         self._warmup_steps, self._evaluate_every = warmup_steps, evaluate_every
         self._before_s, self._began = 0.0, time.monotonic()
         self._steps_s: deque[float] = deque(maxlen=WINDOW)
@@ -67,8 +67,8 @@ class Budget:
 
     def _keep_to_steps(self) -> None:
         if self.hours is None:
-            assert self._most is not None  # TrainConfig ensures it
-            self.plan = Plan(self._begin, 0.0, self._most)
+            assert self.most is not None  # TrainConfig ensures it
+            self.plan = Plan(self._begin, 0.0, self.most)
 
     def progress(self, step: int) -> float:
         """Return the fraction of the decay done after a number of steps."""
@@ -120,7 +120,7 @@ class Budget:
             return None
         at = max(step, self._begin)
         steps = step + max(1, int(left_s * (1 - SPARE) / step_s))
-        return Plan(at, self.progress(at), steps if self._most is None else min(steps, self._most))
+        return Plan(at, self.progress(at), steps if self.most is None else min(steps, self.most))
 
     def follow(self, plan: Plan) -> None:
         """Adopt a plan.
@@ -139,7 +139,7 @@ class Budget:
         """Return the budget's state as JSON."""
         return {
             "hours": self.hours,
-            "most": self._most,
+            "most": self.most,
             "start": self._start,
             "used_s": self.used_s,
             "evaluation_s": self._evaluation_s,
@@ -154,7 +154,7 @@ class Budget:
         """
         saved = typed(_Saved, state)
         self._before_s, self._evaluation_s, self.plan = saved.used_s, saved.evaluation_s, saved.plan
-        self.again |= (saved.hours, saved.most) != (self.hours, self._most)
+        self.again |= (saved.hours, saved.most) != (self.hours, self.most)
         self.start(saved.start)
 
 

@@ -12,7 +12,10 @@ class TrainConfig:
     """How long, in what batches and in what number format to train."""
 
     steps: int | None = None
-    """Updates of the weights; with `hours`, an upper limit. None means as many as fit `hours`, or else 1000."""
+    """Updates of the weights; with `hours`, an upper limit. None means as many as fit `hours`, or else 1000.
+
+    A later recipe or flag that gives `hours` alone puts them in the place of an earlier one's steps.
+    """
     hours: float | None = None
     """Time for the run over all its starts; gptlab measures how many steps fit and ends the decay with them."""
     batch_tokens: int = 524_288

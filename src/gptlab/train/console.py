@@ -62,8 +62,7 @@ class Record:
         eta = "unknown" if steps is None else duration(passed / (step - before) * (steps - step))
         self._console.show(
             f"step {step}/{steps or '?'} | loss {gradient.loss:.4f} | lr {lr:.2e} | "
-            f"{quantity(speed, ' tokens')}/s | "
-            f"MFU {f'{100 * mfu:.1f} %' if mfu else 'unknown'} | ETA {eta}",
+            f"{quantity(speed, ' tokens')}/s | {f'MFU {100 * mfu:.1f} % | ' if mfu else ''}ETA {eta}",
             final=step == steps,
         )
 

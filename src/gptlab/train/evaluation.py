@@ -19,6 +19,10 @@ class Evaluation:
     name: str
     run: Callable[[], list[dict[str, Any]] | None]
     """Returns the rows, the same in all processes; None if a request to stop cut it short."""
+    say: Callable[[Mapping[str, Any]], str]
+    """Puts a row into words."""
+    about: str = ""
+    """What it asks, where its name does not say so."""
     rows: int = 1
     """How many rows it writes."""
 
@@ -44,7 +48,7 @@ def evaluate(
         if world.main:
             for row in rows:
                 log.write(evaluation.kind, step=step, tokens=tokens, **row)
-                record.say(f"step {step} | {evaluation.name} | {_brief(row)}")
+                record.say(f"step {step} | {evaluation.say(row)}")
             if time.monotonic() - began > 60:
                 took = duration(time.monotonic() - began)
                 record.say(f"step {step} | {evaluation.name} took {took}")
@@ -57,15 +61,3 @@ def evaluate(
 
 def _rows(log: MetricsLog, step: int) -> list[dict[str, Any]]:
     return [row for row in read_rows(log.path, own=True) if row.get("step") == step]
-
-
-def _brief(row: Mapping[str, Any]) -> str:
-    """Format a row as `loss 3.2811  bits_per_byte 0.9871`, with quotes around texts and without zeros and nulls."""
-    shown = {
-        name: f"{value:.4f}" if isinstance(value, float) else repr(value)
-        for name, value in row.items()
-        if name not in ("task", "items_sha256")
-        and value is not None
-        and (value or not isinstance(value, int))
-    }
-    return "  ".join(f"{name} {text}" for name, text in shown.items())

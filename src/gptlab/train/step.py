@@ -1,6 +1,7 @@
 """One update of the weights: gradients summed over passes, clipping, the optimizer."""
 
 import math
+import time
 import warnings
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, nullcontext
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from gptlab.amounts import duration
 from gptlab.errors import TrainError
 from gptlab.machine.device import DTypeName
 from gptlab.machine.memory import ran_out
@@ -76,8 +78,11 @@ class Updater:
         Raises:
             TrainError: not even one sequence fits.
         """
+        began = time.monotonic()
         if self._config.micro_batch == "auto" or self._config.compile:
             self.probe.run(say)
+        if self.compiled_as != "nothing":
+            say(f"compiled in {duration(time.monotonic() - began)}, a pass included")
 
     def gradient(self, first: int, stop: Callable[[], bool]) -> Gradient | None:
         """Compute and clip the gradient of the batch that begins at sample `first`.
