@@ -58,6 +58,26 @@ def read_log(folder: Path) -> None:
     assert again[-1] == {"kind": "step", "step": 12, "loss": 1.0} or len(again) == len(rows)
 
 
+def a_reference(folder: Path) -> None:
+    a_log(folder)
+    row = {"model": "gpt2", "task": "loss", "loss": 3.3, "bits_per_byte": 1.0, "items_sha256": "0" * 64}
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({**row, "kind": "val", "step": 12}) + "\n")
+    (folder / "reference.json").write_text(json.dumps({"results": [row, {"task": "hellaswag"}]}))
+
+
+def read_reference(folder: Path) -> None:
+    """A loss that is taken can be drawn."""
+    from gptlab.report.chart import Chart
+    from gptlab.report.interactive import payload
+    from gptlab.report.reference import read_references
+    from gptlab.runs.history import read_runs
+
+    found = read_references(folder / "reference.json", read_runs([folder]))
+    assert found
+    json.loads(payload(Chart("loss", "", "", [], found)), parse_constant=int)
+
+
 def a_recipe(folder: Path) -> None:
     from gptlab import recipe
 
@@ -213,6 +233,13 @@ RUNS = {
         {"metrics.jsonl": "lines", "environment.json": "json", "config.toml": "toml"},
         read_log,
         ("report", "{folder}", "--out", "{folder}/report"),
+        writes=True,
+    ),
+    "reference": Kind(
+        a_reference,
+        {"reference.json": "json"},
+        read_reference,
+        ("report", "{folder}", "--reference", "{folder}/reference.json", "--out", "{folder}/report"),
         writes=True,
     ),
     "recipe": Kind(

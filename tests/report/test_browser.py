@@ -5,12 +5,27 @@ import re
 import shutil
 import subprocess
 import time
+from html import escape
 
 import numpy as np
 import pytest
 
 from gptlab.report.chart import FLOPS, TIME
-from gptlab.report.page import Chart, Curve, draw, figure, page
+from gptlab.report.page import (
+    Chart,
+    Curve,
+    commands,
+    details,
+    draw,
+    figure,
+    heading,
+    page,
+    pair,
+    paragraph,
+    samples,
+    table,
+    tiles,
+)
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = (
@@ -66,6 +81,23 @@ def test_the_script_makes_pictures_under_its_policy(tmp_path):
     assert len(re.findall(r"<button[^>]*aria-pressed", told)) == 6, "two scales and two groups"
     refused, _ = opened(tmp_path / "other", html.replace('"use strict";', '"use strict" ;'), *SETTLED)
     assert "<canvas" not in refused, "a script of anybody else does not run"
+
+
+def test_nothing_is_wider_than_a_phone(tmp_path):
+    """In a frame of 390 pixels, as a window of Chromium may have no less than 500."""
+    word, x = "W" * 40, np.linspace(1, 1e6, 30)
+    chart = Chart("name", word, word, [Curve(0, x, x, label=word)], [(word, 5e5)])
+    content = figure(draw(chart)) + table([word] * 9, [[word] * 9]) + tiles([(word, word, word)])
+    content += pair(figure(draw(chart))) + paragraph(word, "note") + commands([word]) + heading(word)
+    content += samples([{"prompt": word, "text": word}]) + details(word, table([word] * 9, [[word] * 9]))
+    html = escape(page(word, word, {word: content}, answer=word).replace("<details", "<details open"))
+    for scripts in ("", "allow-scripts"):
+        frame = f'<iframe sandbox="allow-same-origin {scripts}" width="390" height="9000" srcdoc="{html}"></iframe>'
+        tell = """const {documentElement: root, images} = document.querySelector('iframe').contentDocument;
+            document.title = `${root.scrollWidth} pixels, ${images.length} images`"""
+        outer = f"<!doctype html><body>{frame}<script>setTimeout(() => {{ {tell} }}, 2000)</script>"
+        told, _ = opened(tmp_path / f"page{scripts}", outer, *SETTLED)
+        assert re.search("<title>(.*?)</title>", told)[1] == f"390 pixels, {0 if scripts else 2} images"
 
 
 @pytest.mark.slow

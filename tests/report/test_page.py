@@ -70,6 +70,11 @@ def test_every_function_escapes():
         assert "<i>" not in piece
 
 
+def test_of_blank_lines_in_a_row_one_is_set():
+    text = "\n\n\n \t\n\none\ntwo\n\nthree\n\n\n  four\n\n"
+    assert "<b>A</b>\n\none\ntwo\n\nthree\n\n  four\n\n</div>" in samples([{"prompt": "A", "text": text}])
+
+
 def test_a_column_of_numbers_stands_right_and_others_left():
     cells = table(["name", "loss", "mixed"], [["a", "3.2", "1"], ["b", "\N{EN DASH}", "one"]])
     assert cells.count('class="number"') == 3
@@ -150,7 +155,10 @@ def test_a_picture_that_is_not_drawn_has_no_image():
     picture = draw(chart(Curve(0, X, X)), pictures=False)
     assert (picture.light, picture.small) == (b"", b"")
     assert "<noscript>" not in figure(picture)
-    assert "<noscript>" in figure(draw(chart(Curve(0, X, X))))
+    drawn = draw(chart(Curve(0, X, X)))
+    assert "<noscript>" in figure(drawn)
+    width = pixels(drawn.small).shape[1]
+    assert f"figure img {{ display: block; width: 100%; min-width: {width}px;" in page("title", "lead", {})
 
 
 def test_a_page_loads_itself_anew_only_when_asked():

@@ -97,7 +97,7 @@ def _machines(reached: Sequence[Row]) -> str:
     return next(iter(names)) if len(names) == 1 else f"{len(names)} kinds of machines" if names else ""
 
 
-def repeat(runs: Sequence[Run], out: Path) -> list[str]:
+def repeat(runs: Sequence[Run], out: Path, reference: Path | None) -> list[str]:
     """List the commands that repeat the runs and this report; a run whose command is not known has its recipe's."""
     lines: list[str] = []
     for run in runs:
@@ -106,4 +106,8 @@ def repeat(runs: Sequence[Run], out: Path) -> list[str]:
             lines.append(shlex.join([Path(words[0]).name, *words[1:]]))
         elif (run.folder / RECIPE).is_file():
             lines.append(shlex.join(["gptlab", "train", str(run.folder / RECIPE), "--out", run.name]))
-    return [*lines, shlex.join(["gptlab", "report", *(str(run.folder) for run in runs), "--out", str(out)])]
+    beside = ["--reference", str(reference)] if reference is not None else []
+    return [
+        *lines,
+        shlex.join(["gptlab", "report", *(str(run.folder) for run in runs), *beside, "--out", str(out)]),
+    ]

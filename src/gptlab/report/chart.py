@@ -22,7 +22,7 @@ class Curve:
     """A curve of a chart."""
 
     run: int
-    """Its group, from 0: one colour on the whole page, hidden and shown together."""
+    """Its group, from 0, hidden and shown together; groups a multiple of the number of colours apart share one."""
     x: Floats
     """Against the chart's first axis, ascending."""
     y: Floats

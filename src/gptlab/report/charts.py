@@ -6,6 +6,7 @@ import numpy as np
 
 from gptlab.amounts import amount
 from gptlab.report.chart import FLOPS, TOKENS, Chart, Curve
+from gptlab.report.colours import numbers
 from gptlab.report.cost import FLOPS_CAPTION, Cost
 from gptlab.report.units import Unit, unit
 from gptlab.runs.history import Floats, Run, columns, validated_texts, validations
@@ -27,12 +28,17 @@ def smooth(y: Floats) -> Floats:
     return (sums[end] - sums[index - half]) / (end - index + half)
 
 
-def loss_chart(runs: Sequence[Run]) -> Chart:
-    """Chart training and validation loss against cost, framed where runs can be told apart."""
+def loss_chart(runs: Sequence[Run], references: Sequence[tuple[str, float]] = ()) -> Chart:
+    """Chart training and validation loss against cost, framed where runs can be told apart.
+
+    Args:
+        runs: the runs.
+        references: other models and their losses on the same tokens, in nats per token; a line across for each.
+    """
     of = unit(runs)
     curves: list[Curve] = []
     bounds: list[Floats] = []
-    for number, (run, factor) in enumerate(zip(runs, of.factors, strict=True)):
+    for number, run, factor in zip(numbers(runs), runs, of.factors, strict=True):
         if factor is None:
             continue
         x, y = columns(run.metrics["step"], "tokens", "loss")
@@ -53,8 +59,14 @@ def loss_chart(runs: Sequence[Run]) -> Chart:
         "The beginning and any spike lie above the frame."
     )
     caption = " ".join([f"Loss during training. {caption}", *_remarks(runs, of), *_cost(curves)])
+    one = next(filter(None, of.factors), 1.0)  # of one text, and so of all runs that references stand beside
+    lines = [(f"{model} {one * loss:.4f}", one * loss) for model, loss in references]
+    if lines:
+        caption += " Lines across: other models, scored on the same held-out tokens."
+    if bounds:
+        bounds += [value * np.array([0.99, 1.01]) for _, value in lines]
     frame = (min(low for low, _ in bounds), max(high for _, high in bounds)) if bounds else (None, None)
-    return Chart("loss", f"loss, {of.name}", caption, curves, low=frame[0], high=frame[1])
+    return Chart("loss", f"loss, {of.name}", caption, curves, lines, low=frame[0], high=frame[1])
 
 
 def _remarks(runs: Sequence[Run], of: Unit) -> list[str]:
@@ -81,7 +93,7 @@ def front_chart(runs: Sequence[Run]) -> Chart | None:
     if len(texts) > 1 and not of.bits:
         return None
     curves: list[Curve] = []
-    for number, (run, factor) in enumerate(zip(runs, of.factors, strict=True)):
+    for number, run, factor in zip(numbers(runs), runs, of.factors, strict=True):
         x, y = columns(validations(run), "tokens", "loss")
         if factor is not None and len(y):
             best = slice(int(y.argmin()), int(y.argmin()) + 1)
@@ -115,7 +127,7 @@ def rate_charts(runs: Sequence[Run]) -> list[Chart]:
     """Chart learning rate and throughput against cost."""
     rates: list[Curve] = []
     speeds: list[Curve] = []
-    for number, run in enumerate(runs):
+    for number, run in zip(numbers(runs), runs, strict=True):
         cost = Cost(run)
         x, y = columns(run.metrics["step"], "tokens", "lr")
         if len(y):

@@ -8,6 +8,7 @@ what they return is finished.
 import base64
 import html
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ __all__ = [
 ]
 
 DASH = "\N{EN DASH}"  # stands in a table for what is not known
+BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n){2,}")
 
 
 class Html(str):
@@ -186,9 +188,13 @@ def details(summary: str, content: str, anchor: str = "") -> str:
 
 
 def samples(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Set what a model wrote: rows of a `prompt`, which is printed bold, and the `text` after it."""
+    """Set what a model wrote: rows of a `prompt`, which is printed bold, and the `text` after it.
+
+    Of blank lines in a row, one is set.
+    """
     return "".join(
-        f'<div class="sample"><b>{html.escape(row["prompt"])}</b>{html.escape(row["text"])}</div>\n'
+        f'<div class="sample"><b>{html.escape(row["prompt"])}</b>'
+        f"{html.escape(BLANK_LINES.sub(chr(10) * 2, row['text']))}</div>\n"
         for row in rows
     )
 

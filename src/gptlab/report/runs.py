@@ -15,6 +15,7 @@ from gptlab.report.answer import answer, headline, repeat, tiles_of
 from gptlab.report.chart import Chart
 from gptlab.report.charts import front_chart, loss_chart, rate_charts
 from gptlab.report.page import INDEX, commands, draw, figure, page, pair, paragraph, refuse, tiles, write
+from gptlab.report.reference import read_references
 from gptlab.report.run_tables import differences_table, runs_table, stories
 from gptlab.report.score_charts import group_of, groups_of, score_charts
 from gptlab.runs.folder import identity
@@ -118,34 +119,37 @@ def notes(runs: Sequence[Run], reached: Sequence[Row]) -> list[str]:
     ]
 
 
-def report(runs: Sequence[Path], out: Path, *, watched: bool = False) -> Row:
+def report(runs: Sequence[Path], out: Path, *, reference: Path | None = None, watched: bool = False) -> Row:
     """Write `index.html` and its pictures as PNG files about run folders, and return the same facts.
 
     Args:
         runs: the run folders.
         out: the folder of the page.
+        reference: a file with the loss of another model; see `gptlab report`.
         watched: whether the page is written again soon: it then loads itself anew, and no PNGs are drawn.
 
     Returns:
         `runs`, the facts of each; `notes`, what makes comparing them unfair; `files`, what was written.
 
     Raises:
-        ConfigError: a folder is no run folder, `out` holds something else, or it cannot be written.
+        ConfigError: a folder is no run folder, `out` holds something else, or it cannot be written; or
+            `reference` holds no loss that compares.
     """
     loaded = read_runs(runs)
+    references = read_references(reference, loaded) if reference is not None else []
     of = fingerprint(*sorted(map(identity, runs)))
     refuse(out, KIND, of)
     reached = [facts(run, loaded[0]) for run in loaded]
     unfair = notes(loaded, reached)
     texts = validated_texts(loaded)
-    files, figures = _drawn(_charts(loaded), pictures=not watched)
+    files, figures = _drawn(_charts(loaded, references), pictures=not watched)
     sections = {"Runs": runs_table(reached, texts) + "".join(paragraph(text, "note") for text in unfair)}
     sections["Runs"] += paragraph(FOOTNOTE, "faint")
     sections |= figures
     if len(loaded) > 1:
         sections["What the recipes do not share"] = differences_table(reached)
     sections["Run by run"] = stories(loaded, out)
-    sections["Repeat it"] = commands(repeat(loaded, out))
+    sections["Repeat it"] = commands(repeat(loaded, out, reference))
     title = reached[0]["name"] if len(loaded) == 1 else f"{len(loaded)} runs"
     lead = (
         f"Written by gptlab {gptlab.__version__} from the files of the runs"
@@ -164,11 +168,11 @@ def report(runs: Sequence[Path], out: Path, *, watched: bool = False) -> Row:
     return {"runs": reached, "notes": unfair, "files": [str(out / name) for name in files]}
 
 
-def _charts(runs: Sequence[Run]) -> dict[str, list[Chart]]:
+def _charts(runs: Sequence[Run], references: Sequence[tuple[str, float]]) -> dict[str, list[Chart]]:
     """Return the charts of runs by section, those that have points."""
     front = front_chart(runs)
     charts = {
-        "Loss": [loss_chart(runs), *([front] if front is not None else [])],
+        "Loss": [loss_chart(runs, references), *([front] if front is not None else [])],
         "Scores": score_charts(runs),
         "Learning rate and throughput": rate_charts(runs),
     }

@@ -8,6 +8,7 @@ import numpy as np
 from gptlab.eval import hellaswag, published
 from gptlab.eval.chance import CHANCE
 from gptlab.report.chart import Chart, Curve
+from gptlab.report.colours import numbers
 from gptlab.report.cost import axes
 from gptlab.report.page_folder import file_name
 from gptlab.report.results import doubt, results, score, told_items
@@ -65,7 +66,7 @@ def _accuracy_chart(group: Group, called: str, runs: Sequence[Run], of_run: Sequ
     measured = [row for rows in of_run for row in rows]
     name = "acc_norm" if any("acc_norm" in results(row) for row in measured) else "acc"
     curves: list[Curve] = []
-    for number, (run, rows) in enumerate(zip(runs, of_run, strict=True)):
+    for number, run, rows in zip(numbers(runs), runs, of_run, strict=True):
         x, y, error = columns(rows, "tokens", name, ACCURACIES[name])
         if len(y):
             said = filter(None, (f"{run.name}: {score(rows[-1], name)}", doubt(rows[-1], name)))
@@ -79,7 +80,7 @@ def _accuracy_chart(group: Group, called: str, runs: Sequence[Run], of_run: Sequ
 
 def _margin_chart(group: Group, called: str, runs: Sequence[Run], of_run: Sequence[Sequence[Row]]) -> Chart:
     curves: list[Curve] = []
-    for number, (run, rows) in enumerate(zip(runs, of_run, strict=True)):
+    for number, run, rows in zip(numbers(runs), runs, of_run, strict=True):
         x, y, error = columns(rows, "tokens", "margin", "stderr_margin")
         if len(y):
             said = f"{run.name}: {y[-1]:.4f}"

@@ -13,7 +13,7 @@ EVERY_S = 3.0
 LOAD = 10  # a report that takes a second to write is written at most once in so many seconds
 
 
-def watch(runs: Sequence[Path], out: Path, *, every_s: float = EVERY_S) -> Row:
+def watch(runs: Sequence[Path], out: Path, *, reference: Path | None = None, every_s: float = EVERY_S) -> Row:
     """Write the report of runs whenever they have new rows, until all are finished or Ctrl-C; return its facts.
 
     Raises:
@@ -25,7 +25,7 @@ def watch(runs: Sequence[Path], out: Path, *, every_s: float = EVERY_S) -> Row:
             now = [_state(run / METRICS) for run in runs]
             began = time.monotonic()
             if now != before:
-                facts = report(runs, out, watched=True)
+                facts = report(runs, out, reference=reference, watched=True)
                 if before is None:
                     print(
                         f"{facts['files'][-1]}: written anew while the runs train; Ctrl-C ends this",
@@ -35,7 +35,7 @@ def watch(runs: Sequence[Path], out: Path, *, every_s: float = EVERY_S) -> Row:
             time.sleep(max(every_s, LOAD * (time.monotonic() - began)))
     except KeyboardInterrupt:
         print(flush=True)
-    return report(runs, out)
+    return report(runs, out, reference=reference)
 
 
 def _state(file: Path) -> tuple[int, int] | None:

@@ -112,7 +112,6 @@ function marks(u, data, curves) {
   }
   ctx.lineWidth = unit;
   ctx.font = `${11 * unit}px system-ui, sans-serif`;
-  ctx.textAlign = "right";
   const right = bbox.left + bbox.width, lines = [...data.references].sort((a, b) => a[1] - b[1]);
   ctx.setLineDash([5 * unit, 4 * unit]);
   ctx.beginPath();
@@ -128,8 +127,12 @@ function marks(u, data, curves) {
   let last = Infinity;
   for (const [label, value] of lines) {
     last = Math.min(u.valToPos(value, "y", true) - 4 * unit, last - 13 * unit);
-    ctx.strokeText(label, right - 4 * unit, last);
-    ctx.fillText(label, right - 4 * unit, last);
+    // At the end from which the curves keep away.
+    const [begin, end] = [0, -1].map(i => Math.min(...curves.map(curve => Math.abs(curve.value.at(i) - value))));
+    const at = begin > end ? bbox.left + 4 * unit : right - 4 * unit;
+    ctx.textAlign = begin > end ? "left" : "right";
+    ctx.strokeText(label, at, last);
+    ctx.fillText(label, at, last);
   }
   ctx.restore();
 }
