@@ -32,6 +32,7 @@ COMMANDS = {
     "data contamination": "Search the training shards for word n-grams of a task's items.",
     "data list": "List the sources known by name, and the ready-made sets of shards.",
     "data tokenizer": "Train a byte-level BPE tokenizer.",
+    "plan": "Turn a budget into a recipe: which size, how many tokens, what it will score and cost; or judge a run.",
     "train": "Train a model, or continue an unfinished run in OUT.",
     "study": "Compare variants over seeds at an equal budget, with statistics and a page; run again to continue.",
     "tune": "Find a recipe's best learning rate by short whole runs; run again to continue.",

@@ -50,7 +50,7 @@ def measured(rig: Rig, steps: int | None = None) -> dict[str, Any]:
     steps_s: list[Timed] = []
     rates: list[float] = []
     parts_s: dict[str, list[float]] = {name: [] for name in parts}
-    for _ in _rounds("measuring", steps):
+    for _ in rounds("measuring", steps):
         steps_s.append(rig.step())
         rates.append(product_rate(rig, products))
         for name, part in parts.items():
@@ -86,7 +86,8 @@ def measured(rig: Rig, steps: int | None = None) -> dict[str, Any]:
     }
 
 
-def _rounds(title: str, steps: int | None) -> Iterator[int]:
+def rounds(title: str, steps: int | None) -> Iterator[int]:
+    """Count measurements with their progress: `steps` of them, or as many as fit a minute."""
     began = perf_counter()
     with Progress(title, steps, " steps") as progress:
         for number in range(MOST if steps is None else steps):
@@ -134,7 +135,7 @@ def ladder(config: RunConfig, steps: int | None = None) -> Iterator[Row]:
                     yield Row(name, why="torch.compile fails here")
                     continue
                 rig.step()
-                seconds = statistics.median(rig.step().seconds for _ in _rounds(name, steps))
+                seconds = statistics.median(rig.step().seconds for _ in rounds(name, steps))
         except GptlabError as error:
             yield Row(name, why=str(error))
             continue

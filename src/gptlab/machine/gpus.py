@@ -16,6 +16,8 @@ class GPU:
     """Power limit of the board; None if unpublished."""
     usd_per_hour: float | None
     """Rent: a round estimate for 2026; offers lie between half and twice of it."""
+    memory: float
+    """Bytes; of the smallest form."""
 
 
 @dataclass(frozen=True)
@@ -54,16 +56,16 @@ def estimate(device: str, device_hours: float) -> Estimate | None:
 
 # The first key found in the device's name decides.
 GPUS = {
-    "B200": GPU(2.25e15, 1.1e15, 1000, 5.0),
-    "H200": GPU(989.4e12, 494.7e12, 700, 3.5),
-    "H100 PCIe": GPU(756e12, 378e12, 350, 2.5),
-    "H100": GPU(989.4e12, 494.7e12, 700, 3.0),
-    "A100": GPU(312e12, 156e12, 400, 1.5),
-    "L40S": GPU(362e12, 183e12, 350, 1.0),
-    "L4": GPU(121e12, 60e12, 72, 0.6),
-    "A10G": GPU(70e12, 35e12, None, None),
-    "V100": GPU(125e12, None, 300, 0.6),
-    "T4": GPU(65e12, None, 70, 0.35),
-    "RTX 4090": GPU(165.2e12, 82.6e12, 450, 0.5),
-    "RTX 3090": GPU(71e12, 35.6e12, 350, 0.25),
+    "B200": GPU(2.25e15, 1.1e15, 1000, 5.0, 180e9),
+    "H200": GPU(989.4e12, 494.7e12, 700, 3.5, 141e9),
+    "H100 PCIe": GPU(756e12, 378e12, 350, 2.5, 80e9),
+    "H100": GPU(989.4e12, 494.7e12, 700, 3.0, 80e9),
+    "A100": GPU(312e12, 156e12, 400, 1.5, 40e9),
+    "L40S": GPU(362e12, 183e12, 350, 1.0, 48e9),
+    "L4": GPU(121e12, 60e12, 72, 0.6, 24e9),
+    "A10G": GPU(70e12, 35e12, None, None, 24e9),
+    "V100": GPU(125e12, None, 300, 0.6, 16e9),
+    "T4": GPU(65e12, None, 70, 0.35, 16e9),
+    "RTX 4090": GPU(165.2e12, 82.6e12, 450, 0.5, 24e9),
+    "RTX 3090": GPU(71e12, 35.6e12, 350, 0.25, 24e9),
 }

@@ -1,0 +1,116 @@
+"""A budget turned into a table of sizes and a recipe."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from gptlab import recipe, storage
+from gptlab.actions.announcement import MANY_EPOCHS
+from gptlab.amounts import quantity
+from gptlab.errors import ConfigError
+from gptlab.outputs import file_unwritable
+from gptlab.plan.options import PROTOCOL, Data, Row, best, data_named, expected, rows, table
+from gptlab.plan.pace import Pace, assumed, calibrated
+from gptlab.plan.surface import COMPLETION, CPU_TOKENS, MOST_FLOPS, MUON_TOKENS
+from gptlab.recipe import RunConfig
+
+
+def plan(
+    file: Path,
+    data: str,
+    *,
+    hours: float | None,
+    dollars: float | None,
+    gpu: str,
+    gpus: int,
+    calibrate: bool,
+    write: Path | None,
+) -> dict[str, Any]:
+    """Print what each size makes of a budget, and write the recipe of the best one.
+
+    Arguments as in `gptlab plan`.
+
+    Returns:
+        `best` and `rows`.
+
+    Raises:
+        GptlabError: the budget, the GPU, the data or the recipe cannot be planned with.
+    """
+    for flag, value in (("--hours", hours), ("--dollars", dollars), ("--gpus", gpus)):
+        if value is not None and not value > 0:
+            raise ConfigError(f"{flag} {value}: must be above 0")
+    if write is not None and (refusal := file_unwritable(write, "--write")) is not None:
+        raise ConfigError(refusal)
+    config, on = recipe.load([file]), data_named(data)
+    pace = calibrated(config) if calibrate else assumed(gpu, gpus)
+    time = _hours(hours, dollars, pace)
+    found = rows(config, pace, on, time)
+    chosen = best([row for row, _ in found], on)
+    print(f"pace: {pace.name}")
+    print("\n".join(table([row for row, _ in found], chosen)))
+    if chosen is None:
+        most = MOST_FLOPS / pace.flops_per_s / 3600
+        raise ConfigError(
+            f"--hours {time:g}: the published fits reach no size at this budget; the largest that they cover is "
+            f"{MOST_FLOPS:.0e} FLOPs, {most:.3g} h at this pace; the rows above keep their hours"
+        )
+    for line in _reasons(chosen, [row for row, _ in found], on, fast=config.optim.name == "muon"):
+        print(line)
+    if write is not None:
+        config = next(of for row, of in found if row is chosen)
+        storage.replace_text(write, written(chosen, config, on, time, pace))
+        print(f"{write}: written; gptlab train {write} --out runs/planned")
+    return {"best": asdict(chosen), "rows": [asdict(row) for row, _ in found]}
+
+
+def _hours(hours: float | None, dollars: float | None, pace: Pace) -> float:
+    if dollars is not None and pace.usd_per_hour is None:
+        raise ConfigError(f"--dollars {dollars:g}: the rent of this machine is unknown; give --hours")
+    paid = dollars / pace.usd_per_hour if dollars is not None and pace.usd_per_hour is not None else None
+    allowed = [value for value in (hours, paid) if value is not None]
+    if not allowed:
+        raise ConfigError("--hours: is missing, and so is --dollars; give one of them")
+    return min(allowed)
+
+
+def _reasons(chosen: Row, found: list[Row], data: Data, *, fast: bool) -> list[str]:
+    """Say why a size was chosen, and what is assumed."""
+    said = [f"best: {chosen.size}, {chosen.steps:,} steps"]
+    for row in (row for row in found if row.loss is not None and row is not chosen):
+        size = "smaller" if row.parameters < chosen.parameters else "larger"
+        worse = (row.loss or 0.0) - (chosen.loss or 0.0)
+        said.append(f"  {row.size}, {size}, sees {quantity(row.tokens)} tokens: {worse:+.3f} nats")
+    if chosen.epochs > 1:
+        much = "; repeated text teaches less and less" if chosen.epochs > MANY_EPOCHS else ""
+        said.append(f"data: {chosen.epochs:.2g} epochs of {data.name}{much}")
+    said.append(
+        f"expected from published runs: the loss in nats per token of GPT-2's vocabulary on {data.name}; HellaSwag by "
+        f"{PROTOCOL}, {100 * -COMPLETION:.1f} points less in the completion protocol"
+    )
+    if fast:
+        said.append(
+            f"the recipe is taken to need {MUON_TOKENS:g} times fewer tokens than AdamW's, as published at 0.1 billion "
+            f"parameters; the band's lower end is {CPU_TOKENS:g} times, as docs/log.md measured at a million"
+        )
+    return said
+
+
+def written(row: Row, config: RunConfig, data: Data, hours: float, pace: Pace) -> str:
+    """Return the recipe of a size: its steps, its rates, and a schedule that ends in time."""
+    warmup = max(1, min(config.schedule.warmup_steps, row.steps // 10))
+    every = max(1, min(config.eval.every_steps, row.steps // 20))
+    planned = replace(
+        config,
+        train=replace(config.train, steps=row.steps, hours=hours),
+        schedule=replace(config.schedule, warmup_steps=warmup),
+        eval=replace(config.eval, every_steps=every),
+        data=replace(config.data, path=data.path),
+    )
+    loss, score = expected(row)
+    return (
+        f"# Written by `gptlab plan`: {row.size}, {quantity(row.tokens)} tokens of {data.name} in {row.hours:.3g} h.\n"
+        f"# Pace: {pace.name}.\n"
+        f"# Expected: validation loss {loss}, HellaSwag {score} % ({PROTOCOL}).\n"
+        "# On a slower machine train.hours ends the decay in time; without steps, a faster one's time is used up.\n\n"
+        + recipe.to_toml(planned)
+    )
