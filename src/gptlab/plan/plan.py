@@ -11,7 +11,7 @@ from gptlab.errors import ConfigError
 from gptlab.outputs import file_unwritable
 from gptlab.plan.options import PROTOCOL, Data, Row, best, data_named, expected, rows, table
 from gptlab.plan.pace import Pace, assumed, calibrated
-from gptlab.plan.surface import COMPLETION, CPU_TOKENS, MOST_FLOPS, MUON_TOKENS
+from gptlab.plan.surface import COMPLETION, CPU_TOKENS, LARGEST, MOST_FLOPS, MUON_TOKENS, SMALLEST
 from gptlab.recipe import RunConfig
 
 
@@ -49,11 +49,7 @@ def plan(
     print(f"pace: {pace.name}")
     print("\n".join(table([row for row, _ in found], chosen)))
     if chosen is None:
-        most = MOST_FLOPS / pace.flops_per_s / 3600
-        raise ConfigError(
-            f"--hours {time:g}: the published fits reach no size at this budget; the largest that they cover is "
-            f"{MOST_FLOPS:.0e} FLOPs, {most:.3g} h at this pace; the rows above keep their hours"
-        )
+        raise ConfigError(_nothing(time, [row for row, _ in found], pace))
     for line in _reasons(chosen, [row for row, _ in found], on, fast=config.optim.name == "muon"):
         print(line)
     if write is not None:
@@ -61,6 +57,21 @@ def plan(
         storage.replace_text(write, written(chosen, config, on, time, pace))
         print(f"{write}: written; gptlab train {write} --out runs/planned")
     return {"best": asdict(chosen), "rows": [asdict(row) for row, _ in found]}
+
+
+def _nothing(hours: float, found: list[Row], pace: Pace) -> str:
+    """Say why nothing can be expected of a budget."""
+    if not any(row.steps for row in found):
+        return (
+            f"--hours {hours:g}: no size of {quantity(SMALLEST)} to {quantity(LARGEST)} parameters makes a step of the "
+            "recipe's train.batch_tokens; give more time, or a recipe of smaller batches"
+        )
+    most = MOST_FLOPS / pace.flops_per_s / 3600
+    return (
+        f"--hours {hours:g}: no row can be predicted; the published fits reach from {quantity(SMALLEST)} to "
+        f"{quantity(LARGEST)} parameters, and the largest that they cover is {MOST_FLOPS:.0e} FLOPs, {most:.3g} h at "
+        "this pace"
+    )
 
 
 def _hours(hours: float | None, dollars: float | None, pace: Pace) -> float:

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
 SMALLEST, LARGEST = 20e6, 1.7e9
 """Parameters between which the surfaces were fitted."""
 MOST_FLOPS = 1e20
@@ -65,9 +63,9 @@ HELLASWAG_BAND = (-0.032, 0.015)
 
 def hellaswag(surface: Surface, parameters: float, tokens: float) -> float:
     """Return the expected accuracy in lm-evaluation-harness (acc_norm, no shots), a fraction."""
-    losses = [surface.fitted(n, d) for n, d, _ in _SCORED]
-    scores = [score for *_, score in _SCORED]
+    scored = [(surface.fitted(n, d), score) for n, d, score in _SCORED]
     loss = surface.fitted(parameters, tokens)
-    steepest = (scores[2] - scores[1]) / (losses[2] - losses[1])
-    beyond = min(0.0, loss - losses[2])  # numpy's interpolation is flat there
-    return max(CHANCE, float(np.interp(loss, losses[::-1], scores[::-1])) + beyond * steepest + USERS)
+    # A line through the two nearest, so that the ends continue theirs.
+    (loss_a, score_a), (loss_b, score_b) = scored[:2] if loss > scored[1][0] else scored[1:]
+    score = score_a + (loss - loss_a) * (score_b - score_a) / (loss_b - loss_a)
+    return max(CHANCE, score + USERS)
