@@ -114,13 +114,6 @@ def test_higher_may_be_better():
         assert [each.verdict for each in found] == [None, verdict, "not distinguishable"]
 
 
-def test_confidence_widens():
-    narrow, wide = (
-        compare_losses(FULL, baseline="A", paired=True, confidence=level)[1].interval for level in (0.8, 0.99)
-    )
-    assert wide[0] < narrow[0] < narrow[1] < wide[1]
-
-
 def test_missing_seeds_of_pairs_leave_the_complete_ones():
     holes = {name: dict(runs) for name, runs in FULL.items()}
     del holes["C"][1]
@@ -183,8 +176,6 @@ def test_a_constant_shift_between_pairs_has_no_spread():
 def test_named_errors():
     with pytest.raises(ConfigError, match="baseline 'GPT': is not a variant; choose one of A, B, C, D"):
         compare_losses(FULL, baseline="GPT", paired=True)
-    with pytest.raises(ConfigError, match=r"confidence 95: must lie between 0 and 1"):
-        compare_losses(FULL, baseline="A", paired=True, confidence=95)
     for bad in (math.nan, math.inf):
         with pytest.raises(DataError, match=f"variant B, seed 1: is {bad}; leave out runs that diverged"):
             compare_losses({"A": FULL["A"], "B": {0: 3.0, 1: bad}}, baseline="A", paired=True)

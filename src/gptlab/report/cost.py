@@ -41,8 +41,3 @@ class Cost:
         """Return the other x axes after so many tokens: operations, and seconds of training, where known."""
         known = {FLOPS: tokens * self._per_token} if self._per_token is not None else {}
         return known | ({TIME: np.interp(tokens, *self._clock)} if self._clock is not None else {})
-
-
-def axes(run: Run, tokens: Floats) -> dict[str, Floats]:
-    """Return a run's other x axes after so many tokens; see `Cost`, which is quicker when asked again."""
-    return Cost(run).axes(tokens)

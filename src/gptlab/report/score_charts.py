@@ -9,7 +9,7 @@ from gptlab.eval import hellaswag, published
 from gptlab.eval.chance import CHANCE
 from gptlab.report.chart import Chart, Curve
 from gptlab.report.colours import numbers
-from gptlab.report.cost import axes
+from gptlab.report.cost import Cost
 from gptlab.report.page_folder import file_name
 from gptlab.report.results import doubt, results, score, told_items
 from gptlab.runs.history import Floats, Run, columns
@@ -97,7 +97,7 @@ def _margin_chart(group: Group, called: str, runs: Sequence[Run], of_run: Sequen
 def _curve(number: int, run: Run, x: Floats, y: Floats, error: Floats, label: str) -> Curve:
     known = bool(np.isfinite(error).any())
     low, high = (y - error, y + error) if known else (None, None)
-    return Curve(number, x, y, "line and points", label, low, high, axes(run, x))
+    return Curve(number, x, y, "line and points", label, low, high, Cost(run).axes(x))
 
 
 def _references(group: Group, whole: bool) -> tuple[list[tuple[str, float]], str]:

@@ -8,7 +8,7 @@ from gptlab.errors import ConfigError, DataError
 from gptlab.study.differences import Difference, Values
 from gptlab.study.power import Variance, seeds_needed
 from gptlab.study.simultaneous import dunnett_critical, dunnett_p, sidak_critical, sidak_p
-from gptlab.study.verdict import Verdict, judge, mean_sd
+from gptlab.study.verdict import ALPHA, Verdict, judge, mean_sd
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,6 @@ class Rules:
     joint: bool
     """Whether all comparisons share one estimate of the error: Dunnett's test is exact; otherwise Sidak's bound."""
     lower_is_better: bool
-    alpha: float
 
 
 def conclude(values: Values, found: Mapping[str, Difference], baseline: str, rules: Rules) -> list[Verdict]:
@@ -42,17 +41,17 @@ def conclude(values: Values, found: Mapping[str, Difference], baseline: str, rul
 
 
 def _judged(plain: Verdict, found: Difference, sizes: tuple[float, ...], rules: Rules) -> Verdict:
-    t, df, alpha, count = abs(found.value) / found.error, found.df, rules.alpha, len(sizes)
+    t, df, count = abs(found.value) / found.error, found.df, len(sizes)
     if rules.joint:
-        p, bound = dunnett_p(t, sizes, df), dunnett_critical(sizes, df, alpha)
+        p, bound = dunnett_p(t, sizes, df), dunnett_critical(sizes, df, ALPHA)
     else:
-        p, bound = sidak_p(t, count, df), sidak_critical(count, df, alpha)
+        p, bound = sidak_p(t, count, df), sidak_critical(count, df, ALPHA)
     return replace(
         plain,
         difference=found.value,
         interval=(found.value - bound * found.error, found.value + bound * found.error),
         p=p,
-        verdict=judge(found.value, p, lower_is_better=rules.lower_is_better, alpha=alpha),
+        verdict=judge(found.value, p, lower_is_better=rules.lower_is_better),
         seeds_needed=seeds_needed(
             found.value,
             found.sd,
@@ -60,22 +59,19 @@ def _judged(plain: Verdict, found: Difference, sizes: tuple[float, ...], rules: 
             paired=rules.paired,
             variance=rules.variance,
             floor=found.floor,
-            alpha=alpha,
         ),
     )
 
 
-def validate(values: Mapping[str, Mapping[int, float]], baseline: str, confidence: float) -> None:
+def validate(values: Mapping[str, Mapping[int, float]], baseline: str) -> None:
     """Refuse a comparison that cannot be made.
 
     Raises:
-        ConfigError: there is no such baseline, or the confidence is not between 0 and 1.
+        ConfigError: there is no such baseline.
         DataError: a value is not finite.
     """
     if baseline not in values:
         raise ConfigError(f"baseline {baseline!r}: is not a variant; choose one of {', '.join(values)}")
-    if not 0 < confidence < 1:
-        raise ConfigError(f"confidence {confidence}: must lie between 0 and 1, as 0.95 does")
     for name, runs in values.items():
         for seed, value in runs.items():
             if not math.isfinite(value):

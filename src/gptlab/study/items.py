@@ -27,7 +27,6 @@ def compare_items(
     baseline: str,
     paired: bool,
     target: Literal["seeds", "seeds and items"],
-    confidence: float = 0.95,
 ) -> list[Verdict]:
     """Compare each variant's score with the baseline's; intervals and p-values hold for all comparisons together.
 
@@ -41,17 +40,16 @@ def compare_items(
         baseline: the variant that the others are compared with.
         paired: whether runs of one seed are compared with each other; items always are.
         target: what the intervals hold for.
-        confidence: that all intervals hold.
 
     Raises:
-        ConfigError: there is no such baseline, or the confidence is not between 0 and 1.
+        ConfigError: there is no such baseline.
         DataError: a score is not finite, or runs differ in their number of items.
     """
     _alike(scores)
     means = {
         name: {seed: float(np.mean(each)) for seed, each in runs.items()} for name, runs in scores.items()
     }
-    validate(means, baseline, confidence)
+    validate(means, baseline)
     found = differences(means, baseline, paired=paired, variance="pooled")
     if target == "seeds and items":
         claimed = [name for name, difference in found.items() if difference.claims]
@@ -60,7 +58,7 @@ def compare_items(
             runs_SI, control_SI = _table(scores[name], seeds), _table(scores[baseline], seeds)
             crossed = [runs_SI - control_SI] if paired else [runs_SI, control_SI]
             found[name] = with_items(found[name], crossed)
-    rules = Rules(paired, "pooled", target == "seeds", False, 1 - confidence)
+    rules = Rules(paired, "pooled", target == "seeds", False)
     return conclude(means, found, baseline, rules)
 
 

@@ -18,7 +18,6 @@ def compare_losses(
     paired: bool,
     variance: Variance = "pooled",
     lower_is_better: bool = True,
-    confidence: float = 0.95,
 ) -> list[Verdict]:
     """Compare each variant with the baseline; intervals and p-values hold for all comparisons together.
 
@@ -32,15 +31,14 @@ def compare_losses(
         paired: whether runs of one seed are compared with each other.
         variance: whether all variants share one variance; chosen before the study.
         lower_is_better: as for a loss.
-        confidence: that all intervals hold.
 
     Raises:
-        ConfigError: there is no such baseline, or the confidence is not between 0 and 1.
+        ConfigError: there is no such baseline.
         DataError: a value is not finite.
     """
-    validate(values, baseline, confidence)
+    validate(values, baseline)
     found = differences(values, baseline, paired=paired, variance=variance)
-    rules = Rules(paired, variance, variance == "pooled", lower_is_better, 1 - confidence)
+    rules = Rules(paired, variance, variance == "pooled", lower_is_better)
     return conclude(values, found, baseline, rules)
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 import scipy
 
 from gptlab.study.simultaneous import dunnett_critical, exceeds, root, sidak_critical
+from gptlab.study.verdict import ALPHA
 
 LOSS_SD = {"124M": (0.0013, 0.0020), "350M": (0.0006, 0.0008)}
 """Standard deviation of the final loss over seeds, in nats. Source: the records of KellerJordan/modded-nanogpt."""
@@ -26,7 +27,6 @@ def power_of(
     paired: bool,
     variance: Variance = "pooled",
     floor: float = 0.0,
-    alpha: float = 0.05,
 ) -> float:
     """Return how often a study finds a true difference.
 
@@ -38,7 +38,6 @@ def power_of(
         paired: whether the study compares runs seed by seed.
         variance: whether all variants share one estimate of the variance.
         floor: variance of the difference that more seeds do not reduce, as the choice of items makes it.
-        alpha: how often the study may claim a difference if there is none.
 
     Source: the noncentral t distribution; Satterthwaite (1946) for the degrees of freedom with a floor.
     """
@@ -49,9 +48,9 @@ def power_of(
     if floor:
         df *= (1 + floor / seeds) ** 2
     if floor or variance == "unequal":
-        t = sidak_critical(comparisons, df, alpha)
+        t = sidak_critical(comparisons, df, ALPHA)
     else:
-        t = dunnett_critical((1.0,) * comparisons, df, alpha)
+        t = dunnett_critical((1.0,) * comparisons, df, ALPHA)
     return exceeds(t, shift, df)
 
 
@@ -64,14 +63,11 @@ def detectable(
     variance: Variance = "pooled",
     floor: float = 0.0,
     power: float = POWER,
-    alpha: float = 0.05,
 ) -> float:
     """Return the smallest true difference that a study finds with the given power; other arguments as in `power_of`."""
 
     def surplus(difference: float) -> float:
-        found = power_of(
-            difference, sd, n, comparisons, paired=paired, variance=variance, floor=floor, alpha=alpha
-        )
+        found = power_of(difference, sd, n, comparisons, paired=paired, variance=variance, floor=floor)
         return found - power
 
     return root(surplus, 0.0, math.hypot(sd, math.sqrt(floor)))
@@ -86,20 +82,17 @@ def seeds_needed(
     variance: Variance = "pooled",
     floor: float = 0.0,
     power: float = POWER,
-    alpha: float = 0.05,
 ) -> int | None:
     """Return the fewest seeds that find a difference with the given power; None above 10,000, or without a spread."""
     if not difference or not sd:
         return None
 
     def enough(n: int) -> bool:
-        found = power_of(
-            difference, sd, n, comparisons, paired=paired, variance=variance, floor=floor, alpha=alpha
-        )
+        found = power_of(difference, sd, n, comparisons, paired=paired, variance=variance, floor=floor)
         return found >= power
 
     # A known variance needs hardly fewer seeds, so the search starts there.
-    t = dunnett_critical((1.0,) * comparisons, math.inf, alpha)
+    t = dunnett_critical((1.0,) * comparisons, math.inf, ALPHA)
     known = abs(difference) / (t + float(scipy.stats.norm.ppf(power)))
     seeds = 2 * sd**2 / (known**2 - floor) if known**2 > floor else math.inf
     if seeds > MOST_SEEDS or not enough(MOST_SEEDS):

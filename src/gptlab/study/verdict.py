@@ -43,14 +43,13 @@ class Verdict:
             numbers["interval"] = (factor * self.interval[0], factor * self.interval[1])
         return replace(self, **numbers)
 
-    def sentence(self, baseline: str, unit: str, digits: int = 4, confidence: float = 0.95) -> str:
+    def sentence(self, baseline: str, unit: str, digits: int = 4) -> str:
         """Say it in plain English.
 
         Args:
             baseline: what the variant is compared with.
             unit: of the metric.
             digits: decimals.
-            confidence: of the interval.
         """
         if self.difference is None:
             return f"{self.name}: no finished run to compare with {baseline}."
@@ -65,19 +64,19 @@ class Verdict:
             needed = f"; about {seeds:,} seeds would show a difference of this size" if seeds else ""
             return (
                 f"{self.name} is not distinguishable from {baseline}: measured {self.difference:+.{digits}f} "
-                f"{unit} ({100 * confidence:.0f} % interval {low:+.{digits}f} to {high:+.{digits}f}){needed}."
+                f"{unit} ({100 * (1 - ALPHA):.0f} % interval {low:+.{digits}f} to {high:+.{digits}f}){needed}."
             )
         # The words carry the sign, so the numbers need none.
         least, most = (low, high) if self.difference > 0 else (-high, -low)
         return (
             f"{self.name} is {self.verdict} than {baseline} by {abs(self.difference):.{digits}f} {unit} "
-            f"({100 * confidence:.0f} % interval {least:.{digits}f} to {most:.{digits}f})."
+            f"({100 * (1 - ALPHA):.0f} % interval {least:.{digits}f} to {most:.{digits}f})."
         )
 
 
-def judge(difference: float, p: float, *, lower_is_better: bool, alpha: float = ALPHA) -> str:
+def judge(difference: float, p: float, *, lower_is_better: bool) -> str:
     """Return the verdict on a difference."""
-    if p >= alpha:
+    if p >= ALPHA:
         return "not distinguishable"
     return "better" if (difference < 0) == lower_is_better else "worse"
 
