@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from gptlab.report.cost import FLOPS_CAPTION, axes
+from gptlab.report.cost import FLOPS_CAPTION, Cost
 from gptlab.report.page import FLOPS, TIME, Chart, Curve
 from gptlab.runs.history import Floats, Run, columns, validations
 from gptlab.study.design import Arm
@@ -116,4 +116,4 @@ def _mean_curve(number: int, arm: Arm, runs: Sequence[Run], tables: Sequence[Seq
 
 def seconds_at(run: Run, tokens: Floats) -> Floats:
     """Return the training time in seconds after each number of tokens; zeros if a run's speed is unknown."""
-    return axes(run, tokens).get(TIME, np.zeros(len(tokens)))
+    return Cost(run).axes(tokens).get(TIME, np.zeros(len(tokens)))
