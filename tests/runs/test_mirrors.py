@@ -96,6 +96,22 @@ def test_wandb_is_given_the_same_run_after_a_resume(train, tmp_path, monkeypatch
     assert len(list((run / "wandb").glob("offline-run-*/*.wandb"))) == 2
 
 
+def test_trackio_shows_what_the_record_holds_and_continues(train, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "shown"))  # read when trackio is imported, here first
+    run = tmp_path / "run"
+    flags = {"mirror": {"to": ("trackio",), "project": "thesis"}, "eval": {"tasks": ()}}
+    train(run, {**flags, "train": {"steps": 4}})
+    train(run, {**flags, "train": {"steps": 6}})
+    from trackio.sqlite_storage import SQLiteStorage
+
+    [name] = SQLiteStorage.get_runs("thesis")
+    assert name.startswith("run-")
+    shown = SQLiteStorage.get_logs("thesis", name)
+    losses = {row["step"]: row["train/loss"] for row in shown if "train/loss" in row}
+    rows = read_rows(run / "metrics.jsonl")
+    assert losses == pytest.approx({row["step"]: row["loss"] for row in rows if row["kind"] == "step"})
+
+
 class Broken:
     def __init__(self, run):
         self.rows = 0

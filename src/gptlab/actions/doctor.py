@@ -23,6 +23,7 @@ EXTRAS = {
     "huggingface_hub": "data from the hub, publishing",
     "tensorboard": "curves in TensorBoard",
     "wandb": "curves in Weights & Biases",
+    "trackio": "curves in Hugging Face's tracker",
     "ray": "preparing data on a Ray cluster",
 }
 MATRIX = 512

@@ -19,7 +19,7 @@ Row = Mapping[str, Any]
 
 
 class Mirror(Protocol):
-    """Another program that shows a run's rows, and keeps its files in the folder RUN/NAME."""
+    """Another program that shows a run's rows, and has a folder RUN/NAME from then on."""
 
     def write(self, row: Row) -> None:
         """Show a row of metrics.jsonl."""
@@ -93,6 +93,34 @@ class WeightsAndBiases:
         self._run.finish()
 
 
+class Trackio:
+    """A run of Trackio, Hugging Face's tracker: `trackio show`; TRACKIO_SPACE_ID sends it to a Space as well."""
+
+    def __init__(self, run: Run) -> None:
+        import trackio
+
+        (run.folder / "trackio").mkdir(
+            exist_ok=True
+        )  # its files lie elsewhere, so that runs are shown together
+        self._run = trackio.init(
+            project=run.project,
+            name=f"{run.folder.name}-{run.id}",
+            config=dict(run.recipe),
+            resume="allow",
+            embed=False,
+            auto_log_gpu=False,
+            auto_log_cpu=False,
+        )
+
+    def write(self, row: Row) -> None:
+        values = scalars(row)
+        if values:
+            self._run.log(values, step=row["step"])
+
+    def close(self) -> None:
+        self._run.finish()
+
+
 def scalars(row: Row) -> dict[str, float]:
     """Name the numbers of a row as `train/loss`, `val/bits_per_byte`, `hellaswag/completion/acc_norm`."""
     kind = row["kind"]
@@ -156,7 +184,11 @@ def _rows_before(run: Run) -> list[dict[str, Any]]:
     return [row for row in read_rows(metrics) if row["step"] <= run.step] if metrics.is_file() else []
 
 
-MIRRORS: dict[str, Callable[[Run], Mirror]] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
+MIRRORS: dict[str, Callable[[Run], Mirror]] = {
+    "tensorboard": TensorBoard,
+    "wandb": WeightsAndBiases,
+    "trackio": Trackio,
+}
 
 if TYPE_CHECKING:
     MirrorName = str
@@ -169,9 +201,9 @@ class MirrorConfig:
     """Where else to show the metrics; metrics.jsonl is always written."""
 
     to: tuple[MirrorName, ...] = ()
-    """Programs that also show the metrics; install gptlab[tensorboard] or gptlab[wandb]."""
+    """Programs that also show the metrics; each has an extra of its name."""
     project: str = "gptlab"
-    """The project in Weights & Biases; TensorBoard ignores it."""
+    """The project in Weights & Biases and Trackio; TensorBoard ignores it."""
 
     def check(self) -> None:
         """Refuse a mirror whose package is not installed, before the run begins.
