@@ -271,6 +271,8 @@ def test_gptlab_s_own_recipes_go_by_name(gptlab, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert gptlab("config", "tiny_cpu").out == own
     assert 'position = "rope"' in gptlab("config", "tiny_cpu", "with/rope").out
+    (tmp_path / "mine.toml").write_text('base = "tiny_cpu"\n')
+    assert gptlab("config", "mine.toml").out == own
     (tmp_path / "tiny_cpu").write_text("[model]\nn_layer = 7\n")
     assert "n_layer = 7\n" in gptlab("config", "tiny_cpu").out
 

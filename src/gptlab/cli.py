@@ -23,6 +23,7 @@ from gptlab.terminal import standard_streams
 
 COMMANDS = {
     "demo": "Run the whole pipeline on text that comes with Python, in minutes on a CPU.",
+    "new": "Write a folder to start a project from: a recipe, a study and a README.",
     "data prepare": "Turn documents into shards of tokens; run again to continue.",
     "data merge": "Merge the parts of a preparation.",
     "data fetch": "Download ready-made shards from the Hugging Face hub; run again to continue.",

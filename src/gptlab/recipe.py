@@ -135,11 +135,10 @@ def read(file: Path, above: Sequence[Path] = ()) -> Raw:
     """Read one recipe, laid over the one that it names as its `base`, if any.
 
     Args:
-        file: the recipe, or the name of one of gptlab's; a base is found from its folder.
+        file: the recipe, or the name of one of gptlab's; a base is found from its folder, or by name.
         above: the recipes that named it as their base.
     """
-    if not above and not file.exists() and (RECIPES / f"{file}.toml").is_file():
-        file = RECIPES / f"{file}.toml"
+    file = file if file.exists() else _own(file)
     try:
         raw = parse_toml(file.read_bytes())
     except FileNotFoundError:
@@ -160,9 +159,16 @@ def read(file: Path, above: Sequence[Path] = ()) -> Raw:
     if not isinstance(base, str):
         raise ConfigError(f'recipe {file}: base = {base!r}: must name a recipe, such as "gpt2_124m.toml"')
     below, chain = file.parent / base, (*above, file)
+    below = below if below.exists() else _own(Path(base), below)
     if below.resolve() in map(Path.resolve, chain):
         raise ConfigError(f"recipe {file}: its base {base} leads back to itself; name another recipe")
     return merge(read(below, chain), _sized(raw))
+
+
+def _own(name: Path, otherwise: Path | None = None) -> Path:
+    """Return the file of one of gptlab's recipes by its name; the path itself, or `otherwise`, if there is none."""
+    file = RECIPES / f"{name}.toml"
+    return file if file.is_file() else otherwise or name
 
 
 def _sized(raw: Raw) -> Raw:
