@@ -41,7 +41,7 @@ Write = Callable[[Tensor, int], Tensor]  # (prompts, new tokens) -> both, a row 
 def gptlab_side(network: GeneratingGPT, dtype: torch.dtype) -> Write:
     """Build what `gptlab sample --temperature 0` does."""
     ready = packed(network, dtype)
-    return lambda prompts, tokens: ready.generate(prompts, max_tokens=tokens, temperature=0, dtype=dtype)
+    return lambda prompts, tokens: ready.generate(prompts, max_new_tokens=tokens, temperature=0, dtype=dtype)
 
 
 def transformers_side(folder: Path, dtype: torch.dtype) -> Write:

@@ -441,12 +441,11 @@ def test_check(gptlab, tmp_path):
 
 def test_a_flag_of_a_command_needs_no_value(gptlab, monkeypatch):
     seen = []
-    monkeypatch.setattr(
-        "gptlab.model.check.run_checks", lambda config, overfit: seen.append((config.bias, overfit)) or []
-    )
+    monkeypatch.setattr("gptlab.model.check.run_checks", lambda config: seen.append(config.bias) or [])
+    monkeypatch.setattr("gptlab.actions.overfit.first_batch", lambda config: seen.append("overfit"))
     for words in (["--overfit"], ["--no-overfit"], [], ["--overfit", "--model.bias", "False"]):
         assert gptlab("check", *words).code == 0
-    assert seen == [(True, True), (True, False), (True, False), (False, True)]
+    assert seen == ["overfit", True, True, True, "overfit", False]
 
 
 # What bad input gets: one clear line, exit code 1, nothing half-written.

@@ -83,7 +83,7 @@ def test_ids_that_the_tokenizer_has_not_are_never_drawn(filled_up, tmp_path, cap
     assert cli.main(["export", str(filled_up), str(tmp_path / "hf"), "--no-verify"]) == 0
     for folder in (filled_up, tmp_path / "hf"):
         model, tokenizer = gptlab.load(folder)
-        ids = model.generate([256], max_tokens=300, temperature=50.0, samples=3, seed=0)
+        ids = model.generate([256], max_new_tokens=300, temperature=50.0, samples=3, seed=0)
         assert int(ids.max()) <= 256
         assert len(set(ids.flatten().tolist())) > 200
         tokenizer.decode(ids[0].tolist())

@@ -292,8 +292,13 @@ def test_generating_gpt_is_a_gpt() -> None:
     assert isinstance(model, GeneratingGPT)
     assert list(model.state_dict()) == list(a_gpt().state_dict())
     assert model.context == 16
-    written = model.generate(PROMPT, max_tokens=9, temperature=0)
+    written = model.generate(PROMPT, max_new_tokens=9, temperature=0)
     assert torch.equal(written, generate(a_gpt(), PROMPT, max_tokens=9, temperature=0))
+    assert torch.equal(written, model.generate(torch.tensor(PROMPT), 9, temperature=0))
+    options = {"temperature": 0.9, "top_k": 40, "top_p": 0.8, "seed": 3, "stop_id": 9, "samples": 2}
+    drawn = model.generate([PROMPT, PROMPT[::-1]], 9, dtype=torch.bfloat16, **options)
+    again = generate(a_gpt(), [PROMPT, PROMPT[::-1]], max_tokens=9, dtype=torch.bfloat16, **options)
+    assert torch.equal(drawn, again)
 
 
 def test_texts() -> None:
@@ -349,6 +354,7 @@ def test_a_stream_never_splits_a_character() -> None:
         ({"max_tokens": 0}, r"max_tokens = 0: must be at least 1"),
         ({"samples": 0}, r"samples = 0: must be at least 1"),
         ({"top_k": 0}, r"top_k = 0: must be at least 1"),
+        ({"samples": 1.5}, r"samples = 1.5: must be at least 1, a whole number"),
         ({"top_p": 0.0}, r"top_p = 0.0: must be above 0"),
         ({"top_p": 1.1}, r"top_p = 1.1: must be above 0 and at most 1"),
         ({"temperature": -1.0}, r"temperature = -1.0: must be 0"),
@@ -368,6 +374,8 @@ def test_options_out_of_range(options: dict[str, float], message: str) -> None:
         ([1, 257], r"id 257: the model's ids are 0 to 256"),
         ([1, -1], r"id -1: the model's ids are 0 to 256"),
         ([1.0], r"float32: must hold integers"),
+        ("To be", r"a prompt of str: must be a list of ids, .*; make one of a text with tokenizer.encode"),
+        ([[1, 2], [3]], r"a prompt of list: must be a list of ids, or lists of equal length"),
     ],
 )
 def test_bad_prompts(ids: list[int], message: str) -> None:

@@ -41,16 +41,27 @@ from gptlab.train.state import State
 from gptlab.train.step import Updater
 
 
+def open_sets(config: RunConfig) -> Sets:
+    """Open the data of a recipe.
+
+    Raises:
+        DataError: a folder cannot be used.
+        ConfigError: the model lacks ids that its tokenizer has.
+    """
+    sets = Sets(config.data, config.model.context, config.order_seed)
+    if config.model.vocab_size < sets.tokenizer.vocab_size:
+        raise ConfigError(
+            f"model.vocab_size = {config.model.vocab_size}: the tokenizer of {sets.sets[0].path} has "
+            f"{sets.tokenizer.vocab_size}; leave the key out to take the tokenizer's"
+        )
+    return sets
+
+
 def build(
     config: RunConfig, sets: Sets, out: Path, world: World, interrupt: Interrupt, *, replan: bool = False
 ) -> Trainer:
     """Build the parts of a run."""
     tokenizer = sets.tokenizer
-    if config.model.vocab_size < tokenizer.vocab_size:
-        raise ConfigError(
-            f"model.vocab_size = {config.model.vocab_size}: the tokenizer of {sets.sets[0].path} has "
-            f"{tokenizer.vocab_size}; leave the key out to take the tokenizer's"
-        )
     if config.train.batch_tokens // config.model.context < world.size:
         raise ConfigError(
             f"train.batch_tokens = {config.train.batch_tokens}: is too few for one sequence of {config.model.context} "

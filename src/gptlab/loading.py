@@ -101,7 +101,7 @@ def load(model: str | Path, device: DeviceName = "auto") -> tuple[Model, Tokeniz
     """Load a model and its tokenizer, ready to read and write text.
 
         model, tokenizer = gptlab.load("runs/tiny")
-        ids = model.generate(tokenizer.encode("Once upon a time"), max_tokens=40)
+        ids = model.generate(tokenizer.encode("Once upon a time"), max_new_tokens=40)
 
     Args:
         model: a run folder (its best checkpoint), a checkpoint folder, or a Hugging Face folder.

@@ -25,6 +25,9 @@ from gptlab.model.packed import packed
 PACKED_FROM = 64
 MOST_SAMPLES = 65_536  # each holds memory from the first token on
 
+Ids = Tensor | Sequence[int] | Sequence[Sequence[int]]
+"""A prompt, or rows of prompts of equal length."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig:
@@ -92,25 +95,68 @@ class Readable(Protocol):
         ...
 
 
-class GeneratingGPT(GPT):
-    """A GPT that writes: `model.generate(ids, max_tokens=100)`."""
+class Writer:
+    """A model that writes: `model.generate(ids, max_new_tokens=100)`."""
 
     unknown_ids: Sequence[int] = ()
     """Ids that only pad the vocabulary, unknown to the tokenizer; they are never drawn."""
+
+    def generate(
+        self: Any,
+        ids: Ids,
+        max_new_tokens: int | None = None,
+        *,
+        max_tokens: int = 100,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        stop_id: int | None = None,
+        samples: int = 1,
+        dtype: torch.dtype = torch.float32,
+    ) -> Int[Tensor, "rows time"]:
+        """Return prompts with their continuations, one row per sample, as in `model.generate([464, 1468], 40)`.
+
+        For many texts, prepare the weights once: `model = packed(model, dtype)`.
+
+        Args:
+            ids: a prompt, as a list or tensor of the tokenizer's ids, or several of equal length; of one longer than
+                the context only the end is read.
+            max_new_tokens: the most tokens to write, not counting the prompt's, as transformers calls it.
+            max_tokens: the same, as `gptlab sample` calls it.
+            temperature: divides the logits; 0 takes the likeliest token.
+            top_k: draw from this many of the likeliest tokens; None means all.
+            top_p: draw from the likeliest tokens whose probabilities together reach this, from 0 to 1; None means all.
+            seed: of the draws; None means a different one every time.
+            stop_id: the id that ends a text, such as `tokenizer.end_of_text`; the rest of its row repeats it.
+            samples: texts per prompt.
+            dtype: number format of matrix products.
+
+        Raises:
+            ConfigError: an option is out of range, or a prompt is empty or has ids outside the vocabulary.
+            CheckpointError: the logits are not finite, as in a model that diverged.
+        """
+        return generate(
+            self,
+            ids,
+            max_tokens=max_tokens if max_new_tokens is None else max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            stop_id=stop_id,
+            samples=samples,
+            dtype=dtype,
+        )
+
+
+class GeneratingGPT(Writer, GPT):
+    """A GPT that writes."""
 
     @property
     def context(self) -> int:
         """Longest text, in tokens."""
         return self.config.context
-
-    def generate(
-        self, ids: Tensor | Sequence[int], **options: Unpack[SampleOptions]
-    ) -> Int[Tensor, "rows time"]:
-        """Return the prompts with their continuations, one row per sample; see `gptlab.sample.stream`.
-
-        For many texts, prepare the weights once: `model = packed(model, dtype)`.
-        """
-        return generate(self, ids, **options)
 
 
 class GPTReader:
@@ -151,7 +197,7 @@ def kept_tokens(length: int, context: int) -> int:
 
 def stream(
     model: GPT | Readable,
-    ids: Tensor | Sequence[int],
+    ids: Ids,
     *,
     max_tokens: int,
     temperature: float = 1.0,
@@ -213,9 +259,7 @@ def _reader(model: GPT | Readable, dtype: torch.dtype, max_tokens: int) -> Reade
     return GPTReader(ready, dtype) if isinstance(ready, GPT) else ready.reader(dtype)
 
 
-def generate(
-    model: GPT | Readable, ids: Tensor | Sequence[int], **options: Unpack[SampleOptions]
-) -> Int[Tensor, "rows time"]:
+def generate(model: GPT | Readable, ids: Ids, **options: Unpack[SampleOptions]) -> Int[Tensor, "rows time"]:
     """Return the prompts with their continuations, one row per sample; options and errors as in `stream`.
 
     If memory runs out, the samples are written in halves, with different draws.
@@ -354,9 +398,10 @@ def _columns(
 def _check_options(
     max_tokens: int, temperature: float, top_k: int | None, top_p: float | None, samples: int
 ) -> None:
-    for name, value in (("max_tokens", max_tokens), ("top_k", top_k), ("samples", samples)):
-        if value is not None and value < 1:
-            raise ConfigError(f"{name} = {value}: must be at least 1")
+    counts: dict[str, Any] = {"max_tokens": max_tokens, "top_k": top_k, "samples": samples}
+    for name, value in counts.items():
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ConfigError(f"{name} = {value}: must be at least 1, a whole number")
     if samples > MOST_SAMPLES:
         raise ConfigError(
             f"samples = {samples}: must be at most {MOST_SAMPLES:,}; for more, run again with another seed"
@@ -369,8 +414,14 @@ def _check_options(
         )
 
 
-def _check_prompts(ids: Tensor | Sequence[int], vocab_size: int) -> Int[Tensor, "prompts time"]:
-    prompts = torch.as_tensor(ids)
+def _check_prompts(ids: Ids, vocab_size: int) -> Int[Tensor, "prompts time"]:
+    try:
+        prompts = torch.as_tensor(ids)
+    except (TypeError, ValueError, RuntimeError):
+        raise ConfigError(
+            f"a prompt of {type(ids).__name__}: must be a list of ids, or lists of equal length; make one of a text "
+            "with tokenizer.encode(text)"
+        ) from None
     if prompts.ndim not in (1, 2) or prompts.numel() == 0:
         raise ConfigError(
             f"a prompt of shape {tuple(prompts.shape)}: must be one or several rows of ids, of equal length and not "

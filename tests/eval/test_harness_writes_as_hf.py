@@ -237,5 +237,5 @@ def test_a_prompt_begins_with_the_token_of_the_folder(folder):
     path = folder(tokenizer=framed("end", "text"))
     model, tokenizer = load(path, "cpu")
     begun = sample_text(model, tokenizer, "the old", max_tokens=6, temperature=0)
-    ids = model.generate([256, *b"the old"], max_tokens=6, temperature=0, stop_id=256)[0, 8:].tolist()
+    ids = model.generate([256, *b"the old"], max_new_tokens=6, temperature=0, stop_id=256)[0, 8:].tolist()
     assert begun == [tokenizer.decode(ids[: ids.index(256)] if 256 in ids else ids)]

@@ -13,9 +13,8 @@ from typing import Any
 
 from gptlab import __version__, recipe, storage
 from gptlab.actions.announcement import announce, announce_end
-from gptlab.build import attention_kernel, build
+from gptlab.build import attention_kernel, build, open_sets
 from gptlab.data.manifest import Manifest
-from gptlab.data.mixture import Sets
 from gptlab.errors import ConfigError
 from gptlab.loading import load
 from gptlab.machine.device import DTypeName, choose_dtype, describe
@@ -32,6 +31,40 @@ from gptlab.train.interrupt import Interrupt
 from gptlab.train.state import State
 
 PINNED = ("model.", "train.seed", "data.seed")  # settings that a run cannot change half-way
+
+
+def pretrain(
+    recipe: str | Path | Sequence[str | Path] = (),
+    *,
+    out: str | Path,
+    keys: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Train a model as `gptlab train` does, or continue the unfinished run in `out`.
+
+    Leaves torch's deterministic mode and random state as the run needs them.
+
+        run = gptlab.pretrain("recipes/tiny_cpu.toml", out="runs/tiny", keys={"train": {"steps": 200}})
+        model, tokenizer = gptlab.load(run["run"])
+
+    Args:
+        recipe: a TOML file, or several that are merged left to right; none means the run's own.
+        out: the run folder.
+        keys: keys of the recipe by section, merged over the files; docs/config.md lists them with their units.
+
+    Returns:
+        The run's status ("finished" or "interrupted"), its folder ("run"), step, tokens, its best checkpoint's step
+        and validation loss in nats per token ("best"), and how often each set was seen ("epochs").
+
+    Raises:
+        GptlabError: a recipe, key or folder cannot be used; one line, as the command prints.
+    """
+    for section, values in (keys or {}).items():
+        if not isinstance(values, Mapping):
+            raise ConfigError(
+                f'keys: {section} = {values!r}: must be a section with its keys, as in {{"train": {{"steps": 200}}}}'
+            )
+    recipes = [recipe] if isinstance(recipe, str | Path) else recipe
+    return train([Path(file) for file in recipes], Path(out), keys or {})
 
 
 def train(
@@ -71,7 +104,7 @@ def train(
         alone(out, world),
     ):
         changed = _compare(own, config, out)
-        sets = Sets(config.data, config.model.context, config.order_seed)
+        sets = open_sets(config)
         dtype: DTypeName = world.from_main(_dtype(config, out, world))
         settled = replace(config, train=replace(config.train, dtype=dtype))
         trainer = build(settled, sets, out, world, interrupt, replan=replan)

@@ -12,10 +12,9 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from gptlab.build import build_updater
+from gptlab.build import build_updater, open_sets
 from gptlab.data.manifest import MANIFEST
-from gptlab.data.mixture import Order, Sets
-from gptlab.errors import ConfigError
+from gptlab.data.mixture import Order
 from gptlab.machine.device import choose_device
 from gptlab.machine.memory import release
 from gptlab.machine.world import World
@@ -145,13 +144,7 @@ def _order(config: RunConfig) -> tuple[Order, bool]:
     model, parts = config.model, config.data.parts
     if not any((Path(part.path) / MANIFEST).is_file() for part in parts):
         return RandomTokens(model.vocab_size, model.context), True
-    sets = Sets(config.data, model.context, config.order_seed)
-    if sets.tokenizer.vocab_size > model.vocab_size:
-        raise ConfigError(
-            f"model.vocab_size = {model.vocab_size}: the tokenizer of {parts[0].path} has "
-            f"{sets.tokenizer.vocab_size}; leave the key out to take the tokenizer's"
-        )
-    return sets.order, False
+    return open_sets(config).order, False
 
 
 def synchronise(device: torch.device) -> None:

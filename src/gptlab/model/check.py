@@ -9,6 +9,7 @@ Axes: B batch, T time, H heads, K head dimension, V vocabulary.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from typing import Literal
 
@@ -30,8 +31,6 @@ from gptlab.progress import Progress
 NOISE = 1e-4
 EFFECT = 1e-2
 NEAR_UNIFORM = 0.1
-LEARNED_NATS = 0.1
-OVERFIT_STEPS = 300
 
 
 @dataclass(frozen=True)
@@ -49,20 +48,23 @@ class CheckResult:
         return self.status != "failed"
 
 
-def run_checks(config: ModelConfig, *, overfit: bool = False) -> list[CheckResult]:
-    """Run every check on a configuration; `overfit` only on request."""
-    checks = {name: check for name, check in CHECKS.items() if overfit or name != "overfit"}
+def run_checks(config: ModelConfig) -> list[CheckResult]:
+    """Run every check on a configuration."""
     results: list[CheckResult] = []
-    with Progress("checking", total=len(checks), unit=" checks") as progress:
-        for name, check in checks.items():
-            # A variant that cannot run fails this check; the others may still show why.
-            try:
-                results.append(check(config))
-            except Exception as error:
-                line = " ".join(str(error).split())
-                results.append(CheckResult(name, "failed", f"raised {type(error).__name__}: {line}"))
+    with Progress("checking", total=len(CHECKS), unit=" checks") as progress:
+        for name, check in CHECKS.items():
+            results.append(attempt(name, partial(check, config)))
             progress.advance()
     return results
+
+
+def attempt(name: str, check: Callable[[], CheckResult]) -> CheckResult:
+    """Run a check; a variant that cannot run fails it, and others may still show why."""
+    try:
+        return check()
+    except Exception as error:
+        line = " ".join(str(error).split())
+        return CheckResult(name, "failed", f"raised {type(error).__name__}: {line}")
 
 
 def shrink(config: ModelConfig) -> ModelConfig:
@@ -271,32 +273,6 @@ def size(config: ModelConfig) -> CheckResult:
     )
 
 
-def overfit(config: ModelConfig) -> CheckResult:
-    """The model must memorise one batch of random tokens."""
-    small = shrink(config)
-    model = _initial(small)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, betas=(0.9, 0.95), weight_decay=0.0)
-    ids_BT = torch.randint(small.vocab_size, (4, 32), generator=_seeded())
-    loss, step = math.inf, 0
-    for step in range(OVERFIT_STEPS + 1):
-        nats = _loss(model, ids_BT[:, :-1], ids_BT[:, 1:])
-        loss = nats.item()
-        if loss < LEARNED_NATS or not math.isfinite(loss):
-            break
-        optimizer.zero_grad()
-        nats.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.param_groups[0]["lr"] = 1e-2 * min(1.0, (step + 1) / 20)
-        optimizer.step()
-    return _judge(
-        "overfit",
-        loss < LEARNED_NATS,
-        f"{loss:.3f} nats per token after {step} steps on one batch "
-        f"(below {LEARNED_NATS} within {OVERFIT_STEPS})",
-        small,
-    )
-
-
 def _judge(name: str, good: bool, detail: str, config: ModelConfig, *, kind: str = "shrunken") -> CheckResult:
     shape = f"n_layer = {config.n_layer}, n_embd = {config.n_embd}, vocab_size = {config.vocab_size}"
     return CheckResult(name, "passed" if good else "failed", f"{detail}; {kind} model: {shape}")
@@ -386,5 +362,4 @@ CHECKS: dict[str, Callable[[ModelConfig], CheckResult]] = {
     "gradients": gradients,
     "initial_loss": initial_loss,
     "size": size,
-    "overfit": overfit,
 }

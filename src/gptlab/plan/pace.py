@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from gptlab.amounts import duration
 from gptlab.bench.bench import rounds
 from gptlab.bench.rig import Rig
-from gptlab.data.mixture import Sets
+from gptlab.build import open_sets
 from gptlab.errors import ConfigError
 from gptlab.evaluations import evaluations
 from gptlab.machine.device import describe
@@ -93,10 +93,9 @@ def calibrated(config: RunConfig) -> Pace:
 
 def _evaluation_seconds(config: RunConfig, rig: Rig) -> float:
     model, dtype, device = rig.updater.state.model, rig.updater.dtype, rig.world.device
-    sets = Sets(config.data, config.model.context, config.order_seed)
     began = time.perf_counter()
     for evaluation in evaluations(
-        config, model, InFormat(model, dtype, device), sets, rig.world, Interrupt()
+        config, model, InFormat(model, dtype, device), open_sets(config), rig.world, Interrupt()
     ):
         evaluation.run()
     return time.perf_counter() - began

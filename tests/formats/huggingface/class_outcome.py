@@ -94,17 +94,17 @@ def compare(model: HuggingFaceModel, reference: Any) -> str:
         assert abs(score.log_likelihood - expected) <= 2 * near * len(ending), "scores"
 
     prompts, new = texts[:, :PROMPT], model.context - PROMPT
-    written = model.generate(prompts, max_tokens=new, temperature=0, samples=2)
+    written = model.generate(prompts, max_new_tokens=new, temperature=0, samples=2)
     for row in written:
         read = logits(reference, row[None, :-1])[0, PROMPT - 1 :]
         chosen = read.gather(-1, row[PROMPT:, None])[:, 0]
         assert float((read.amax(-1) - chosen).max()) <= 2 * near, "greedy text"
     assert torch.equal(written[::2], written[1::2]), "samples"
-    alone = [model.generate(row, max_tokens=new, temperature=0)[0] for row in prompts]
+    alone = [model.generate(row, max_new_tokens=new, temperature=0)[0] for row in prompts]
     assert torch.equal(torch.stack(alone), written[::2]), "one by one"
-    longer = model.generate(prompts, max_tokens=new + 20, temperature=0)
+    longer = model.generate(prompts, max_new_tokens=new + 20, temperature=0)
     assert torch.equal(longer[:, : model.context], written[::2]), "longer than the context"
-    model.generate(prompts, max_tokens=4, dtype=torch.bfloat16)
+    model.generate(prompts, max_new_tokens=4, dtype=torch.bfloat16)
     reader = model.reader(torch.float32)
     same = generated(reference, prompts, new)
     if same is not None and not torch.equal(same, written[::2]):

@@ -112,7 +112,7 @@ def test_transformers_loads_the_same_model(variant: str, gpt: MakeGPT, tmp_path:
     expected = theirs.generate(
         prompts, attention_mask=torch.ones_like(prompts), do_sample=False, eos_token_id=None
     )
-    written = model.generate(prompts, max_tokens=31, temperature=0)
+    written = model.generate(prompts, max_new_tokens=31, temperature=0)
     assert written.shape == (2, 40)
     assert torch.equal(written, expected)
 
@@ -141,7 +141,7 @@ def test_lm_eval_and_pipeline_take_the_folder(variant: str, gpt: MakeGPT, tmp_pa
 
     write = pipeline("text-generation", model=str(out), trust_remote_code=own)
     (ids,) = write("To be", return_tensors=True, max_new_tokens=8, do_sample=False, eos_token_id=None)
-    written = model.generate(tokenizer.encode("To be"), max_tokens=8, temperature=0)
+    written = model.generate(tokenizer.encode("To be"), max_new_tokens=8, temperature=0)
     assert ids["generated_token_ids"] == written[0].tolist()
 
 

@@ -59,7 +59,7 @@ def test_a_foreign_model_reads_and_writes(theirs: Path) -> None:
     assert torch.equal(model(ids), reference(ids).logits)
 
     prompts = torch.tensor([tokenizer.encode("abc"), tokenizer.encode("xyz")])
-    written = model.generate(prompts, max_tokens=21, temperature=0, samples=2)
+    written = model.generate(prompts, max_new_tokens=21, temperature=0, samples=2)
     expected = reference.generate(
         prompts.repeat_interleave(2, 0),
         attention_mask=torch.ones(4, 3, dtype=torch.int64),
@@ -70,8 +70,8 @@ def test_a_foreign_model_reads_and_writes(theirs: Path) -> None:
     )
     assert torch.equal(written, expected)
     # Past the context the window slides, here too.
-    assert torch.equal(model.generate(prompts, max_tokens=64, temperature=0)[:, :24], expected[::2])
-    half = model.generate(prompts, max_tokens=64, temperature=0, dtype=torch.bfloat16)
+    assert torch.equal(model.generate(prompts, max_new_tokens=64, temperature=0)[:, :24], expected[::2])
+    half = model.generate(prompts, max_new_tokens=64, temperature=0, dtype=torch.bfloat16)
     assert torch.equal(half[:, :12], expected[::2, :12])
     assert len(set(sample_text(model, tokenizer, "abc", max_tokens=20, samples=3, seed=0))) == 3
 
@@ -82,7 +82,7 @@ def test_our_export_comes_back_as_the_same_model(ours: Path, gpt: MakeGPT) -> No
     torch.testing.assert_close(model(ids), gpt()(ids), rtol=0, atol=1e-4)
     assert tokenizer.hash == load_tokenizer("bytes").hash
     # Over several windows, which start from an empty cache.
-    options = {"max_tokens": 100, "seed": 5, "temperature": 0.7, "samples": 2}
+    options = {"max_new_tokens": 100, "seed": 5, "temperature": 0.7, "samples": 2}
     assert torch.equal(model.generate(ids, **options), gpt().generate(ids, **options))
 
 

@@ -51,8 +51,8 @@ def test_the_cache_and_padding_on_the_left(position: str, gpt: MakeGPT) -> None:
     mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
     options = {"do_sample": False, "max_new_tokens": 7, "pad_token_id": 0, "eos_token_id": None}
     written = theirs.generate(padded, attention_mask=mask, **options)
-    assert torch.equal(written[:1, 2:], model.generate(short, max_tokens=7, temperature=0))
-    assert torch.equal(written[1:], model.generate(long, max_tokens=7, temperature=0))
+    assert torch.equal(written[:1, 2:], model.generate(short, max_new_tokens=7, temperature=0))
+    assert torch.equal(written[1:], model.generate(long, max_new_tokens=7, temperature=0))
     without = theirs.generate(long, attention_mask=mask[1:], use_cache=False, **options)
     assert torch.equal(without, written[1:])
 

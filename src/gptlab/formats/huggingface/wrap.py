@@ -1,9 +1,9 @@
 """Any Hugging Face folder as a model to score and sample, without running code from it."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -20,7 +20,7 @@ from gptlab.formats.huggingface.reading import (
     require_causal,
     vocabulary_of,
 )
-from gptlab.sample import Reader, SampleOptions, generate
+from gptlab.sample import Reader, Writer
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 WEIGHTS_INDEX = "model.safetensors.index.json"  # for weights in several files
@@ -30,15 +30,12 @@ NUMBERS_A_BYTE = 4  # 4-bit weights have two; tied weights and tables add to the
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
-class HuggingFaceModel(nn.Module):
+class HuggingFaceModel(Writer, nn.Module):
     """A causal language model of transformers, called like ours: ids to logits.
 
     Raises:
         CheckpointError: its config does not state the context.
     """
-
-    unknown_ids: Sequence[int] = ()
-    """Ids that its tokenizer lacks; they are never drawn."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -59,12 +56,6 @@ class HuggingFaceModel(nn.Module):
     def reader(self, dtype: torch.dtype) -> Reader:
         """Return a reader that has read nothing and multiplies in the given number format."""
         return reader_of(self.model, self._network, self.context, self.vocab_size, dtype)
-
-    def generate(
-        self, ids: Tensor | Sequence[int], **options: Unpack[SampleOptions]
-    ) -> Int[Tensor, "rows time"]:
-        """Return the prompts with their continuations, one row per sample; see `gptlab.sample.stream`."""
-        return generate(self, ids, **options)
 
 
 def load_hugging_face(folder: Path, device: torch.device | str = "cpu") -> tuple[HuggingFaceModel, Tokenizer]:
