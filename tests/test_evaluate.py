@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,6 +15,7 @@ from gptlab.actions.eval import Request
 from gptlab.errors import ConfigError, GptlabError, TaskError
 from gptlab.formats.huggingface import export
 from gptlab.loading import find, load
+from gptlab.runs.metrics import read_rows
 
 pytestmark = pytest.mark.usefixtures("torch_settings")
 
@@ -202,6 +204,28 @@ def test_tasks_of_the_harness_from_local_files(run, exported, piqa, capsys):
     answer = capsys.readouterr()
     assert "piqa, protocol lm-eval 0.4." in answer.out
     assert "it/s" not in answer.err  # none of its bars
+
+
+def test_a_run_keeps_the_mean_of_a_group_and_not_its_parts(run, monkeypatch, capsys):
+    line = {
+        "protocol": "lm-eval",
+        "lm_eval": "0",
+        "version": 1,
+        "shots": 5,
+        "n": 3,
+        "truncated": 0,
+        "acc": 1.0,
+    }
+    lines = [line | {"task": "door_1", "group": "doors"}, line | {"task": "doors"}, line | {"task": "sums"}]
+    harness = SimpleNamespace(check_names=lambda names: None, evaluate=lambda *_, **__: iter(lines))
+    monkeypatch.setattr(evaluate, "harness_module", lambda: harness)
+    monkeypatch.setattr(evaluate, "asked_by_harness", lambda model: None)
+    before = len(read_rows(run / "metrics.jsonl"))
+    facts = evaluate.evaluate([run], Request(task="suite"))
+    assert [result["task"] for result in facts["results"]] == ["door_1", "doors", "sums"]
+    assert [row["task"] for row in read_rows(run / "metrics.jsonl")[before:]] == ["doors", "sums"]
+    said = capsys.readouterr().out
+    assert (said.count("5 shots, 3 items"), said.count("kept in")) == (3, 2)
 
 
 @pytest.fixture

@@ -54,6 +54,30 @@ def rows(task: str, count: int, seed: int) -> list[dict[str, Any]]:
         "lambada_openai": lambda: {"text": some(chance.choice([12, 120]))},
         "wikitext": lambda: {"page": some(190)},
         "gsm8k": lambda: {"question": some(5), "answer": f"{some(4)} #### {chance.randrange(9)}"},
+        "hellaswag": lambda: {
+            "activity_label": some(2),
+            "ctx_a": some(6),
+            "ctx_b": some(2),
+            "endings": [some(3 + n) for n in range(4)],
+            "label": str(chance.randrange(4)),
+        },
+        "truthfulqa_gen": lambda: {
+            "question": some(4) + "?",
+            "best_answer": some(3),
+            "correct_answers": [some(3), some(2)],
+            "incorrect_answers": [some(3), some(4)],
+        },
+        "truthfulqa_mc": lambda: {
+            "question": some(4) + "?",
+            "mc1_targets": {"choices": [some(3), some(2)], "labels": [1, 0]},
+            "mc2_targets": {"choices": [some(3), some(2), some(4)], "labels": [1, 0, 1]},
+        },
+        "mmlu": lambda: {
+            "question": some(7),
+            "choices": [some(2) for _ in range(4)],
+            "answer": chance.randrange(4),
+            "subject": "a subject",
+        },
     }[task]
     return [make() for _ in range(count)]
 
@@ -114,10 +138,11 @@ def by_the_harness(lm: Any, names: list[str], files: Path, shots: int, limit: in
     from lm_eval import simple_evaluate
 
     from gptlab.eval import harness, task_data
+    from gptlab.eval.task_groups import members
 
     manager = harness._task_manager()
-    entries = {name: manager.task_index[name] for name in names}
-    with task_data.redirected(entries, files, shots) as specs:
+    single = [member for name in names for member in members(name, manager.task_index)]
+    with task_data.redefined(single, files, shots) as specs:
         options = {"num_fewshot": shots, "limit": limit, "bootstrap_iters": 10}
         return simple_evaluate(lm, tasks=specs, task_manager=manager, **options)
 
@@ -204,7 +229,8 @@ def test_more_than_the_context_cannot_be_written(ours):
             'task arc_eazy: is neither gptlab\'s nor lm-evaluation-harness .*; did you mean "arc_easy"?',
         ),
         (["boolq"], r"boolq.jsonl is missing; put its items there \(split validation\)"),
-        (["mmlu"], "task mmlu: stands for several tasks"),
+        (["mmlu"], r"mmlu_abstract_algebra.jsonl is missing; put its items there \(split test\)"),
+        (["squad_completion"], "task squad_completion: is code, or a group that defines tasks itself"),
     ],
 )
 def test_tasks_that_cannot_be_had_are_refused(ours, files, names, problem):
@@ -239,3 +265,129 @@ def test_hellaswag_by_the_harness_is_our_harness_protocol(ours, network, shared,
     )
     score = task.evaluate(network, device="cpu").accuracy
     assert (line["acc"], line["acc_norm"], line["n"]) == (score.acc, score.acc_norm, score.n)
+
+
+SUITE = """
+group: suite
+task:
+  - task: arc_easy
+    fewshot_split: train
+    num_fewshot: 3
+  - group: doors
+    num_fewshot: 1
+  - task: sums
+    num_fewshot: 2
+"""
+DOORS = """
+group: doors
+task: [first_doors, second_doors]
+aggregate_metric_list:
+  - metric: acc
+    weight_by_size: true
+metadata: {version: 7}
+"""
+
+
+def write(folder: Path, task: str, kind: str, count: int, pool: str) -> None:
+    """Write items of a task, and a pool of solved examples, for --task-data."""
+    (folder / task).mkdir(parents=True)
+    for file, n, seed in ((folder / f"{task}.jsonl", count, 0), (folder / task / f"{pool}.jsonl", 30, 1)):
+        file.write_text("".join(json.dumps(line) + "\n" for line in rows(kind, n, seed)))
+
+
+@pytest.fixture
+def suite(tmp_path, monkeypatch) -> Path:
+    """Let the harness know a small suite; return a folder with its data."""
+    from lm_eval.tasks import TaskManager
+    from lm_eval.tasks.manager import TaskIndex
+
+    from gptlab.eval import harness
+
+    index, build, place = harness._task_manager().task_index, TaskIndex.build, tmp_path / "definitions"
+    place.mkdir()
+    (place / "suite.yaml").write_text(SUITE)
+    (place / "doors.yaml").write_text(DOORS)
+    for name, like in (("first_doors", "piqa"), ("second_doors", "piqa"), ("sums", "gsm8k")):
+        (place / f"{name}.yaml").write_text(f"include: {index[like].yaml_path}\ntask: {name}\n")
+    monkeypatch.setattr(TaskIndex, "build", lambda self, paths: {**index, **build(paths[1:])})
+    manager = TaskManager(include_path=str(place))
+    monkeypatch.setattr(harness, "_task_manager", lambda: manager)
+    for task, kind, count in (
+        ("arc_easy", "arc_easy", 12),
+        ("first_doors", "piqa", 4),
+        ("second_doors", "piqa", 12),
+        ("sums", "gsm8k", 1),
+    ):
+        write(tmp_path / "data", task, kind, count, "train")
+    return tmp_path / "data"
+
+
+def test_a_suite_is_asked_with_its_own_shots_and_has_its_means(ours, theirs, suite):
+    from gptlab.eval.harness import evaluate
+
+    lines = list(evaluate(ours, ["suite"], shots=None, limit=None, data=suite, keep=True))
+    assert [(line["task"], line["shots"], line["n"], line.get("group")) for line in lines] == [
+        ("arc_easy", 3, 12, None),
+        ("first_doors", 1, 4, "doors"),
+        ("second_doors", 1, 12, "doors"),
+        ("sums", 2, 1, None),
+        ("doors", 1, 16, None),
+    ]
+    arc_easy, first, second, _, mean = lines
+    for line in (arc_easy, first, second):
+        expected = by_the_harness(theirs, [line["task"]], suite, line["shots"])["results"][line["task"]]
+        assert (line["acc"], line["acc_norm"]) == (expected["acc,none"], expected["acc_norm,none"])
+    assert mean["items"]["acc"] == first["items"]["acc"] + second["items"]["acc"]
+    assert mean["acc"] == pytest.approx(sum(mean["items"]["acc"]) / 16)
+    assert 0 < mean["stderr"] < first["stderr"]
+    assert mean["version"] == "7"
+    assert "acc_norm" not in mean
+    more = evaluate(ours, ["doors"], shots=2, limit=2, data=suite)
+    assert [(line["shots"], line["n"]) for line in more] == [(2, 2), (2, 2), (2, 4)]
+
+
+def test_a_suite_that_cannot_run_whole_is_refused_before_anything_is_scored(ours, suite, monkeypatch):
+    from gptlab.eval import harness
+
+    monkeypatch.setattr(harness, "_run", None)
+    with (suite.parent / "definitions" / "sums.yaml").open("a") as file:
+        file.write("generation_kwargs: {num_beams: 4}\n")
+    with pytest.raises(
+        TaskError, match=r"task sums: num_beams = 4: this generation argument is not honoured"
+    ):
+        list(harness.evaluate(ours, ["suite"], shots=None, limit=None, data=suite))
+    (suite / "sums" / "train.jsonl").unlink()
+    with pytest.raises(TaskError, match=r"sums/train.jsonl is missing; put the pool of its solved examples"):
+        list(harness.evaluate(ours, ["suite"], shots=None, limit=None, data=suite))
+
+
+@pytest.mark.slow
+def test_openllm_on_local_files(ours, tmp_path):
+    from gptlab.eval import harness
+    from gptlab.eval.task_groups import members
+
+    for member in members("openllm", harness._task_manager().task_index):
+        name = member.name
+        kind = {
+            "arc_challenge": "arc_easy",
+            "truthfulqa_mc1": "truthfulqa_mc",
+            "truthfulqa_mc2": "truthfulqa_mc",
+        }
+        mmlu = name.startswith("mmlu_")
+        write(tmp_path, name, "mmlu" if mmlu else kind.get(name, name), 2, "dev" if mmlu else "train")
+    lines = list(harness.evaluate(ours, ["openllm"], shots=None, limit=1, data=tmp_path))
+    shots = {line["task"]: line["shots"] for line in lines if "group" not in line}
+    assert shots == {
+        "arc_challenge": 25,
+        "hellaswag": 10,
+        "truthfulqa_gen": 0,
+        "truthfulqa_mc1": 0,
+        "truthfulqa_mc2": 0,
+        "winogrande": 5,
+        "gsm8k": 5,
+        "mmlu": 5,
+    }
+    parts = [line for line in lines if line.get("group") == "mmlu"]
+    assert (len(parts), lines[-1]["task"], lines[-1]["n"]) == (57 + 4, "mmlu", 57)
+    subjects = [line["acc"] for line in parts if line["n"] == 1]
+    assert lines[-1]["acc"] == pytest.approx(sum(subjects) / 57)

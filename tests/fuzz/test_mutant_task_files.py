@@ -63,10 +63,12 @@ def by_the_harness(model: Any, task: str, folder: Path) -> Ends:
     from lm_eval import simple_evaluate
 
     from gptlab.eval import harness, task_data
+    from gptlab.eval.task_groups import members
 
     manager = harness._task_manager()
     try:
-        with harness._quiet(), task_data.redirected({task: manager.task_index[task]}, folder, 0) as specs:
+        single = members(task, manager.task_index)
+        with harness._quiet(), task_data.redefined(single, folder, 0) as specs:
             found = simple_evaluate(
                 model, tasks=specs, task_manager=manager, num_fewshot=0, bootstrap_iters=10
             )

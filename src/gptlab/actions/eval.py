@@ -145,7 +145,7 @@ def _ask(model: ScoredModel | None, path: Path, request: Request, *, keep: bool)
         for line in lines:
             items = line.pop("items", {})
             _print_line(line, request.dtype)
-            if run is not None:
+            if run is not None and "group" not in line:  # a group's mean stands for its many parts
                 run.keep({**line, "dtype": request.dtype}, request.task_data)
             yield common | line, {"task": line["task"], "items": items}
 

@@ -23,10 +23,10 @@ def run(
 
     Args:
         models: one or two of a run, a checkpoint, or a Hugging Face folder.
-        task: hellaswag, continuation, or loss (on prepared shards); any other name is lm-evaluation-harness's; separate
-            several with commas.
+        task: hellaswag, continuation, or loss (on prepared shards); any other name is a task or group of
+            lm-evaluation-harness, such as arc_easy or openllm; separate several with commas.
         protocol: how to ask HellaSwag: as llm.c does, as lm-evaluation-harness does, or with the harness itself.
-        shots: solved examples before each item; None means none, or the default of the harness's own tasks.
+        shots: solved examples before each item; None means none, or as many as a task or group of the harness says.
         data: HellaSwag's JSONL (None downloads it), or for gptlab's other tasks a prepared folder.
         fewshot_data: JSONL that HellaSwag's solved examples are drawn from; None downloads its training set.
         task_data: folder with a file for each task of lm-evaluation-harness; None downloads them.

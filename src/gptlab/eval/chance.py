@@ -15,6 +15,7 @@ CHANCE = {
     "continuation": 1 / continuation.CHOICES,
     # The tasks of lm-evaluation-harness whose items all have the same number of choices.
     "copa": 1 / 2,
+    "mmlu": 1 / 4,
     "openbookqa": 1 / 4,
     "piqa": 1 / 2,
     "sciq": 1 / 4,

@@ -11,7 +11,7 @@ import json
 import logging
 import random
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from functools import cache, partialmethod
 from importlib.metadata import version
 from numbers import Real
@@ -21,14 +21,16 @@ from typing import Any
 import numpy as np
 import torch
 import tqdm
-from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.evaluator import evaluate as harness_evaluate
 from lm_eval.tasks import TaskManager
 
 from gptlab.errors import TaskError, did_you_mean
-from gptlab.eval import fewshot, task_data
+from gptlab.eval import fewshot, group_means, task_data
+from gptlab.eval.group_means import Found
 from gptlab.eval.harness_model import HarnessModel
+from gptlab.eval.task_groups import members
+from gptlab.progress import Progress
 
 VERSION = version("lm-eval")
 # For a perplexity, whose error has no formula there; its default of 100,000 takes minutes.
@@ -54,7 +56,7 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def evaluate(
-    model: TemplateLM,
+    model: HarnessModel,
     names: Sequence[str],
     *,
     shots: int | None,
@@ -64,10 +66,12 @@ def evaluate(
 ) -> Iterator[dict[str, Any]]:
     """Run lm-evaluation-harness's tasks on a model, and yield a line for each as it finishes.
 
+    A group whose definition asks for a mean over its tasks has a line of its own, after theirs, which then name it.
+
     Args:
         model: the model to score.
         names: tasks, groups or tags.
-        shots: solved examples before each item; None means as many as the task says.
+        shots: solved examples before each item; None means as many as the task or its group says.
         limit: first items of each task; None means all.
         data: a folder with a file for each task, which then needs no network; see `task_data`.
         keep: whether a line has each item's score, under "items".
@@ -76,34 +80,59 @@ def evaluate(
         TaskError: a task is unknown, has no data, or fails in the harness.
     """
     check_names(names)
-    manager = _task_manager()
-    specs = nullcontext(list(names))
-    if data is not None:
-        specs = task_data.redirected({name: manager.task_index[name] for name in names}, data, shots or 0)
-    with specs as described:
-        for name, spec in zip(names, described, strict=True):
-            before = getattr(model, "truncated", 0)
-            found = _run(model, name, spec, shots, limit)
-            truncated = getattr(model, "truncated", 0) - before
-            for task in found["n-samples"]:
-                yield _line(found, task, keep) | {"truncated": truncated}
+    index = _task_manager().task_index
+    suites = [members(name, index) for name in names]
+    single = [member for suite in suites for member in suite]
+    with task_data.redefined(single, data, shots) as specs:
+        # All are loaded before the first one runs, which may take hours: one that cannot run is refused at once.
+        with Progress("loading", len(single), " tasks") as progress:
+            loaded: list[Any] = []
+            for member, spec in zip(single, specs, strict=True):
+                loaded.append(_load(member.name, spec, shots, model))
+                progress.advance()
+        each = iter(loaded)
+        for suite in ([(member, next(each)) for member in suite] for suite in suites):
+            means = group_means.meant(suite, index)
+            parts: dict[str, Found] = {}
+            for member, tasks in suite:
+                found = _run(model, member.name, tasks, limit)
+                for name in found["n-samples"]:
+                    yield _line(found, name, keep) | group_means.outermost(member.groups, means)
+                parts[member.name] = group_means.slim(found)
+            for name in reversed(means):
+                found = group_means.mean(name, means[name], parts, index)
+                groups = means[name][0][0].groups
+                yield _line(found, name, keep) | group_means.outermost(groups[: groups.index(name)], means)
 
 
-def _run(model: TemplateLM, name: str, spec: str, shots: int | None, limit: int | None) -> Mapping[str, Any]:
-    """Load and run what a name stands for, with the seeds and the shots rule of the harness's own command."""
+def _load(name: str, spec: str, shots: int | None, model: HarnessModel) -> Any:
+    """Load what a name stands for, ready to be run."""
+    with _in_the_harness(name):
+        loaded = _task_manager().load([spec])
+        for task in loaded["tasks"].values():
+            task.set_config("num_fewshot", task_data.shots_of(task.get_config("num_fewshot"), shots))
+            task.set_fewshot_seed(fewshot.SEED)
+            _check_kind(name, task, model)
+        return loaded
+
+
+def _run(model: HarnessModel, name: str, loaded: Any, limit: int | None) -> Found:
+    run: Any = harness_evaluate
+    before = model.truncated
+    with _in_the_harness(name):
+        found = run(model, loaded, limit=limit, bootstrap_iters=BOOTSTRAP, log_samples=True)
+    return {**found, "truncated": model.truncated - before}
+
+
+@contextmanager
+def _in_the_harness(name: str) -> Generator[None]:
+    """Let the harness work on a task, with the seeds of its own command."""
     try:
         with _quiet(), torch.random.fork_rng():
             random.seed(0)
             np.random.seed(1234)
             torch.manual_seed(1234)
-            loaded = _task_manager().load([spec])
-            for task in loaded["tasks"].values():
-                own = task.get_config("num_fewshot")
-                task.set_config("num_fewshot", own or 0 if shots is None or own == 0 else shots)
-                task.set_fewshot_seed(fewshot.SEED)
-                _check_kind(name, task)
-            run: Any = harness_evaluate
-            return run(model, loaded, limit=limit, bootstrap_iters=BOOTSTRAP, log_samples=True)
+            yield
     except TaskError:
         raise
     except Exception as error:  # it passes on whatever its parts raise
@@ -114,7 +143,7 @@ def _run(model: TemplateLM, name: str, spec: str, shots: int | None, limit: int 
         ) from error
 
 
-def _check_kind(name: str, task: Any) -> None:
+def _check_kind(name: str, task: Any, model: HarnessModel) -> None:
     if getattr(task, "UNSAFE_CODE", False):
         raise TaskError(
             f"task {name}: runs the code that a model writes; to allow that, use gptlab lm-eval "
@@ -122,6 +151,11 @@ def _check_kind(name: str, task: Any) -> None:
         )
     if getattr(task, "MULTIMODAL", False):
         raise TaskError(f"task {name}: asks about images or audio, which no gptlab model reads; name another")
+    if task.OUTPUT_TYPE == "generate_until":
+        try:
+            model.plan(task.get_config("generation_kwargs") or {})
+        except TaskError as error:
+            raise TaskError(f"task {name}: {error}") from None
 
 
 def _line(found: Mapping[str, Any], name: str, keep: bool) -> dict[str, Any]:
@@ -133,6 +167,7 @@ def _line(found: Mapping[str, Any], name: str, keep: bool) -> dict[str, Any]:
         "shots": found["n-shot"].get(name),
         "n": found["n-samples"][name]["effective"],
         "items_sha256": _items_sha256(found["samples"][name]),
+        "truncated": found["truncated"],
     }
     for key, value in found["results"][name].items():
         metric, _, kind = key.partition(",")

@@ -195,11 +195,16 @@ class HarnessModel(TemplateLM):
         self.truncated += sum(score.cut > 0 for score in scores)
         return scores
 
+    def plan(self, options: dict[str, Any]) -> generation.Plan:
+        """Return how a text is written that a task asks for with these arguments.
+
+        Raises:
+            TaskError: one of them is not honoured.
+        """
+        return generation.plan(options, self._defaults, eos=self._text.eos, context=self._context)
+
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[str]:
-        plans = [
-            generation.plan(request.args[1], self._defaults, eos=self._text.eos, context=self._context)
-            for request in requests
-        ]
+        plans = [self.plan(request.args[1]) for request in requests]
         texts: list[str] = []
         with Progress("writing", len(requests), " texts") as progress:
             for request, plan in zip(requests, plans, strict=True):

@@ -1,15 +1,15 @@
-"""lm-evaluation-harness's tasks on local files.
+"""lm-evaluation-harness's tasks as a suite or local files redefine them.
 
 DIR/arc_easy.jsonl            the items to ask; .json and .parquet work too
 DIR/arc_easy/test.jsonl       the same by the split's name, and
 DIR/arc_easy/train.jsonl      the pool of solved examples
 
 A file has the columns of the task's data set, as `datasets.load_dataset(...)[split].to_json(FILE)` writes them.
-The task itself stays the harness's; only the source of its data changes.
+The task itself stays the harness's; only the source of its data changes, and what its group says of it.
 """
 
 import tempfile
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,42 +17,59 @@ from typing import Any
 import yaml
 
 from gptlab.errors import TaskError
+from gptlab.eval.task_groups import Member
 
 READERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 SPLITS = ("training_split", "validation_split", "test_split", "fewshot_split")
 
 
 @contextmanager
-def redirected(entries: Mapping[str, Any], folder: Path, shots: int) -> Generator[list[str]]:
-    """Yield files that redefine the tasks, with their data in a folder.
+def redefined(members: Sequence[Member], folder: Path | None, shots: int | None) -> Generator[list[str]]:
+    """Yield what the harness loads each task from: its name, or a file that redefines it.
 
     Args:
-        entries: the index's entry for each name.
-        folder: where the files are.
-        shots: solved examples before each item.
+        members: the tasks.
+        folder: where their data are; None leaves that to the tasks.
+        shots: solved examples before each item; None means as many as the task says.
 
     Raises:
-        TaskError: a name stands for several tasks, or a file is missing.
+        TaskError: a task has no files that can be redefined, or its data are missing.
     """
-    if not folder.is_dir():
+    if folder is not None and not folder.is_dir():
         raise TaskError(f"--task-data {folder}: no such folder; give one with a file for each task")
     with tempfile.TemporaryDirectory(prefix="gptlab-tasks-") as place:
         described: list[str] = []
-        for name, entry in entries.items():
-            if entry.kind.name != "TASK":
-                raise TaskError(
-                    f"task {name}: stands for several tasks or for code; with --task-data name single tasks"
-                )
-            path = Path(place) / f"{name}.yaml"
-            source = _source(name, entry.cfg, folder, shots)
-            source["dataset_kwargs"]["cache_dir"] = place  # or it would stay
-            task = {"include": str(entry.yaml_path), "task": name, **source}
+        for number, member in enumerate(members):
+            said = dict(member.said)
+            if folder is not None:
+                if member.entry.kind.name != "TASK":
+                    raise TaskError(
+                        f"task {member.name}: is code, or a group that defines tasks itself; with --task-data name "
+                        "others"
+                    )
+                said |= _source(member.name, {**member.entry.cfg, **said}, folder, shots)
+                said["dataset_kwargs"]["cache_dir"] = place  # or it would stay
+            if not said:
+                described.append(member.name)
+                continue
+            path = Path(place) / f"{number}.yaml"
+            task = {"include": str(member.entry.yaml_path), "task": member.name, **said}
             path.write_text(yaml.safe_dump(task), encoding="utf-8")
             described.append(str(path))
         yield described
 
 
-def _source(name: str, config: Mapping[str, Any], folder: Path, shots: int) -> dict[str, Any]:
+def shots_of(own: int | None, asked: int | None) -> int:
+    """Return how many solved examples precede an item, by the rule of the harness's own command.
+
+    Args:
+        own: as many as the task says, where 0 is final.
+        asked: as many as somebody asks for.
+    """
+    return own or 0 if asked is None or own == 0 else asked
+
+
+def _source(name: str, config: Mapping[str, Any], folder: Path, shots: int | None) -> dict[str, Any]:
     wanted: dict[str, str] = {key: config[key] for key in SPLITS if config.get(key)}
     asked = wanted.get("test_split") or wanted.get("validation_split") or ""
     files = {
@@ -69,7 +86,7 @@ def _source(name: str, config: Mapping[str, Any], folder: Path, shots: int) -> d
             "as .jsonl, .json or .parquet"
         )
     drawn = wanted.get("fewshot_split") or wanted.get("training_split") or asked
-    if shots and drawn not in files:
+    if shots_of(config.get("num_fewshot"), shots) and drawn not in files:
         raise TaskError(
             f"task {name}: {folder / name / drawn}.jsonl is missing; put the pool of its solved examples there"
         )
