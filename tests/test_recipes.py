@@ -124,7 +124,7 @@ def test_lines_fit_a_screen(name):
 @every_overlay
 def test_overlays_are_short_and_say_what_they_are(name):
     first, *rest = OVERLAYS[name].read_text().splitlines()
-    assert re.fullmatch(r"# [A-Z].+\.", first)
+    assert re.fullmatch(r"# [A-Z].+\.", first), "the first line is a comment of one sentence"
     assert 2 <= len(rest) <= 6
     assert max(map(len, [first, *rest])) <= 110
 

@@ -232,7 +232,7 @@ def test_names_and_patterns(monkeypatch: pytest.MonkeyPatch):
     assert find_ready("hf:a/b") == ("a/b", "*.bin")
     assert find_ready("hf:a/b:10B/*.bin") == ("a/b", "10B/*.bin")
     for name in ("fineweb-edo", "hf:a", "hf:a/", "hf:/b", "a/b"):
-        with pytest.raises(DataError, match=f'"{name}": must be one of fineweb,'):
+        with pytest.raises(DataError, match=f'"{name}": must be one of {", ".join(READY)},'):
             find_ready(name)
     with pytest.raises(DataError, match='did you mean "fineweb-edu"'):
         find_ready("fineweb-edo")

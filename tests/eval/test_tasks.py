@@ -15,6 +15,7 @@ from gptlab.data.shards import write_shard
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import DataError, TaskError
 from gptlab.eval.chance import CHANCE
+from gptlab.eval.hellaswag import PROTOCOLS
 from gptlab.eval.score import StopEvaluation
 from gptlab.eval.tasks import TASKS, EvalConfig, Inputs, Task, TaskName, build
 
@@ -163,11 +164,11 @@ def test_hellaswag_without_a_file_takes_the_downloaded_one(tokenizer, folder, fi
 @pytest.mark.parametrize(
     ("name", "change", "problem"),
     [
-        ("helaswag", {}, "task helaswag: is not known; choose one of hellaswag, continuation"),
+        ("helaswag", {}, f"task helaswag: is not known; choose one of {', '.join(TASKS)}"),
         (
             "hellaswag",
             {"protocol": "harnes"},
-            "protocol harnes: is not known; choose one of completion, harness",
+            f"protocol harnes: is not known; choose one of {', '.join(PROTOCOLS)}",
         ),
         ("hellaswag", {"shots": 10}, "--shots 10: only HellaSwag's harness .*; use --protocol harness"),
         ("hellaswag", {"shots": -1}, "--shots -1: must be 0 or more"),
