@@ -29,7 +29,7 @@ from gptlab.data.sources.table import SOURCES
 from gptlab.eval.hellaswag import PROTOCOLS
 from gptlab.formats.gguf import ARCHITECTURES
 from gptlab.formats.huggingface.classes import FORMATS as HF_CLASSES
-from gptlab.formats.huggingface.classes import OWN, format_of
+from gptlab.formats.huggingface.classes import OWN, format_of, parts
 from gptlab.model.gpt import NORM_ORDERS, SIZES, ModelConfig
 from gptlab.model.mlp import MLPS
 from gptlab.model.norm import NORMS
@@ -189,7 +189,7 @@ def export_page() -> str:
 def combinations() -> Iterable[tuple[str, ...]]:
     """List the combinations that a class of transformers holds, with equal rows merged."""
     rows: dict[tuple[str, ...], list[str]] = {}
-    for norm, order, position, mlp in product(NORMS, NORM_ORDERS, POSITIONS, MLPS):
+    for norm, order, position, mlp in product(*parts().values()):
         switches = {"norm": norm, "norm_order": order, "position": position, "mlp": mlp}
         names = [format_of(ModelConfig(**switches, **setting)) for setting in SETTINGS.values()]
         if set(names) != {OWN}:

@@ -12,6 +12,7 @@ import pytest
 
 from gptlab import __version__, cli
 from gptlab.data.shards import HEADER_BYTES, TOKEN
+from gptlab.formats.huggingface.classes import own
 
 ROOT = Path(__file__).parents[1]
 TRAIN = "shard {}/train_000000.bin: "
@@ -440,6 +441,21 @@ def test_check(gptlab, tmp_path):
     assert facts["order"]["status"] == "exempt"
     assert "overfit" not in facts
     assert all(name in answer.out for name in facts)
+
+
+def test_check_names_the_file_that_an_export_lacks(gptlab, tmp_path, monkeypatch, request):
+    (tmp_path / own.MODELING.name).write_text(own.MODELING.read_text().replace('"none": Position, ', ""))
+    monkeypatch.setattr(own, "MODELING", tmp_path / own.MODELING.name)
+    own.parts.cache_clear()
+    request.addfinalizer(own.parts.cache_clear)
+    words = ["check", "--model.size", "tiny", "--model.vocab-size", 300, "--model.position", "none"]
+    answer = gptlab(*words, "--model.embed-norm", "True", "--json", tmp_path / "facts.json")
+    assert answer.code == 0
+    assert answer.out.count("modeling_gptlab.py") == 1
+    said = json.loads((tmp_path / "facts.json").read_text())["export"]
+    assert said["status"] == "exempt"
+    assert "huggingface/modeling_gptlab.py lacks position = none; add the class there" in said["detail"]
+    assert "modeling_gptlab.py" not in gptlab(*words).out  # a GPT-2 with positions of zeros
 
 
 def test_a_flag_of_a_command_needs_no_value(gptlab, monkeypatch):

@@ -24,6 +24,18 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
+def claim() -> Callable[..., ModelConfig]:
+    """Let a config name parts that somebody else has added: `claim(config, norm="new")`."""
+
+    def change(config: ModelConfig, **parts: str) -> ModelConfig:
+        for switch, name in parts.items():
+            object.__setattr__(config, switch, name)
+        return config
+
+    return change
+
+
+@pytest.fixture
 def gpt() -> Callable[..., GeneratingGPT]:
     """Make a tiny model whose parameters all differ: `gpt(n_kv_head=1, bias=False)`."""
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from gptlab.commands import Flags
-from gptlab.errors import ConfigError
+from gptlab.errors import ConfigError, ExportError
 
 
 def run(recipes: tuple[Path, ...], /, *, overfit: bool = False, flags: Flags) -> dict[str, Any]:
@@ -18,12 +18,17 @@ def run(recipes: tuple[Path, ...], /, *, overfit: bool = False, flags: Flags) ->
     """
     from gptlab import recipe
     from gptlab.actions import overfit as one_batch
+    from gptlab.formats.huggingface import format_of
     from gptlab.model.check import CheckResult, run_checks
 
     config = recipe.load(recipes, flags)
     # Before anything is tested, so that unusable data are refused at once.
     batch = one_batch.first_batch(config) if overfit else None
     results = run_checks(config.model)
+    try:
+        format_of(config.model)
+    except ExportError as error:
+        results.append(CheckResult("export", "exempt", str(error)))
 
     def show(result: CheckResult) -> None:
         print(f"{result.status:<7} {result.name:<14} {result.detail}", flush=True)

@@ -16,9 +16,12 @@ from gptlab.data.tokenizer import Bytes
 from gptlab.data.train_tokenizer import train_tokenizer
 from gptlab.errors import ExportError
 from gptlab.formats.gguf import export_gguf
+from gptlab.formats.huggingface.classes.llama import Llama
+from gptlab.model.gpt import ModelConfig
 from gptlab.sample import GeneratingGPT
 
 GPTs = Callable[..., GeneratingGPT]
+Claim = Callable[..., ModelConfig]
 LLAMA = {"norm": "rmsnorm", "position": "rope", "mlp": "swiglu"}
 
 
@@ -62,11 +65,14 @@ def test_without_gguf_the_extra_is_named(gpt: GPTs, tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("switches", "complaint"),
     [
-        ({"mlp": "gelu_erf"}, "gpt2 needs mlp = gelu (not gelu_erf)"),
-        (LLAMA | {"mlp": "relu2"}, "arcee needs bias = False (not True)"),
-        ({"norm_order": "post"}, "llama.cpp does not run OPTForCausalLM"),
-        (LLAMA | {"bias": False, "logit_soft_cap": 30.0}, "llama.cpp does not run VaultGemmaForCausalLM"),
-        (LLAMA | {"position": "learned"}, "llama.cpp does not run GPTLabForCausalLM"),
+        ({"mlp": "gelu_erf"}, "gpt2, needs mlp = gelu (not gelu_erf)"),
+        (LLAMA | {"mlp": "relu2"}, "llama, needs mlp = swiglu (not relu2)"),
+        ({"norm_order": "post"}, "gpt2, needs norm_order = pre (not post)"),
+        (
+            LLAMA | {"bias": False, "logit_soft_cap": 30.0},
+            "llama, needs logit_soft_cap = no limit (not 30.0)",
+        ),
+        (LLAMA | {"position": "learned"}, "llama, needs position = rope (not learned)"),
     ],
 )
 def test_what_llama_cpp_does_not_run_is_refused(
@@ -74,6 +80,32 @@ def test_what_llama_cpp_does_not_run_is_refused(
 ) -> None:
     with pytest.raises(ExportError, match=re.escape(complaint)):
         export_gguf(gpt(**switches), Bytes(), tmp_path / "m.gguf", name="m")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("switch", "usual"), [("norm", "rmsnorm"), ("norm_order", "pre"), ("position", "rope"), ("mlp", "swiglu")]
+)
+def test_a_new_part_is_refused_by_name(
+    switch: str, usual: str, gpt: GPTs, claim: Claim, tmp_path: Path
+) -> None:
+    model = gpt(**LLAMA)
+    claim(model.config, **{switch: "new"})
+    with pytest.raises(ExportError, match=rf"the nearest, llama, needs {switch} = {usual} \(not new\)"):
+        export_gguf(model, Bytes(), tmp_path / "m.gguf", name="m")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("switch", ["norm", "position"])
+def test_no_part_gets_the_keys_of_another(
+    switch: str, gpt: GPTs, claim: Claim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gguf")
+    model = gpt(**LLAMA)
+    claim(model.config, **{switch: "new"})
+    monkeypatch.setattr(Llama, "holds", Llama.holds | {switch: ["new"]})  # its writer has not heard of it
+    with pytest.raises(ExportError, match=rf"to gguf: {switch} = new: .*gguf/write.py has no keys for it"):
+        export_gguf(model, Bytes(), tmp_path / "m.gguf", name="m")
     assert not list(tmp_path.iterdir())
 
 

@@ -16,6 +16,7 @@ from gptlab.errors import ExportError
 from gptlab.formats.huggingface import compare, export, load_hugging_face
 from gptlab.formats.huggingface import write as folder
 from gptlab.formats.huggingface.classes import FORMATS, OWN
+from gptlab.model.gpt import ModelConfig
 from gptlab.sample import GeneratingGPT, generate
 
 MakeGPT = Callable[..., GeneratingGPT]
@@ -67,6 +68,17 @@ FILES = [
     "tokenizer.json",
     "tokenizer_config.json",
 ]
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_part_that_no_class_has_is_refused_before_anything_is_written(
+    verify: bool, gpt: MakeGPT, claim: Callable[..., ModelConfig], tmp_path: Path
+) -> None:
+    model = gpt()
+    claim(model.config, position="new")
+    with pytest.raises(ExportError, match=r"modeling_gptlab.py lacks position = new; add the class there"):
+        export(model, load_tokenizer("bytes"), tmp_path / "out", verify=verify)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_variant_of_every_class() -> None:

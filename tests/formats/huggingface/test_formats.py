@@ -9,19 +9,24 @@ from typing import Any
 import pytest
 import torch
 
-from gptlab.formats.huggingface.classes import FORMATS, OWN, format_of, native_misfits
-from gptlab.model.gpt import NORM_ORDERS, ModelConfig
-from gptlab.model.mlp import MLPS
-from gptlab.model.norm import NORMS
-from gptlab.model.position import POSITIONS
+from gptlab.errors import ExportError
+from gptlab.formats.huggingface.classes import (
+    FORMATS,
+    MODELING,
+    OWN,
+    TABLES,
+    format_of,
+    native_misfits,
+    parts,
+)
+from gptlab.formats.huggingface.classes.format import Constant
+from gptlab.model.gpt import ModelConfig
 from gptlab.sample import GeneratingGPT
 
 MakeGPT = Callable[..., GeneratingGPT]
+Claim = Callable[..., ModelConfig]
 SWITCHES: dict[str, list[Any]] = {
-    "norm": list(NORMS),
-    "norm_order": list(NORM_ORDERS),
-    "position": list(POSITIONS),
-    "mlp": list(MLPS),
+    **{switch: list(names) for switch, names in parts().items()},
     "bias": [True, False],
     "tie_embeddings": [True, False],
     "embed_norm": [False, True],
@@ -102,6 +107,23 @@ def test_why_no_class_does() -> None:
     ]
 
 
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("switch", TABLES)
+def test_no_class_takes_a_part_for_another(switch: str, name: str, claim: Claim) -> None:
+    assert FORMATS[name].misfits(claim(config_of({}), **{switch: "new"}))
+
+
+def test_parts_that_no_class_has_are_named(claim: Claim) -> None:
+    with pytest.raises(ExportError) as caught:
+        format_of(claim(config_of({}), norm="new", mlp="newer"))
+    assert str(caught.value) == (
+        "no class of transformers holds this model, and src/gptlab/formats/huggingface/modeling_gptlab.py lacks "
+        "norm = new, mlp = newer; add the class there, and its line in NORMS and MLPS"
+    )
+    assert MODELING.is_file()
+    assert MODELING.as_posix().endswith("src/gptlab/formats/huggingface/modeling_gptlab.py")
+
+
 def test_every_combination_has_a_class_and_its_tensors_come_back(gpt: MakeGPT) -> None:
     held = Counter()
     for switches in COMBINATIONS:
@@ -154,7 +176,9 @@ def test_a_tensor_that_would_be_lost_is_refused(name: str, gpt: MakeGPT) -> None
         form.state({key: tensors[key] for key in list(tensors)[1:]}, model.config)
     with pytest.raises(ValueError, match="no place for the tensor extra"):
         form.state(tensors | {"extra": tensors[first]}, model.config)
-    constants = [key for key, tensor in tensors.items() if tensor.unique().numel() == 1]
+    with pytest.raises(AssertionError, match="pieces holds none of"):
+        dict(form.tensors(model.state_dict() | {"extra": torch.zeros(2)}, model.config))
+    constants = [piece.theirs for piece in form.pieces(model.config) if isinstance(piece, Constant)]
     for key in constants[:1]:
         with pytest.raises(ValueError, match=f"cannot hold the tensor {key} as it is"):
             form.state(tensors | {key: tensors[key] + 0.5}, model.config)

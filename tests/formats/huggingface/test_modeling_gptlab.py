@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from gptlab.formats.huggingface.classes import FORMATS, OWN
+from gptlab.formats.huggingface.classes import FORMATS, MODELING, OWN, TABLES, parts
 from gptlab.model.gpt import NORM_ORDERS
 from gptlab.model.mlp import MLPS
 from gptlab.model.norm import NORMS
@@ -17,8 +17,8 @@ from gptlab.sample import GeneratingGPT
 MakeGPT = Callable[..., GeneratingGPT]
 # Switches that act in the same place are tried in every pair; the others alternate.
 PAIRED = [
-    dict(zip(("norm", "norm_order", "position", "mlp", "bias", "qk_norm"), values, strict=True))
-    for values in product(NORMS, NORM_ORDERS, POSITIONS, MLPS, [True, False], [True, False])
+    dict(zip((*parts(), "bias", "qk_norm"), values, strict=True))
+    for values in product(*parts().values(), [True, False], [True, False])
 ]
 ALONE = [
     dict(zip(("n_kv_head", "tie_embeddings", "logit_soft_cap", "embed_norm"), values, strict=True))
@@ -35,6 +35,24 @@ def both(gpt: MakeGPT, **switches: Any) -> tuple[GeneratingGPT, Any]:
     return model, theirs
 
 
+@pytest.mark.parametrize(
+    ("switch", "table"),
+    {"norm": NORMS, "norm_order": NORM_ORDERS, "position": POSITIONS, "mlp": MLPS}.items(),
+)
+def test_the_file_has_every_part(switch: str, table: dict[str, Any]) -> None:
+    lacking = sorted(table.keys() - set(parts()[switch]))
+    assert not lacking, (
+        f"a model with {switch} = {' or '.join(lacking)} cannot be exported: add the class to {MODELING.name}, and its "
+        f"line in {TABLES[switch]} there"
+    )
+
+
+def test_its_tables_are_read_as_they_are() -> None:
+    from gptlab.formats.huggingface import modeling_gptlab
+
+    assert parts() == {switch: list(getattr(modeling_gptlab, table)) for switch, table in TABLES.items()}
+
+
 def test_every_combination_computes_the_same(gpt: MakeGPT) -> None:
     ids = torch.randint(29, (2, 12))
     for number, switches in enumerate(PAIRED):
@@ -43,7 +61,7 @@ def test_every_combination_computes_the_same(gpt: MakeGPT) -> None:
             torch.testing.assert_close(theirs(input_ids=ids).logits, model(ids), rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("position", parts()["position"])
 def test_the_cache_and_padding_on_the_left(position: str, gpt: MakeGPT) -> None:
     model, theirs = both(gpt, position=position, norm="rmsnorm", mlp="relu2", n_kv_head=2)
     short, long = torch.tensor([[3, 4, 5]]), torch.tensor([[7, 8, 9, 10, 11]])

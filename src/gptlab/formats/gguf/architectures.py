@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gptlab.errors import ExportError
-from gptlab.formats.huggingface.classes import FORMATS, format_of
+from gptlab.formats.huggingface.classes import FORMATS
 from gptlab.model.gpt import ModelConfig
 
 Tensors = Iterable[tuple[str, Tensor]]
@@ -43,24 +43,24 @@ def architecture_of(c: ModelConfig) -> tuple[str, Architecture]:
     Raises:
         ExportError: llama.cpp has none.
     """
-    class_name = format_of(c)
-    found = ARCHITECTURES.get(class_name)
-    if found is None:
+    misfits = {name: _misfits(name, c) for name in ARCHITECTURES}
+    nearest = min(misfits, key=lambda name: len(misfits[name]))
+    if misfits[nearest]:
         raise ExportError(
-            f"to gguf: llama.cpp does not run {class_name}, this model's class; it runs "
-            f"{', '.join(ARCHITECTURES)}; leave out --to gguf for a Hugging Face folder"
+            f"to gguf: no architecture of llama.cpp runs this model; the nearest, {ARCHITECTURES[nearest].name}, needs "
+            f"{', '.join(misfits[nearest])}; leave out --to gguf for a Hugging Face folder"
         )
-    misfits = [
+    return nearest, ARCHITECTURES[nearest]
+
+
+def _misfits(class_name: str, c: ModelConfig) -> list[str]:
+    """Return what a class needs instead, and llama.cpp's architecture for it."""
+    further = [
         f"{name} = {' or '.join(map(str, values))} (not {getattr(c, name)})"
-        for name, values in found.holds.items()
+        for name, values in ARCHITECTURES[class_name].holds.items()
         if getattr(c, name) not in values
     ]
-    if misfits:
-        raise ExportError(
-            f"to gguf: llama.cpp's {found.name} needs {', '.join(misfits)}; "
-            "leave out --to gguf for a Hugging Face folder"
-        )
-    return class_name, found
+    return list(dict.fromkeys(FORMATS[class_name].misfits(c) + further))
 
 
 def tensors_of(state: Mapping[str, Tensor], c: ModelConfig) -> Iterator[tuple[str, Tensor]]:

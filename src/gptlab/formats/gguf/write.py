@@ -162,20 +162,37 @@ def _write_keys(
     writer.add_block_count(c.n_layer)
     writer.add_feed_forward_length(c.hidden)
     writer.add_head_count(c.n_head)
-    if c.norm == "layernorm":
-        writer.add_layer_norm_eps(c.norm_eps)
-    else:
-        writer.add_layer_norm_rms_eps(c.norm_eps)
-    if c.position == "learned" or writer.arch == "gpt2":
-        return  # a table of positions, and a key/value head for every query head
-    writer.add_head_count_kv(c.kv_heads)
-    writer.add_rope_dimension_count(c.head_dim)
-    writer.add_rope_freq_base(c.rope_theta)
-    if c.position == "none":
-        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(STILL)
+    match c.norm:
+        case "layernorm":
+            writer.add_layer_norm_eps(c.norm_eps)
+        case "rmsnorm" | "rmsnorm_no_gain":
+            writer.add_layer_norm_rms_eps(c.norm_eps)
+        case _:
+            raise _no_keys("norm", c.norm)
+    if writer.arch != "gpt2":  # it has a table of positions, and a key/value head for every query head
+        writer.add_head_count_kv(c.kv_heads)
+        _write_rope(writer, gguf, c)
     for key, value in own.items():
         (writer.add_array if isinstance(value, list) else writer.add_float32)(key, value)
+
+
+def _write_rope(writer: Any, gguf: Any, c: ModelConfig) -> None:
+    writer.add_rope_dimension_count(c.head_dim)
+    writer.add_rope_freq_base(c.rope_theta)
+    match c.position:
+        case "rope":
+            pass
+        case "none":
+            writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+            writer.add_rope_scaling_factor(STILL)
+        case _:
+            raise _no_keys("position", c.position)
+
+
+def _no_keys(switch: str, value: str) -> ExportError:
+    return ExportError(
+        f"to gguf: {switch} = {value}: src/gptlab/formats/gguf/write.py has no keys for it; add them to _write_keys"
+    )
 
 
 def _write_vocabulary(writer: Any, keys: Mapping[str, Any]) -> None:

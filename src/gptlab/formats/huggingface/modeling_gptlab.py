@@ -4,6 +4,8 @@
 Axes: B batch, T time of the queries, S time of the keys, D width, H query heads, K head dimension.
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -55,23 +57,59 @@ class GPTLabConfig(PretrainedConfig):
         super().__init__(tie_word_embeddings=tie_word_embeddings, **others)
 
 
-class RMSNorm(nn.Module):
-    def __init__(self, width, eps, gain):
+class UnitRMSNorm(nn.Module):
+    def __init__(self, width, eps, bias):
         super().__init__()
         self.width, self.eps = width, eps
-        self.weight = nn.Parameter(torch.ones(width)) if gain else None
 
     def forward(self, x):
-        weight = None if self.weight is None else self.weight.to(x.dtype)
-        return F.rms_norm(x, (self.width,), weight, self.eps)
+        return F.rms_norm(x, (self.width,), eps=self.eps)
 
 
-def make_norm(config, width, bias):
-    if config.norm == "layernorm":
-        return nn.LayerNorm(width, config.norm_eps, bias=bias)
-    if config.norm not in ("rmsnorm", "rmsnorm_no_gain"):
-        raise ValueError(f"norm = {config.norm}: is not known here")
-    return RMSNorm(width, config.norm_eps, gain=config.norm == "rmsnorm")
+class RMSNorm(UnitRMSNorm):
+    def __init__(self, width, eps, bias):
+        super().__init__(width, eps, bias)
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x):
+        return F.rms_norm(x, (self.width,), self.weight.to(x.dtype), self.eps)
+
+
+class Position(nn.Module):
+    """The hooks of a position encoding, which do nothing."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+
+    def embed(self, x, positions):
+        """Add the encoding to the embeddings; positions are (B, T)."""
+        return x
+
+    def rotation(self, positions):
+        """Return cosines and sines for `rotate`, once for all blocks; None turns nothing."""
+
+    def bias(self, queries, keys):
+        """Return what is added to the scores, (H, T, S), at places that count padding; None adds nothing."""
+
+
+class Learned(Position):
+    def __init__(self, config):
+        super().__init__(config)
+        self.weight = nn.Parameter(0.02 * torch.randn(config.context, config.n_embd))
+
+    def embed(self, x, positions):
+        return x + F.embedding(positions, self.weight)
+
+
+class RoPE(Position):
+    def rotation(self, positions):
+        # Not a buffer: transformers makes models without memory first, and a buffer's values would be lost.
+        width = self.config.n_embd // self.config.n_head
+        channel = torch.arange(0, width, 2, dtype=torch.float32, device=positions.device)
+        angle = positions[:, None, :, None] / self.config.rope_theta ** (channel / width)
+        angle = torch.cat((angle, angle), -1)
+        return angle.cos(), angle.sin()
 
 
 class Attention(nn.Module):
@@ -80,8 +118,8 @@ class Attention(nn.Module):
         c, self.layer = config, layer
         self.n_head, self.n_kv_head, self.head_dim = c.n_head, c.n_kv_head, c.n_embd // c.n_head
         self.qkv = nn.Linear(c.n_embd, (c.n_head + 2 * c.n_kv_head) * self.head_dim, bias=c.bias)
-        self.q_norm = make_norm(c, self.head_dim, bias=False) if c.qk_norm else nn.Identity()
-        self.k_norm = make_norm(c, self.head_dim, bias=False) if c.qk_norm else nn.Identity()
+        self.q_norm = NORMS[c.norm](self.head_dim, eps=c.norm_eps, bias=False) if c.qk_norm else nn.Identity()
+        self.k_norm = NORMS[c.norm](self.head_dim, eps=c.norm_eps, bias=False) if c.qk_norm else nn.Identity()
         self.out = nn.Linear(c.n_embd, c.n_embd, bias=c.bias)
 
     def forward(self, x, rotation, mask, cache):
@@ -104,66 +142,84 @@ def rotate(x, rotation):
     return (x * cos + torch.cat((-high, low), -1) * sin).to(x.dtype)
 
 
-class MLP(nn.Module):
+class GELU(nn.Module):
     def __init__(self, config):
         super().__init__()
-        c = config
-        self.function = FUNCTIONS[c.mlp]
-        self.gate = nn.Linear(c.n_embd, c.n_hidden, bias=c.bias) if c.mlp == "swiglu" else None
-        self.up = nn.Linear(c.n_embd, c.n_hidden, bias=c.bias)
-        self.down = nn.Linear(c.n_hidden, c.n_embd, bias=c.bias)
+        self.up = nn.Linear(config.n_embd, config.n_hidden, bias=config.bias)
+        self.down = nn.Linear(config.n_hidden, config.n_embd, bias=config.bias)
 
     def forward(self, x):
-        if self.gate is not None:
-            return self.down(self.function(self.gate(x)) * self.up(x))
-        return self.down(self.function(self.up(x)))
+        return self.down(F.gelu(self.up(x), approximate="tanh"))
 
 
-FUNCTIONS = {
-    "gelu": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu_erf": F.gelu,
-    "relu2": lambda x: F.relu(x).square(),
-    "swiglu": F.silu,
-}
+class ErfGELU(GELU):
+    def forward(self, x):
+        return self.down(F.gelu(self.up(x)))
+
+
+class ReLU2(GELU):
+    def forward(self, x):
+        return self.down(F.relu(self.up(x)).square())
+
+
+class SwiGLU(GELU):
+    def __init__(self, config):
+        super().__init__(config)
+        self.gate = nn.Linear(config.n_embd, config.n_hidden, bias=config.bias)
+
+    def forward(self, x):
+        return self.down(F.silu(self.gate(x)) * self.up(x))
 
 
 class Block(nn.Module):
+    final_norm = True
+
     def __init__(self, config, layer):
         super().__init__()
-        self.post = config.norm_order == "post"
-        self.norm1 = make_norm(config, config.n_embd, config.bias)
+        c = config
+        self.norm1 = NORMS[c.norm](c.n_embd, eps=c.norm_eps, bias=c.bias)
         self.attention = Attention(config, layer)
-        self.norm2 = make_norm(config, config.n_embd, config.bias)
-        self.mlp = MLP(config)
+        self.norm2 = NORMS[c.norm](c.n_embd, eps=c.norm_eps, bias=c.bias)
+        self.mlp = MLPS[c.mlp](config)
 
     def forward(self, x, rotation, mask, cache):
-        if self.post:
-            x = self.norm1(x + self.attention(x, rotation, mask, cache))
-            return self.norm2(x + self.mlp(x))
         x = x + self.attention(self.norm1(x), rotation, mask, cache)
         return x + self.mlp(self.norm2(x))
+
+
+class PostNormBlock(Block):
+    final_norm = False
+
+    def forward(self, x, rotation, mask, cache):
+        x = self.norm1(x + self.attention(x, rotation, mask, cache))
+        return self.norm2(x + self.mlp(x))
+
+
+# The tables of src/gptlab/model/, by the same names; gptlab reads them to tell which models this file holds.
+NORMS = {"rmsnorm_no_gain": UnitRMSNorm, "rmsnorm": RMSNorm, "layernorm": nn.LayerNorm}
+POSITIONS = {"none": Position, "learned": Learned, "rope": RoPE}
+MLPS = {"gelu": GELU, "gelu_erf": ErfGELU, "relu2": ReLU2, "swiglu": SwiGLU}
+NORM_ORDERS = {"pre": Block, "post": PostNormBlock}
 
 
 class GPTLabForCausalLM(PreTrainedModel, GenerationMixin):
     """Token ids to logits, with a key/value cache and padding on either side."""
 
     config_class = GPTLabConfig
-    _no_split_modules = ["Block"]
+    _no_split_modules = ["Block", "PostNormBlock"]
     _supports_sdpa = True
 
     def __init__(self, config):
         super().__init__(config)
-        self.embed = nn.Embedding(config.vocab_size, config.n_embd)
-        learned = config.position == "learned"
-        self.position = nn.Embedding(config.context, config.n_embd) if learned else None
-        self.embed_norm = (
-            make_norm(config, config.n_embd, config.bias) if config.embed_norm else nn.Identity()
-        )
-        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
-        pre = config.norm_order == "pre"
-        self.norm = make_norm(config, config.n_embd, config.bias) if pre else nn.Identity()
-        tied = config.tie_word_embeddings
-        self.unembed = None if tied else nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        c, block = config, NORM_ORDERS[config.norm_order]
+        self.embed = nn.Embedding(c.vocab_size, c.n_embd)
+        self.position = POSITIONS[c.position](config)
+        norm = partial(NORMS[c.norm], c.n_embd, eps=c.norm_eps, bias=c.bias)
+        self.embed_norm = norm() if c.embed_norm else nn.Identity()
+        self.blocks = nn.ModuleList(block(config, layer) for layer in range(c.n_layer))
+        self.norm = norm() if block.final_norm else nn.Identity()
+        tied = c.tie_word_embeddings
+        self.unembed = None if tied else nn.Linear(c.n_embd, c.vocab_size, bias=False)
         self.post_init()
 
     def get_input_embeddings(self):
@@ -196,11 +252,9 @@ class GPTLabForCausalLM(PreTrainedModel, GenerationMixin):
         start = past_key_values.get_seq_length() if past_key_values is not None else 0
         if position_ids is None:
             position_ids = torch.arange(start, start + x.shape[1], device=x.device)[None]
-        if self.position is not None:
-            x = x + self.position(position_ids)
-        x = self.embed_norm(x)
-        rotation = self.rotation(position_ids) if self.config.position == "rope" else None
-        mask = causal_mask(attention_mask, start, x.shape[1], x.device)
+        x = self.embed_norm(self.position.embed(x, position_ids))
+        rotation = self.position.rotation(position_ids)
+        mask = self.mask(attention_mask, start, x)
         for block in self.blocks:
             x = block(x, rotation, mask, past_key_values)
         last = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -214,19 +268,15 @@ class GPTLabForCausalLM(PreTrainedModel, GenerationMixin):
             loss = self.loss_function(logits, labels, self.config.vocab_size, **others)
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
 
-    def rotation(self, position_ids):
-        # Not a buffer: transformers makes models without memory first, and a buffer's values would be lost.
-        width = self.config.n_embd // self.config.n_head
-        channel = torch.arange(0, width, 2, dtype=torch.float32, device=position_ids.device)
-        angle = position_ids[:, None, :, None] / self.config.rope_theta ** (channel / width)
-        angle = torch.cat((angle, angle), -1)
-        return angle.cos(), angle.sin()
-
-
-def causal_mask(attention_mask, start, length, device):
-    """Return which keys a query may see; None is all before it."""
-    padded = attention_mask is not None and not bool(attention_mask.all())
-    if not padded and (start == 0 or length == 1):
-        return None
-    seen = torch.ones(length, start + length, dtype=torch.bool, device=device).tril(start)
-    return seen & attention_mask[:, None, None, :].bool() if padded else seen
+    def mask(self, attention_mask, start, x):
+        """Return which keys a query sees, or what is added to their scores; None is all before it."""
+        length = x.shape[1]
+        places = torch.arange(start + length, device=x.device)
+        bias = self.position.bias(places[start:], places)
+        padded = attention_mask is not None and not bool(attention_mask.all())
+        if bias is None and not padded and (start == 0 or length == 1):
+            return None
+        seen = (places[start:, None] >= places)[None, None]
+        if padded:
+            seen = seen & attention_mask[:, None, None, :].bool()
+        return seen if bias is None else bias.masked_fill(~seen, torch.finfo(x.dtype).min).to(x.dtype)

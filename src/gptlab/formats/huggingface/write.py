@@ -38,7 +38,7 @@ FILES = (
     TOKENIZER,
     TOKENIZER_CONFIG,
     SPECIAL_TOKENS,
-    MODELING,
+    MODELING.name,
     CARD,
     CURVE,
 )
@@ -73,8 +73,8 @@ def export(
         of: the fingerprint of the run or the model; None if unknown, and then any export is replaced.
 
     Raises:
-        ExportError: the tokenizer is another model's, `out` holds something else or cannot be written, transformers is
-            not installed, or it loads another model.
+        ExportError: no class holds the model, the tokenizer is another model's, `out` holds something else or cannot be
+            written, transformers is not installed, or it loads another model.
     """
     if isinstance(model, HuggingFaceModel):
         raise ExportError(f"{out}: the model is already a Hugging Face folder; copy that folder")
@@ -231,7 +231,7 @@ def _write(
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     write_tokenizer(tokenizer, folder, config.context)
     if architecture == OWN:
-        shutil.copyfile(Path(__file__).with_name(MODELING), folder / MODELING)
+        shutil.copyfile(MODELING, folder / MODELING.name)
 
 
 def _write_json(path: Path, content: Mapping[str, object]) -> None:

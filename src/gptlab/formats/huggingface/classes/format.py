@@ -150,9 +150,8 @@ class Format:
             keys[self.norm_eps] = c.norm_eps
         keys |= dict.fromkeys(self.bias_keys, c.bias)
         if self.rope is not None:
-            still = {"rope_type": "linear", "factor": STILL}
-            turning = {"rope_type": "default"} if c.position == "rope" else still
-            keys["rope_parameters"] = {**turning, "rope_theta": c.rope_theta, **self.rope}
+            turning = {"rope": {"rope_type": "default"}, "none": {"rope_type": "linear", "factor": STILL}}
+            keys["rope_parameters"] = {**turning[c.position], "rope_theta": c.rope_theta, **self.rope}
         return keys | dict(self.fixed)
 
     def written(self, c: ModelConfig) -> dict[str, Any]:
@@ -246,7 +245,10 @@ class Format:
 
     def tensors(self, state: Mapping[str, Tensor], c: ModelConfig) -> Iterator[tuple[str, Tensor]]:
         """Yield the class's names and tensors, made from our state dict."""
-        for piece in self.pieces(c):
+        pieces = list(self.pieces(c))
+        lost = state.keys() - {piece.ours for piece in pieces if isinstance(piece, Held)}
+        assert not lost, f"{type(self).__name__}.pieces holds none of {lost}"
+        for piece in pieces:
             if isinstance(piece, Constant):
                 yield piece.theirs, torch.full(piece.shape, piece.value)
             else:
