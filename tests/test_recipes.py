@@ -148,6 +148,7 @@ def test_every_overlay_fits(name):
         ("rmsnorm", -25 * 768),  # no biases: two norms a layer, and the last
         ("no_bias", -(25 * 768 + 12 * (3 * 768 + 768 + 3072 + 768))),
         ("rope", -1024 * 768),
+        ("alibi", -1024 * 768),
         ("nope", -1024 * 768),
         ("untied", 50257 * 768),
         ("gqa", -12 * 2 * (12 - 6) * 64 * (768 + 1)),

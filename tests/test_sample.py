@@ -32,6 +32,7 @@ VARIANTS = {
     "gpt2": {},
     "grouped": {"n_kv_head": 2},
     "llama": {"n_kv_head": 2, "norm": "rmsnorm", "position": "rope", "mlp": "swiglu", "bias": False},
+    "alibi": {"n_kv_head": 2, "position": "alibi"},
     "post": {"norm_order": "post", "position": "none", "qk_norm": True, "logit_soft_cap": 5.0},
 }
 PROMPT = [5, 17, 3, 99, 42]

@@ -24,6 +24,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "grouped": {"n_kv_head": 2},
     "one key head": {"n_kv_head": 1},
     "llama": {"norm": "rmsnorm", "position": "rope", "mlp": "swiglu", "bias": False, "qk_norm": True},
+    "alibi": {"position": "alibi", "n_kv_head": 2},
     "soft cap": {"logit_soft_cap": 2.0},
     "post norm": {"norm_order": "post"},
 }

@@ -25,6 +25,7 @@ from gptlab.machine.world import World
 from gptlab.model import kernels
 from gptlab.model.gpt import GPT
 from gptlab.model.in_format import InFormat
+from gptlab.model.position import POSITIONS, Position
 from gptlab.model.size import measure
 from gptlab.recipe import RunConfig
 from gptlab.train.average import Average
@@ -146,8 +147,9 @@ def attention_kernel(config: RunConfig, device: torch.device) -> str:
     asked, shape = config.train.attention_kernel, config.model
     dtype = product_type(choose_dtype(config.train.dtype, device))
     grouped = shape.kv_heads < shape.n_head and asked == "auto"  # any other kernel repeats them if it must
+    masked = POSITIONS[shape.position].bias is not Position.bias  # a bias of the scores is a mask to torch
     with kernels.only(asked):
-        name = kernels.choose(device, dtype, shape.head_dim, False, grouped, True)
+        name = kernels.choose(device, dtype, shape.head_dim, masked, grouped, True)
     if asked != "auto" and name not in (asked, "unknown"):
         raise ConfigError(
             f"train.attention_kernel = {asked}: torch {torch.__version__} has no such kernel for {dtype} heads of "

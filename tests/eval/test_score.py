@@ -80,6 +80,7 @@ def families(count: int = 30) -> list[tuple[list[int], list[int]]]:
         {},
         {"position": "rope", "n_kv_head": 2, "norm": "rmsnorm", "mlp": "swiglu"},
         {"position": "none", "norm_order": "post", "bias": False},
+        {"position": "alibi", "n_kv_head": 2},
         {"position": "rope", "qk_norm": True, "logit_soft_cap": 2.0, "tie_embeddings": False, "n_kv_head": 1},
     ],
 )

@@ -1,12 +1,13 @@
 import math
+from copy import deepcopy
 
 import pytest
 import torch
 from jaxtyping import TypeCheckError
 from torch import Tensor
 
-from gptlab.model.attention import Attention, LayerCache, Reading
-from gptlab.model.position import POSITIONS, NoPosition
+from gptlab.model.attention import Attention, LayerCache, Layout, Reading, masked
+from gptlab.model.position import POSITIONS, Position
 
 WIDTH, HEADS, CONTEXT = 24, 6, 16
 HEAD_DIM = WIDTH // HEADS
@@ -17,11 +18,15 @@ GROUPS = [
 ]
 
 
+def encoding_of(name: str) -> Position:
+    return POSITIONS[name](CONTEXT, WIDTH, HEAD_DIM, theta=100.0)
+
+
 def built(
     n_kv_head: int, *, position: str = "rope", norm: str = "rmsnorm", qk_norm: bool = False
 ) -> Attention:
     torch.manual_seed(0)
-    encoding = POSITIONS[position](CONTEXT, WIDTH, HEAD_DIM, theta=100.0)
+    encoding = encoding_of(position)
     attention = Attention(
         WIDTH, HEADS, n_kv_head, position=encoding, bias=True, qk_norm=qk_norm, norm=norm, norm_eps=1e-5
     )
@@ -36,8 +41,9 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def reference(attention: Attention, position: NoPosition, x_BTD: Tensor) -> Tensor:
-    """Attend row by row, head by head and query by query, as in a textbook."""
+def reference(attention: Attention, position: Position, x_BTD: Tensor) -> Tensor:
+    """Attend row by row, head by head and query by query, as in a textbook and in float64."""
+    attention, position, x_BTD = deepcopy(attention).double(), deepcopy(position).double(), x_BTD.double()
     n_batch, n_time, _ = x_BTD.shape
     weight, bias = attention.qkv.weight, attention.qkv.bias
     queries_of_a_key = HEADS // attention.n_kv_head
@@ -49,6 +55,10 @@ def reference(attention: Attention, position: NoPosition, x_BTD: Tensor) -> Tens
     def turned(vector_K: Tensor, t: int) -> Tensor:
         return position.rotate(vector_K.view(1, 1, 1, HEAD_DIM), t).flatten()
 
+    def added(head: int, t: int, s: int) -> Tensor | float:
+        bias_HS = position.bias(t, 1)
+        return 0.0 if bias_HS is None else bias_HS[0, head, 0, s]
+
     y_BTD = torch.empty_like(x_BTD)
     for row in range(n_batch):
         for t in range(n_time):
@@ -59,17 +69,17 @@ def reference(attention: Attention, position: NoPosition, x_BTD: Tensor) -> Tens
                 scores: list[Tensor] = []
                 for s in range(t + 1):
                     k_K = turned(attention.k_norm(read(row, s, HEADS + group)), s)
-                    scores.append(q_K @ k_K / math.sqrt(HEAD_DIM))
+                    scores.append(q_K @ k_K / math.sqrt(HEAD_DIM) + added(head, t, s))
                 shares = torch.stack(scores).exp() / torch.stack(scores).exp().sum()
                 values = [read(row, s, HEADS + attention.n_kv_head + group) for s in range(t + 1)]
                 heads.append(
                     sum(
                         (share * v_K for share, v_K in zip(shares, values, strict=True)),
-                        torch.zeros(HEAD_DIM),
+                        torch.zeros(HEAD_DIM, dtype=torch.float64),
                     )
                 )
             y_BTD[row, t] = attention.out.weight @ torch.cat(heads) + attention.out.bias
-    return y_BTD
+    return y_BTD.float()
 
 
 @pytest.mark.parametrize("qk_norm", [False, True])
@@ -77,20 +87,30 @@ def reference(attention: Attention, position: NoPosition, x_BTD: Tensor) -> Tens
 @pytest.mark.parametrize("n_kv_head", GROUPS)
 def test_attention_is_the_textbooks(n_kv_head: int, position: str, qk_norm: bool) -> None:
     attention, x_BTD = built(n_kv_head, position=position, qk_norm=qk_norm), noise(2, 7, WIDTH)
-    encoding = POSITIONS[position](CONTEXT, WIDTH, HEAD_DIM, theta=100.0)
+    encoding = encoding_of(position)
     with torch.no_grad():
         expected_BTD = reference(attention, encoding, x_BTD)
-        torch.testing.assert_close(attention(x_BTD), expected_BTD, atol=1e-5, rtol=1e-5)
+        y_BTD = attention(x_BTD, Reading(bias=masked(encoding.bias(0, 7))))
+    torch.testing.assert_close(y_BTD, expected_BTD, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("position", POSITIONS)
 @pytest.mark.parametrize("pieces", [(7,), (1,) * 7, (1, 6), (3, 4), (4, 1, 2), (6, 1)])
 @pytest.mark.parametrize("n_kv_head", GROUPS)
-def test_a_cache_continues_the_textbooks(n_kv_head: int, pieces: tuple[int, ...]) -> None:
-    attention, x_BTD = built(n_kv_head, qk_norm=True), noise(2, 7, WIDTH)
-    cache = LayerCache(torch.full((2, n_kv_head, CONTEXT, 2, HEAD_DIM), torch.nan))
+def test_a_cache_continues_the_textbooks(n_kv_head: int, pieces: tuple[int, ...], position: str) -> None:
+    attention, x_BTD = built(n_kv_head, position=position, qk_norm=True), noise(2, 7, WIDTH)
+    cache, encoding = (
+        LayerCache(torch.full((2, n_kv_head, CONTEXT, 2, HEAD_DIM), torch.nan)),
+        encoding_of(position),
+    )
+
+    def read(piece_BTD: Tensor) -> Tensor:
+        bias = masked(encoding.bias(cache.length, piece_BTD.shape[1]))
+        return attention(piece_BTD, Reading(cache, bias=bias))
+
     with torch.no_grad():
-        y_BTD = torch.cat([attention(piece, Reading(cache)) for piece in x_BTD.split(pieces, 1)], 1)
-        expected_BTD = reference(attention, POSITIONS["rope"](CONTEXT, WIDTH, HEAD_DIM, theta=100.0), x_BTD)
+        y_BTD = torch.cat([read(piece_BTD) for piece_BTD in x_BTD.split(pieces, 1)], 1)
+        expected_BTD = reference(attention, encoding, x_BTD)
     torch.testing.assert_close(y_BTD, expected_BTD, atol=1e-5, rtol=1e-5)
     assert cache.length == 7
 
@@ -105,6 +125,30 @@ def test_a_cache_of_half_the_bytes_gives_back_the_format_of_the_new() -> None:
     for part, whole in zip(found, parts, strict=True):
         assert part.dtype == torch.float32
         assert torch.equal(part, whole.bfloat16().float())
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_a_layout_keeps_texts_in_one_row_apart(position: str) -> None:
+    # Two endings of three tokens behind a beginning of two.
+    attention, encoding, x_BTD = built(2, position=position), encoding_of(position), noise(1, 8, WIDTH)
+    positions_BT = torch.tensor([[0, 1, 2, 3, 4, 2, 3, 4]])
+    visible_BTT = torch.ones(1, 8, 8, dtype=torch.bool).tril()
+    visible_BTT[:, 5:, 2:5] = False
+    layout = Layout(positions_BT, visible_BTT)
+    with torch.no_grad():
+        bias = masked(encoding.bias(positions_BT, 8), layout)
+        y_BTD = attention(x_BTD, Reading(layout=layout, bias=bias))
+        first_BTD = reference(attention, encoding, x_BTD[:, :5])
+        second_BTD = reference(attention, encoding, x_BTD[:, [0, 1, 5, 6, 7]])
+    torch.testing.assert_close(y_BTD[:, :5], first_BTD, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(y_BTD[:, 5:], second_BTD[:, 2:], atol=1e-5, rtol=1e-5)
+
+
+def test_a_bias_has_the_format_of_attention() -> None:
+    bias = encoding_of("alibi").bias(0, 3)
+    assert masked(bias).dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        assert masked(bias).dtype == torch.bfloat16
 
 
 def test_a_group_for_every_head_is_multi_head() -> None:

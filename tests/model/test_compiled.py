@@ -45,6 +45,7 @@ found = {}
 variants = [
     {}, {"n_kv_head": 2, "position": "rope", "norm": "rmsnorm", "mlp": "swiglu", "qk_norm": True},
     {"norm_order": "post", "logit_soft_cap": 5.0, "n_kv_head": 1},
+    {"position": "alibi", "n_kv_head": 2},
 ]
 for variant in variants:
     model = GPT(ModelConfig(n_layer=3, n_head=4, n_embd=32, context=16, vocab_size=61, **variant))
@@ -59,7 +60,7 @@ print(json.dumps(found))
 """
 
 PARTS = """
-model = GPT(ModelConfig(n_layer=5, n_head=2, n_embd=32, context=16, vocab_size=61))
+model = GPT(ModelConfig(n_layer=5, n_head=2, n_embd=32, context=16, vocab_size=61, position=POSITION))
 ids = torch.randint(61, (2, 16))
 found = {}
 for recompute in (False, True):
@@ -117,8 +118,9 @@ def test_the_whole_objective_is_one_graph(tmp_path):
 
 
 @pytest.mark.slow
-def test_in_parts_a_block_is_compiled_once_for_all_layers(tmp_path):
-    found = run(PARTS, tmp_path)
+@pytest.mark.parametrize("position", ["learned", "alibi"])
+def test_in_parts_a_block_is_compiled_once_for_all_layers(tmp_path, position):
+    found = run(PARTS.replace("POSITION", repr(position)), tmp_path)
     for recompute in (False, True):
         assert found[f"nothing {recompute}"] == [0, 0]
         apart, graphs = found[f"parts {recompute}"]

@@ -121,6 +121,83 @@ def test_logits_and_gradients_are_those_of_transformers(switches, tied):
     assert checked == own.keys()
 
 
+def mpt_of(model: GPT):
+    """Build transformers' MPT, which has no biases, and the names that map to ours."""
+    import transformers
+
+    c = model.config
+    config = transformers.MptConfig(
+        n_layers=c.n_layer, n_heads=c.n_head, d_model=c.n_embd, max_seq_len=c.context, vocab_size=c.vocab_size
+    )
+    names = {"transformer.wte.weight": "embed.weight", "transformer.norm_f.weight": "norm.weight"}
+    pairs = {
+        "norm_1": "norm1",
+        "norm_2": "norm2",
+        "attn.Wqkv": "attention.qkv",
+        "attn.out_proj": "attention.out",
+    }
+    pairs |= {"ffn.up_proj": "mlp.up", "ffn.down_proj": "mlp.down"}
+    for layer, (their, our) in itertools.product(range(c.n_layer), pairs.items()):
+        names[f"transformer.blocks.{layer}.{their}.weight"] = f"blocks.{layer}.{our}.weight"
+    return transformers.MptForCausalLM(config).eval(), names
+
+
+def bloom_of(model: GPT):
+    """Build transformers' BLOOM, whose embeddings are normalised, and the names that map to ours."""
+    import transformers
+
+    c = model.config
+    config = transformers.BloomConfig(
+        n_layer=c.n_layer, n_head=c.n_head, hidden_size=c.n_embd, vocab_size=c.vocab_size
+    )
+    names = {"transformer.word_embeddings.weight": "embed.weight"}
+    pairs = {"transformer.ln_f": "norm", "transformer.word_embeddings_layernorm": "embed_norm"}
+    inner = {"input_layernorm": "norm1", "post_attention_layernorm": "norm2"}
+    inner |= {"self_attention.query_key_value": "attention.qkv", "self_attention.dense": "attention.out"}
+    inner |= {"mlp.dense_h_to_4h": "mlp.up", "mlp.dense_4h_to_h": "mlp.down"}
+    for layer, (their, our) in itertools.product(range(c.n_layer), inner.items()):
+        pairs[f"transformer.h.{layer}.{their}"] = f"blocks.{layer}.{our}"
+    for their, our in pairs.items():
+        names |= {f"{their}.{part}": f"{our}.{part}" for part in ("weight", "bias")}
+    return transformers.BloomForCausalLM(config).eval(), names
+
+
+@pytest.mark.parametrize("n_head", [4, 6])  # a power of two and none
+@pytest.mark.parametrize(
+    ("build", "switches"),
+    [(mpt_of, {"bias": False, "mlp": "gelu_erf"}), (bloom_of, {"embed_norm": True})],
+    ids=["mpt", "bloom"],
+)
+def test_alibis_logits_and_gradients_are_those_of_transformers(build, switches, n_head):
+    torch.manual_seed(0)
+    shape = SHAPE | {"n_head": n_head, "n_embd": 8 * n_head}
+    ours = GPT(ModelConfig(**shape, **switches, position="alibi"))
+    for parameter in ours.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    theirs, names = build(ours)
+    own, other = dict(ours.named_parameters()), dict(theirs.named_parameters())
+    assert sorted(names.values()) == sorted(own)
+    assert names.keys() == other.keys()
+
+    def their_rows(tensor, their):
+        # BLOOM's rows have the order (head, q or k or v, channel).
+        if "query_key_value" not in their:
+            return tensor
+        return tensor.unflatten(0, (3, n_head, -1)).transpose(0, 1).flatten(0, 2)
+
+    with torch.no_grad():
+        for their, our in names.items():
+            other[their].copy_(their_rows(own[our].data, their))
+    ids = torch.randint(61, (3, 24))
+    logits, expected = ours(ids), theirs(input_ids=ids).logits
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
+    weights = torch.randn_like(logits) / logits.numel()
+    (logits * weights).sum().backward()
+    (expected * weights).sum().backward()
+    for their, our in names.items():
+        torch.testing.assert_close(their_rows(own[our].grad, their), other[their].grad, rtol=0, atol=1e-5)
+
+
 def test_as_many_key_value_heads_as_heads_is_multi_head():
     torch.manual_seed(0)
     grouped, multi = (GPT(ModelConfig(**SHAPE, n_kv_head=n)) for n in (4, None))

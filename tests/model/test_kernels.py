@@ -34,33 +34,40 @@ def a_mask(device):
     return torch.ones(64, 64, dtype=torch.bool, device=device).tril().expand(2, 1, 64, 64)
 
 
-def by_hand(q, k, v):
+def a_bias(device, dtype):
+    bias = torch.linspace(-3, 3, 4 * 64 * 64, device=device).view(1, 4, 64, 64)
+    return bias.masked_fill(~a_mask(device)[:1], -torch.inf).to(dtype)
+
+
+def by_hand(q, k, v, bias=None):
     """Causal attention, head by head, in float64."""
     q, k, v = (part.detach().double().cpu() for part in (q, k, v))
     group = q.shape[1] // k.shape[1]
     rows = []
     for head in range(q.shape[1]):
         scores = q[:, head] @ k[:, head // group].mT / q.shape[-1] ** 0.5
+        scores = scores if bias is None else scores + bias[0, head].double().cpu()
         scores.masked_fill_(~torch.ones_like(scores, dtype=torch.bool).tril(), -torch.inf)
         rows.append(scores.softmax(-1) @ v[:, head // group])
     return torch.stack(rows, 1)
 
 
 @pytest.mark.parametrize("groups", [4, 2, 1])
-@pytest.mark.parametrize("masked", [False, True], ids=["causal", "masked"])
+@pytest.mark.parametrize("mask", ["causal", "masked", "biased"])
 @pytest.mark.parametrize("dtype", FORMATS, ids=str)
 @pytest.mark.parametrize("device", DEVICES)
-def test_attention_is_fused_whatever_the_heads(device, dtype, masked, groups):
+def test_attention_is_fused_whatever_the_heads(device, dtype, mask, groups):
     q, k, v = heads(device, dtype, groups)
+    bias = a_bias(device, dtype) if mask == "biased" else None
     with Operators() as called:
-        y = kernels.attend(q, k, v, a_mask(device) if masked else None, causal=not masked)
+        y = kernels.attend(q, k, v, a_mask(device) if mask == "masked" else bias, causal=mask == "causal")
         y.sum().backward()
     attention = {name for name in called.names if "attention" in name}
     assert attention
     assert not any("math" in name for name in attention), attention
     assert "aten::_softmax" not in called.names
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
-    torch.testing.assert_close(y.double().cpu(), by_hand(q, k, v), atol=tolerance, rtol=tolerance)
+    torch.testing.assert_close(y.double().cpu(), by_hand(q, k, v, bias), atol=tolerance, rtol=tolerance)
 
 
 @pytest.mark.parametrize("chosen", ["flash", "math", None])

@@ -11,7 +11,7 @@ SHAPE = {"n_layer": 2, "n_head": 4, "n_embd": 64, "context": 32, "vocab_size": 9
 VARIANTS = [
     {},
     {"norm": "rmsnorm", "position": "rope", "mlp": "swiglu", "n_kv_head": 2, "bias": False},
-    {"mlp": "relu2", "position": "none"},
+    {"mlp": "relu2", "position": "alibi"},
     {
         "mlp": "gelu_erf",
         "tie_embeddings": False,

@@ -5,12 +5,13 @@ import torch
 from jaxtyping import TypeCheckError
 from torch import Tensor
 
-from gptlab.model.position import POSITIONS, NoPosition, RoPE
+from gptlab.model.position import POSITIONS, Position, RoPE
 
 CONTEXT, WIDTH, HEADS, HEAD_DIM, THETA = 32, 24, 4, 6, 100.0
+HOOKS = ("embed", "rotate", "bias")
 
 
-def built(name: str) -> NoPosition:
+def built(name: str) -> Position:
     position = POSITIONS[name](CONTEXT, WIDTH, HEAD_DIM, theta=THETA)
     with torch.no_grad():
         for parameter in position.parameters():
@@ -82,10 +83,51 @@ def test_learned_adds_the_row_of_each_position(start: int) -> None:
         )
 
 
+@pytest.mark.parametrize("n_head", range(1, 41))
+def test_alibis_slopes_are_those_of_transformers(n_head: int) -> None:
+    bloom = pytest.importorskip("transformers.models.bloom.modeling_bloom")
+    mpt = pytest.importorskip("transformers.models.mpt.modeling_mpt")
+    bias_HTS = POSITIONS["alibi"](CONTEXT, n_head * HEAD_DIM, HEAD_DIM, theta=THETA).bias(0, 9)[0]
+    # Theirs leaves out what all keys of a query have in common, which the softmax cancels.
+    for theirs in (
+        bloom.build_alibi_tensor(torch.ones(1, 9), n_head, torch.float32),
+        mpt.build_mpt_alibi_tensor(n_head, 9),
+    ):
+        expected_HTS = theirs - theirs[:, :, :1] + bias_HTS[:, :, :1]
+        torch.testing.assert_close(bias_HTS, expected_HTS, rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("start", [0, 5])
+def test_alibi_is_a_slope_times_the_distance(start: int) -> None:
+    bias_HTS = built("alibi").bias(start, 7)[0]
+    assert bias_HTS.shape == (HEADS, 7, start + 7)
+    for head, slope in enumerate([1 / 4, 1 / 16, 1 / 64, 1 / 256]):
+        for t in range(7):
+            for s in range(start + 7):
+                assert bias_HTS[head, t, s] == -slope * (start + t - s)
+
+
+def test_alibi_reads_the_positions_of_each_row() -> None:
+    positions_BT = torch.tensor([[0, 1, 2, 2, 3], [7, 8, 9, 10, 8]])
+    bias_BHTT = built("alibi").bias(positions_BT, 5)
+    for row, positions_T in enumerate(positions_BT.tolist()):
+        for t, s in ((0, 0), (3, 2), (4, 1), (4, 3)):
+            assert bias_BHTT[row, 1, t, s] == -(positions_T[t] - positions_T[s]) / 16
+
+
 @pytest.mark.parametrize(
-    ("name", "hook"), [("none", "embed"), ("none", "rotate"), ("learned", "rotate"), ("rope", "embed")]
+    ("name", "hook"),
+    [
+        (name, hook)
+        for name, kind in POSITIONS.items()
+        for hook in HOOKS
+        if getattr(kind, hook) is getattr(Position, hook)
+    ],
 )
 def test_a_hook_that_is_not_spoken_of_does_nothing(name: str, hook: str) -> None:
+    if hook == "bias":
+        assert built(name).bias(3, 7) is None
+        return
     x = noise(2, HEADS, 7, HEAD_DIM) if hook == "rotate" else noise(2, 7, WIDTH)
     assert torch.equal(getattr(built(name), hook)(x, 3), x)
 

@@ -14,12 +14,14 @@ from test_loop import build
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gptlab import cli
+from gptlab import cli, recipe
+from gptlab.build import attention_kernel
 from gptlab.errors import TrainError
 from gptlab.machine import device, world
 from gptlab.machine.memory import ran_out
 from gptlab.machine.world import World
 from gptlab.model.gpt import GPT, ModelConfig, plain
+from gptlab.model.position import POSITIONS
 from gptlab.train import probe, step
 from gptlab.train.objective import Objective
 from gptlab.train.probe import Probe
@@ -299,6 +301,14 @@ def test_where_one_has_no_compiler_all_try_without(tiny_recipe, tmp_path, torch_
     monkeypatch.setattr(updater.probe, "_world", several)
     updater.prepare(print)
     assert tried == ["whole", "nothing"]
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_the_kernel_must_take_a_mask_where_positions_bias_the_scores(position, tiny_recipe, monkeypatch):
+    config, asked = recipe.load([tiny_recipe], {"model": {"position": position}}), []
+    monkeypatch.setattr("gptlab.model.kernels.choose", lambda *what: asked.append(what[3]) or "efficient")
+    attention_kernel(config, torch.device("cpu"))
+    assert asked == [POSITIONS[position](8, 8, 4, theta=1e4).bias(0, 2) is not None]
 
 
 @pytest.mark.parametrize(("kernel", "code"), [("cudnn", 1), ("math", 0), ("auto", 0)])

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from gptlab.bench.rig import Rig, synchronise
 from gptlab.machine.device import product_type
 from gptlab.model import kernels
+from gptlab.model.attention import Reading, masked
 from gptlab.model.in_format import autocast
 from gptlab.model.loss import next_token_loss
 
@@ -33,14 +34,17 @@ def parts_of(rig: Rig) -> dict[str, Callable[[], float]]:
     fast = partial(torch.compile, dynamic=False) if rig.compiled else _as_it_is
     loss = fast(next_token_loss)
 
-    def through(module: nn.Module) -> Work:
-        run: Any = fast(module)
-        return partial(checkpoint, run, x, use_reentrant=False) if config.train.recompute else partial(run, x)
+    with autocast(rig.updater.dtype, device):
+        reading = Reading(bias=masked(model.position.bias(0, config.model.context)))
+
+    def through(module: nn.Module, *more: Reading) -> Work:
+        run = partial(fast(module), x, *more)
+        return partial(checkpoint, run, use_reentrant=False) if config.train.recompute else run
 
     cap = config.model.logit_soft_cap
     first: Any = model.blocks[0]
     works: dict[str, tuple[Work, int]] = {
-        "attention": (through(first.attention), config.model.n_layer),
+        "attention": (through(first.attention, reading), config.model.n_layer),
         "mlp": (through(first.mlp), config.model.n_layer),
         "head and loss": (lambda: loss(x, model.head_weight_VD, targets, logit_soft_cap=cap), 1),
     }

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from gptlab.model.kernels import attend
+from gptlab.model.kernels import attend, format_of_products
 from gptlab.model.norm import NORMS
 from gptlab.model.position import Position
 
@@ -69,6 +69,8 @@ class Reading:
     """Positions and mask of rows that are not plain texts."""
     cells: Int[Tensor, " N"] | None = None
     """The tokens to return, as indices into the flattened rows; None means all."""
+    bias: Float[Tensor, "rows H T S"] | None = None
+    """What is added to the scores, -inf where a query does not see a key; None is nothing, and the usual mask."""
 
     def wanted(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "rows tokens D"]:
         """Return all tokens, or the chosen cells as one row."""
@@ -123,16 +125,33 @@ class Attention(nn.Module):
         if cache is not None:
             k_BGSK, v_BGSK = cache.append(k_BGSK, v_BGSK)
 
-        mask = layout.visible_BTT[:, None] if layout is not None else _mask_TS(q_BHTK, start)
-        y_BHTK = attend(q_BHTK, k_BGSK, v_BGSK, mask, causal=layout is None and start == 0)
+        mask = reading.bias if reading.bias is not None else _mask(layout, start, q_BHTK)
+        y_BHTK = attend(q_BHTK, k_BGSK, v_BGSK, mask, causal=mask is None and start == 0)
         return self.out(y_BHTK.transpose(1, 2).flatten(2))
 
 
-def _mask_TS(q_BHTK: Tensor, start: int) -> Tensor | None:
+def _mask(layout: Layout | None, start: int, q_BHTK: Tensor) -> Tensor | None:
     # torch's causal flag aligns the first query with the first key, which is wrong after a cache; a single query
     # sees every key and needs no mask.
     n_query = q_BHTK.shape[2]
-    if start == 0 or n_query == 1:
+    if layout is None and (start == 0 or n_query == 1):
         return None
-    mask_TS = torch.ones(n_query, start + n_query, dtype=torch.bool, device=q_BHTK.device)
-    return mask_TS.tril(diagonal=start)
+    return _visible(layout, n_query, start + n_query, q_BHTK.device)
+
+
+def _visible(layout: Layout | None, n_query: int, n_key: int, device: torch.device) -> Tensor:
+    if layout is not None:
+        return layout.visible_BTT[:, None]
+    return torch.ones(n_query, n_key, dtype=torch.bool, device=device).tril(n_key - n_query)
+
+
+def masked(
+    bias: Float[Tensor, "rows H T S"] | None, layout: Layout | None = None
+) -> Float[Tensor, "rows H T S"] | None:
+    """Return a position encoding's bias with -inf where a query does not see a key; None stays None."""
+    if bias is None:
+        return None
+    n_query, n_key = bias.shape[-2:]
+    visible = _visible(layout, n_query, n_key, bias.device)
+    # In attention's own format: autocast would convert it again in every block.
+    return bias.masked_fill(~visible, -torch.inf).to(format_of_products(bias))

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gptlab.model.attention import PLAIN, Attention, LayerCache, Layout, Reading
+from gptlab.model.attention import PLAIN, Attention, LayerCache, Layout, Reading, masked
 from gptlab.model.mlp import MLPS, MLPName
 from gptlab.model.norm import NORMS, NormName
 from gptlab.model.position import POSITIONS, Position, PositionName, Start
@@ -281,9 +281,10 @@ class GPT(nn.Module):
         if self.short_residual and torch.is_autocast_enabled(x.device.type):
             # Autocast leaves embeddings in float32, and sums with them stay float32.
             x = x.to(torch.get_autocast_dtype(x.device.type))
+        bias = masked(self.position.bias(start, ids_BT.shape[1]), layout)
         for block, own in zip(self.blocks, cache or [None] * len(self.blocks), strict=True):
             wanted = cells if block is self.blocks[-1] else None
-            x = run(block, x, Reading(own, layout, wanted))
+            x = run(block, x, Reading(own, layout, wanted, bias))
         return self.norm(x)
 
     def head(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T V"]:

@@ -27,14 +27,14 @@ def attend(
     q_BHTK: Float[Tensor, "B H T K"],
     k_BGSK: Float[Tensor, "B G S K"],
     v_BGSK: Float[Tensor, "B G S K"],
-    mask: Bool[Tensor, "*lead T S"] | None,
+    mask: Bool[Tensor, "*lead T S"] | Float[Tensor, "*lead T S"] | None,
     *,
     causal: bool,
 ) -> Float[Tensor, "B H T K"]:
     """Return softmax(q k^T / sqrt(K)) v, with each key/value head shared by an equal group of query heads.
 
-    Where no fused kernel takes shared heads, each query head gets its own copy: torch would otherwise write out all
-    scores, at many times the memory.
+    A mask says which keys a query sees, or what is added to the scores. Where no fused kernel takes shared heads, each
+    query head gets its own copy: torch would otherwise write out all scores, at many times the memory.
     """
     group = q_BHTK.shape[1] // k_BGSK.shape[1]
     if group > 1 and not takes_groups(q_BHTK, masked=mask is not None):
@@ -47,11 +47,15 @@ def attend(
 
 def takes_groups(q_BHTK: Tensor, *, masked: bool) -> bool:
     """Return whether a fused kernel takes shared key/value heads for queries like these."""
-    device = q_BHTK.device.type
-    # Autocast converts the inputs of attention to its own format.
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else q_BHTK.dtype
+    dtype = format_of_products(q_BHTK)
     chosen = choose(q_BHTK.device, dtype, q_BHTK.shape[-1], masked, True, torch.is_grad_enabled())
     return chosen not in ("math", None)  # None: the only kernel switched on takes no shared heads
+
+
+def format_of_products(tensor: Tensor) -> torch.dtype:
+    """Return the number format in which attention multiplies a tensor: autocast's, or the tensor's own."""
+    device = tensor.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensor.dtype
 
 
 def choose(

@@ -16,7 +16,7 @@ class Size:
     counts: Mapping[KindName, int]
     """Parameters by the kind of their role, a tied head counted once."""
     tables: int
-    """Numbers that are not parameters: RoPE's sines and cosines."""
+    """Numbers that are not parameters, such as RoPE's sines and cosines."""
     flops_per_token: int
     """Floating-point operations of a forward and a backward pass per token, at full context."""
 

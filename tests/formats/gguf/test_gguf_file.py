@@ -73,6 +73,7 @@ def test_without_gguf_the_extra_is_named(gpt: GPTs, tmp_path: Path, monkeypatch:
             "llama, needs logit_soft_cap = no limit (not 30.0)",
         ),
         (LLAMA | {"position": "learned"}, "llama, needs position = rope (not learned)"),
+        ({"position": "alibi"}, "gpt2, needs position = learned (not alibi)"),
     ],
 )
 def test_what_llama_cpp_does_not_run_is_refused(

@@ -59,6 +59,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "vaultgemma": ("VaultGemmaForCausalLM", LLAMA | {"mlp": "relu2", "logit_soft_cap": 15.0, "bias": False}),
     "nanochat": ("NanoChatForCausalLM", NANOCHAT | {"n_kv_head": 2, "logit_soft_cap": 15.0}),
     "own": (OWN, LLAMA | {"qk_norm": True, "logit_soft_cap": 15.0, "n_kv_head": 3}),
+    "own-alibi": (OWN, {"position": "alibi", "n_kv_head": 2}),
 }
 FILES = [
     "config.json",

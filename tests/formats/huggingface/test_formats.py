@@ -91,6 +91,7 @@ def of_each_native_format(count: int) -> list[Any]:
         (NANOCHAT | {"logit_soft_cap": 15.0, "mlp": "gelu", "position": "none"}, "NanoChatForCausalLM"),
         (NANOCHAT | {"norm": "rmsnorm"}, OWN),
         ({"norm": "rmsnorm"}, OWN),
+        ({"position": "alibi"}, OWN),
     ],
 )
 def test_which_class_holds_a_model(switches: dict[str, Any], name: str) -> None:

@@ -112,6 +112,16 @@ class RoPE(Position):
         return angle.cos(), angle.sin()
 
 
+class ALiBi(Position):
+    def bias(self, queries, keys):
+        n_head = self.config.n_head
+        below = 1 << (n_head.bit_length() - 1)
+        slopes = [2.0 ** (-8 * i / below) for i in range(1, below + 1)]
+        slopes += [2.0 ** (-4 * i / below) for i in range(1, 2 * (n_head - below), 2)]
+        # Padding moves all of a row's places alike, and distances stay.
+        return -torch.tensor(slopes, device=keys.device)[:, None, None] * (queries[:, None] - keys)
+
+
 class Attention(nn.Module):
     def __init__(self, config, layer):
         super().__init__()
@@ -197,7 +207,7 @@ class PostNormBlock(Block):
 
 # The tables of src/gptlab/model/, by the same names; gptlab reads them to tell which models this file holds.
 NORMS = {"rmsnorm_no_gain": UnitRMSNorm, "rmsnorm": RMSNorm, "layernorm": nn.LayerNorm}
-POSITIONS = {"none": Position, "learned": Learned, "rope": RoPE}
+POSITIONS = {"none": Position, "learned": Learned, "rope": RoPE, "alibi": ALiBi}
 MLPS = {"gelu": GELU, "gelu_erf": ErfGELU, "relu2": ReLU2, "swiglu": SwiGLU}
 NORM_ORDERS = {"pre": Block, "post": PostNormBlock}
 
