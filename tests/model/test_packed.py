@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from gptlab.model.gpt import GPT, ModelConfig
+from gptlab.model.mlp import ACTIVATIONS, Activated
 from gptlab.model.packed import PackedLinear, packed
 
 SHAPE = {"n_layer": 2, "n_head": 4, "n_embd": 64, "context": 32, "vocab_size": 97}
@@ -61,6 +62,20 @@ def test_the_numbers_stay_the_same(model, ids):
     torch.testing.assert_close(twin(ids), expected, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(read_in_parts(twin, ids), expected, atol=1e-4, rtol=1e-4)
     assert torch.equal(twin(ids).argmax(-1), expected.argmax(-1))
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="needs oneDNN")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", [*ACTIVATIONS, "mish"])
+def test_an_activation_that_onednn_lacks_follows_the_product(name, dtype, monkeypatch):
+    monkeypatch.setitem(ACTIVATIONS, "mish", nn.functional.mish)
+    layer, x = Activated(64, 96, bias=True, activation=name), torch.randn(5, 64)
+    twin = packed(nn.Sequential(layer), dtype)
+    with torch.inference_mode():
+        expected = layer(x)
+        close = 1e-5 if dtype == torch.float32 else 0.02
+        torch.testing.assert_close(twin(x), expected, atol=close, rtol=close)
+    assert isinstance(twin[0], PackedLinear)
 
 
 @torch.inference_mode()

@@ -42,12 +42,14 @@ class PackedLinear(nn.Linear):
             self._weight = torch.ops.mkldnn._reorder_linear_weight(self._weight.contiguous())
 
     def forward(self, input: Float[Tensor, "*lead I"]) -> Float[Tensor, "*lead O"]:  # noqa: A002 (as nn.Linear calls it)
-        x = input.to(self.dtype)
+        x, fused = input.to(self.dtype), self._packs and self.activation in ONEDNN
         if self._packs:
-            y = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, *ONEDNN[self.activation])
+            inside = ONEDNN[self.activation if fused else None]
+            y = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, *inside)
         else:
             y = F.linear(x, self._weight, self._bias)
-            y = ACTIVATIONS[self.activation](y) if self.activation is not None else y
+        if self.activation is not None and not fused:
+            y = ACTIVATIONS[self.activation](y)
         return y.to(input.dtype)
 
 
@@ -89,7 +91,7 @@ def _packs(device: torch.device, dtype: torch.dtype) -> bool:
     return dtype == torch.float32 or (dtype == torch.bfloat16 and mkldnn._is_mkldnn_bf16_supported())
 
 
-# How oneDNN names an activation: its name, its numbers and its variant.
+# How oneDNN names an activation: its name, its numbers and its variant. One that is not here follows the product.
 ONEDNN: dict[str | None, tuple[str, list[float], str]] = {
     None: ("none", [], ""),
     "gelu": ("gelu", [], "none"),
