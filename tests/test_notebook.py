@@ -15,7 +15,7 @@ STEPS, PROMPT, CUT = 40, "The", 0.0015
 """
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # a minute: eleven commands, one after the other
 def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
     book = nbformat.read(NOTEBOOK, as_version=4)
     [parameters] = [cell for cell in book.cells if "parameters" in cell.metadata.get("tags", ())]
