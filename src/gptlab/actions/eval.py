@@ -9,7 +9,7 @@ from typing import Any
 
 from gptlab.actions.lm_eval import asked_by_harness, harness_module
 from gptlab.actions.scored_model import ScoredModel, open_to_score
-from gptlab.data.batches import Windows, validation_batches
+from gptlab.data.batches import Windows, validation_batches, validation_windows
 from gptlab.errors import ConfigError, TaskError
 from gptlab.eval import paired as compare
 from gptlab.eval import published, tasks
@@ -241,7 +241,13 @@ def _percent(fraction: float, error: float | None) -> str:
 def _loss(held_out: Windows, model: ScoredModel, request: Request) -> tuple[dict[str, Any], Sequence[float]]:
     rows = max(1, good_batch_tokens(model.device) // model.context)
     batches = validation_batches(held_out, rows, request.limit)
-    loss = mean_loss(model.logits, batches, device=model.device, token_bytes=model.tokenizer.token_bytes)
+    loss = mean_loss(
+        model.logits,
+        batches,
+        device=model.device,
+        total=validation_windows(held_out, request.limit) * model.context,
+        token_bytes=model.tokenizer.token_bytes,
+    )
     print(
         f"{model.path}: loss, {loss.tokens:,} held-out tokens of {held_out.folder}, context {model.context}"
     )

@@ -76,6 +76,7 @@ def mean_loss(
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
     device: torch.device | str,
+    total: int | None = None,
     token_bytes: npt.NDArray[np.integer] | None = None,
     stop: Stop | None = None,
     quiet: bool = False,
@@ -86,6 +87,7 @@ def mean_loss(
         logits: a causal model.
         batches: int64 ids and their targets.
         device: where the model is.
+        total: how many targets there are, for the progress's ETA.
         token_bytes: the UTF-8 bytes that each id stands for, for bits per byte.
         stop: checked before each batch.
         quiet: hide the progress, for every process but the first.
@@ -95,7 +97,7 @@ def mean_loss(
     """
     nats, tokens, text_bytes = 0.0, 0, 0
     means: list[float] = []
-    with Progress("validating", None, " tokens", quiet=quiet) as progress:
+    with Progress("validating", total, " tokens", quiet=quiet) as progress:
         for ids_BT, targets_BT in batches:
             heed(stop)
             rows = list(zip(ids_BT, targets_BT, strict=True))
