@@ -18,6 +18,7 @@ def test_tokens_of_a_time():
     pace = Pace("any", flops_per_s=1e12, overhead=0.1, usd_per_hour=None, memory=None, start_s=600)
     assert pace.tokens(1, 1e9) == pytest.approx(3000 * 0.9 * 1000)
     assert pace.tokens(0.1, 1e9) == 0
+    assert pace.hours(pace.tokens(1, 1e9), 1e9) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("name", GPUS)

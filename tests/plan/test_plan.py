@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 from gptlab import cli, recipe
+from gptlab.bench import bench
 from gptlab.model.size import measure
+from gptlab.plan import options
+from gptlab.plan.pace import assumed
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -89,6 +92,29 @@ def test_fast_recipes_are_planned_with_their_own_gain(planned, tmp_path):
     config = recipe.load([tmp_path / "fast.toml"])
     assert (config.model, config.optim.lr) == (own.model, own.optim.lr)
     assert config.optim.embedding_lr == pytest.approx(own.optim.embedding_lr, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "shared"), [("rope_gqa_gelu_124m", [6, 8, 10, 5]), ("small_cpu", [2, 4, 4, 5, 5])]
+)
+def test_key_value_heads_stay_shared(name, shared):
+    config = recipe.load([RECIPES / f"{name}.toml"])
+    data = options.data_named("fineweb")
+    found = [of.model.n_kv_head for _, of in options.rows(config, assumed("H100", 1), data, 5.0)]
+    assert found == shared
+
+
+def test_a_small_recipe_on_this_machine_has_its_hours_and_no_more(
+    planned, tiny_recipe, torch_settings, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(bench, "ENOUGH_S", 0.0)
+    code, facts, told = planned(
+        "--calibrate", "--recipe", tiny_recipe, "--hours", 0.01, "--write", tmp_path / "t.toml"
+    )
+    assert (code, facts["best"]["loss"]) == (0, None)
+    assert 0 < facts["best"]["hours"] <= 0.01
+    assert "nothing is expected of it: no published fit reaches" in told.out
+    assert recipe.load([tmp_path / "t.toml"]).train.steps == facts["best"]["steps"]
 
 
 def test_a_prepared_folder(planned, tiny_data, tmp_path):

@@ -1,5 +1,6 @@
 """The sizes that a budget allows: tokens, expected loss and score, hours, memory; and which of them is best."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -94,9 +95,11 @@ def sized(config: RunConfig, size: str | None) -> RunConfig:
     """Return a recipe with another of the named sizes, and the rates that go with it."""
     if size is None:
         return config
-    model = replace(config.model, **{**SIZES[size], "context": config.model.context}, n_hidden=None)
-    if config.model.n_kv_head is not None:
-        model = replace(model, n_kv_head=model.n_head * config.model.kv_heads // config.model.n_head)
+    own, keys = config.model, SIZES[size] | {"context": config.model.context}
+    heads = keys["n_head"]
+    # As many query heads a key/value head, or a few less where they do not divide.
+    shared = next(n for n in range(heads * own.kv_heads // own.n_head, 0, -1) if heads % n == 0)
+    model = replace(own, **keys, n_hidden=None, n_kv_head=shared if own.n_kv_head is not None else None)
     if config.optim.name == "adamw":
         before, now = (_rate(measure(shape).parameters) for shape in (config.model, model))
         optim = replace(config.optim, lr=round(config.optim.lr * now / before, 6))
@@ -141,7 +144,7 @@ def _row(name: str, config: RunConfig, pace: Pace, data: Data, hours: float) -> 
     size, batch = measure(config.model), config.train.batch_tokens
     steps = int(pace.tokens(hours, size.flops_per_token)) // batch
     tokens = steps * batch
-    used = hours * tokens / pace.tokens(hours, size.flops_per_token)
+    used = pace.hours(tokens, size.flops_per_token)
     c = config.model
     state = NUMBER_BYTES * (2 * size.parameters + size.tables) + state_bytes(config.optim, size.counts)
     memory = state + ACTIVATION_BYTES * c.n_layer * c.n_embd * c.context
@@ -176,6 +179,8 @@ def _row(name: str, config: RunConfig, pace: Pace, data: Data, hours: float) -> 
         return row, config
     fast = config.optim.name == "muon"
     loss = data.surface.loss(size.parameters, tokens * (MUON_TOKENS if fast else 1.0))
+    if loss >= math.log(c.vocab_size):  # a guess
+        return replace(row, why="no published fit reaches so few tokens"), config
     best = data.surface.loss(size.parameters, tokens * CPU_TOKENS) if fast else loss
     score = hellaswag(data.surface, size.parameters, tokens * (MUON_TOKENS if fast else 1.0))
     band = (score + HELLASWAG_BAND[0], score + HELLASWAG_BAND[1])

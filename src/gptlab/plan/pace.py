@@ -45,6 +45,10 @@ class Pace:
     start_s: float = 0.0
     """Seconds before the second step: the first evaluation, and a compiler."""
 
+    def hours(self, tokens: float, flops_per_token: float) -> float:
+        """Return how long a number of tokens takes."""
+        return (self.start_s + tokens * flops_per_token / self.flops_per_s / (1 - self.overhead)) / 3600
+
     def tokens(self, hours: float, flops_per_token: float) -> float:
         """Return how many tokens fit into a time."""
         seconds = max(0.0, 3600 * hours - self.start_s)

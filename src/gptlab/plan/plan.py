@@ -48,6 +48,8 @@ def plan(
     chosen = best([row for row, _ in found], on)
     print(f"pace: {pace.name}")
     print("\n".join(table([row for row, _ in found], chosen)))
+    if chosen is None and calibrate and found[0][0].steps:
+        chosen = found[0][0]  # its hours are measured, if no more
     if chosen is None:
         raise ConfigError(_nothing(time, [row for row, _ in found], pace))
     for line in _reasons(chosen, [row for row, _ in found], on, fast=config.optim.name == "muon"):
@@ -94,6 +96,8 @@ def _reasons(chosen: Row, found: list[Row], data: Data, *, fast: bool) -> list[s
     if chosen.epochs > 1:
         much = "; repeated text teaches less and less" if chosen.epochs > MANY_EPOCHS else ""
         said.append(f"data: {chosen.epochs:.2g} epochs of {data.name}{much}")
+    if chosen.loss is None:
+        return [*said, f"nothing is expected of it: {chosen.why}"]
     said.append(
         f"expected from published runs: the loss in nats per token of GPT-2's vocabulary on {data.name}; HellaSwag by "
         f"{PROTOCOL}, {100 * -COMPLETION:.1f} points less in the completion protocol"
@@ -109,12 +113,10 @@ def _reasons(chosen: Row, found: list[Row], data: Data, *, fast: bool) -> list[s
 def written(row: Row, config: RunConfig, data: Data, hours: float, pace: Pace) -> str:
     """Return the recipe of a size: its steps, its rates, and a schedule that ends in time."""
     warmup = max(1, min(config.schedule.warmup_steps, row.steps // 10))
-    every = max(1, min(config.eval.every_steps, row.steps // 20))
     planned = replace(
         config,
         train=replace(config.train, steps=row.steps, hours=hours),
         schedule=replace(config.schedule, warmup_steps=warmup),
-        eval=replace(config.eval, every_steps=every),
         data=replace(config.data, path=data.path),
     )
     loss, score = expected(row)
