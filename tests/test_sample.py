@@ -294,6 +294,9 @@ def test_generating_gpt_is_a_gpt() -> None:
     assert list(model.state_dict()) == list(a_gpt().state_dict())
     assert model.context == 16
     written = model.generate(PROMPT, max_new_tokens=9, temperature=0)
+    assert torch.equal(model.generate(PROMPT, max_tokens=9, temperature=0), written)
+    with pytest.raises(ConfigError, match="are two names of one option; leave one out"):
+        model.generate(PROMPT, max_new_tokens=9, max_tokens=9)
     assert torch.equal(written, generate(a_gpt(), PROMPT, max_tokens=9, temperature=0))
     assert torch.equal(written, model.generate(torch.tensor(PROMPT), 9, temperature=0))
     options = {"temperature": 0.9, "top_k": 40, "top_p": 0.8, "seed": 3, "stop_id": 9, "samples": 2}

@@ -106,7 +106,7 @@ class Writer:
         ids: Ids,
         max_new_tokens: int | None = None,
         *,
-        max_tokens: int = 100,
+        max_tokens: int | None = None,
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
@@ -122,7 +122,7 @@ class Writer:
         Args:
             ids: a prompt, as a list or tensor of the tokenizer's ids, or several of equal length; of one longer than
                 the context only the end is read.
-            max_new_tokens: the most tokens to write, not counting the prompt's, as transformers calls it.
+            max_new_tokens: the most tokens to write, not counting the prompt's; None means 100.
             max_tokens: the same, as `gptlab sample` calls it.
             temperature: divides the logits; 0 takes the likeliest token.
             top_k: draw from this many of the likeliest tokens; None means all.
@@ -136,10 +136,13 @@ class Writer:
             ConfigError: an option is out of range, or a prompt is empty or has ids outside the vocabulary.
             CheckpointError: the logits are not finite, as in a model that diverged.
         """
+        given = [most for most in (max_new_tokens, max_tokens) if most is not None]
+        if len(given) > 1:
+            raise ConfigError("max_new_tokens and max_tokens: are two names of one option; leave one out")
         return generate(
             self,
             ids,
-            max_tokens=max_tokens if max_new_tokens is None else max_new_tokens,
+            max_tokens=given[0] if given else 100,
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,

@@ -91,6 +91,7 @@ def test_fast_recipes_are_planned_with_their_own_gain(planned, tmp_path):
     own = recipe.load([RECIPES / "fast_350m.toml"])
     config = recipe.load([tmp_path / "fast.toml"])
     assert (config.model, config.optim.lr) == (own.model, own.optim.lr)
+    assert config.optim.vector_lr == own.optim.vector_lr
     assert config.optim.embedding_lr == pytest.approx(own.optim.embedding_lr, rel=0.05)
 
 
@@ -102,6 +103,13 @@ def test_key_value_heads_stay_shared(name, shared):
     data = options.data_named("fineweb")
     found = [of.model.n_kv_head for _, of in options.rows(config, assumed("H100", 1), data, 5.0)]
     assert found == shared
+
+
+def test_one_head_for_many_stays_one():
+    config = recipe.load(
+        [RECIPES / "gpt2_124m.toml"], {"model": {"n_head": 32, "n_embd": 1024, "n_kv_head": 1}}
+    )
+    assert options.sized(config, "gpt2-124m").model.n_kv_head == 1
 
 
 def test_a_small_recipe_on_this_machine_has_its_hours_and_no_more(
@@ -129,6 +137,14 @@ def test_a_prepared_folder(planned, tiny_data, tmp_path):
     [
         (["--hours", 24, "--gpus", 8, "--gpu", "H100"], "the largest that they cover is 1e+20 FLOPs, 8.7"),
         ([], "--hours: is missing, and so is --dollars; give one of them"),
+        (
+            ["--calibrate", "--gpus", 8, "--hours", 1],
+            "--gpus 8: --calibrate measures one process here; leave one out",
+        ),
+        (
+            ["runs/mine", "--hours", 1],
+            "--hours: is for a new plan; a run has its own recipe, so leave it out",
+        ),
         (["--hours", 0], "--hours 0.0: must be above 0"),
         (["--hours", 1, "--gpus", 0], "--gpus 0: must be above 0"),
         (["--hours", 1, "--gpu", "8800"], "--gpu 8800: is not in the table (B200, "),

@@ -52,4 +52,4 @@ def test_more_is_better_and_chance_is_the_floor():
             for n, d in ((2e7, 1e7), (1e8, 1e9), (1e8, 1e10), (1e9, 1e10), (1.5e9, 3e10))
         ]
         assert scores == sorted(scores)
-        assert scores[0] == surface.CHANCE
+        assert scores[0] == 0.25

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from gptlab.errors import ConfigError
+
 
 def run(
     run: Path | None = None,
@@ -31,6 +33,9 @@ def run(
         write: file for the recipe of the best size.
     """
     if run is not None:
+        given = {"--hours": hours, "--dollars": dollars, "--write": write, "--calibrate": calibrate or None}
+        for flag in (flag for flag, value in given.items() if value is not None):
+            raise ConfigError(f"{flag}: is for a new plan; a run has its own recipe, so leave it out")
         from gptlab.plan.course import judge
 
         return judge(run)

@@ -91,27 +91,19 @@ def data_named(name: str) -> Data:
     return Data(f"text like FineWeb in {name}", name, SURFACES["fineweb"], tokens)
 
 
-def sized(config: RunConfig, size: str | None) -> RunConfig:
+def sized(config: RunConfig, size: str) -> RunConfig:
     """Return a recipe with another of the named sizes, and the rates that go with it."""
-    if size is None:
-        return config
     own, keys = config.model, SIZES[size] | {"context": config.model.context}
     heads = keys["n_head"]
     # As many query heads a key/value head, or a few less where they do not divide.
-    shared = next(n for n in range(heads * own.kv_heads // own.n_head, 0, -1) if heads % n == 0)
+    shared = next(n for n in range(max(1, heads * own.kv_heads // own.n_head), 0, -1) if heads % n == 0)
     model = replace(own, **keys, n_hidden=None, n_kv_head=shared if own.n_kv_head is not None else None)
     if config.optim.name == "adamw":
         before, now = (_rate(measure(shape).parameters) for shape in (config.model, model))
         optim = replace(config.optim, lr=round(config.optim.lr * now / before, 6))
     else:  # the matrices' rate is the same at every width; a tied embedding's falls with it
-        narrower = config.model.n_embd / model.n_embd
-        optim = replace(
-            config.optim,
-            **{
-                key: round(getattr(config.optim, key) * narrower, 6)
-                for key in ("embedding_lr", "head_lr", "vector_lr")
-            },
-        )
+        embedding_lr = round(config.optim.embedding_lr * config.model.n_embd / model.n_embd, 6)
+        optim = replace(config.optim, embedding_lr=embedding_lr)
     return replace(config, model=model, optim=optim)
 
 

@@ -39,6 +39,8 @@ def plan(
     for flag, value in (("--hours", hours), ("--dollars", dollars), ("--gpus", gpus)):
         if value is not None and not value > 0:
             raise ConfigError(f"{flag} {value}: must be above 0")
+    if calibrate and gpus != 1:
+        raise ConfigError(f"--gpus {gpus}: --calibrate measures one process here; leave one out")
     if write is not None and (refusal := file_unwritable(write, "--write")) is not None:
         raise ConfigError(refusal)
     config, on = recipe.load([file]), data_named(data)

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from gptlab.eval.chance import CHANCE
+
 SMALLEST, LARGEST = 20e6, 1.7e9
 """Parameters between which the surfaces were fitted."""
 MOST_FLOPS = 1e20
@@ -56,7 +58,6 @@ USERS = -0.017
 """What GPT-2-class runs with GPT-2's vocabulary score beyond the fits' at equal loss: the mean of what is published."""
 COMPLETION = -0.016
 """The score of the completion protocol less the harness's, of GPT-2 124M: 29.55 and 31.14 %."""
-CHANCE = 0.25
 HELLASWAG_BAND = (-0.032, 0.015)
 """Around the expected score: what published runs deviated from it, a user's 28.3 % most."""
 
@@ -68,4 +69,4 @@ def hellaswag(surface: Surface, parameters: float, tokens: float) -> float:
     # A line through the two nearest, so that the ends continue theirs.
     (loss_a, score_a), (loss_b, score_b) = scored[:2] if loss > scored[1][0] else scored[1:]
     score = score_a + (loss - loss_a) * (score_b - score_a) / (loss_b - loss_a)
-    return max(CHANCE, score + USERS)
+    return max(CHANCE["hellaswag"], score + USERS)
