@@ -103,7 +103,7 @@ def main() -> None:
                 saver.start(
                     {"step": number + 1},
                     model=model.state_dict(),
-                    optimizer=optimizer_state(optimizer, model),
+                    optimizer=optimizer_state(optimizer, dict(model.named_parameters())),
                 )
                 copied = time.perf_counter() - began
                 saving = copied + steps(arguments.steps)

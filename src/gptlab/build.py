@@ -34,7 +34,9 @@ from gptlab.train.console import Work
 from gptlab.train.guard import Guard
 from gptlab.train.interrupt import Interrupt
 from gptlab.train.loop import Trainer
-from gptlab.train.optim import NUMBER_BYTES, build_optimizer, state_bytes
+from gptlab.train.objective import Objective
+from gptlab.train.optim import OPTIMIZERS, build_optimizer, state_bytes
+from gptlab.train.parallel import NUMBER_BYTES, PARALLEL, Alone
 from gptlab.train.saver import Saver
 from gptlab.train.schedule import rate
 from gptlab.train.skip import Skipping
@@ -76,14 +78,20 @@ def build(
     }
     updater = build_updater(config, sets.order, world, identity=identity, replan=replan)
     state, dtype, peak = updater.state, updater.dtype, peak_flops(world.device, updater.dtype)
-    flops_per_token = measure(config.model).flops_per_token
+    readable, flops_per_token = state.sharing.readable, measure(config.model).flops_per_token
     return Trainer(
         state,
         updater,
-        Saver(out, keep=config.train.keep, keep_every=config.train.keep_every_steps, files=tokenizer.files),
+        Saver(
+            out,
+            keep=config.train.keep,
+            keep_every=config.train.keep_every_steps,
+            files=tokenizer.files,
+            link=state.sharing.link,
+        ),
         partial(rate, config.schedule),
         config.train,
-        evaluations(config, state.model, InFormat(state.model, dtype, world.device), sets, world, interrupt),
+        evaluations(config, readable, InFormat(readable, dtype, world.device), sets, world, interrupt),
         config.eval.every_steps,
         Work(config.train.batch_tokens, flops_per_token, peak * world.size if peak is not None else None),
         interrupt,
@@ -118,9 +126,15 @@ def build_updater(
     attention_kernel(config, world.device)  # may refuse, so before memory is allocated
     seed_all(config.train.seed)
     model = GPT(config.model).to(world.device)
+    model.short_residual = config.train.residual == "products"
+    objective = Objective(model, recompute=config.train.recompute)
+    if config.train.compile:
+        objective.compile_as("whole" if world.size == 1 else "parts")
+    sharing = _share(objective, config, world)
     state = State(
         model,
-        build_optimizer(model, config.optim),
+        sharing,
+        build_optimizer(model, config.optim, sharing.parts),
         torch.amp.GradScaler(world.device.type, enabled=dtype == "float16"),
         Guard(config.guard),
         Budget(
@@ -135,7 +149,18 @@ def build_updater(
         world=world,
         average=Average(model, config.train.average) if config.train.average is not None else None,
     )
-    return Updater(state, config.train, dtype)
+    return Updater(state, objective, config.train, dtype)
+
+
+def _share(objective: Objective, config: RunConfig, world: World) -> Alone:
+    if world.size == 1:
+        return Alone(objective, world)
+    if config.train.parallel == "fsdp" and choose_dtype(config.train.dtype, world.device) == "float16":
+        raise ConfigError(
+            "train.parallel = fsdp: has no common loss scale for float16; use bfloat16 or float32, or zero1"
+        )
+    whole = OPTIMIZERS[config.optim.name].whole
+    return PARALLEL[config.train.parallel](objective, world, config.train.reduce_dtype, whole)
 
 
 def attention_kernel(config: RunConfig, device: torch.device) -> str:
@@ -161,8 +186,9 @@ def attention_kernel(config: RunConfig, device: torch.device) -> str:
 def _check_memory(config: RunConfig, world: World) -> None:
     """Refuse a model that cannot fit before allocating it, as a system may grant memory and kill the process later."""
     size, total = measure(config.model), total_bytes(world.device.type)
-    copies = 2 + (config.train.average is not None)  # the weights, their gradients, their mean
-    needed = NUMBER_BYTES * (copies * size.parameters + size.tables) + state_bytes(config.optim, size.counts)
+    held = PARALLEL[config.train.parallel] if world.size > 1 else Alone
+    needed = held.bytes_of(size.parameters, state_bytes(config.optim, size.counts), world.size)
+    needed += NUMBER_BYTES * ((config.train.average is not None) * size.parameters + size.tables)
     if total is not None and needed > total:
         raise ConfigError(
             f"model: {quantity(size.parameters)} parameters and tables take {quantity(needed, 'B')} to train, and "

@@ -18,6 +18,7 @@ from typing import Literal
 
 import torch
 
+from gptlab.model.roles import role
 from gptlab.train import optim
 
 
@@ -31,10 +32,10 @@ class SGDConfig:
     '''Peak learning rate of the rest.'''
 
 
-def sgd(model, config):
+def sgd(model, parts, config):
     groups = [
-        {"params": [p for p in model.parameters() if p.ndim == 2], "lr": config.lr},
-        {"params": [p for p in model.parameters() if p.ndim < 2], "lr": config.vector_lr},
+        {"params": [part for name, part in parts.items() if role(name).decayed], "lr": config.lr},
+        {"params": [part for name, part in parts.items() if not role(name).decayed], "lr": config.vector_lr},
     ]
     return torch.optim.SGD(groups)
 

@@ -12,6 +12,7 @@ from gptlab.errors import CheckpointError
 from gptlab.model.gpt import GPT, ModelConfig
 from gptlab.model.size import measure
 from gptlab.runs import checkpoint
+from gptlab.runs.tensor_file import in_memory
 from gptlab.train import muon
 from gptlab.train.adamw import AdamWConfig
 from gptlab.train.muon import COEFFICIENTS, MuonConfig, orthogonalised
@@ -163,9 +164,15 @@ def test_each_group_has_its_own_rate_and_every_other_parameter_adamw():
         assert (rates[parameter], decays[parameter]) == (rate, 0.0 if vector else 0.5), name
     gradients(model, 0)
     optimizer.step()
-    kept = {name.partition("/")[2] for name in optimizer_state(optimizer, model) if "qkv.weight" in name}
+    kept = {
+        name.partition("/")[2]
+        for name in optimizer_state(optimizer, dict(model.named_parameters()))
+        if "qkv.weight" in name
+    }
     assert kept == {"momentum"}
-    assert {"embed.weight/exp_avg", "norm.weight/exp_avg_sq"} <= optimizer_state(optimizer, model).keys()
+    assert {"embed.weight/exp_avg", "norm.weight/exp_avg_sq"} <= optimizer_state(
+        optimizer, dict(model.named_parameters())
+    ).keys()
 
 
 def test_the_rest_is_torchs_adamw():
@@ -190,7 +197,7 @@ def test_its_state_is_as_large_as_it_says():
     assert coming == state_bytes(CONFIG, measure(model.config).counts)
     gradients(model, 0)
     optimizer.step()
-    kept = optimizer_state(optimizer, model)
+    kept = optimizer_state(optimizer, dict(model.named_parameters()))
     assert coming == sum(value.nbytes for value in kept.values() if value.ndim)
     assert state_bytes_to_come(optimizer) == 0
 
@@ -203,7 +210,11 @@ def test_the_state_of_adamw_is_refused():
     with pytest.raises(
         CheckpointError, match=r"another optimizer's checkpoint: keep optim\.name, or take only"
     ):
-        load_optimizer_state(build_optimizer(model, CONFIG), model, optimizer_state(optimizer, model))
+        load_optimizer_state(
+            build_optimizer(model, CONFIG),
+            model,
+            in_memory(optimizer_state(optimizer, dict(model.named_parameters()))),
+        )
 
 
 @pytest.mark.parametrize(

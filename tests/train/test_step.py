@@ -22,7 +22,7 @@ from gptlab.machine.memory import ran_out
 from gptlab.machine.world import World
 from gptlab.model.gpt import GPT, ModelConfig, plain
 from gptlab.model.position import POSITIONS
-from gptlab.train import probe, step
+from gptlab.train import probe
 from gptlab.train.objective import Objective
 from gptlab.train.probe import Probe
 from gptlab.train.step import Updater
@@ -66,12 +66,13 @@ def test_more_than_a_share_at_once_is_a_share(tiny_recipe, tmp_path, torch_setti
 def test_processes_make_equal_numbers_of_passes_over_all_samples(
     tiny_recipe, tmp_path, torch_settings, monkeypatch, processes, micro_batch
 ):
-    monkeypatch.setattr(step, "DistributedDataParallel", lambda objective, **options: objective)
     parts = build(tiny_recipe, tmp_path, {"train": {"micro_batch": micro_batch}})
     passes = []
     for rank in range(processes):
         one = World(rank, processes, torch.device("cpu"))
-        updater = Updater(replace(parts.state, world=one), parts.config, "float32")
+        updater = Updater(
+            replace(parts.state, world=one), Objective(parts.state.model), parts.config, "float32"
+        )
         passes.append(list(updater.slices._passes()))
     assert len({len(own) for own in passes}) == 1
     samples = [start + place for own in passes for start, size in own for place in range(size)]

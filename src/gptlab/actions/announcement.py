@@ -1,6 +1,6 @@
 """What a run prints before its first step and after its last one."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from gptlab.model.size import measure
 from gptlab.recipe import RunConfig
 from gptlab.train import plausible
 from gptlab.train.loop import Trainer
+from gptlab.train.optim import state_bytes
+from gptlab.train.parallel import BUCKET_MB, PARALLEL
 
 # Muennighoff et al. (2023), https://arxiv.org/abs/2305.16264: up to four are nearly as good as new text.
 MANY_EPOCHS = 4
@@ -44,6 +46,8 @@ def announce(
         f"{shape.context}, {most}{trainer.updater.slices.rows} at once on {world.size} process(es), "
         f"{trainer.updater.dtype}, {attention_kernel(config, world.device)} attention, {world.device.type}{compiling}"
     )
+    for line in _sharing(config, trainer):
+        print(line)
     warn_if_emulated(trainer.updater.dtype, world.device, "--train.dtype")
     plan = trainer.budget.plan
     epochs = sets.epochs(plan.steps * n_sequence) if plan is not None else {}
@@ -72,6 +76,21 @@ def announce(
         print(f"continuing after step {trainer.state.step} {_remaining(trainer)}", flush=True)
     elif config.train.anneal_from is not None:
         print(f"annealing {config.train.anneal_from} from step {trainer.state.step} on", flush=True)
+
+
+def _sharing(config: RunConfig, trainer: Trainer) -> Iterator[str]:
+    """Say what several processes share, and what each of them holds."""
+    kind, size, processes = config.train.parallel, measure(config.model), trainer.world.size
+    if processes == 1:
+        if kind != "ddp":
+            yield f"parallel: {kind} shares among several processes; this one is alone and holds everything"
+        return
+    held = PARALLEL[kind].bytes_of(size.parameters, state_bytes(config.optim, size.counts), processes)
+    sums = f"buckets of {BUCKET_MB} MB" if kind != "fsdp" else "each block"
+    yield (
+        f"parallel: {kind}, each process holds {quantity(held, 'B')} of parameters, gradients and optimizer state; "
+        f"gradients are summed in {config.train.reduce_dtype}, {sums} at a time"
+    )
 
 
 def _length(config: RunConfig) -> str:

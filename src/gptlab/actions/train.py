@@ -27,6 +27,7 @@ from gptlab.recipe import RunConfig
 from gptlab.runs import checkpoint, mirrors
 from gptlab.runs.folder import ENVIRONMENT, METRICS, RECIPE, alone
 from gptlab.runs.metrics import MetricsLog, read_rows
+from gptlab.runs.tensor_file import in_memory
 from gptlab.train.interrupt import Interrupt
 from gptlab.train.state import State
 
@@ -184,7 +185,7 @@ def _start_from(folder: str, state: State, config: RunConfig) -> None:
                 f"model.{key} = {ours[key]}: the model in train.init_from = {folder} has {theirs[key]}; take "
                 "[model] from its own config.toml"
             )
-    state.start(network.state_dict())
+    state.start(in_memory(network.state_dict()))
 
 
 def _compare(own: Path, config: RunConfig, out: Path) -> dict[str, Any] | None:

@@ -28,6 +28,8 @@ from gptlab.errors import CheckpointError
 from gptlab.parsing import names_neighbour, parse_json, typed
 from gptlab.runs import tensor_file
 from gptlab.runs.folder import BEST, CHECKPOINTS, LATEST
+from gptlab.runs.scattered import Scattered
+from gptlab.runs.tensor_file import Stored
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 # What torch, numpy and Python raise when asked to restore a damaged state.
@@ -62,17 +64,19 @@ class Checkpoint:
         """Read the parameters."""
         return tensor_file.load_tensors(self.folder / MODEL)
 
-    def optimizer(self) -> dict[str, Tensor]:
-        """Read the optimizer's tensors."""
-        return tensor_file.load_tensors(self.folder / OPTIMIZER)
+    def tensors(self) -> tuple[dict[str, Stored], dict[str, Stored]]:
+        """List the parameters and the optimizer's tensors, to be read one by one."""
+        return tensor_file.open_tensors(self.folder / MODEL), tensor_file.open_tensors(
+            self.folder / OPTIMIZER
+        )
 
 
 def save(
     run: Path,
     state: Mapping[str, Any],
     *,
-    model: Mapping[str, Tensor],
-    optimizer: Mapping[str, Tensor],
+    model: Mapping[str, Tensor | Scattered],
+    optimizer: Mapping[str, Tensor | Scattered],
     files: Mapping[str, bytes],
 ) -> Path:
     """Write `RUN/checkpoints/step_N` and point RUN/latest to it; a failure leaves everything as it was.

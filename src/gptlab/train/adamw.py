@@ -4,13 +4,17 @@ Source: Loshchilov and Hutter (2019), https://arxiv.org/abs/1711.05101, algorith
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gptlab.model.roles import role
+
+Parts = Mapping[str, Tensor]
+"""What a process updates of each parameter, by the parameter's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +41,11 @@ class AdamWConfig:
             raise ValueError(f"weight_decay = {self.weight_decay}: must be at least 0")
 
 
-def adamw(model: nn.Module, config: AdamWConfig) -> torch.optim.Optimizer:
-    """Build AdamW over a model's parameters."""
+def adamw(model: nn.Module, parts: Parts, config: AdamWConfig) -> torch.optim.Optimizer:
+    """Build AdamW over parts of a model's parameters."""
     groups: list[dict[str, Any]] = [
         {
-            "params": [p for name, p in model.named_parameters() if role(name).decayed is decayed],
+            "params": [part for name, part in parts.items() if role(name).decayed is decayed],
             "weight_decay": decay,
         }
         for decayed, decay in ((True, config.weight_decay), (False, 0.0))

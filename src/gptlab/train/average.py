@@ -11,7 +11,9 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from gptlab.runs.tensor_file import Stored
 
 TRAINED = "/trained"  # ends the name of a weight among the optimizer's tensors
 
@@ -26,14 +28,15 @@ class Average:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self._model, self._decay = model, decay
-        self._means = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        self.means = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        """By the parameter's name."""
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the weights after so many updates, this one included."""
         share = 1 - min(self._decay, (1 + step) / (10 + step))
         for name, parameter in self._model.named_parameters():
-            self._means[name].lerp_(parameter, share)
+            self.means[name].lerp_(parameter, share)
 
     @contextmanager
     def used(self) -> Generator[None]:
@@ -44,28 +47,15 @@ class Average:
         finally:
             self._swap()
 
-    def model_tensors(self) -> dict[str, Tensor]:
-        """Return what model.safetensors holds."""
-        return {**self._model.state_dict(), **self._means}
-
-    def optimizer_tensors(self) -> dict[str, Tensor]:
-        """Return what optimizer.safetensors holds besides the optimizer's own."""
-        return {f"{name}{TRAINED}": parameter for name, parameter in self._model.named_parameters()}
-
-    def restore(self, means: Mapping[str, Tensor]) -> None:
-        """Take the means from a checkpoint's model."""
-        for name, mean in self._means.items():
-            mean.copy_(means[name])
-
     @torch.no_grad()
     def _swap(self) -> None:
         for name, parameter in self._model.named_parameters():
-            mean = self._means[name].clone()
-            self._means[name].copy_(parameter)
+            mean = self.means[name].clone()
+            self.means[name].copy_(parameter)
             parameter.copy_(mean)
 
 
-def trained(model: Mapping[str, Tensor], optimizer: dict[str, Tensor]) -> dict[str, Tensor]:
+def trained(model: Mapping[str, Stored], optimizer: dict[str, Stored]) -> dict[str, Stored]:
     """Return the weights to train on from a checkpoint's two files, and remove them from the optimizer's tensors."""
     own = {name: optimizer.pop(name) for name in [*optimizer] if name.endswith(TRAINED)}
     return {**model, **{name.removesuffix(TRAINED): weight for name, weight in own.items()}}

@@ -5,6 +5,7 @@ from typing import Literal
 
 from gptlab.machine.device import DeviceName, DTypeName
 from gptlab.model.kernels import KernelName
+from gptlab.train.parallel import ParallelName, ReduceName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,10 @@ class TrainConfig:
     """Kernel that computes attention in training; auto lets torch choose."""
     device: DeviceName = "auto"
     """Where to train; auto is CUDA if available."""
+    parallel: ParallelName = "ddp"
+    """What several processes share: the work (ddp), also the optimizer's state (zero1), or everything (fsdp)."""
+    reduce_dtype: ReduceName = "float32"
+    """Number format in which the gradients of several processes are summed."""
     init_from: str | None = None
     """A model to start from: a run, a checkpoint or a Hugging Face folder. None means random weights."""
     anneal_from: str | None = None

@@ -78,10 +78,10 @@ class Trainer:
 
     def _find(self, at_most: int | None = None) -> Checkpoint | None:
         """Find the newest whole checkpoint; the same one in all processes."""
-        main = self.world.main
-        found = checkpoint.newest(self.saver.run, print, at_most=at_most) if main else None
-        step = self.world.from_main(None if found is None else found.state["step"])
-        return found if main or step is None else checkpoint.load(checkpoint.folder_of(self.saver.run, step))
+        run = self.saver.run
+        found = checkpoint.newest(run, print, at_most=at_most) if self.world.main else None
+        state = self.world.from_main(None if found is None else found.state)
+        return None if state is None else Checkpoint(checkpoint.folder_of(run, state["step"]), state)
 
     def branch(self, found: Checkpoint) -> None:
         """Continue from another run's checkpoint, with a new schedule.
@@ -235,7 +235,7 @@ class Trainer:
         if not at.step or loss is None or (at.best is not None and loss >= at.best["loss"]):
             return
         self.saver.wait()
-        if self.saver.saved == at.step:  # else there is no checkpoint to point at
+        if self.saver.saved == at.step and self.world.main:  # else there is no checkpoint to point at
             at.best = {"step": at.step, "loss": loss}
             checkpoint.point(self.saver.run / BEST, checkpoint.folder_of(self.saver.run, at.step))
 
@@ -246,13 +246,22 @@ class Trainer:
         return step > 0 and (
             evaluating
             or any(number is not None and step % number == 0 for number in every)
-            or (seconds is not None and time.monotonic() - self._saved_time > seconds)
+            or (seconds is not None and self._decided(time.monotonic() - self._saved_time > seconds))
         )
+
+    def _decided(self, due: bool) -> bool:
+        """Return what the first process says, if others take part in a save."""
+        return due if self.saver.link is None else self.world.count(due and self.world.main)[0] > 0
+
+    @property
+    def _saves(self) -> bool:
+        """Whether this process takes part in a save."""
+        return self.world.main or self.saver.link is not None
 
     def _save(self, record: Record) -> None:
         """Begin to save, unless this step is saved already."""
         at = self.state
-        if not self.world.main:
+        if not self._saves:
             return
         self.saver.wait()
         self._watch_saver(record)
@@ -272,11 +281,13 @@ class Trainer:
         Raises:
             TrainError: the checkpoint cannot be written.
         """
-        if not self.world.main:
+        if not self._saves:
             return
         self._save(record)
         self.saver.wait()
         failure = self._watch_saver(record)
+        if not self.world.main:
+            return
         if self.saver.saved != self.state.step:
             raise TrainError(
                 f"{failure}; the newest whole checkpoint is that of step {self.saver.saved}. Fix the disk and run the "

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from gptlab.machine.device import product_type, supported_dtype
 from gptlab.model.attention import Attention
 from gptlab.model.roles import role
+from gptlab.train.adamw import Parts
 
 # Jordan et al.'s: singular values from 0.003 to 1 of the scaled matrix end between 0.68 and 1.14, in five rounds.
 COEFFICIENTS = ((3.4445, -4.7750, 2.0315),) * 5
@@ -62,21 +63,22 @@ class MuonConfig:
             raise ValueError(f"weight_decay = {self.weight_decay}: must be at least 0")
 
 
-def muon(model: nn.Module, config: MuonConfig) -> torch.optim.Optimizer:
-    """Build Muon over a model's parameters."""
+def muon(model: nn.Module, parts: Parts, config: MuonConfig) -> torch.optim.Optimizer:
+    """Build Muon over parts of a model's parameters; those of matrices are whole."""
     rates = {"matrix": config.lr, "table": config.embedding_lr, "head": config.head_lr}
     groups: dict[str, dict[str, Any]] = {}
-    for name, parameter in model.named_parameters():
+    for name, _ in model.named_parameters():
         kind, decayed = role(name).kind, role(name).decayed
         group = {
             "params": [],
             "lr": rates.get(kind, config.vector_lr),
             "weight_decay": config.weight_decay * decayed,
         }
-        groups.setdefault(kind, group)["params"].append(parameter)
+        groups.setdefault(kind, group)["params"] += [parts[name]] if name in parts else []
     matrices = groups.pop("matrix")
     adamw = torch.optim.AdamW(list(groups.values()), betas=config.betas, eps=config.eps, fused=True)
-    return Muon(matrices, adamw, config, _rows(model))
+    rows = _rows(model)
+    return Muon(matrices, adamw, config, {parts[name]: rows[name] for name in parts.keys() & rows.keys()})
 
 
 class Muon(torch.optim.Optimizer):
@@ -170,7 +172,7 @@ def orthogonalised(matrices_NRC: Float[Tensor, "N R C"]) -> Float[Tensor, "N R C
     return x.mT if tall else x
 
 
-def _rows(model: nn.Module) -> dict[Tensor, tuple[int, ...]]:
+def _rows(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Return how queries, keys and values, which are matrices of their own, share one parameter."""
-    layers = [layer for layer in model.modules() if isinstance(layer, Attention)]
-    return {layer.qkv.weight: layer.qkv_rows for layer in layers}
+    layers = ((name, layer) for name, layer in model.named_modules() if isinstance(layer, Attention))
+    return {f"{name}.qkv.weight": layer.qkv_rows for name, layer in layers}

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from gptlab.errors import CheckpointError
 from gptlab.model.roles import KindName, role
-from gptlab.train.adamw import AdamWConfig, adamw
+from gptlab.runs.tensor_file import Stored
+from gptlab.train.adamw import AdamWConfig, Parts, adamw
 from gptlab.train.muon import MuonConfig, muon
+from gptlab.train.parallel import NUMBER_BYTES
 
 PEAK = "peak"  # key of a group's peak rate
-NUMBER_BYTES = 4  # parameters, gradients and running means are float32
 MEANS = "means"  # key of how many running means it keeps of each parameter
 
 
@@ -25,15 +26,17 @@ class Kind:
 
     config: type[Any]
     """A dataclass whose `name` is the kind's, and whose `lr` is the peak rate of the matrices."""
-    build: Callable[[nn.Module, Any], torch.optim.Optimizer]
-    """Its groups hold every parameter once and have their peak as their rate; that of the matrices comes first."""
+    build: Callable[[nn.Module, Parts, Any], torch.optim.Optimizer]
+    """Its groups hold every part once and have their peak as their rate; that of the matrices comes first."""
     means: Callable[[KindName], int] = lambda kind: 2
     """How many tensors of a parameter's size it keeps, by the kind of the parameter's role."""
+    whole: frozenset[KindName] = frozenset()
+    """Kinds of parameters that it can only update whole."""
 
 
 OPTIMIZERS = {
     "adamw": Kind(AdamWConfig, adamw),
-    "muon": Kind(MuonConfig, muon, lambda kind: 1 if kind == "matrix" else 2),
+    "muon": Kind(MuonConfig, muon, lambda kind: 1 if kind == "matrix" else 2, frozenset({"matrix"})),
 }
 
 if TYPE_CHECKING:
@@ -42,14 +45,22 @@ else:
     OptimConfig = reduce(or_, (kind.config for kind in OPTIMIZERS.values()))
 
 
-def build_optimizer(model: nn.Module, config: Any) -> torch.optim.Optimizer:
-    """Build the optimizer that a recipe's [optim] describes over a model's parameters."""
+def build_optimizer(model: nn.Module, config: Any, parts: Parts | None = None) -> torch.optim.Optimizer:
+    """Build the optimizer that a recipe's [optim] describes.
+
+    Args:
+        model: the model to train.
+        config: the recipe's [optim].
+        parts: the part of each parameter that this process updates, by name; None means all of the model's.
+    """
     kind = OPTIMIZERS[config.name]
-    optimizer = kind.build(model, config)
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    parts = dict(model.named_parameters()) if parts is None else parts
+    optimizer = kind.build(model, parts, config)
+    names = {part: name for name, part in parts.items()}
     for group in optimizer.param_groups:
         group[PEAK] = group["lr"]
-        group[MEANS] = kind.means(role(names[group["params"][0]]).kind)
+        # With many processes one may have no part of a group.
+        group[MEANS] = max((kind.means(role(names[part]).kind) for part in group["params"]), default=0)
     return optimizer
 
 
@@ -88,44 +99,55 @@ def state_bytes_to_come(optimizer: torch.optim.Optimizer) -> int:
     return sum(means * p.numel() * p.element_size() for p, means in coming)
 
 
-def optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+def optimizer_state(optimizer: torch.optim.Optimizer, parts: Parts) -> dict[str, Tensor]:
     """Return the optimizer's tensors as `{parameter}/{quantity}`."""
     return {
         f"{name}/{quantity}": value
-        for name, parameter in model.named_parameters()
-        for quantity, value in optimizer.state.get(parameter, {}).items()
+        for name, part in parts.items()
+        for quantity, value in optimizer.state.get(part, {}).items()
     }
 
 
 def load_optimizer_state(
-    optimizer: torch.optim.Optimizer, model: nn.Module, tensors: dict[str, Tensor]
+    optimizer: torch.optim.Optimizer,
+    model: nn.Module,
+    stored: Mapping[str, Stored],
+    parts: Parts | None = None,
+    cut: Callable[[str, Tensor], Tensor] = lambda name, whole: whole,
 ) -> None:
-    """Restore saved tensors; refuse other parameters, shapes or quantities."""
-    parameters = dict(model.named_parameters())
-    unknown = next((name for name in tensors if name.partition("/")[0] not in parameters), None)
-    if unknown is not None:
-        raise CheckpointError(
-            f"optimizer.safetensors holds {unknown}, which this model lacks; it is another model's checkpoint"
-        )
-    names = {parameter: name for name, parameter in parameters.items()}
-    for group in optimizer.param_groups if tensors else ():
-        kinds: dict[str, torch.dtype] | None = None
-        for parameter in group["params"]:
-            name = names[parameter]
-            state = {
-                key.removeprefix(f"{name}/"): value
-                for key, value in tensors.items()
-                if key.startswith(f"{name}/")
-            }
-            shapes = [value.shape for value in state.values() if value.ndim]
-            found = {quantity: value.dtype for quantity, value in state.items()}
-            kinds = kinds if kinds is not None else found
-            if found != kinds or shapes != [parameter.shape] * group[MEANS]:
+    """Restore saved tensors; refuse other parameters, shapes or quantities.
+
+    Args:
+        optimizer: over the parts.
+        model: whose state it is.
+        stored: the tensors of a checkpoint.
+        parts: what this process updates of each parameter; None means all of it.
+        cut: returns this process's part of a tensor of a parameter's shape.
+    """
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    parts = dict(model.named_parameters()) if parts is None else parts
+    saved: dict[str, dict[str, Stored]] = {name: {} for name in shapes}
+    for key, tensor in stored.items():
+        name, _, quantity = key.partition("/")
+        if name not in saved:
+            raise CheckpointError(
+                f"optimizer.safetensors holds {key}, which this model lacks; it is another model's checkpoint"
+            )
+        saved[name][quantity] = tensor
+    means = {part: group[MEANS] for group in optimizer.param_groups for part in group["params"]}
+    kinds: dict[int, dict[str, torch.dtype]] = {}
+    for name, quantities in saved.items() if stored else ():
+        part = parts.get(name)
+        if part is not None:
+            wide = [tensor.shape for tensor in quantities.values() if tensor.shape]
+            found = {quantity: tensor.dtype for quantity, tensor in quantities.items()}
+            if found != kinds.setdefault(means[part], found) or wide != [shapes[name]] * means[part]:
                 raise CheckpointError(
                     f"optimizer.safetensors does not fit {name}; it is another model's or another optimizer's "
                     "checkpoint: keep optim.name, or take only the weights with --train.init-from"
                 )
-            optimizer.state[parameter] = {
-                quantity: value.to(parameter.device) if value.ndim or parameter.is_cuda else value.clone()
-                for quantity, value in state.items()
-            }
+        for quantity, tensor in quantities.items():
+            value = tensor.read()  # by all processes, as the first one may read for all
+            if part is not None:
+                own = cut(name, value) if value.ndim else value
+                optimizer.state[part][quantity] = own.to(part.device, copy=True)

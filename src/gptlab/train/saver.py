@@ -2,14 +2,19 @@
 
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gptlab.runs import checkpoint
+from gptlab.runs import checkpoint, tensor_file
+from gptlab.runs.scattered import Link, Scattered
+
+Tensors = Mapping[str, Tensor | Scattered]
 
 
 class Saver:
@@ -22,14 +27,24 @@ class Saver:
         keep: how many of the newest checkpoints to keep.
         keep_every: also keep checkpoints whose step this divides; None keeps no more.
         files: further files of every checkpoint, by name.
+        link: the way of what other processes hold to the first one, which writes; None if that holds everything.
     """
 
-    def __init__(self, run: Path, *, keep: int, keep_every: int | None, files: Mapping[str, bytes]) -> None:
+    def __init__(
+        self,
+        run: Path,
+        *,
+        keep: int,
+        keep_every: int | None,
+        files: Mapping[str, bytes],
+        link: Link | None = None,
+    ) -> None:
         self.saved: int | None = None
         """The step of the last whole checkpoint."""
         self.seconds = 0.0
         """Duration of the slowest save, copy included."""
-        self.run, self._keep, self._keep_every, self._files = run, keep, keep_every, files
+        self.run, self._keep, self._keep_every, self._files, self.link = run, keep, keep_every, files, link
+        self._writes = link is None or link.main
         self._buffers: dict[str, Tensor] = {}
         self._thread: threading.Thread | None = None
         self._failure: tuple[int, str] | None = None
@@ -45,11 +60,13 @@ class Saver:
         self,
         state: Mapping[str, Any],
         *,
-        model: Mapping[str, Tensor],
-        optimizer: Mapping[str, Tensor],
+        model: Tensors,
+        optimizer: Tensors,
         good: int | None = None,
     ) -> None:
         """Copy the state and save it in the background, once the previous save is done.
+
+        With a link all processes do this together, and each copies what it holds.
 
         Args:
             state: what `state.json` holds.
@@ -79,35 +96,68 @@ class Saver:
         """Delete the checkpoints that need not be kept."""
         checkpoint.prune(self.run, self._keep, every=self._keep_every, before=good)
 
-    def _copy(self, part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Copy tensors into buffers that the next save reuses."""
-        copies: dict[str, Tensor] = {}
-        for name, tensor in tensors.items():
+    def _copy(self, part: str, tensors: Tensors) -> dict[str, Tensor | Scattered]:
+        """Copy what this process writes or sends into buffers that the next save reuses."""
+        copies: dict[str, Tensor | Scattered] = {}
+        on_gpu = False
+        for name, held in tensors.items():
+            if isinstance(held, Tensor) and not self._writes:
+                continue
+            tensor = held if isinstance(held, Tensor) else held.own
+            on_gpu |= tensor.is_cuda
             buffer = self._buffers.get(f"{part}/{name}")
             if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
                 buffer = torch.empty(
                     tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=tensor.is_cuda
                 )
                 self._buffers[f"{part}/{name}"] = buffer
-            copies[name] = buffer.copy_(tensor.detach(), non_blocking=True)
-        if any(tensor.is_cuda for tensor in tensors.values()):
+            copy = buffer.copy_(tensor.detach(), non_blocking=True)
+            copies[name] = copy if isinstance(held, Tensor) else replace(held, own=copy)
+        if on_gpu:
             torch.cuda.synchronize()
         return copies
 
     def _save(
         self,
         state: Mapping[str, Any],
-        parts: Mapping[str, Mapping[str, Tensor]],
+        parts: Mapping[str, Tensors],
         good: int | None,
         began: float,
     ) -> None:
         try:
-            checkpoint.save(self.run, state, **parts, files=self._files)
-            self.saved = state["step"]
-            self.prune(good)
+            if self._written(state, parts):
+                self.saved = state["step"]
+            if self._writes:
+                self.prune(good)
         except Exception as error:  # whatever it is, training must continue
             self._failure = state["step"], _reason(error)
         self.seconds = max(self.seconds, time.monotonic() - began)
+
+    def _written(self, state: Mapping[str, Any], parts: Mapping[str, Tensors]) -> bool:
+        """Write a checkpoint, or send what this process holds of it; return whether it was written."""
+        link = self.link
+        if link is None:
+            checkpoint.save(self.run, state, **parts, files=self._files)
+            return True
+        scattered = [
+            tensor
+            for tensors in parts.values()
+            for _, tensor in tensor_file.ordered(tensors)
+            if isinstance(tensor, Scattered)
+        ]
+        link.begin()
+        if not link.main:
+            for tensor in scattered:
+                deque(tensor.stream(), maxlen=0)
+            return link.agree(False)
+        written = False
+        try:
+            checkpoint.save(self.run, state, **parts, files=self._files)
+            written = True
+        finally:
+            link.drain(scattered)
+            link.agree(written)
+        return True
 
 
 def _reason(error: Exception) -> str:

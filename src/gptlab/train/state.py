@@ -14,10 +14,13 @@ from gptlab.machine.world import World
 from gptlab.model.gpt import GPT, ModelConfig
 from gptlab.parsing import typed
 from gptlab.runs.checkpoint import Checkpoint
-from gptlab.train.average import Average, trained
+from gptlab.runs.scattered import Scattered
+from gptlab.runs.tensor_file import Stored, read_by_main
+from gptlab.train.average import TRAINED, Average, trained
 from gptlab.train.budget import Budget
 from gptlab.train.guard import Guard
 from gptlab.train.optim import load_optimizer_state, optimizer_state
+from gptlab.train.parallel import Alone
 from gptlab.train.skip import Skipping
 
 
@@ -27,7 +30,8 @@ class State:
 
     Args:
         model: the weights.
-        optimizer: over the model's parameters.
+        sharing: what this process holds and updates of them.
+        optimizer: over what it updates.
         scaler: float16's loss scaling.
         guard: watches the losses.
         budget: how long the run lasts.
@@ -39,6 +43,7 @@ class State:
     """
 
     model: GPT
+    sharing: Alone
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     guard: Guard
@@ -77,16 +82,22 @@ class State:
 
     @contextmanager
     def measured(self) -> Generator[None]:
-        """Let the model have the weights that are measured, where those are not the ones that are trained on."""
-        with self.average.used() if self.average is not None else nullcontext():
+        """Let the readable model have the weights that are measured: all, and their mean where there is one."""
+        with self.average.used() if self.average is not None else nullcontext(), self.sharing.measured():
             yield
 
-    def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """Return the tensors of a checkpoint, by the file's stem."""
-        optimizer, average = optimizer_state(self.optimizer, self.model), self.average
+    def tensors(self) -> dict[str, dict[str, Tensor | Scattered]]:
+        """Return the tensors of a checkpoint, by the file's stem; all processes call this together."""
+        share, average = self.sharing, self.average
+        weights = {name: share.to_save(name, weight) for name, weight in self.model.named_parameters()}
+        optimizer = dict(share.state_to_save(optimizer_state(self.optimizer, share.parts)))
         if average is None:
-            return {"model": self.model.state_dict(), "optimizer": optimizer}
-        return {"model": average.model_tensors(), "optimizer": optimizer | average.optimizer_tensors()}
+            return {"model": weights, "optimizer": optimizer}
+        means = {name: share.to_save(name, mean) for name, mean in average.means.items()}
+        return {
+            "model": means,
+            "optimizer": optimizer | {f"{name}{TRAINED}": weights[name] for name in weights},
+        }
 
     def check(self, found: Checkpoint) -> None:
         """Refuse a checkpoint of another model, tokenizer or data.
@@ -105,15 +116,25 @@ class State:
                     "continue with the run's own config.toml or choose another --out"
                 )
 
-    def start(self, weights: Mapping[str, Tensor], mean: Mapping[str, Tensor] | None = None) -> None:
+    def start(self, weights: Mapping[str, Stored], mean: Mapping[str, Stored] | None = None) -> None:
         """Start from given weights, and from their mean if that is another.
 
         Raises:
-            RuntimeError: they do not fit the model.
+            ValueError: they do not fit the model.
         """
-        self.model.load_state_dict(weights)
-        if self.average is not None:
-            self.average.restore(weights if mean is None else mean)
+        means = self.average.means if self.average is not None else {}
+        shapes = {name: tuple(parameter.shape) for name, parameter in self.model.named_parameters()}
+        for given in (weights, weights if mean is None else mean):
+            found = {name: stored.shape for name, stored in given.items()}
+            for name in sorted(found.keys() | shapes.keys()):
+                if found.get(name) != shapes.get(name):
+                    raise ValueError(f"{name} is {found.get(name)} there and {shapes.get(name)} here")
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                whole = weights[name].read()
+                self.sharing.hold(name, parameter, whole)
+                if name in means:
+                    self.sharing.hold(name, means[name], whole if mean is None else mean[name].read())
 
     def restore(self, found: Checkpoint) -> None:
         """Continue from a checkpoint; the caller restores the budget.
@@ -121,13 +142,14 @@ class State:
         Raises:
             CheckpointError: its weights are another model's, or its state is damaged.
         """
-        model, optimizer = found.model(), found.optimizer()
+        model, optimizer = read_by_main(self.world, found.tensors)
         try:
             self.start(trained(model, optimizer), mean=model)
-        except RuntimeError as error:
+        except ValueError as error:
             raise CheckpointError(f"{found.folder}: its weights do not fit this model ({error})") from None
         self.optimizer.state.clear()
-        load_optimizer_state(self.optimizer, self.model, optimizer)
+        share = self.sharing
+        load_optimizer_state(self.optimizer, self.model, optimizer, share.parts, share.cut)
         with found.blamed():
             place = typed(_Place, {item.name: found.state[item.name] for item in fields(_Place)})
             restore_random_state(found.state["random"], self.world.device)

@@ -2,15 +2,15 @@
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from gptlab.amounts import duration
 from gptlab.errors import TrainError
@@ -33,25 +33,18 @@ class Updater:
 
     Args:
         state: the model, its optimizer, the training sequences and the processes.
+        objective: what a pass computes.
         config: the recipe's [train].
         dtype: the number format that `config.dtype` means on this device.
     """
 
-    def __init__(self, state: State, config: TrainConfig, dtype: DTypeName) -> None:
-        model, world, context = state.model, state.world, state.context
-        self.state, self._config, self._world = state, config, world
+    def __init__(self, state: State, objective: Objective, config: TrainConfig, dtype: DTypeName) -> None:
+        world, context = state.world, state.context
+        self.state, self._config, self._world, self._sharing = state, config, world, state.sharing
         self.dtype: DTypeName = dtype
-        model.short_residual = config.residual == "products"
-        self._inner = Objective(model, recompute=config.recompute)
-        self.objective: nn.Module = self._inner
-        if config.compile:
-            self._inner.compile_as("whole" if world.size == 1 else "parts")
-        if world.size > 1:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # torch 2.11 lacks the newer name
-                self.objective = DistributedDataParallel(
-                    self.objective, broadcast_buffers=False, gradient_as_bucket_view=True
-                )
+        self._inner, self.objective = objective, state.sharing.called
+        # What float16's scaler divides is every gradient, whoever updates from it.
+        self._gradients: Any = SimpleNamespace(param_groups=[{"params": [*state.model.parameters()]}])
         n_sequence, auto = config.batch_tokens // context, config.micro_batch == "auto"
         share = math.ceil(n_sequence / world.size)
         enough = ENOUGH_TOKENS.get(world.device.type, 8192) // context
@@ -107,9 +100,8 @@ class Updater:
                 return None
             ids, targets = map(self._to_device, self.slices.ahead.ask(*request))
             nats += self._backward(ids, targets, weight, synchronise=number == len(passes))
-        scaler.unscale_(self.state.optimizer)
-        bound = self._config.grad_clip if self._config.grad_clip is not None else math.inf
-        norm = nn.utils.clip_grad_norm_(model.parameters(), bound).item()
+        scaler.unscale_(self._gradients)
+        norm = self._sharing.clip(self._config.grad_clip if self._config.grad_clip is not None else math.inf)
         # One process decides for all, as their weights must stay equal.
         total, lost = self._world.sum(nats.item(), not math.isfinite(norm))
         found = Gradient(total / n_token, math.nan if lost else norm)
@@ -120,7 +112,7 @@ class Updater:
         """Update the weights, unless the gradient is not finite."""
         if gradient.finite:
             with self._memory_named():
-                self.state.scaler.step(self.state.optimizer)
+                self._sharing.update(self.state.optimizer)
                 if self.state.average is not None:
                     self.state.average.update(self.state.step + 1)
         self.state.scaler.update()  # halves the loss scale if the gradient is not finite
@@ -128,17 +120,15 @@ class Updater:
 
     def discard(self) -> None:
         """Drop the gradient."""
-        self.state.optimizer.zero_grad(set_to_none=True)
+        self.state.model.zero_grad(set_to_none=True)
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         return tensor.to(self._world.device, non_blocking=True)
 
     def _backward(self, ids: Tensor, targets: Tensor, weight: float, *, synchronise: bool) -> Tensor:
-        objective: nn.Module = self.objective
-        ddp = objective if isinstance(objective, DistributedDataParallel) and not synchronise else None
         # For the backward pass too, in which recomputed blocks attend again.
         kernel = kernels.only(self._config.attention_kernel)
-        with ddp.no_sync() if ddp is not None else nullcontext(), self._memory_named(), kernel:
+        with nullcontext() if synchronise else self._sharing.unsynchronised(), self._memory_named(), kernel:
             with autocast(self.dtype, self._world.device):
                 nats = self.objective(ids, targets)
             self.state.scaler.scale(nats * weight).backward()

@@ -1,0 +1,114 @@
+"""Tensors whose numbers several processes hold, on their way into one file.
+
+The first process writes the file. The others send it what they hold piece by piece, in the order of the file, so that
+no process ever has more than its own numbers and a piece.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+PIECE = 1 << 22  # numbers
+
+
+@dataclass(frozen=True)
+class Span:
+    """The numbers from `start` to `stop` of a flattened tensor, which one process holds."""
+
+    rank: int
+    start: int
+    stop: int
+
+
+class Link:
+    """The way from every process to the first one; used by one thread at a time.
+
+    Args:
+        rank: this process's.
+        group: a group of its own, on the CPU.
+    """
+
+    def __init__(self, rank: int, group: Any = None) -> None:
+        self.rank, self._group, self._received = rank, group, 0
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the first process."""
+        return self.rank == 0
+
+    def begin(self) -> None:
+        """Begin to send the tensors of a checkpoint."""
+        self._received = 0
+
+    def send(self, piece: Tensor) -> None:
+        """Send numbers to the first process."""
+        dist.send(piece.contiguous(), 0, self._group)
+
+    def receive(self, count: int, dtype: torch.dtype, rank: int) -> Tensor:
+        """Receive numbers from another process."""
+        piece = torch.empty(count, dtype=dtype)
+        self._received += 1
+        dist.recv(piece, rank, self._group)
+        return piece
+
+    def drain(self, tensors: Sequence["Scattered"]) -> None:
+        """Receive what is still to come of some tensors, in order, and drop it, after the file has failed."""
+        coming = [
+            (count, tensor.dtype, rank) for tensor in tensors for rank, count in tensor.pieces() if rank
+        ]
+        with suppress(RuntimeError):  # a process that died says so elsewhere
+            for piece in coming[self._received :]:
+                self.receive(*piece)
+
+    def agree(self, outcome: bool) -> bool:
+        """Tell all processes the first one's outcome."""
+        said = torch.tensor(int(outcome))
+        dist.broadcast(said, 0, self._group)
+        return bool(said)
+
+
+@dataclass(frozen=True)
+class Scattered:
+    """A tensor whose numbers several processes hold."""
+
+    shape: torch.Size
+    """Of the whole tensor."""
+    spans: Sequence[Span]
+    """Who holds which numbers, in order and without gaps."""
+    own: Tensor
+    """The numbers that this process holds, one behind the other."""
+    link: Link
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Format of the numbers."""
+        return self.own.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole tensor."""
+        return self.shape.numel() * self.own.element_size()
+
+    def pieces(self) -> Iterator[tuple[int, int]]:
+        """Yield the holder of every piece, and how many numbers it has."""
+        for span in self.spans:
+            for start in range(span.start, span.stop, PIECE):
+                yield span.rank, min(PIECE, span.stop - start)
+
+    def stream(self) -> Iterator[Tensor]:
+        """Yield all numbers in order, in the first process; in the others, send it what they hold."""
+        used, flat = 0, self.own.reshape(-1)
+        for rank, count in self.pieces():
+            if rank == self.link.rank:
+                piece, used = flat[used : used + count], used + count
+                if self.link.main:
+                    yield piece
+                else:
+                    self.link.send(piece)
+            elif self.link.main:
+                yield self.link.receive(count, self.dtype, rank)

@@ -1,0 +1,106 @@
+"""Parameters one behind the other in one buffer, of which every process updates an equal stretch.
+
+After an update one collective fills in the others' stretches.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gptlab.machine.world import World
+from gptlab.runs.scattered import Span
+
+# Numbers. A kernel treats the last few of a tensor differently, and rounds them differently; a parameter that is cut
+# only at multiples of this many ends where it ended before.
+ALIGNED = 64
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each parameter starts in the buffer, and the length of a process's stretch, in numbers."""
+
+    starts: Mapping[str, int]
+    stretch: int
+
+
+def cut(parameters: Mapping[str, Tensor], processes: int) -> Layout:
+    """Lay parameters out in order, so that a stretch may begin and end within one."""
+    starts: dict[str, int] = {}
+    end = 0
+    for name, parameter in parameters.items():
+        starts[name] = end
+        end += _aligned(parameter.numel())
+    return Layout(starts, _aligned(-(-end // processes)))
+
+
+def dealt(matrices: Mapping[str, Tensor], processes: int) -> Layout:
+    """Deal whole matrices, the costliest first, each to the process that has the least to do."""
+    costs, ends, place = [0] * processes, [0] * processes, dict[str, tuple[int, int]]()
+    # The cost of orthogonalising one.
+    for name, matrix in sorted(matrices.items(), key=lambda item: -item[1].numel() * min(item[1].shape)):
+        rank = costs.index(min(costs))
+        place[name] = rank, ends[rank]
+        costs[rank] += matrix.numel() * min(matrix.shape)
+        ends[rank] += _aligned(matrix.numel())
+    stretch = max(ends)
+    return Layout({name: rank * stretch + start for name, (rank, start) in place.items()}, stretch)
+
+
+class Flat:
+    """A buffer that holds parameters from now on.
+
+    Args:
+        parameters: by name; each becomes a view of the buffer.
+        layout: their places.
+        world: the processes.
+    """
+
+    def __init__(self, parameters: Mapping[str, Tensor], layout: Layout, world: World) -> None:
+        self._parameters, self._layout, self._world = parameters, layout, world
+        size = layout.stretch * world.size
+        self._buffer = torch.zeros(size, device=world.device)
+        for name, parameter in parameters.items():
+            start = layout.starts[name]
+            place = self._buffer[start : start + parameter.numel()].view(parameter.shape)
+            place.copy_(parameter.detach())
+            parameter.data = place
+        self.spans = {name: self._spans(name) for name in parameters}
+        """Which process updates which numbers of a parameter."""
+        own = {name: span for name, spans in self.spans.items() for span in spans if span.rank == world.rank}
+        self.parts = {name: self._part(parameters[name].detach(), span) for name, span in own.items()}
+        """What this process updates: whole parameters as they are, and flat parts of others."""
+        self._own = own
+
+    def take_gradients(self) -> None:
+        """Give every part its part of the parameter's gradient."""
+        for name, part in self.parts.items():
+            gradient = self._parameters[name].grad
+            part.grad = None if gradient is None else self._part(gradient, self._own[name])
+
+    def gather(self) -> None:
+        """Fill in what the other processes have updated."""
+        first = self._world.rank * self._layout.stretch
+        # The second is torch 2.11's.
+        gather: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # pyright: ignore[reportDeprecated]
+        gather(self._buffer, self._buffer[first : first + self._layout.stretch])
+
+    def _spans(self, name: str) -> tuple[Span, ...]:
+        start, stretch = self._layout.starts[name], self._layout.stretch
+        stop = start + self._parameters[name].numel()
+        return tuple(
+            Span(rank, max(start, rank * stretch) - start, min(stop, (rank + 1) * stretch) - start)
+            for rank in range(start // stretch, -(-stop // stretch))
+        )
+
+    def _part(self, tensor: Tensor, span: Span) -> Tensor:
+        if span.stop - span.start == tensor.numel():
+            return tensor
+        return tensor.reshape(-1)[span.start : span.stop]
+
+
+def _aligned(count: int) -> int:
+    return -(-count // ALIGNED) * ALIGNED
