@@ -88,7 +88,7 @@ def _run(words: list[str]) -> int:
             json_file.write_text(json.dumps(result, indent=1, default=str) + "\n", encoding="utf-8")
     except GptlabError as error:
         print(f"gptlab {name}: {error}", file=sys.stderr)
-        return 1
+        return INTERRUPTED if error.continues else 1
     except BrokenPipeError:
         raise
     except OSError as error:

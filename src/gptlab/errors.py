@@ -6,7 +6,8 @@ GptlabError            what the command line catches: one line, exit code 1, no 
 ├── TaskError          an evaluation file or item that cannot be scored
 ├── CheckpointError    a checkpoint or model folder that is damaged or of another architecture
 ├── TrainError         a run that cannot continue
-│   └── RunInUseError  another process is training it
+│   ├── RunInUseError  another process is training it
+│   └── SilenceError   one of its machines is gone
 └── ExportError        a model that the chosen format cannot hold
 """
 
@@ -21,6 +22,9 @@ class GptlabError(Exception):
 
     The message may quote a damaged file, so it is printed on one line, and cut in the middle if it is very long.
     """
+
+    continues = False
+    """Whether the same command continues what the error interrupted; the exit code says so."""
 
     def __str__(self) -> str:
         line = " ".join(part.strip() for part in super().__str__().splitlines())
@@ -71,6 +75,10 @@ class TrainError(GptlabError):
 
 class RunInUseError(TrainError):
     """Another process is training the run."""
+
+
+class SilenceError(TrainError):
+    """A machine of the run, or the network to it, is gone."""
 
 
 class ExportError(GptlabError):

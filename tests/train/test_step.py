@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from gptlab import cli, recipe
 from gptlab.build import attention_kernel
 from gptlab.errors import TrainError
-from gptlab.machine import device, world
+from gptlab.machine import device
 from gptlab.machine.memory import ran_out
 from gptlab.machine.world import World
 from gptlab.model.gpt import GPT, ModelConfig, plain
@@ -230,21 +230,6 @@ def test_ddp_sends_the_last_blocks_gradients_before_the_first_blocks_are_compute
     finally:
         dist.destroy_process_group()
     assert events.index("first block") >= 3
-
-
-def test_processes_know_their_device_from_the_start(monkeypatch):
-    asked = {}
-    monkeypatch.setattr(world, "choose_device", lambda name: torch.device("cuda", 1))
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
-    monkeypatch.setattr(world, "rendezvous", lambda *a, **k: iter([(dist.HashStore(), 1, 2)]))
-    monkeypatch.setattr(
-        dist, "init_process_group", lambda backend, **options: asked.update(options, backend=backend)
-    )
-    monkeypatch.setattr(dist, "new_group", lambda backend: None)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with world.join_world("auto") as joined:
-        assert (joined.rank, joined.size) == (1, 2)
-    assert (asked["backend"], asked["device_id"]) == ("nccl", torch.device("cuda", 1))
 
 
 @pytest.mark.parametrize("deterministic", [True, False])

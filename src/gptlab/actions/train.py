@@ -11,14 +11,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from gptlab import __version__, recipe, storage
 from gptlab.actions.announcement import announce, announce_end
 from gptlab.build import attention_kernel, build, open_sets
 from gptlab.data.manifest import Manifest
-from gptlab.errors import ConfigError
+from gptlab.data.mixture import Sets
+from gptlab.errors import CheckpointError, ConfigError, SilenceError
 from gptlab.loading import load
 from gptlab.machine.device import DTypeName, choose_dtype, describe
 from gptlab.machine.drive import probe
+from gptlab.machine.peers import machines
 from gptlab.machine.world import World, join_world, restarts
 from gptlab.model.gpt import GPT
 from gptlab.model.size import measure
@@ -90,6 +94,7 @@ def train(
 
     Raises:
         GptlabError: see errors.py; nothing is written if the recipe or the data are unusable.
+        SilenceError: a machine is gone; it `continues` if something was saved before.
     """
     own = out / RECIPE
     if not recipes and not own.is_file():
@@ -99,13 +104,15 @@ def train(
     if replan and config.train.hours is None:
         raise ConfigError("--replan: the run has a number of steps, not hours; give --train.hours")
     interrupt = Interrupt(max_hours)
+    sets = open_sets(config)
     with (
-        join_world(config.train.device) as world,
+        _saved_before_silence(out),
+        join_world(config.train.device, _same(config, sets)) as world,
         interrupt.listening(),
         alone(out, world),
     ):
+        _check_first(out, world)
         changed = _compare(own, config, out)
-        sets = open_sets(config)
         dtype: DTypeName = world.from_main(_dtype(config, out, world))
         settled = replace(config, train=replace(config.train, dtype=dtype))
         trainer = build(settled, sets, out, world, interrupt, replan=replan)
@@ -121,6 +128,7 @@ def train(
             _check_drive(out)
             trainer.after_step = partial(_keep_recipe, out, config)
         world.barrier()
+        world.watch()
         at = trainer.state
         over = resumed and trainer.budget.over(at.step)
         if over and changed and world.main:
@@ -143,6 +151,59 @@ def train(
             "best": at.best,
             "epochs": sets.epochs(at.sample),
         }
+
+
+def _same(config: RunConfig, sets: Sets) -> dict[str, dict[str, Any]]:
+    """Return what all processes of a run must have in common, by the remedy for a difference."""
+    recipe = {
+        f"{section}.{key}": value for section, keys in asdict(config).items() for key, value in keys.items()
+    }
+    for paths in ("data.path", "data.train"):
+        del recipe[paths]  # each machine may have its own
+    return {
+        "install the same versions on every machine": {"gptlab": __version__, "torch": torch.__version__},
+        "copy the data of one machine to the other": {"data": f"the tokens {sets.fingerprint[:12]}"},
+        "start every process with the same recipe and flags": recipe,
+    }
+
+
+@contextmanager
+def _saved_before_silence(out: Path) -> Generator[None]:
+    """Say what is saved when a machine goes silent."""
+    before = checkpoint.folders_of(out)[-1:]
+    try:
+        yield
+    except SilenceError as error:
+        saved = checkpoint.folders_of(out)[-1:]
+        if not saved or saved == before:
+            raise SilenceError(f"{error}; nothing was saved in {out} since this start") from error
+        step = checkpoint.step_of(saved[0])
+        told = SilenceError(f"{error}; step {step} is saved, so run the same command again to continue")
+        told.continues = True
+        raise told from error
+
+
+def _check_first(out: Path, world: World) -> None:
+    """Refuse to go back to an old checkpoint because another machine, which lacks the newest, has come first.
+
+    Raises:
+        CheckpointError: another machine has a later checkpoint in this folder than the first.
+    """
+    steps = [checkpoint.step_of(folder) for folder in checkpoint.folders_of(out)]
+    newest = world.gather([max(steps, default=0)])
+    where = newest.index(max(newest))
+    if newest[where] > newest[0]:
+        raise CheckpointError(
+            f"{out}: holds step {newest[where]} as {world.peers[where]} sees it, but only {newest[0]} as "
+            f"{world.peers[0]} does, which would continue; start that machine first, or share one drive"
+        )
+    seen = world.gather([(out / METRICS).exists()])  # which the first process has just opened
+    apart = [peer for peer, sees in zip(world.peers, seen, strict=False) if not sees]
+    if world.main and len({(peer.host, peer.address) for peer in world.peers}) > 1:
+        print(f"machines: {machines(world.peers)}")
+        if apart:
+            first = world.peers[0].host
+            print(f"{out}: {machines(apart)} cannot see it on {first}, which must stay the first machine")
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""The processes of a run: one, or several started by torchrun."""
+"""The processes of a run: one, or several started by torchrun or srun, on one machine or more."""
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -9,13 +9,17 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import PrefixStore
-from torch.distributed.rendezvous import rendezvous
+from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, _set_pg_timeout  # pyright: ignore[reportPrivateUsage]
 
 from gptlab.errors import TrainError
+from gptlab.machine import peers
 from gptlab.machine.device import DeviceName, choose_device
+from gptlab.machine.peers import INTERFACE, Peer, Peers, Same
 
 T = TypeVar("T")
+
+WORK_S = 1800  # for all to reach the same point: one process may evaluate, compile, or wait for a slow drive
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,8 @@ class World:
     device: torch.device
     votes: Any = None
     """The group for votes, which do not use the device; None means the default group."""
+    peers: Sequence[Peer] = ()
+    """All processes, this one included, if there are several."""
 
     @property
     def main(self) -> bool:
@@ -57,6 +63,18 @@ class World:
         dist.broadcast_object_list(values)
         return values[0]
 
+    def tensors_from_main(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the first process's tensors, on the CPU; those of the others do not matter."""
+        if self.size == 1:
+            return dict(tensors)
+        known = self.from_main([(name, tensor.shape, tensor.dtype) for name, tensor in tensors.items()])
+        found = {name: torch.empty(shape, dtype=dtype) for name, shape, dtype in known}
+        for name, tensor in found.items():
+            if self.main:
+                tensor.copy_(tensors[name])
+            dist.broadcast(tensor.reshape(-1).view(torch.uint8), 0, group=self.votes)
+        return found
+
     def smallest(self, value: int) -> int:
         """Return the minimum of a number over all processes."""
         if self.size == 1:
@@ -78,6 +96,11 @@ class World:
         if self.size > 1:
             dist.barrier()
 
+    def watch(self) -> None:
+        """Notice within seconds if a machine is gone, on every connection made so far."""
+        if self.size > 1:
+            peers.watch_connections()
+
 
 def restarts() -> int:
     """Return how often the launcher has restarted the processes after one of them died."""
@@ -85,11 +108,16 @@ def restarts() -> int:
 
 
 @contextmanager
-def join_world(name: DeviceName) -> Generator[World]:
-    """Join the processes that torchrun started, if any.
+def join_world(name: DeviceName, same: Same) -> Generator[World]:
+    """Join the processes that torchrun or srun started, if any.
+
+    Args:
+        name: the device.
+        same: what all processes must have in common, by the remedy for a difference.
 
     Raises:
-        TrainError: another process died.
+        TrainError: another process is missing, differs, cannot be reached, or died.
+        SilenceError: another machine went silent.
     """
     device = choose_device(name)
     if device.type == "cuda":
@@ -98,30 +126,78 @@ def join_world(name: DeviceName) -> Generator[World]:
     if size == 1:
         yield World(0, 1, device)
         return
-    timeout = timedelta(minutes=30)
+    store, rank = _store()
+    others = Peers(rank, size, store, same)
     try:
-        store, rank, _ = next(rendezvous("env://", timeout=timeout))
-        if os.environ.get("GROUP_WORLD_SIZE") == "1":
-            # torchrun keeps this store, with the addresses of dead processes, over its restarts. Only on a single
-            # machine do all processes see the same number of restarts.
-            store = PrefixStore(f"restart_{restarts()}", store)
-        cuda = device.type == "cuda"
-        dist.init_process_group(
-            "nccl" if cuda else "gloo",
-            store=store,
-            rank=rank,
-            world_size=size,
-            timeout=timeout,
-            device_id=device if cuda else None,  # else NCCL guesses it and connects at first use
-        )
-        votes = dist.new_group(backend="gloo") if cuda else None
-        yield World(rank, size, device, votes)
+        start = others.meet()
+        with _interface(others):
+            votes = _groups(PrefixStore(start, store), rank, size, device)
+            yield World(rank, size, device, votes, others.all)
     except RuntimeError as error:
         if not (isinstance(error, dist.DistError) or "gloo" in str(error).lower()):
             raise
         # Tracebacks of all survivors would hide that of the process that died.
-        reason = str(error).partition(". ")[0]
-        raise TrainError(f"another process died; see its own message ({reason})") from error
+        raise others.lost(str(error).partition(". ")[0]) from error
     finally:
+        others.leave()
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _store() -> tuple[Any, int]:
+    """Return the store through which the processes find each other, and this one's rank."""
+    host, port, rank = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), int(os.environ["RANK"])
+    # torchrun keeps a store itself, over its restarts.
+    keeps = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    wait = timedelta(seconds=peers.START_S)
+    try:
+        # Not torch's rendezvous, in which rank 0 waits for the others without naming any.
+        store = dist.TCPStore(host, port, None, keeps, wait, wait_for_workers=False, multi_tenant=True)
+    except dist.DistError as error:
+        if keeps:
+            reason = str(error).partition(". ")[0]
+            raise TrainError(
+                f"MASTER_PORT = {port}: cannot be opened at {host} ({reason}); choose another"
+            ) from error
+        raise TrainError(
+            f"MASTER_ADDR = {host}, port {port}: nothing answers there within {peers.START_S} s; start rank 0 on that "
+            "machine, and let the others connect to it"
+        ) from error
+    return store, rank
+
+
+@contextmanager
+def _interface(others: Peers) -> Generator[None]:
+    """Let gloo use the network on which the processes met, unless the user chose one.
+
+    By itself it takes the address of the host's name, which on many systems leads to the machine itself.
+    """
+    name = None if os.environ.get(INTERFACE) else others.interface()
+    if name is not None:
+        os.environ[INTERFACE] = name
+    try:
+        yield
+    finally:
+        if name is not None:
+            del os.environ[INTERFACE]
+
+
+def _groups(store: Any, rank: int, size: int, device: torch.device) -> Any:
+    """Make torch's groups and try them; return the one for votes."""
+    cuda = device.type == "cuda"
+    dist.init_process_group(
+        "nccl" if cuda else "gloo",
+        store=store,
+        rank=rank,
+        world_size=size,
+        timeout=timedelta(seconds=peers.START_S),
+        device_id=device if cuda else None,  # else NCCL guesses it and connects at first use
+    )
+    votes: Any = dist.new_group(backend="gloo") if cuda else None
+    dist.barrier()
+    dist.monitored_barrier(votes, timedelta(seconds=peers.START_S), wait_all_ranks=True)
+    for group in (None, votes) if cuda else (None,):
+        _set_pg_timeout(timedelta(seconds=WORK_S), group)
+    store.set_timeout(timedelta(seconds=WORK_S))
+    peers.watch_connections()
+    return votes
