@@ -152,7 +152,9 @@ def _store() -> tuple[Any, int]:
     wait = timedelta(seconds=peers.START_S)
     try:
         # Not torch's rendezvous, in which rank 0 waits for the others without naming any.
-        store = dist.TCPStore(host, port, None, keeps, wait, wait_for_workers=False, multi_tenant=True)
+        store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
+            host, port, None, keeps, wait, wait_for_workers=False, multi_tenant=True
+        )
     except dist.DistError as error:
         if keeps:
             reason = str(error).partition(". ")[0]
