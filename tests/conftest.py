@@ -69,6 +69,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
         if not torch.cuda.is_available():
             pytest.skip("needs a CUDA device")
+    if item.get_closest_marker("mps") is not None:
+        import torch
+
+        if not torch.backends.mps.is_available():
+            pytest.skip("needs an Apple GPU (MPS)")
     if "shared" in getattr(item, "fixturenames", ()):
         item.user_properties.append(("shared", True))
 

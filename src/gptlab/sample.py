@@ -240,7 +240,8 @@ def stream(
     _check_options(max_tokens, temperature, top_k, top_p, samples)
     reader = _reader(model, dtype, max_tokens)
     prompts = _check_prompts(ids, reader.vocab_size).to(reader.device)
-    generator = torch.Generator(reader.device)
+    # Apple's GPU has no float64, in which numbers are drawn.
+    generator = torch.Generator("cpu" if reader.device.type == "mps" else reader.device)
     if seed is None:
         generator.seed()
     else:
@@ -342,9 +343,10 @@ def draw(
     logits = keep_likeliest(logits, top_k=top_k, top_p=top_p)
     # torch.multinomial draws a random number for every token of the vocabulary, which is several times slower on a CPU.
     # The sums are of integers, as a GPU adds floats in varying order.
-    bounds = (logits.softmax(-1).double() * 2**40).long().cumsum(-1)
-    chance = torch.rand(len(bounds), 1, dtype=torch.float64, device=bounds.device, generator=generator)
-    aim = (chance * bounds[:, -1:]).long()
+    bounds = (logits.softmax(-1).float() * 2**40).long().cumsum(-1)
+    where = generator.device
+    chance = torch.rand(len(bounds), 1, dtype=torch.float64, device=where, generator=generator)
+    aim = (chance * bounds[:, -1:].to(where)).long().to(bounds.device)
     return torch.searchsorted(bounds, aim, right=True)[:, 0]
 
 

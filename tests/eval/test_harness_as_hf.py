@@ -142,8 +142,8 @@ def test_devices_and_batches_of_the_command(exported):
     HarnessModel.open = lm_eval.from_arguments
     for beside in ({"device": "cpu", "batch_size": "auto:4"}, {"batch_size": 8, "max_batch_size": 3}, {}):
         assert HarnessModel.create_from_arg_string(f"pretrained={exported}", beside).max_length == CONTEXT
-    for device in ("mps", "cuda:1"):
-        with pytest.raises(TaskError, match=f"--device {device}: must be cpu or cuda"):
+    for device in ("xla", "cuda:1"):
+        with pytest.raises(TaskError, match=f"--device {device}: must be cpu, cuda or mps"):
             HarnessModel.create_from_arg_obj({"path": str(exported)}, {"device": device})
 
 

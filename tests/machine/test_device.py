@@ -1,4 +1,4 @@
-"""Number formats that a processor supports, and those that it emulates."""
+"""The device that a name stands for, the number formats that it supports, and those that it emulates."""
 
 import os
 import subprocess
@@ -7,9 +7,11 @@ import sys
 import pytest
 import torch
 
-from gptlab.machine import device
+from gptlab.errors import ConfigError
+from gptlab.machine import device, memory, random_states
 
 CPU = torch.device("cpu")
+MPS = torch.device("mps")
 
 
 @pytest.fixture
@@ -72,3 +74,78 @@ def test_without_instructions_nothing_is_measured(monkeypatch):
     monkeypatch.setattr(device, "_seconds", None)
     device._pays.cache_clear()
     assert device.choose_dtype("auto", torch.device("cpu")) == "float32"
+
+
+@pytest.fixture
+def there(monkeypatch):
+    """Let torch find these devices and no others."""
+
+    def found(*kinds):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: "cuda" in kinds)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in kinds)
+
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kinds", "name", "chosen"),
+    [
+        (("cuda", "mps"), "auto", "cuda"),
+        (("mps",), "auto", "mps"),
+        ((), "auto", "cpu"),
+        (("mps",), "mps", "mps"),
+        (("cuda", "mps"), "mps", "mps"),
+        (("cuda", "mps"), "cpu", "cpu"),
+        (("cuda",), "mps", "torch finds no Apple GPU"),
+        (("mps",), "cuda", "torch finds no CUDA device"),
+    ],
+)
+def test_the_device_is_the_best_that_is_there(there, kinds, name, chosen):
+    there(*kinds)
+    if "torch" in chosen:
+        with pytest.raises(ConfigError, match=rf"train\.device = {name}: {chosen}"):
+            device.choose_device(name)
+    else:
+        assert device.choose_device(name).type == chosen
+
+
+def test_several_processes_do_not_share_apples_gpu(there, monkeypatch):
+    there("mps")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert device.choose_device("auto") == CPU
+    with pytest.raises(ConfigError, match=r"train\.device = mps: takes one process"):
+        device.choose_device("mps")
+
+
+@pytest.mark.parametrize(("macos", "chosen"), [((14, 0), "bfloat16"), ((13, 3), "float16")])
+def test_apples_gpu_has_bfloat16_from_macos_14_on(monkeypatch, macos, chosen):
+    monkeypatch.setattr(torch.backends.mps, "is_macos_or_newer", lambda *version: macos >= version)
+    assert device.choose_dtype("auto", MPS) == device.supported_dtype(MPS) == chosen
+    assert device.choose_dtype("float32", MPS) == "float32"
+
+
+def test_what_torch_says_of_apples_gpu(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "get_name", lambda: "Apple M9")
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 12 * 2**30)
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 3 * 2**30)
+    waited = []
+    monkeypatch.setattr(torch.mps, "synchronize", lambda: waited.append(1))
+    device.synchronise(MPS)
+    assert device.describe(MPS)["device"] == "Apple M9"
+    assert device.peak_flops(MPS, "bfloat16") is None
+    assert memory.total_bytes("mps") == 12 * 2**30
+    assert memory.highest_bytes(MPS) == 3 * 2**30
+    assert waited == [1]
+    device.synchronise(CPU)
+
+
+def test_random_states_of_apples_gpu_come_back_and_those_of_another_are_left(monkeypatch):
+    kept = [torch.tensor([1, 2, 255], dtype=torch.uint8)]
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda device: kept[0])
+    monkeypatch.setattr(torch.mps, "set_rng_state", lambda state, device: kept.append(state))
+    state = random_states.random_state(MPS)
+    random_states.restore_random_state(state, MPS)
+    assert torch.equal(kept[1], kept[0])
+    random_states.restore_random_state(state, CPU)
+    random_states.restore_random_state(random_states.random_state(CPU), MPS)
+    assert len(kept) == 2

@@ -18,11 +18,16 @@ CPU = RuntimeError(
     "allocate 8000000000000 bytes. Error code 12 (Cannot allocate memory)"
 )
 CUDA = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+MPS = RuntimeError(
+    "MPS backend out of memory (MPS allocated: 5.50 GB, other allocations: 14.76 GB, max allowed: 20.40 GB). Tried to "
+    "allocate 147.24 MB on private pool."
+)
 
 
 def test_the_allocators_own_errors_are_known():
     assert ran_out(CPU)
     assert ran_out(CUDA)
+    assert ran_out(MPS)
     assert ran_out(MemoryError())
     assert not ran_out(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     with pytest.raises(RuntimeError) as caught:

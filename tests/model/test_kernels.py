@@ -70,6 +70,28 @@ def test_attention_is_fused_whatever_the_heads(device, dtype, mask, groups):
     torch.testing.assert_close(y.double().cpu(), by_hand(q, k, v, bias), atol=tolerance, rtol=tolerance)
 
 
+@pytest.mark.parametrize("mask", ["causal", "masked", "biased"])
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+def test_attention_written_out_is_attention(dtype, mask):
+    q, k, v = heads("cpu", dtype, 4)
+    bias = a_bias("cpu", dtype) if mask == "biased" else None
+    with torch.autocast("cpu", torch.bfloat16):  # which must not round the scores
+        y = kernels.by_formula(q, k, v, a_mask("cpu") if mask == "masked" else bias, causal=mask == "causal")
+    assert y.dtype == dtype
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-2
+    torch.testing.assert_close(y.double(), by_hand(q, k, v, bias), atol=tolerance, rtol=tolerance)
+
+
+def test_a_query_that_sees_nothing_is_finite_when_written_out():
+    q, k, v = heads("cpu", torch.float32, 4)
+    mask = a_mask("cpu").clone()
+    mask[:, :, 3] = False
+    y = kernels.by_formula(q, k, v, mask, causal=False)
+    assert y.isfinite().all()
+    others = [row for row in range(64) if row != 3]
+    torch.testing.assert_close(y[:, :, others].double(), by_hand(q, k, v)[:, :, others], atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("chosen", ["flash", "math", None])
 def test_heads_are_copied_only_where_no_fused_kernel_shares_them(monkeypatch, chosen):
     asked, whole = [], F.scaled_dot_product_attention

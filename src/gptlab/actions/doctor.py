@@ -80,12 +80,17 @@ def _device(folder: Path) -> Found:
     device = choose_device("auto")
     facts = describe(device)
     if device.type == "cuda":
-        memory = torch.cuda.get_device_properties(device).total_memory
+        memory = total_bytes("cuda") or 0
         known = peak_flops(device, "bfloat16") is not None
         yield (
             "good" if known else "fair",
             f"{torch.cuda.device_count()} x {facts['device']}, {quantity(memory, 'B')}"
             + ("" if known else "; machine/gpus.py has no peak for it, so no MFU is shown"),
+        )
+    elif device.type == "mps":
+        yield (
+            "fair",
+            f"{facts['device']} by MPS, which gptlab has not been tried on; --train.device cpu where a run looks wrong",
         )
     else:
         yield "fair", f"no CUDA device; {facts['device']}, {facts['threads']} threads: only for small models"
@@ -95,21 +100,20 @@ def _formats(folder: Path) -> Found:
     """Time a matrix product in each number format."""
     import torch
 
-    from gptlab.machine.device import choose_device, choose_dtype
+    from gptlab.machine.device import choose_device, choose_dtype, synchronise
     from gptlab.model.in_format import autocast
 
     device = choose_device("auto")
     chosen = choose_dtype("auto", device)
     x = torch.randn(MATRIX, MATRIX, device=device)
-    wait = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
     times: dict[str, float] = {}
     for name in ("float32", "bfloat16", "float16"):
         with autocast(name, device):
             torch.mm(x, x)
-            wait()
+            synchronise(device)
             began = time.perf_counter()
             torch.mm(x, x)
-            wait()
+            synchronise(device)
         times[name] = time.perf_counter() - began
     speeds = ", ".join(f"{name} {2 * MATRIX**3 / s / 1e12:.3g} TFLOP/s" for name, s in times.items())
     slower = times[chosen] > 1.2 * min(times.values()) if chosen in times else False

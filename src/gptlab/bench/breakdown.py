@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gptlab.bench.rig import Rig, synchronise
-from gptlab.machine.device import product_type
+from gptlab.bench.rig import Rig
+from gptlab.machine.device import product_type, synchronise
 from gptlab.model import kernels
 from gptlab.model.attention import Reading, masked
 from gptlab.model.in_format import autocast

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from gptlab.bench.rig import Rig, synchronise
-from gptlab.machine.device import product_type
+from gptlab.bench.rig import Rig
+from gptlab.machine.device import product_type, synchronise
 from gptlab.model.loss import CHUNK_TOKENS, HEAD_MULTIPLE
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gptlab.build import build_updater, open_sets
 from gptlab.data.manifest import MANIFEST
 from gptlab.data.mixture import Order
-from gptlab.machine.device import choose_device
+from gptlab.machine.device import choose_device, synchronise
 from gptlab.machine.memory import release
 from gptlab.machine.world import World
 from gptlab.recipe import RunConfig
@@ -145,9 +145,3 @@ def _order(config: RunConfig) -> tuple[Order, bool]:
     if not any((Path(part.path) / MANIFEST).is_file() for part in parts):
         return RandomTokens(model.vocab_size, model.context), True
     return open_sets(config).order, False
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait until the device has done all that it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

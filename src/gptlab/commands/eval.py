@@ -16,7 +16,7 @@ def run(
     task_data: Path | None = None,
     limit: int | None = None,
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     samples: Path | None = None,
 ) -> dict[str, Any]:
     """Score a model on tasks, or compare two checkpoints; runs keep their scores for report and model card.

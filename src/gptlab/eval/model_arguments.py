@@ -9,7 +9,7 @@ from typing import Any
 
 from gptlab.errors import TaskError
 
-REMEDY = "write path=MODEL[,dtype=float32|bfloat16|float16][,device=cpu|cuda]"
+REMEDY = "write path=MODEL[,dtype=float32|bfloat16|float16][,device=cpu|cuda|mps]"
 DTYPES = ("float32", "bfloat16", "float16")
 
 # The values of `hf`'s arguments that change nothing here, and what to do about any other.
@@ -112,9 +112,10 @@ def device(asked: object) -> str:
     """
     if asked in (None, "auto", "cuda:0"):
         return "auto"
-    if asked not in ("cpu", "cuda"):
+    if asked not in ("cpu", "cuda", "mps"):
         raise TaskError(
-            f"--device {asked}: must be cpu or cuda; choose among several GPUs with the variable CUDA_VISIBLE_DEVICES"
+            f"--device {asked}: must be cpu, cuda or mps; choose among several GPUs with the variable "
+            "CUDA_VISIBLE_DEVICES"
         )
     return str(asked)
 

@@ -156,7 +156,7 @@ def _score(
         layout = positions_BT, tree.visible(positions_BT, parts_BT)
     outputs_UX = reader.outputs_at(ids_BT, cells_U, *layout)
     log_probs_N, greedy_N = predictions(reader, outputs_UX, places_N, targets_N)
-    return batch.pairs_N.numpy(), log_probs_N.double().cpu().numpy(), ~greedy_N.cpu().numpy()
+    return batch.pairs_N.numpy(), log_probs_N.cpu().double().numpy(), ~greedy_N.cpu().numpy()
 
 
 def predictions(

@@ -67,7 +67,7 @@ def _nats(reader: Reader, device: torch.device | str, rows: Sequence[tuple[Tenso
     places_N = torch.arange(len(targets_N), device=device)
     outputs_NX = reader.outputs(ids_BT).flatten(0, 1)
     log_probs_N, _ = predictions(reader, outputs_NX, places_N, targets_N)
-    return (-log_probs_N.double()).view(len(rows), -1).sum(1).tolist()
+    return (-log_probs_N.cpu().double()).view(len(rows), -1).sum(1).tolist()
 
 
 @torch.inference_mode()

@@ -15,23 +15,36 @@ from gptlab.errors import ConfigError
 from gptlab.machine import gpus
 
 DTypeName = Literal["auto", "float32", "tf32", "bfloat16", "float16"]
-DeviceName = Literal["auto", "cpu", "cuda"]
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+KINDS: dict[DeviceName, str] = {"cuda": "CUDA device", "mps": "Apple GPU (MPS)", "cpu": "CPU"}
+"""What `auto` takes where it is there, best first, and what it is called."""
 PAYS = 1.25  # times as long as in float32; a format that saves memory may be a little slower
 SLOW = 5  # times as long as in float32; on a busy machine two may be noise
 
 
 def choose_device(name: DeviceName) -> torch.device:
-    """Return the device that a name stands for.
+    """Return the device that a name stands for; auto is CUDA, else Apple's GPU, else the CPU.
 
     Raises:
-        ConfigError: CUDA is requested and missing.
+        ConfigError: the device is requested and missing, or several processes would share Apple's GPU.
     """
-    cuda = torch.cuda.is_available()
-    if name == "cuda" and not cuda:
-        raise ConfigError("train.device = cuda: torch finds no CUDA device here; use cpu, or auto")
-    if name == "cpu" or not cuda:
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    # Apple's GPU is one, and gloo adds up only what CPUs and CUDA devices hold.
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(kind for kind in KINDS if there[kind] and (alone or kind != "mps"))
+    if not there[name]:
+        raise ConfigError(f"train.device = {name}: torch finds no {KINDS[name]} here; use cpu, or auto")
+    if name == "mps" and not alone:
+        raise ConfigError("train.device = mps: takes one process; leave torchrun out, or use cpu")
+    return (
+        torch.device(name, int(os.environ.get("LOCAL_RANK", "0"))) if name == "cuda" else torch.device(name)
+    )
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done all that it was given."""
+    torch.get_device_module(device).synchronize()
 
 
 def choose_dtype(name: DTypeName, device: torch.device) -> DTypeName:
@@ -39,16 +52,18 @@ def choose_dtype(name: DTypeName, device: torch.device) -> DTypeName:
     if name != "auto":
         return name
     supported = supported_dtype(device)
-    return supported if device.type == "cuda" or supported == "float32" or _pays() else "float32"
+    return supported if device.type != "cpu" or supported == "float32" or _pays() else "float32"
 
 
 def supported_dtype(device: torch.device) -> DTypeName:
-    """Return bfloat16 where the device has products of its own for it, else float16 on CUDA, else float32.
+    """Return bfloat16 where the device has products of its own for it, else float16 on a GPU, else float32.
 
     Text is written faster in it everywhere, as a token's time is that of reading the weights.
     """
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    if device.type == "mps":
+        return "bfloat16" if torch.backends.mps.is_macos_or_newer(14, 0) else "float16"
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     has = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16")
     return "bfloat16" if has else "float32"
@@ -134,13 +149,17 @@ def describe(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "platform": platform.platform(),
         "host": socket.gethostname(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
+        "device": _name(device),
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
 
 
-def _cpu_name() -> str:
+def _name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "mps":
+        return torch.backends.mps.get_name()
     if sys.platform == "linux":
         with Path("/proc/cpuinfo").open() as lines:
             for line in lines:

@@ -13,15 +13,19 @@ Part = TypeVar("Part")
 Result = TypeVar("Result")
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-CPU_WORDS = "DefaultCPUAllocator: can't allocate memory"
+WORDS = ("DefaultCPUAllocator: can't allocate memory", "MPS backend out of memory")
 
 
 def total_bytes(device: str) -> int | None:
-    """Return the total memory of "cuda" or "cpu" in bytes; None if the system does not say."""
+    """Return the memory of a kind of device in bytes, of Apple's GPU what is meant for it; None if nobody says."""
     if device == "cuda":
         import torch
 
         return torch.cuda.get_device_properties(device).total_memory
+    if device == "mps":
+        import torch
+
+        return torch.mps.recommended_max_memory()
     known = hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else None
 
@@ -48,6 +52,8 @@ def highest_bytes(device: "torch.device") -> int | None:
     """Return the most memory that this process has held so far: of the GPU, or on a CPU of the host."""
     import torch
 
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()  # now, what torch keeps of freed tensors included
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else highest_host_bytes()
 
 
@@ -78,11 +84,11 @@ def keep_freed() -> None:
 def ran_out(error: BaseException) -> bool:
     """Return whether an error means that memory ran out, or was caused by that.
 
-    CUDA has a class for it, the CPU only a message, and a compiler wraps either in its own error.
+    CUDA has a class for it, others only a message, and a compiler wraps either in its own error.
     """
     import torch
 
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or CPU_WORDS in str(error):
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in WORDS):
         return True
     return error.__cause__ is not None and ran_out(error.__cause__)
 
@@ -116,8 +122,10 @@ def in_parts(
 
 
 def release() -> None:
-    """Release the memory that torch's CUDA allocator caches."""
+    """Release the memory of the GPU that torch keeps for the next tensors."""
     import torch
 
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()

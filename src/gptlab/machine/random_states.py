@@ -25,13 +25,14 @@ def random_state(device: torch.device) -> dict[str, Any]:
         "numpy": [kind, list(map(int, keys)), *rest],
         "torch": torch.get_rng_state().numpy().tobytes().hex(),
     }
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device).numpy().tobytes().hex()
+    if device.type != "cpu":
+        of_gpu = torch.get_device_module(device).get_rng_state(device)
+        state[device.type] = of_gpu.numpy().tobytes().hex()
     return state
 
 
 def restore_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Restore what `random_state` returned; without CUDA, skip a CUDA state."""
+    """Restore what `random_state` returned; skip that of a GPU of another kind."""
     import numpy as np
 
     version, internal, gauss = state["python"]
@@ -39,6 +40,6 @@ def restore_random_state(state: dict[str, Any], device: torch.device) -> None:
     kind, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
     torch.set_rng_state(torch.frombuffer(bytearray.fromhex(state["torch"]), dtype=torch.uint8))
-    if device.type == "cuda" and "cuda" in state:
-        cuda = torch.frombuffer(bytearray.fromhex(state["cuda"]), dtype=torch.uint8)
-        torch.cuda.set_rng_state(cuda, device)
+    if device.type != "cpu" and device.type in state:
+        of_gpu = torch.frombuffer(bytearray.fromhex(state[device.type]), dtype=torch.uint8)
+        torch.get_device_module(device).set_rng_state(of_gpu, device)

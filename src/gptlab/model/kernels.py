@@ -37,12 +37,42 @@ def attend(
     query head gets its own copy: torch would otherwise write out all scores, at many times the memory.
     """
     group = q_BHTK.shape[1] // k_BGSK.shape[1]
+    if q_BHTK.device.type == "mps":
+        k_BHSK, v_BHSK = (heads.repeat_interleave(group, 1) for heads in (k_BGSK, v_BGSK))
+        return by_formula(q_BHTK, k_BHSK, v_BHSK, mask, causal=causal)
     if group > 1 and not takes_groups(q_BHTK, masked=mask is not None):
         k_BGSK, v_BGSK = (heads.repeat_interleave(group, 1) for heads in (k_BGSK, v_BGSK))
         group = 1
     return F.scaled_dot_product_attention(
         q_BHTK, k_BGSK, v_BGSK, attn_mask=mask, is_causal=causal, enable_gqa=group > 1
     )
+
+
+def by_formula(
+    q_BHTK: Float[Tensor, "B H T K"],
+    k_BHSK: Float[Tensor, "B H S K"],
+    v_BHSK: Float[Tensor, "B H S K"],
+    mask: Bool[Tensor, "*lead T S"] | Float[Tensor, "*lead T S"] | None,
+    *,
+    causal: bool,
+) -> Float[Tensor, "B H T K"]:
+    """Return attention written out in float32, for Apple's GPU, where torch's own may be wrong without a word.
+
+    There its causal kernel lets 16-bit queries see up to three later keys, and older versions misread a mask that
+    several heads share.
+
+    Source: https://github.com/pytorch/pytorch/issues/195910 and https://github.com/pytorch/pytorch/pull/184180.
+    """
+    with torch.autocast(q_BHTK.device.type, enabled=False):
+        scores_BHTS = q_BHTK.float() @ k_BHSK.float().mT * q_BHTK.shape[-1] ** -0.5
+        if causal:
+            mask = torch.ones(scores_BHTS.shape[-2:], dtype=torch.bool, device=q_BHTK.device).tril()
+        if mask is not None and mask.dtype == torch.bool:
+            # Not -inf: a row that sees nothing must not become NaN, which spreads to others as zero times NaN.
+            scores_BHTS = scores_BHTS.masked_fill(~mask, torch.finfo(torch.float32).min)
+        elif mask is not None:
+            scores_BHTS = scores_BHTS + mask
+        return (scores_BHTS.softmax(-1) @ v_BHSK.float()).to(v_BHSK.dtype)
 
 
 def takes_groups(q_BHTK: Tensor, *, masked: bool) -> bool:
@@ -63,8 +93,10 @@ def choose(
 ) -> str | None:
     """Return the kernel that torch picks among those switched on; None if none of them can compute this.
 
-    The name is "unknown" where this version of torch does not say.
+    The name is "unknown" where this version of torch does not say, and "math" on Apple's GPU, where none is used.
     """
+    if device.type == "mps":
+        return "math"
     cuda = torch.backends.cuda
     switches = (cuda.cudnn_sdp_enabled, cuda.flash_sdp_enabled, cuda.mem_efficient_sdp_enabled)
     on = tuple(

@@ -30,7 +30,7 @@ class TrainConfig:
     attention_kernel: KernelName = "auto"
     """Kernel that computes attention in training; auto lets torch choose."""
     device: DeviceName = "auto"
-    """Where to train; auto is CUDA if available."""
+    """Where to train; auto is CUDA if available, else Apple's GPU (mps), else the CPU."""
     parallel: ParallelName = "ddp"
     """What several processes share: the work (ddp), also the optimizer's state (zero1), or everything (fsdp)."""
     reduce_dtype: ReduceName = "float32"

@@ -156,7 +156,7 @@ class Muon(torch.optim.Optimizer):
 def orthogonalised(matrices_NRC: Float[Tensor, "N R C"]) -> Float[Tensor, "N R C"]:
     """Return nearly the nearest matrices with orthonormal rows or columns, whichever are fewer.
 
-    The iteration multiplies in bfloat16 on a GPU that has it, and returns that format; elsewhere in float32.
+    The iteration multiplies in bfloat16 on a CUDA device that has it, and returns that format; elsewhere in float32.
 
     Source: Jordan et al. (2024), the Newton-Schulz iteration and its coefficients; Higham (2008), Functions of
     Matrices, sec. 8.3, for the polar factor.

@@ -65,7 +65,7 @@ class Probe:
 
     def _find(self, say: Callable[[str], None]) -> None:
         slices, device = self._slices, self._world.device
-        coming = self._coming() if device.type == "cuda" else 0
+        coming = self._coming() if device.type != "cpu" else 0
         if device.type == "cuda" and not self._settled:
             most, fits = slices.rows, even(slices.largest_share, self._estimate(coming))
             slices.rows = min(most, fits)

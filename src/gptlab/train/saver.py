@@ -111,7 +111,7 @@ class Saver:
                     tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=tensor.is_cuda
                 )
                 self._buffers[f"{part}/{name}"] = buffer
-            copy = buffer.copy_(tensor.detach(), non_blocking=True)
+            copy = buffer.copy_(tensor.detach(), non_blocking=tensor.is_cuda)
             copies[name] = copy if isinstance(held, Tensor) else replace(held, own=copy)
         if on_gpu:
             torch.cuda.synchronize()

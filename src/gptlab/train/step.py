@@ -123,7 +123,9 @@ class Updater:
         self.state.model.zero_grad(set_to_none=True)
 
     def _to_device(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self._world.device, non_blocking=True)
+        # Only from pinned memory: a copy to Apple's GPU could read what is freed meanwhile.
+        device = self._world.device
+        return tensor.to(device, non_blocking=device.type == "cuda")
 
     def _backward(self, ids: Tensor, targets: Tensor, weight: float, *, synchronise: bool) -> Tensor:
         # For the backward pass too, in which recomputed blocks attend again.
