@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -86,11 +87,11 @@ def measured(rig: Rig, steps: int | None = None) -> dict[str, Any]:
     }
 
 
-def rounds(title: str, steps: int | None) -> Iterator[int]:
-    """Count measurements with their progress: `steps` of them, or as many as fit a minute."""
-    began = perf_counter()
+def rounds(title: str, steps: int | None, most: int | None = MOST) -> Iterator[int]:
+    """Count measurements with their progress: `steps` of them, or as many as fit a minute, up to `most`."""
+    began, end = perf_counter(), most if steps is None else steps
     with Progress(title, steps, " steps") as progress:
-        for number in range(MOST if steps is None else steps):
+        for number in count() if end is None else range(end):
             spent = perf_counter() - began
             if steps is None and number >= FEWEST and spent * (number + 1) / number > ENOUGH_S:
                 break

@@ -19,6 +19,7 @@ from gptlab.machine.device import choose_device, synchronise
 from gptlab.machine.memory import release
 from gptlab.machine.world import World
 from gptlab.recipe import RunConfig
+from gptlab.train.optim import set_rate
 from gptlab.train.slices import Slices
 
 ROUND_S = 2.0
@@ -73,6 +74,7 @@ class Rig:
         self.world = World(0, 1, choose_device(config.train.device))
         order, self.synthetic = _order(config)
         self.updater = build_updater(config, order, self.world)
+        set_rate(self.updater.state.optimizer, 0.0)  # thousands of steps at the peak might diverge
         self.updater.prepare(say)
         slices = self.updater.slices
         self.rows = slices.rows

@@ -134,7 +134,7 @@ def rows(config: RunConfig, pace: Pace, data: Data, hours: float) -> list[tuple[
 
 def _row(name: str, config: RunConfig, pace: Pace, data: Data, hours: float) -> tuple[Row, RunConfig]:
     size, batch = measure(config.model), config.train.batch_tokens
-    steps = int(pace.tokens(hours, size.flops_per_token)) // batch
+    steps = pace.steps(hours, batch, size.flops_per_token)
     tokens = steps * batch
     used = pace.hours(tokens, size.flops_per_token)
     c = config.model

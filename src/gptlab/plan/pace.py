@@ -1,8 +1,14 @@
 """How fast a size trains: by a GPU's data sheet, or as measured on this machine."""
 
+import math
 import statistics
+import subprocess
+import sys
 import time
+from bisect import bisect_right
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from gptlab.amounts import duration
 from gptlab.bench.bench import rounds
@@ -16,7 +22,9 @@ from gptlab.machine.memory import total_bytes
 from gptlab.model.in_format import InFormat
 from gptlab.model.size import measure
 from gptlab.recipe import RunConfig
+from gptlab.train.budget import SPARE
 from gptlab.train.interrupt import Interrupt
+from gptlab.train.saver import Saver
 
 SHARE = 0.4
 """Of the peak, where nothing was measured.
@@ -37,22 +45,32 @@ class Pace:
     flops_per_s: float
     """Of all devices together in training steps, evaluations and checkpoints left out."""
     overhead: float
-    """Fraction of the time that evaluations and checkpoints take."""
+    """Fraction of the time that evaluations and checkpoints are assumed to take; 0 where they were measured."""
     usd_per_hour: float | None
     """Rent of all devices; None if unknown."""
     memory: float | None
     """Bytes of one device; None if unknown."""
     start_s: float = 0.0
-    """Seconds before the second step: the first evaluation, and a compiler."""
+    """Seconds that a process takes to load, build the model and compile it."""
+    pause: float = 0.0
+    """Tokens that are trained on in the time of an evaluation with its checkpoint, whatever the size."""
+    every: float = math.inf
+    """Tokens between evaluations; two more are at the start and the end."""
 
     def hours(self, tokens: float, flops_per_token: float) -> float:
-        """Return how long a number of tokens takes."""
-        return (self.start_s + tokens * flops_per_token / self.flops_per_s / (1 - self.overhead)) / 3600
+        """Return how long a run of so many tokens takes, from its command to its end."""
+        pauses = 1 + math.ceil(tokens / self.every)
+        seconds = (tokens + pauses * self.pause) * flops_per_token / self.flops_per_s
+        return (self.start_s + seconds / (1 - self.overhead)) / 3600
 
-    def tokens(self, hours: float, flops_per_token: float) -> float:
-        """Return how many tokens fit into a time."""
-        seconds = max(0.0, 3600 * hours - self.start_s)
-        return seconds * (1 - self.overhead) * self.flops_per_s / flops_per_token
+    def steps(self, hours: float, batch_tokens: int, flops_per_token: float) -> int:
+        """Return how many steps fit into a time, of which a run of hours keeps some in reserve."""
+
+        def took(steps: int) -> float:
+            return self.hours(steps * batch_tokens, flops_per_token)
+
+        most = int(3600 * hours * self.flops_per_s / (flops_per_token * batch_tokens))
+        return max(0, bisect_right(range(most + 1), (1 - SPARE) * hours, key=took) - 1)
 
 
 def assumed(gpu: str, gpus: int) -> Pace:
@@ -73,36 +91,71 @@ def assumed(gpu: str, gpus: int) -> Pace:
 
 
 def calibrated(config: RunConfig) -> Pace:
-    """Measure a recipe's steps on this machine for a minute, and its evaluations where its data are there."""
+    """Measure a recipe's steps on this machine for a minute, and its evaluations where its data are there.
+
+    Raises:
+        ConfigError: no checkpoint can be written to the current folder.
+    """
     began = time.perf_counter()
+    load_s = _load_seconds()
     with Rig(config) as rig:
-        step_s = statistics.median(rig.step().seconds for _ in rounds("calibrating", None))
-        first_s = rig.first_step_s
-        evaluation_s = None if rig.synthetic else _evaluation_seconds(config, rig)
+        # Not the median: a run takes the time of its slow steps too.
+        step_s = statistics.fmean(rig.step().seconds for _ in rounds("calibrating", None, most=None))
+        start_s = load_s + max(0.0, rig.first_step_s - step_s / rig.passes)
+        pause_s = None if rig.synthetic else _pause_seconds(config, rig)
         device = describe(rig.world.device)["device"]
-    start_s = first_s + (evaluation_s or 0.0)
-    every_s = config.eval.every_steps * step_s
-    flops = measure(config.model).flops_per_token * config.train.batch_tokens / step_s
+    batch = config.train.batch_tokens
     gpu = known(device)
     return Pace(
-        f"{device}, measured here in {duration(time.perf_counter() - began)}: {step_s:.3g} s a step, "
-        + ("evaluations assumed" if evaluation_s is None else f"{evaluation_s:.3g} s an evaluation"),
-        flops,
-        OVERHEAD if evaluation_s is None else evaluation_s / (every_s + evaluation_s),
+        f"{device}, measured here in {duration(time.perf_counter() - began)}: {start_s:.3g} s to start, "
+        f"{step_s:.3g} s a step, "
+        + (
+            "evaluations assumed" if pause_s is None else f"{pause_s:.3g} s an evaluation with its checkpoint"
+        ),
+        measure(config.model).flops_per_token * batch / step_s,
+        OVERHEAD if pause_s is None else 0.0,
         None if gpu is None else gpu.usd_per_hour,
         total_bytes(rig.world.device.type),
         start_s,
+        (pause_s or 0.0) / step_s * batch,
+        config.eval.every_steps * batch,
     )
 
 
-def _evaluation_seconds(config: RunConfig, rig: Rig) -> float:
-    model, dtype, device = rig.updater.state.model, rig.updater.dtype, rig.world.device
+def _load_seconds() -> float:
+    """Return how long a process takes to load what trains."""
     began = time.perf_counter()
-    for evaluation in evaluations(
-        config, model, InFormat(model, dtype, device), open_sets(config), rig.world, Interrupt()
-    ):
-        evaluation.run()
+    subprocess.run([sys.executable, "-c", "import gptlab.actions.train"], check=True)
     return time.perf_counter() - began
+
+
+def _pause_seconds(config: RunConfig, rig: Rig) -> float:
+    """Return how long an evaluation takes, with a checkpoint written beside it as in training.
+
+    Raises:
+        ConfigError: the checkpoint cannot be written.
+    """
+    at, world = rig.updater.state, rig.world
+    model = InFormat(at.model, rig.updater.dtype, world.device)
+    try:
+        # In the current folder, where runs are: that of temporary files may be memory.
+        with TemporaryDirectory(dir=".", prefix=".calibrating_") as folder, at.measured():
+            began = time.perf_counter()
+            saver = Saver(Path(folder), keep=1, keep_every=None, files={})
+            saver.start(at.facts(), **at.tensors(), good=None)
+            at.model.eval()
+            for evaluation in evaluations(config, at.model, model, open_sets(config), world, Interrupt()):
+                evaluation.run()
+            saver.wait()
+            took = time.perf_counter() - began
+        if (failure := saver.failure()) is None:
+            return took
+        reason = failure[1]
+    except OSError as error:
+        reason = str(error.strerror)
+    raise ConfigError(
+        f"--calibrate: no checkpoint can be written to {Path.cwd()} ({reason}); start it where runs are to be"
+    )
 
 
 def named(gpu: str) -> GPU:

@@ -43,7 +43,9 @@ def plan(
         raise ConfigError(f"--gpus {gpus}: --calibrate measures one process here; leave one out")
     if write is not None and (refusal := file_unwritable(write, "--write")) is not None:
         raise ConfigError(refusal)
-    config, on = recipe.load([file]), data_named(data)
+    on = data_named(data)
+    # A prepared folder decides the vocabulary, and what evaluations read.
+    config = recipe.load([file], {"data": {"path": data}} if Path(data).is_dir() else {})
     pace = calibrated(config) if calibrate else assumed(gpu, gpus)
     time = _hours(hours, dollars, pace)
     found = rows(config, pace, on, time)

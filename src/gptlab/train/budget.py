@@ -1,8 +1,10 @@
 """How long a run lasts: a number of steps, or as many as fit into a number of hours."""
 
 import time
+from bisect import bisect_right
 from collections import deque
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from gptlab.errors import TrainError
@@ -113,14 +115,21 @@ class Budget:
         here_s = self.used_s - self._before_s
         if not n_step or (n_step < ENOUGH and here_s < (budget_s - self._before_s) / 10):
             return None
-        step_s = sum(self._steps_s) / n_step + self._evaluation_s / self._evaluate_every
+        step_s = sum(self._steps_s) / n_step
+        took = partial(self._seconds, step, step_s)
         left_s = budget_s - self.used_s - self._evaluation_s - save_s
         due = self.plan is None or self.again or step == self._begin
-        if self.plan is not None and not due and (self.plan.steps - step) * step_s <= left_s:
+        if self.plan is not None and not due and took(self.plan.steps) <= left_s:
             return None
         at = max(step, self._begin)
-        steps = step + max(1, int(left_s * (1 - SPARE) / step_s))
+        ends = range(step + 1, step + 2 + max(0, int(left_s / step_s)))
+        steps = step + max(1, bisect_right(ends, left_s * (1 - SPARE), key=took))
         return Plan(at, self.progress(at), steps if self.most is None else min(steps, self.most))
+
+    def _seconds(self, step: int, step_s: float, end: int) -> float:
+        """Return how long the steps up to an end take, with the evaluations before it."""
+        evaluations = (end - 1) // self._evaluate_every - step // self._evaluate_every
+        return (end - step) * step_s + evaluations * self._evaluation_s
 
     def follow(self, plan: Plan) -> None:
         """Adopt a plan.
