@@ -72,6 +72,17 @@ def test_a_long_step_is_computed_from_some_of_its_passes(config, monkeypatch):
         assert seconds / 3 < min(cut.step().seconds for _ in range(5)) < 3 * seconds
 
 
+def test_steps_are_whole_and_leave_the_weights_alone(config):
+    with Rig(config) as rig:
+        at = rig.updater.state
+        before = [parameter.clone() for parameter in at.model.parameters()]
+        means = [at.optimizer.state[parameter]["exp_avg"].clone() for parameter in at.model.parameters()]
+        rig.step()
+        for parameter, weights, mean in zip(at.model.parameters(), before, means, strict=True):
+            assert torch.equal(parameter, weights)
+            assert not torch.equal(at.optimizer.state[parameter]["exp_avg"], mean)
+
+
 def test_the_next_rig_does_not_run_the_graphs_of_this_one(config, monkeypatch):
     calls = []
     monkeypatch.setattr(torch.compiler, "reset", lambda: calls.append(True))
