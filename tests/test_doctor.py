@@ -9,6 +9,7 @@ import torch
 from gptlab import cli
 from gptlab.actions import doctor
 from gptlab.actions.doctor import EXAMINATIONS, examine
+from gptlab.machine import device
 from gptlab.model import kernels
 
 
@@ -44,6 +45,14 @@ def test_slow_attention_and_copied_heads_are_told(monkeypatch, tmp_path):
     assert status == "fair"
     assert "float32: efficient, reading math" in detail
     assert detail.endswith("shared key/value heads are copied in float32, bfloat16, float16")
+
+
+def test_an_apple_gpu_is_told_and_that_it_is_untried(monkeypatch, tmp_path):
+    monkeypatch.setattr(device, "choose_device", lambda name: torch.device("mps"))
+    monkeypatch.setattr(torch.backends.mps, "get_name", lambda: "Apple M9")
+    ((status, detail),) = EXAMINATIONS["device"](tmp_path)
+    assert status == "fair"
+    assert detail.startswith("Apple M9 by MPS, which gptlab has not been tried on")
 
 
 @pytest.mark.slow
