@@ -20,6 +20,7 @@ from gptlab.model.in_format import autocast
 from gptlab.model.loss import IGNORED, next_token_loss
 from gptlab.model.unset import Unset
 from gptlab.runs.metrics import read_rows
+from gptlab.runs.tensor_file import in_memory
 from gptlab.sample import draw, generate
 from gptlab.train import objective
 from gptlab.train.optim import OPTIMIZERS, build_optimizer, load_optimizer_state, optimizer_state
@@ -249,7 +250,8 @@ def test_no_float64_reaches_apples_gpu(monkeypatch, optimizer):
         made = build_optimizer(model, OPTIMIZERS[optimizer].config())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         made.step()
-        load_optimizer_state(made, model, {name: t.cpu() for name, t in optimizer_state(made, model).items()})
+        state = optimizer_state(made, dict(model.named_parameters()))
+        load_optimizer_state(made, model, in_memory({name: tensor.cpu() for name, tensor in state.items()}))
         made.step()
         logits = model(ids)[:, -1]
         draw(logits, temperature=1.0, top_k=9, top_p=0.9, generator=torch.Generator())

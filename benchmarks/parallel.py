@@ -1,0 +1,187 @@
+"""What a process holds under each kind of [train] parallel, and how long a step takes with zero1 and with ddp.
+
+    OMP_NUM_THREADS=1 python benchmarks/parallel.py --json benchmarks/results/parallel_cpu.json
+
+Memory: the bytes of parameters, gradients and optimizer state after an update, every storage counted once, beside what
+the formula in train/parallel.py says; and by how much the process has grown, which activations and libraries add to.
+Time: both kinds in the same processes, a step of one and then of the other; the ratio is that of the medians.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from gptlab import recipe
+from gptlab.bench.rig import RandomTokens
+from gptlab.build import build_updater
+from gptlab.machine.device import DeviceName, choose_device, describe
+from gptlab.machine.world import World, join_world
+from gptlab.model.size import measure
+from gptlab.outputs import file_unwritable
+from gptlab.recipe import RECIPES, RunConfig
+from gptlab.train.optim import state_bytes
+from gptlab.train.parallel import PARALLEL
+from gptlab.train.step import Updater
+
+TOKENS = 4096  # of a step whose time is taken
+CONTEXT = 1024
+
+
+def configured(size: str, kind: str, batch_tokens: int, context: int, device: str) -> RunConfig:
+    """Return the recipe of a size under a kind."""
+    rows = {"batch_tokens": batch_tokens, "micro_batch": 1, "parallel": kind, "device": device}
+    model = {"size": size, "vocab_size": 50257, "context": context}
+    flags = {"model": model, "train": {**rows, "dtype": "auto"}}
+    return recipe.load([RECIPES / "gpt2_124m.toml"], flags)
+
+
+def built(config: RunConfig, world: World) -> Updater:
+    """Return a model that is about to be trained on made-up tokens."""
+    return build_updater(config, RandomTokens(config.model.vocab_size, config.model.context), world)
+
+
+def resident() -> int:
+    """Return the bytes of this process that are in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def tensors(updater: Updater) -> Iterator[Tensor]:
+    """Yield parameters, gradients and the optimizer's state as they are in this process."""
+    for parameter in updater.state.model.parameters():
+        yield parameter.detach()
+        if parameter.grad is not None:
+            yield parameter.grad
+    for quantities in updater.state.optimizer.state.values():
+        yield from quantities.values()
+
+
+def held(updater: Updater) -> int:
+    """Return the bytes of all storages behind them."""
+    storages: dict[int, int] = {}
+    for tensor in tensors(updater):
+        storage = (tensor.to_local() if isinstance(tensor, DTensor) else tensor).untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+def memory(size: str, kind: str, device: DeviceName) -> dict[str, Any]:
+    """Make one update, and return what this process holds."""
+    with join_world(device, {}) as world:
+        config = configured(size, kind, 64 * world.size, 64, device)
+        before = resident()
+        updater = built(config, world)
+        gradient = updater.gradient(0, lambda: False)
+        assert gradient is not None
+        updater.state.sharing.update(updater.state.optimizer)  # and the gradient stays
+        sizes = measure(config.model)
+        state = state_bytes(config.optim, sizes.counts)
+        foretold = PARALLEL[kind].bytes_of(sizes.parameters, state, world.size)
+        return {"held": held(updater), "formula": foretold, "grown": resident() - before}
+
+
+def times(size: str, rounds: int, device: DeviceName) -> dict[str, Any]:
+    """Time steps of ddp and zero1 in turn."""
+    with join_world(device, {}) as world:
+        updaters = {
+            kind: built(configured(size, kind, TOKENS, CONTEXT, device), world) for kind in ("ddp", "zero1")
+        }
+        found: dict[str, list[float]] = {kind: [] for kind in updaters}
+        for number in range(rounds + 1):
+            for kind, updater in updaters.items():
+                world.barrier()
+                began = time.perf_counter()
+                gradient = updater.gradient(number * TOKENS // CONTEXT, lambda: False)
+                assert gradient is not None
+                updater.update(gradient)
+                world.barrier()
+                found[kind].append(time.perf_counter() - began)
+        kept = {kind: seconds[1:] for kind, seconds in found.items()}
+        ratio = statistics.median(kept["zero1"]) / statistics.median(kept["ddp"])
+        return {"dtype": updaters["ddp"].dtype, "step_s": kept, "zero1_over_ddp": ratio}
+
+
+def together(processes: int, words: list[str]) -> list[dict[str, Any]]:
+    """Run this file in several processes, and return what each of them found."""
+    with TemporaryDirectory() as folder:
+        launch = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            str(processes),
+        ]
+        subprocess.run([*launch, __file__, "--folder", folder, *words], check=True)
+        return [json.loads((Path(folder) / f"{rank}.json").read_text()) for rank in range(processes)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--sizes", nargs="+", default=["gpt2-124m", "gpt2-350m"])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--only", choices=("memory", "time"))
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--kind", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    size, device = arguments.sizes[0], arguments.device
+    if arguments.folder:  # one of several processes
+        found = (
+            memory(size, arguments.kind, device) if arguments.kind else times(size, arguments.rounds, device)
+        )
+        (arguments.folder / f"{os.environ['RANK']}.json").write_text(json.dumps(found))
+        return
+    if arguments.json and (refusal := file_unwritable(arguments.json, "--json")):
+        raise SystemExit(refusal)
+    result: dict[str, Any] = {"what": __doc__.partition("\n")[0], "processes": arguments.processes}
+    if arguments.only != "time":
+        result["memory"] = [
+            {
+                "size": size,
+                "kind": kind,
+                "processes": together(arguments.processes, ["--sizes", size, "--kind", kind]),
+            }
+            for size in arguments.sizes
+            for kind in PARALLEL
+        ]
+        for line in result["memory"]:
+            worst = max(one["held"] / one["formula"] for one in line["processes"])
+            held_gb = max(one["held"] for one in line["processes"]) / 1e9
+            print(
+                f"{line['size']} {line['kind']}: {held_gb:.2f} GB held, {worst:.3f} times the formula",
+                flush=True,
+            )
+    if arguments.only != "memory":
+        result["time"] = together(arguments.processes, ["--sizes", size, "--rounds", str(arguments.rounds)])[
+            0
+        ]
+        print(
+            f"a step of {TOKENS} tokens: zero1 takes {result['time']['zero1_over_ddp']:.3f} times ddp's time"
+        )
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False
+    )
+    result |= {"commit": commit.stdout.strip(), **describe(choose_device(device))}
+    del result["host"]
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
