@@ -3,11 +3,9 @@
 import pytest
 import torch
 from real_runs import command, finish_together, hashes, record, rows
-from test_loop import build
 from torch import nn
 
 from gptlab import cli
-from gptlab.errors import ConfigError
 from gptlab.machine.world import World
 from gptlab.model.gpt import GPT, ModelConfig
 from gptlab.model.roles import role
@@ -16,8 +14,7 @@ from gptlab.runs import checkpoint
 from gptlab.runs.scattered import Link, Scattered, Span
 from gptlab.runs.tensor_file import load_tensors, pieces
 from gptlab.train import flat
-from gptlab.train.optim import OPTIMIZERS
-from gptlab.train.parallel import PARALLEL, _rows
+from gptlab.train.parallel import rows as sharded_rows
 from gptlab.train.saver import Saver
 
 FLAGS = ("--train.batch-tokens", 192, "--train.micro-batch", 1, "--train.deterministic", True)
@@ -54,11 +51,12 @@ def test_zero1_is_ddp_bit_for_bit(ran, optimizer, processes):
 
 
 @pytest.mark.slow
-def test_fsdp_has_the_losses_of_ddp(ran):
-    expected, found = (rows(ran(kind, "adamw", 2), "step") for kind in ("ddp", "fsdp"))
+@pytest.mark.parametrize(("optimizer", "processes"), [("adamw", 2), ("muon", 3)])
+def test_fsdp_has_the_losses_of_ddp(ran, optimizer, processes):
+    expected, found = (rows(ran(kind, optimizer, processes), "step") for kind in ("ddp", "fsdp"))
     for key in ("loss", "grad_norm"):
         assert [row[key] for row in found] == pytest.approx([row[key] for row in expected], rel=1e-5)
-    expected, found = (rows(ran(kind, "adamw", 2), "val") for kind in ("ddp", "fsdp"))
+    expected, found = (rows(ran(kind, optimizer, processes), "val") for kind in ("ddp", "fsdp"))
     assert [row["loss"] for row in found] == pytest.approx([row["loss"] for row in expected], rel=1e-5)
 
 
@@ -108,7 +106,7 @@ def test_a_process_holds_its_share_of_adamws_state(processes):
     total = sum(p.numel() for p in parameters.values())
     layout = flat.cut(parameters, processes)
     assert layout.stretch <= 1.05 / processes * total
-    rows = [_rows(p.shape, processes) for p in parameters.values()]
+    rows = [sharded_rows(p.shape, processes) for p in parameters.values()]
     for rank in range(processes):
         held = sum(span.stop - span.start for spans in rows for span in spans if span.rank == rank)
         assert held <= 1.1 / processes * total
@@ -207,10 +205,3 @@ def test_one_process_says_that_it_shares_nothing(tiny_recipe, tmp_path, capsys, 
     words = [tiny_recipe, "--out", tmp_path / "run", "--train.parallel", "zero1", "--train.steps", 2]
     assert cli.main(["train", *map(str, words)]) == 0
     assert "parallel: zero1 shares among several processes; this one is alone" in capsys.readouterr().out
-
-
-def test_fsdp_refuses_what_needs_whole_matrices(tiny_recipe, tmp_path):
-    whole = OPTIMIZERS["muon"].whole
-    updater = build(tiny_recipe, tmp_path).updater
-    with pytest.raises(ConfigError, match=r"train.parallel = fsdp: .* zero1"):
-        PARALLEL["fsdp"](updater._inner, World(0, 2, torch.device("cpu")), "float32", whole)

@@ -37,17 +37,22 @@ def cut(parameters: Mapping[str, Tensor], processes: int) -> Layout:
     return Layout(starts, _aligned(-(-end // processes)))
 
 
-def dealt(matrices: Mapping[str, Tensor], processes: int) -> Layout:
-    """Deal whole matrices, the costliest first, each to the process that has the least to do."""
-    costs, ends, place = [0] * processes, [0] * processes, dict[str, tuple[int, int]]()
-    # The cost of orthogonalising one.
+def deal(matrices: Mapping[str, Tensor], processes: int) -> dict[str, int]:
+    """Deal whole matrices, the costliest to orthogonalise first, each to the process that has the least to do."""
+    costs, owners = [0] * processes, dict[str, int]()
     for name, matrix in sorted(matrices.items(), key=lambda item: -item[1].numel() * min(item[1].shape)):
-        rank = costs.index(min(costs))
-        place[name] = rank, ends[rank]
-        costs[rank] += matrix.numel() * min(matrix.shape)
-        ends[rank] += _aligned(matrix.numel())
-    stretch = max(ends)
-    return Layout({name: rank * stretch + start for name, (rank, start) in place.items()}, stretch)
+        owners[name] = costs.index(min(costs))
+        costs[owners[name]] += matrix.numel() * min(matrix.shape)
+    return owners
+
+
+def dealt(matrices: Mapping[str, Tensor], processes: int) -> Layout:
+    """Lay whole matrices out, those of each process in its stretch."""
+    ends, starts, owners = [0] * processes, dict[str, int](), deal(matrices, processes)
+    for name, rank in owners.items():
+        starts[name] = ends[rank]
+        ends[rank] += _aligned(matrices[name].numel())
+    return Layout({name: owners[name] * max(ends) + start for name, start in starts.items()}, max(ends))
 
 
 class Flat:

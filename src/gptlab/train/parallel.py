@@ -19,7 +19,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gptlab.errors import ConfigError
 from gptlab.machine.world import World
 from gptlab.model.gpt import GPT
 from gptlab.model.roles import KindName, role
@@ -142,9 +141,10 @@ class Scattering(Alone):
 
     def cut(self, name: str, whole: Tensor) -> Tensor:
         """Return the part that this process updates of a tensor of a parameter's shape."""
-        own = self.parts[name]
-        numbers = [whole.reshape(-1)[span.start : span.stop] for span in self._own(name)]
-        return torch.cat(numbers).view(own.shape)
+        (own,) = self._own(self.spans[name])
+        if own.stop - own.start == whole.numel():
+            return whole
+        return whole.reshape(-1)[own.start : own.stop].view(self.parts[name].shape)
 
     def state_to_save(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor | Scattered]:
         """Return the optimizer's tensors, for a checkpoint; all processes call this together."""
@@ -158,14 +158,16 @@ class Scattering(Alone):
         """Return a tensor that has a format, or a number that all have."""
         if isinstance(kind, Tensor):
             return kind
-        return self._scattered(key.partition("/")[0], torch.empty(0, dtype=kind) if own is None else own)
+        name = key.partition("/")[0]
+        return self._scattered(name, self.spans[name], torch.empty(0, dtype=kind) if own is None else own)
 
-    def _own(self, name: str) -> list[Span]:
-        return [span for span in self.spans[name] if span.rank == self.world.rank]
+    def _own(self, spans: Sequence[Span]) -> list[Span]:
+        """Return what this process has of some spans: one or none."""
+        return [span for span in spans if span.rank == self.world.rank]
 
-    def _scattered(self, name: str, own: Tensor) -> Scattered:
+    def _scattered(self, name: str, spans: Sequence[Span], own: Tensor) -> Scattered:
         assert self.link is not None
-        return Scattered(self.shapes[name], self.spans[name], own, self.link)
+        return Scattered(self.shapes[name], spans, own, self.link)
 
     @property
     def shapes(self) -> dict[str, torch.Size]:
@@ -206,7 +208,10 @@ class Zero1(Scattering, DDP):
 
 
 class FSDP(Scattering):
-    """Every process holds a part of each parameter; blocks are whole only while they compute."""
+    """Every process holds some rows of each parameter; blocks are whole only while they compute.
+
+    A matrix that the optimizer can only update whole is so in one process, for the time of the update.
+    """
 
     def __init__(
         self, objective: Objective, world: World, reduce: ReduceName, whole: frozenset[KindName]
@@ -214,28 +219,31 @@ class FSDP(Scattering):
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-        if whole:
-            raise ConfigError(
-                "train.parallel = fsdp: cuts every matrix, and this optimizer can only update whole ones; use zero1, "
-                "or optim.name = adamw"
-            )
         super().__init__(objective, world)
         # A copy that shares no parameter; there is room for them only while something is measured.
         empty = {
             id(p): nn.Parameter(p.detach().new_empty(0), requires_grad=False) for p in self.model.parameters()
         }
         self.readable: GPT = copy.deepcopy(self.model, empty).eval()
-        self._whole = dict(self.readable.named_parameters())
+        self._readable = dict(self.readable.named_parameters())
         mesh = init_device_mesh(world.device.type, (world.size,))
         policy = MixedPrecisionPolicy(reduce_dtype=torch.bfloat16 if reduce == "bfloat16" else None)
         for block in self.model.blocks:
             fully_shard(block, mesh=mesh, mp_policy=policy)
         fully_shard(objective, mesh=mesh, mp_policy=policy)
-        self._parameters = dict(self.model.named_parameters())
+
+        self._parameters: dict[str, Any] = dict(self.model.named_parameters())
+        matrices = {name: p for name, p in self._parameters.items() if role(name).kind in whole}
+        self._owners = flat.deal(matrices, world.size)
+        self._rows = {name: rows(parameter.shape, world.size) for name, parameter in self._parameters.items()}
+        self.spans = self._rows | {
+            name: (Span(owner, 0, matrices[name].numel()),) for name, owner in self._owners.items()
+        }
         parts = {name: _local(parameter) for name, parameter in self._parameters.items()}
-        self.parts = {name: part for name, part in parts.items() if part.numel()}
-        self.spans = {
-            name: _rows(parameter.shape, world.size) for name, parameter in self._parameters.items()
+        self.parts = {
+            name: self._absent(name) if name in matrices else part
+            for name, part in parts.items()
+            if self._own(self.spans[name])
         }
         self.link = Link(world.rank, dist.new_group(backend="gloo"))
 
@@ -250,37 +258,49 @@ class FSDP(Scattering):
         return norm.full_tensor().item()
 
     def update(self, optimizer: torch.optim.Optimizer) -> None:
-        """Update this process's parts."""
-        for name, part in self.parts.items():
-            gradient = self._parameters[name].grad
-            part.grad = None if gradient is None else _local(gradient)
+        """Update this process's parts, and hand the rows of whole matrices to those who hold them."""
+        for name, parameter in self._parameters.items():
+            if name in self._owners:
+                weight, gradient = parameter.detach().full_tensor(), parameter.grad.full_tensor()
+                if name in self.parts:
+                    self.parts[name].data, self.parts[name].grad = weight, gradient
+            elif name in self.parts:
+                self.parts[name].grad = _local(parameter.grad)
         optimizer.step()
+        for name, owner in self._owners.items():
+            own = self.parts.get(name)
+            whole = torch.empty(self.shapes[name], device=self.world.device) if own is None else own.data
+            dist.broadcast(whole, owner)
+            self.hold(name, self._parameters[name], whole)
+            if own is not None:
+                own.data, own.grad = self._absent(name), None
         for part in self.parts.values():
             part.grad = None
+
+    def _absent(self, name: str) -> Tensor:
+        """Return a tensor of a parameter's shape that takes no memory."""
+        return torch.empty((), device=self.world.device).expand(self.shapes[name])
 
     @contextmanager
     def measured(self) -> Generator[None]:
         """Let `readable` have all parameters for a while; all processes do this together."""
         for name, parameter in self._parameters.items():
-            whole: Any = parameter.detach()
-            self._whole[name].data = whole.full_tensor()
+            self._readable[name].data = parameter.detach().full_tensor()
         try:
             yield
         finally:
-            self._forget()
+            for parameter in self._readable.values():
+                parameter.data = parameter.data.new_empty(0)
 
     def hold(self, name: str, like: Tensor, whole: Tensor) -> None:
         """Fill a tensor that is shared like a parameter with what this process holds of it."""
-        if name in self.parts:
-            _local(like).copy_(self.cut(name, whole))
+        for span in self._own(self._rows[name]):
+            local = _local(like)
+            local.copy_(whole.reshape(-1)[span.start : span.stop].view(local.shape))
 
     def to_save(self, name: str, held: Tensor) -> Tensor | Scattered:
         """Return a tensor that is shared like a parameter, for a checkpoint."""
-        return self._scattered(name, _local(held))
-
-    def _forget(self) -> None:
-        for parameter in self._whole.values():
-            parameter.data = parameter.data.new_empty(0)
+        return self._scattered(name, self._rows[name], _local(held))
 
 
 def _local(tensor: Tensor) -> Tensor:
@@ -289,7 +309,7 @@ def _local(tensor: Tensor) -> Tensor:
     return sharded.to_local()
 
 
-def _rows(shape: torch.Size, processes: int) -> tuple[Span, ...]:
+def rows(shape: torch.Size, processes: int) -> tuple[Span, ...]:
     """Return which rows of a tensor each process holds, as torch's Shard(0) cuts it."""
     row = shape[1:].numel()
     chunk = -(-shape[0] // processes)
