@@ -60,19 +60,14 @@ def test_fsdp_has_the_losses_of_ddp(ran, optimizer, processes):
     assert [row["loss"] for row in found] == pytest.approx([row["loss"] for row in expected], rel=1e-5)
 
 
+CONSTANT = ("--train.average", 0.9, "--schedule.name", "constant")
+
+
 @pytest.mark.slow
-def test_a_run_changes_its_kind_and_its_processes(tiny_recipe, tmp_path):
+@pytest.mark.parametrize("optimizer", RATES)
+def test_a_run_changes_its_kind_and_its_processes(tiny_recipe, tmp_path, optimizer):
     def go(out, kind, processes, steps):
-        flags = (
-            "--train.steps",
-            steps,
-            "--train.average",
-            0.9,
-            *RATES["adamw"],
-            "--schedule.name",
-            "constant",
-        )
-        return run(tiny_recipe, out, kind, processes, *flags)
+        return run(tiny_recipe, out, kind, processes, "--train.steps", steps, *CONSTANT, *RATES[optimizer])
 
     whole, changed = go(tmp_path / "whole", "ddp", 1, 12), tmp_path / "changed"
     for kind, processes, steps in (("zero1", 3, 4), ("ddp", 1, 6), ("fsdp", 2, 9), ("zero1", 2, 12)):
