@@ -3,11 +3,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_files import rows, write
 
 from gptlab import cli
 from gptlab.actions.contamination import TASKS, contamination
 from gptlab.data.prepare.prepare import prepare
 from gptlab.errors import ConfigError, TaskError
+from gptlab.eval import small
 
 # Each sentence occurs once, so that only what is planted is found.
 CORPUS = [
@@ -113,16 +115,20 @@ def test_documents_as_items(folder: Path, tmp_path: Path):
     assert facts["items_without_ngrams"] == 1
 
 
-FROM_A_FILE = {"hellaswag": True, "continuation": False}
+FROM_A_FILE = {"hellaswag": True, "continuation": False, **dict.fromkeys(small.SMALL, True)}
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_every_task(task: str, tiny_data: Path, items: Path):
+def test_every_task(task: str, tiny_data: Path, items: Path, tmp_path: Path):
     """The tiny corpus has few words in few orders, so held-out text is bound to occur in training."""
     assert task in FROM_A_FILE, (
         f"say in FROM_A_FILE whether {task} has items of its own, not the folder's text"
     )
     data = items if FROM_A_FILE[task] else None
+    if task in small.SMALL:
+        # Words that the tiny corpus lacks.
+        text = json.dumps(rows(task)).replace("old", "ancient").replace("the", "thy").replace("down", "up")
+        data = write(tmp_path / "items.jsonl", json.loads(text))
     facts = contamination(tiny_data, task=task, data=data, n=5, workers=1)
     assert facts["items"] > 5
     assert (facts["items_found"] == 0) == FROM_A_FILE[task]
@@ -163,6 +169,8 @@ def test_refusals(folder: Path, items: Path, tmp_path: Path):
         contamination(folder, task="hellaswag", data=items, text_column="x")
     with pytest.raises(ConfigError, match="the task continuation is made from the folder"):
         contamination(folder, task="continuation", data=items)
+    with pytest.raises(ConfigError, match="--task piqa: has no file of its own to download"):
+        contamination(folder, task="piqa")
     with pytest.raises(ConfigError, match="is the file of a task; pass it as --items"):
         contamination(folder, items=items, data=items)
     with pytest.raises(TaskError, match=r"nothing\.jsonl: cannot be read"):

@@ -196,7 +196,7 @@ def test_samples_make_their_folder(run, hellaswag, tmp_path):
 
 def test_tasks_of_the_harness_from_local_files(run, exported, piqa, capsys):
     pytest.importorskip("lm_eval")
-    facts = evaluate.evaluate([run, exported], Request(task="piqa", task_data=piqa))
+    facts = evaluate.evaluate([run, exported], Request(task="piqa", protocol="lm-eval", task_data=piqa))
     first, second = facts["results"]
     assert (first["task"], first["protocol"], first["n"], first["shots"]) == ("piqa", "lm-eval", 6, 0)
     assert {**first, "model": ""} == {**second, "model": ""}

@@ -9,7 +9,7 @@ from gptlab import cli, recipe, recipe_keys
 from gptlab.data.manifest import Manifest, TokenizerRecord
 from gptlab.data.mixture import DataConfig, Part
 from gptlab.errors import ConfigError
-from gptlab.eval.tasks import TASKS, EvalConfig
+from gptlab.eval.tasks import SUITES, TASKS, EvalConfig
 from gptlab.model.gpt import SIZES, ModelConfig
 from gptlab.model.norm import NORMS
 from gptlab.recipe import RunConfig
@@ -88,6 +88,7 @@ EVERYTHING = RunConfig(
         protocol="harness",
         limit=5,
         hellaswag_file="f",
+        task_data="t",
     ),
     sample=SampleConfig(prompts=("Once",), max_tokens=3, temperature=0.0, top_k=1),
 )
@@ -252,7 +253,7 @@ def test_unknown_keys(text, message):
         ("[optim]\nbetas = [0.9]\n", "optim.betas = [0.9]: must be list of float, 2 of them"),
         (
             "[eval]\ntasks = 'hellaswag'\n",
-            f"eval.tasks = 'hellaswag': must be list of {one_of(TASKS)}",
+            f"eval.tasks = 'hellaswag': must be list of {one_of((*TASKS, *SUITES))}",
         ),
         ("[data]\npath = 3\n", "data.path = 3: must be text"),
         ("[sample]\nprompts = [1]\n", "sample.prompts = [1]: must be list of text"),

@@ -178,7 +178,9 @@ def test_tasks_of_the_harness_with_what_else_they_measure(run: Path, tmp_path: P
     lines = [{"text": "A cook opens " + "the door " * i + "oven"} for i in range(1, 7)]
     file = tmp_path / "tasks" / "lambada_openai.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    facts = gptlab("eval", run, "--task", "lambada_openai", "--task-data", tmp_path / "tasks")
+    facts = gptlab(
+        "eval", run, "--task", "lambada_openai", "--protocol", "lm-eval", "--task-data", tmp_path / "tasks"
+    )
     (row,) = kept(run)
     assert (row["task"], row["protocol"], row["data"]) == ("lambada_openai", "lm-eval", "tasks")
     assert (row["perplexity"], row["version"]) == (facts["perplexity"], facts["version"])
@@ -193,7 +195,9 @@ def test_tasks_of_the_harness_with_what_else_they_measure(run: Path, tmp_path: P
     assert f"| lambada_openai | lm-eval {row['lm_eval']} | 0 | {told} | unknown |" in line
     assert line.endswith(f"| \N{EN DASH} | perplexity {shown} |")
     file.write_text(file.read_text().replace("cook", "cock"))  # under the same name, as many
-    gptlab("eval", run, "--task", "lambada_openai", "--task-data", tmp_path / "tasks")
+    gptlab(
+        "eval", run, "--task", "lambada_openai", "--protocol", "lm-eval", "--task-data", tmp_path / "tasks"
+    )
     assert (
         len({each["items_sha256"] for each in read_metrics(run)["eval"] if each["task"] == row["task"]}) == 2
     )

@@ -23,6 +23,7 @@ from gptlab.machine.world import World
 from gptlab.model.gpt import GPT
 from gptlab.model.in_format import InFormat
 from gptlab.recipe import RunConfig
+from gptlab.runs.metrics import ACCURACIES
 from gptlab.sample import sample_text
 from gptlab.train.evaluation import Evaluation
 from gptlab.train.interrupt import Interrupt, together
@@ -102,7 +103,7 @@ def evaluations(
         return together(share, world, interrupt)
 
     inputs = task_inputs(config, tokenizer, config.eval.protocol)
-    built = [tasks.build(name, inputs) for name in config.eval.tasks]
+    built = tasks.build_all(config.eval.tasks, inputs)
     # Every process has its share of the items, which are built once and used many times.
     built = [replace(task, items=list(task.items[world.rank :: world.size])) for task in built]
     found = [Evaluation("val", "val", _if_it_can_be(validate), _said_loss)]
@@ -118,12 +119,13 @@ def evaluations(
 
 def task_inputs(config: RunConfig, tokenizer: Tokenizer, protocol: str) -> tasks.Inputs:
     """Return what the tasks of a recipe are made from."""
-    file = config.eval.hellaswag_file
+    file, folder = config.eval.hellaswag_file, config.eval.task_data
     return tasks.Inputs(
         tokenizer=tokenizer,
         context=config.model.context,
         data=Path(config.data.parts[0].path),
         file=Path(file) if file is not None else None,
+        task_data=Path(folder) if folder is not None else None,
         protocol=protocol,
         limit=config.eval.limit,
     )
@@ -167,8 +169,11 @@ def _said_loss(row: Mapping[str, Any]) -> str:
 
 
 def _said_score(row: Mapping[str, Any]) -> str:
-    error = f" +- {100 * row['stderr_norm']:.1f}" if row["stderr_norm"] is not None else ""
-    return f"{row['task']} {100 * row['acc_norm']:.1f} %{error}"
+    name = "acc" if row["acc_norm"] is None else "acc_norm"
+    error = row[ACCURACIES[name]]
+    said = f"{row['task']} {100 * row[name]:.1f} %" + (f" +- {100 * error:.1f}" if error is not None else "")
+    bits = row["answer_bits_per_byte"]
+    return said if bits is None else f"{said}, right answer {bits:.3f} bits per byte"
 
 
 def _said_sample(row: Mapping[str, Any]) -> str:

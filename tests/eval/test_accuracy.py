@@ -30,7 +30,8 @@ def test_three_items_scored_by_hand():
         ]
     )
     eighth, quarter = pytest.approx(math.log(1 / 8)), pytest.approx(math.log(1 / 4))
-    assert [{key: value for key, value in row.items() if key != "margin"} for row in result.rows] == [
+    unseen = ("margin", "answer_bits_per_byte")
+    assert [{key: value for key, value in row.items() if key not in unseen} for row in result.rows] == [
         {"i": 0, "label": 1, "log_likelihoods": [eighth, quarter], "pred": 1, "pred_norm": 0},
         {"i": 1, "label": 0, "log_likelihoods": [eighth, quarter], "pred": 1, "pred_norm": 0},
         {"i": 2, "label": 0, "log_likelihoods": [quarter, eighth], "pred": 0, "pred_norm": 1},
@@ -57,6 +58,29 @@ def test_of_equal_choices_the_first_is_taken():
 def test_an_ending_of_no_length_is_never_chosen_by_length():
     row = choose([Item(pairs=(([2], [0]), ([2], [1])), label=0, lengths=(0, 1))]).rows[0]
     assert (row["pred"], row["pred_norm"]) == (0, 1)
+
+
+def test_a_single_choice_is_right_if_each_of_its_tokens_is_the_likeliest():
+    likely, unlikely = Item(pairs=(([2], [0, 0]),), label=0), Item(pairs=(([2], [0, 1]),), label=0)
+    result = choose([likely, unlikely, likely])
+    assert [row["pred"] for row in result.rows] == [0, -1, 0]
+    assert result.acc == 2 / 3
+    assert (result.acc_norm, result.margin, result.stderr_norm, result.stderr_margin) == (None,) * 4
+    nats = [math.log(4), math.log(8), math.log(4)]
+    assert result.perplexity == pytest.approx(math.exp(sum(nats) / 3))
+    error = np.std(nats, ddof=1) / math.sqrt(3)
+    assert result.stderr_perplexity == pytest.approx(result.perplexity * error)
+
+
+def test_bits_per_byte_of_the_right_choice():
+    pairs = (([2], [0, 0, 0]), ([2], [1]))  # 3 bits; 2 bits
+    first, second = (Item(pairs=pairs, label=label, lengths=(3, 1), answer_bytes=4) for label in (0, 1))
+    result = choose([first, second])
+    assert [row["answer_bits_per_byte"] for row in result.rows] == pytest.approx([3 / 4, 2 / 4])
+    assert result.answer_bits_per_byte == pytest.approx(5 / 8)
+    assert result.stderr_answer_bits_per_byte == pytest.approx(1 / 8)
+    assert result.perplexity is None
+    assert choose([first, replace(second, answer_bytes=None)]).answer_bits_per_byte is None
 
 
 def test_truncated_items_are_counted_once():

@@ -10,7 +10,9 @@ from gptlab.eval.accuracy import Accuracy, summarise
 from gptlab.eval.paired import Difference, Shift, compare, difference, losses, mcnemar, shift
 
 
-def outcomes(right: list[bool], margins: list[float] | None = None) -> Accuracy:
+def outcomes(
+    right: list[bool], margins: list[float] | None = None, bits: list[float] | None = None
+) -> Accuracy:
     return summarise(
         [
             {
@@ -20,6 +22,7 @@ def outcomes(right: list[bool], margins: list[float] | None = None) -> Accuracy:
                 "pred": int(hit),
                 "pred_norm": int(hit),
                 "margin": margins[i] if margins else 0.0,
+                "answer_bits_per_byte": bits[i] if bits else None,
             }
             for i, hit in enumerate(right)
         ],
@@ -71,6 +74,31 @@ def test_two_models_are_compared_by_both_rules_and_the_margin():
         "difference": pytest.approx(0.2),
         "stderr": pytest.approx(np.std([0.2, 0.4, 0.1, 0.1], ddof=1) / 2),
     }
+
+
+def test_what_a_task_does_not_measure_is_not_compared():
+    bits = [1.0, 2.0, 3.0], [1.5, 1.0, 2.5]
+    first, second = (outcomes([True, False, True], bits=each) for each in bits)
+    found = compare(first, second)
+    assert list(found) == ["acc", "acc_norm", "margin", "answer_bits_per_byte"]
+    assert found["answer_bits_per_byte"].facts() == {
+        "n": 3,
+        "difference": pytest.approx(-1 / 3),
+        "stderr": pytest.approx(np.std([0.5, -1, -0.5], ddof=1) / math.sqrt(3)),
+    }
+    assert "the right answer's bits per byte, of which fewer are better," in (
+        found["answer_bits_per_byte"].sentence("A", "B")
+    )
+    alone = [summarise([{**row, "pred_norm": None, "margin": None} for row in first.rows], 0)] * 2
+    assert list(compare(*alone)) == ["acc", "answer_bits_per_byte"]
+
+
+def test_the_p_of_a_shift_is_the_normal_tests():
+    stats = pytest.importorskip("scipy.stats")
+    for z in (0.0, -0.7, 1.96, 5.0):
+        assert Shift("x", "nats", 9, 0.2 * z, 0.2).p == pytest.approx(2 * stats.norm.sf(abs(z)))
+    assert Shift("x", "nats", 1, 0.5, None).p == 1.0
+    assert (Shift("x", "nats", 9, 0.0, 0.0).p, Shift("x", "nats", 9, 0.5, 0.0).p) == (1.0, 0.0)
 
 
 def test_the_sentence_says_which_scores_higher_there():

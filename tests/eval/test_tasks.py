@@ -6,6 +6,7 @@ from typing import get_args
 
 import pytest
 import torch
+from small_files import task_files
 from torch import Tensor
 
 from gptlab.actions import contamination
@@ -17,7 +18,7 @@ from gptlab.errors import DataError, TaskError
 from gptlab.eval.chance import CHANCE
 from gptlab.eval.hellaswag import PROTOCOLS
 from gptlab.eval.score import StopEvaluation
-from gptlab.eval.tasks import TASKS, EvalConfig, Inputs, Task, TaskName, build
+from gptlab.eval.tasks import SUITES, TASKS, EvalConfig, Inputs, Task, TaskName, build, expanded
 
 CONTEXT = 128
 VOCAB = 257
@@ -57,6 +58,11 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return task_files(tmp_path_factory.mktemp("small"))
+
+
 def copying(ids_BT: Tensor) -> Tensor:
     """A model that expects the tokens it has seen, whatever their order."""
     seen_BTV = torch.nn.functional.one_hot(ids_BT, VOCAB).cumsum(1)
@@ -64,20 +70,22 @@ def copying(ids_BT: Tensor) -> Tensor:
 
 
 def make(name: str, tokenizer: Tokenizer, folder: Path, file: Path, /, **change: object) -> Task:
-    return build(
-        name, Inputs(**{"tokenizer": tokenizer, "context": CONTEXT, "data": folder, "file": file} | change)
-    )
+    inputs = {"tokenizer": tokenizer, "context": CONTEXT, "data": folder, "file": file}
+    return build(name, Inputs(**inputs | change))
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_every_task_is_built_and_scored_alike(name, tokenizer, folder, file):
-    task = make(name, tokenizer, folder, file)
+def test_every_task_is_built_and_scored_alike(name, tokenizer, folder, file, small):
+    task = make(name, tokenizer, folder, file, task_data=small)
     result = task.evaluate(copying, device="cpu")
     metrics = result.metrics()
+    written = ("perplexity", "perplexity_stderr") if name == "lambada_openai" else ()
     assert list(metrics) == [
         *("task", "protocol", "shots", "acc", "acc_norm", "stderr", "stderr_norm", "margin", "stderr_margin"),
+        *("answer_bits_per_byte", "answer_bits_per_byte_stderr", *written),
         *("n", "items_sha256", "official", "truncated"),
     ]
+    assert metrics["answer_bits_per_byte"] > 0
     assert (metrics["task"], metrics["shots"], metrics["n"]) == (name, 0, len(task.items))
     assert json.loads(json.dumps(metrics)) == metrics
     rows = result.samples()
@@ -88,10 +96,13 @@ def test_every_task_is_built_and_scored_alike(name, tokenizer, folder, file):
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_items_are_known_by_what_they_say(name, tokenizer, folder, file):
-    whole, part = (make(name, tokenizer, folder, file, limit=limit).items_sha256 for limit in (None, 3))
-    assert whole == make(name, tokenizer, folder, file).items_sha256 != part
-    assert not make(name, tokenizer, folder, file).official
+def test_items_are_known_by_what_they_say(name, tokenizer, folder, file, small):
+    whole, part = (
+        make(name, tokenizer, folder, file, task_data=small, limit=limit).items_sha256 for limit in (None, 3)
+    )
+    again = make(name, tokenizer, folder, file, task_data=small)
+    assert whole == again.items_sha256 != part
+    assert not again.official
 
 
 def test_how_a_file_is_written_makes_no_other_items(tokenizer, folder, file, tmp_path):
@@ -114,8 +125,8 @@ def test_how_a_file_is_written_makes_no_other_items(tokenizer, folder, file, tmp
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_limit_and_stop_hold_for_every_task(name, tokenizer, folder, file):
-    task = make(name, tokenizer, folder, file, limit=3)
+def test_limit_and_stop_hold_for_every_task(name, tokenizer, folder, file, small):
+    task = make(name, tokenizer, folder, file, task_data=small, limit=3)
     assert len(task.items) == 3
     with pytest.raises(StopEvaluation):
         task.evaluate(copying, device="cpu", stop=lambda: True)
@@ -195,7 +206,8 @@ def test_text_prepared_for_another_vocabulary_is_refused(folder, file, tokenizer
 
 
 def test_config_names_the_table_and_refuses_what_cannot_be():
-    assert get_args(TaskName) == tuple(TASKS)
+    assert get_args(TaskName) == (*TASKS, *SUITES)
+    assert set(expanded(SUITES)) <= set(TASKS)
     assert EvalConfig().tasks == ()
     for change in ({"every_steps": 0}, {"val_tokens": 0}, {"limit": 0}):
         ((name, _),) = change.items()
@@ -203,6 +215,11 @@ def test_config_names_the_table_and_refuses_what_cannot_be():
             EvalConfig(**change)
     with pytest.raises(ValueError, match="names one twice"):
         EvalConfig(tasks=("hellaswag", "hellaswag"))
+    with pytest.raises(ValueError, match="names one twice"):
+        EvalConfig(tasks=("hellaswag", "small"), task_data="x")
+    for name in ("small", "blimp"):
+        with pytest.raises(ValueError, match=r"reads local files; .* name their folder in task_data"):
+            EvalConfig(tasks=("hellaswag", name)[name == "small" :])
     assert EvalConfig(val_tokens=None, limit=None).val_tokens is None
     with pytest.raises(FrozenInstanceError):
         EvalConfig().limit = 3
@@ -210,4 +227,5 @@ def test_config_names_the_table_and_refuses_what_cannot_be():
 
 def test_every_task_has_its_chance_and_its_texts():
     assert set(TASKS) == set(contamination.TASKS)
-    assert set(TASKS) <= set(CHANCE)
+    # A word guessed among all words is hardly ever right.
+    assert set(TASKS) - set(CHANCE) == {"lambada_openai"}

@@ -11,6 +11,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from gptlab.data.audit.search import Found, Search, document_at
 from gptlab.data.manifest import Manifest
 from gptlab.data.sources.table import documents
 from gptlab.errors import ConfigError
-from gptlab.eval import continuation, hellaswag
+from gptlab.eval import continuation, hellaswag, small
 
 N = 13  # GPT-3's longest, and what it cleaned its training data with
 COMMON_DOCUMENTS = 10  # GPT-3's: an n-gram in more documents is boilerplate
@@ -59,6 +60,17 @@ def _continuation(folder: Path, data: Path | None) -> list[Item]:
     return [Item((decode(context + ending),), 0, decode(context)) for context, ending in right]
 
 
+def _small(name: str, _folder: Path, data: Path | None) -> list[Item]:
+    if data is None:
+        raise ConfigError(
+            f"--task {name}: has no file of its own to download; name the task's with --data FILE"
+        )
+    return [
+        Item(tuple(asked.context + ending for ending in asked.endings), asked.label, asked.context)
+        for asked in small.questions(name, data)
+    ]
+
+
 def contamination(
     folder: Path,
     *,
@@ -74,7 +86,7 @@ def contamination(
     Args:
         folder: the prepared folder.
         task: a name of TASKS.
-        data: the task's file, if it has one; None downloads it.
+        data: the task's file, if it has one; None downloads HellaSwag's.
         items: instead of a task, a file or folder of .txt, .jsonl or .parquet; each document is an item.
         text_column: the column of .jsonl and .parquet files that holds the items; None finds it.
         n: the number of words in an n-gram.
@@ -213,4 +225,5 @@ def told(facts: Row) -> str:
 TASKS: dict[str, Callable[[Path, Path | None], list[Item]]] = {
     "hellaswag": _hellaswag,
     "continuation": _continuation,
+    **{name: partial(_small, name) for name in small.SMALL},
 }

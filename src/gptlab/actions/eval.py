@@ -2,17 +2,18 @@
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gptlab.actions import several_tasks
 from gptlab.actions.lm_eval import asked_by_harness, harness_module
 from gptlab.actions.scored_model import ScoredModel, open_to_score
 from gptlab.data.batches import Windows, validation_batches, validation_windows
 from gptlab.errors import ConfigError, TaskError
 from gptlab.eval import paired as compare
-from gptlab.eval import published, tasks
+from gptlab.eval import published, small, tasks
 from gptlab.eval.hellaswag import VALIDATION_ITEMS
 from gptlab.eval.score import good_batch_tokens
 from gptlab.eval.validation import mean_loss, windows_sha256
@@ -22,8 +23,8 @@ from gptlab.report.results import doubt, results, standard_error, told_items
 from gptlab.runs.metrics import ACCURACIES
 
 LM_EVAL = "lm-eval"  # the protocol of tasks that lm-evaluation-harness runs itself
-OWN = {*tasks.TASKS, "loss"}
-ONLY_OURS = OWN - {"hellaswag"}  # which lm-evaluation-harness has too
+ALSO_THEIRS = {"hellaswag", *small.SMALL}  # lm-evaluation-harness has these too
+ONLY_OURS = {*tasks.TASKS, *tasks.SUITES, "loss"} - ALSO_THEIRS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,10 @@ class Request:
             raise ConfigError("--task: names no task; write --task hellaswag")
         if self.samples is not None and self.task == "loss":
             raise ConfigError("--samples: the task loss has no items; leave it out")
-        if self.samples is not None and len(self.own) != 1:
+        asked = tasks.expanded(self.names)
+        if twice := [name for name in asked if asked.count(name) > 1]:
+            raise ConfigError(f"--task {self.task}: asks {twice[0]} twice; name it once")
+        if self.samples is not None and len(tasks.expanded(self.own)) != 1:
             raise ConfigError(
                 f"--samples: holds the items of one of {', '.join(tasks.TASKS)}; lm-evaluation-harness writes "
                 "its own with gptlab lm-eval ... --log_samples --output_path DIR"
@@ -69,8 +73,13 @@ class Request:
 
     @property
     def own(self) -> list[str]:
-        """The tasks that gptlab runs itself."""
-        return [] if self.protocol == LM_EVAL else [name for name in self.names if name in OWN]
+        """The tasks that gptlab runs itself: of those that the harness has too, the ones that read local files."""
+        if self.protocol == LM_EVAL:
+            return []
+        ours = {*ONLY_OURS, "hellaswag"}
+        if self.task_data is not None and not self.shots:
+            ours |= ALSO_THEIRS
+        return [name for name in self.names if name in ours]
 
     @property
     def foreign(self) -> list[str]:
@@ -106,11 +115,10 @@ def evaluate(models: Sequence[Path], request: Request) -> dict[str, Any]:
         return results[0]
     facts: dict[str, Any] = {"results": results}
     if len(models) == 2:
-        facts["comparison"] = {
-            first["task"]: _compare(first, second, models)
-            for first, second in zip(*([items for _, items in answer] for answer in answers), strict=True)
-        }
+        facts["comparison"] = _compare_all(*([items for _, items in answer] for answer in answers), models)
         print(compare.CHECKPOINTS_ONLY)
+    elif len(own := [one for one, items in answers[0] if "accuracy" in items]) > 1:
+        print(several_tasks.summary(own))
     return facts
 
 
@@ -121,18 +129,18 @@ def _ask(model: ScoredModel | None, path: Path, request: Request, *, keep: bool)
     model = model or open_to_score(path, request.device, request.dtype)
     run, common = model.run, {"model": str(path), "dtype": request.dtype}
     # All are built before the first one runs, which may take hours: one that cannot run is refused at once.
-    for name, task in [(name, _made(name, model, request)) for name in request.own]:
+    for task in [task for name in request.own for task in _made(name, model, request)]:
         if isinstance(task, Windows):
             facts, windows = _loss(task, model, request)
-            yield common | facts, {"task": name, "windows": windows}
+            yield common | facts, {"task": "loss", "windows": windows}
         else:
             result = _score(task, model, request)
             facts = result.metrics()
             if run is not None:
-                run.keep({**facts, "dtype": request.dtype}, request.data)
+                run.keep({**facts, "dtype": request.dtype}, task.source)
             if request.samples is not None:
                 _write_samples(request.samples, result)
-            yield common | facts, {"task": name, "accuracy": result.accuracy}
+            yield common | facts, {"task": task.name, "accuracy": result.accuracy}
     if request.foreign:
         lines = harness_module().evaluate(
             asked_by_harness(model),
@@ -161,28 +169,27 @@ def _open_both(models: Sequence[Path], request: Request) -> tuple[ScoredModel, S
     return first, second
 
 
-def _made(name: str, model: ScoredModel, request: Request) -> tasks.Task | Windows:
-    """Build one of our tasks for a model; for the loss, the windows it is taken over."""
+def _made(name: str, model: ScoredModel, request: Request) -> list[tasks.Task] | list[Windows]:
+    """Build a task of ours, or those of a suite, for a model; for the loss, the windows it is taken over."""
     data = request.data
     if name == "loss":
         if data is None:
             raise TaskError("task loss: needs a prepared folder; name it with --data DIR")
         held_out = Windows(data, "val", model.context)
         held_out.manifest.check_reader(data, model.tokenizer)
-        return held_out
-    return tasks.build(
-        name,
-        tasks.Inputs(
-            tokenizer=model.tokenizer,
-            context=model.context,
-            data=data,
-            file=data,
-            fewshot=request.fewshot_data,
-            protocol=request.protocol,
-            shots=request.shots or 0,
-            limit=request.limit,
-        ),
+        return [held_out]
+    inputs = tasks.Inputs(
+        tokenizer=model.tokenizer,
+        context=model.context,
+        data=data,
+        file=data,
+        fewshot=request.fewshot_data,
+        task_data=request.task_data,
+        protocol=request.protocol,
+        shots=request.shots or 0,
+        limit=request.limit,
     )
+    return tasks.build_all([name], inputs)
 
 
 def _score(task: tasks.Task, model: ScoredModel, request: Request) -> tasks.Result:
@@ -190,19 +197,38 @@ def _score(task: tasks.Task, model: ScoredModel, request: Request) -> tasks.Resu
     score = result.accuracy
     facts: dict[str, Any] = {
         **result.metrics(),
-        "data": request.data.name if request.data is not None else None,
+        "data": task.source.name if task.source is not None else None,
     }
     print(
         f"{model.path}: {task.name}, protocol {task.protocol}, {task.shots} shots, {score.n} items, {request.dtype}"
     )
     print(f"  {told_items([facts])}")
     for metric, error in ACCURACIES.items():
-        print(f"  {metric:<8} {_percent(facts[metric], facts[error])}{_doubt(facts, metric)}")
-    error = f" +- {score.stderr_margin:.4f}" if score.stderr_margin is not None else ""
-    unit = "character" if task.protocol == "harness" else "token"
-    print(
-        f"  margin  {score.margin:+.4f}{error} nats a {unit}, the right choice above the mean of the wrong ones"
-    )
+        if facts[metric] is not None:
+            print(f"  {metric:<8} {_percent(facts[metric], facts[error])}{_doubt(facts, metric)}")
+    unit = "character" if task.protocol.startswith("harness") else "token"
+    for metric, value, error, what in (
+        (
+            "margin",
+            score.margin,
+            score.stderr_margin,
+            f"nats a {unit}, the right choice above the mean of the wrong ones",
+        ),
+        (
+            "bits",
+            score.answer_bits_per_byte,
+            score.stderr_answer_bits_per_byte,
+            "per byte of the right answer; lower is better",
+        ),
+        ("perplexity", score.perplexity, score.stderr_perplexity, "of the answers"),
+    ):
+        if value is not None:
+            sign = "+" if metric == "margin" else ""
+            print(
+                f"  {metric:<8} {value:{sign}.4f}"
+                + (f" +- {error:.4f}" if error is not None else "")
+                + f" {what}"
+            )
     if score.truncated:
         print(
             f"  {score.truncated} items were longer than the context of {model.context} and lost their beginning"
@@ -267,20 +293,42 @@ def _loss(held_out: Windows, model: ScoredModel, request: Request) -> tuple[dict
     return facts, loss.windows
 
 
-def _compare(first: dict[str, Any], second: dict[str, Any], models: Sequence[Path]) -> dict[str, Any]:
+def _compare_all(
+    first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]], models: Sequence[Path]
+) -> dict[str, Any]:
+    """Print how two models differ on each task, as sentences, or for several tasks of ours as a table."""
     names = [str(path) for path in models]
+    found = {one["task"]: _compare(one, other) for one, other in zip(first, second, strict=True)}
+    facts = {task: {metric: each.facts() for metric, each in part.items()} for task, part in found.items()}
+    both = {one["task"]: (one, other) for one, other in zip(first, second, strict=True) if "accuracy" in one}
+    tabled = both if len(both) > 1 else {}
+    for task, part in found.items():
+        for each in part.values() if task not in tabled else ():
+            print(f"{task}: {each.sentence(*names)}")
+    if tabled:
+        beside = several_tasks.SideBySide(
+            [
+                several_tasks.Beside(task, (one["accuracy"], other["accuracy"]), found[task])
+                for task, (one, other) in tabled.items()
+            ]
+        )
+        print(f"A is {names[0]}, B is {names[1]}\n{beside.table()}\n{beside.sentence()}")
+        for (task, metric), p in beside.corrected.items():
+            facts[task][metric]["corrected_p"] = p
+    return facts
+
+
+def _compare(
+    first: dict[str, Any], second: dict[str, Any]
+) -> Mapping[str, compare.Difference | compare.Shift]:
     if "windows" in first:
-        facts = {"loss": compare.losses(first["windows"], second["windows"])}
-    elif "accuracy" in first:
-        facts = compare.compare(first["accuracy"], second["accuracy"])
-    else:
-        facts = {
-            metric: compare.difference(metric, items, second["items"][metric])
-            for metric, items in first["items"].items()
-        }
-    for found in facts.values():
-        print(f"{first['task']}: {found.sentence(*names)}")
-    return {metric: found.facts() for metric, found in facts.items()}
+        return {"loss": compare.losses(first["windows"], second["windows"])}
+    if "accuracy" in first:
+        return compare.compare(first["accuracy"], second["accuracy"])
+    return {
+        metric: compare.difference(metric, items, second["items"][metric])
+        for metric, items in first["items"].items()
+    }
 
 
 def _print_line(line: dict[str, Any], dtype: str) -> None:

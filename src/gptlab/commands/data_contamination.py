@@ -8,7 +8,17 @@ def run(
     folder: Path,
     /,
     *,
-    task: Literal["hellaswag", "continuation"] | None = None,
+    task: Literal[
+        "hellaswag",
+        "continuation",
+        "arc_easy",
+        "arc_challenge",
+        "piqa",
+        "lambada_openai",
+        "mmlu_continuation",
+        "blimp",
+    ]
+    | None = None,
     data: Path | None = None,
     items: Path | None = None,
     text_column: str | None = None,
@@ -20,7 +30,7 @@ def run(
     Args:
         folder: the prepared folder.
         task: the task whose items to look for.
-        data: HellaSwag's JSONL; None downloads it.
+        data: the task's file; None downloads HellaSwag's.
         items: instead of a task, .txt, .jsonl or .parquet with the documents to look for.
         text_column: the column of their text in .jsonl and .parquet; None finds it.
         n: words per n-gram; GPT-3 used 13.

@@ -13,6 +13,11 @@ MANY = 100_000  # above this the sum has too many terms, and a normal distributi
 CHANCE = {
     "hellaswag": 1 / hellaswag.CHOICES,
     "continuation": 1 / continuation.CHOICES,
+    # A few questions of ARC have three or five answers; guessing gets 25 % of all to two digits.
+    "arc_easy": 1 / 4,
+    "arc_challenge": 1 / 4,
+    "blimp": 1 / 2,
+    "mmlu_continuation": 1 / 4,
     # The tasks of lm-evaluation-harness whose items all have the same number of choices.
     "copa": 1 / 2,
     "mmlu": 1 / 4,

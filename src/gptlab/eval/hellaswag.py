@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.request import urlopen
 
 from gptlab.errors import TaskError
+from gptlab.eval.encoding import Encode, pairs
 from gptlab.eval.item import Item, Lazy
 from gptlab.parsing import parse_json
 from gptlab.progress import Progress
@@ -35,8 +36,6 @@ SHA256 = {
 # The flag for the file of each split.
 FLAGS = {"val": "--data", "train": "--fewshot-data"}
 CHOICES = 4
-
-Encode = Callable[[str], list[int]]
 
 
 @dataclass(frozen=True)
@@ -159,11 +158,12 @@ def completion(example: Example, encode: Encode) -> Item:
         pairs=tuple((before, ending) for ending in endings),
         label=example.label,
         lengths=tuple(len(ending) for ending in endings),
+        answer_bytes=_bytes(example.endings[example.label]),
     )
 
 
 def harness(example: Example, encode: Encode, shots: str = "") -> Item:
-    """Continue the cleaned context; both are encoded as one text, cut where the context ends.
+    """Continue the cleaned context.
 
     Args:
         example: the question.
@@ -176,19 +176,16 @@ def harness(example: Example, encode: Encode, shots: str = "") -> Item:
     Source: lm-evaluation-harness, tasks/hellaswag and api/model.py.
     """
     query, endings = harness_texts(example)
-    query = shots + query
-    # For the tokenizer a space belongs to the word after it, so the context keeps none at its end.
-    context = query.rstrip()
-    space = query[len(context) :]
-    before = encode(context)
-    continuations = [encode(f"{context}{space} {ending}")[len(before) :] for ending in endings]
-    if not all(continuations):
-        raise TaskError(f"an ending of {example.ctx!r} adds no token to it; write what happens next")
     return Item(
-        pairs=tuple((before, continuation) for continuation in continuations),
+        pairs=pairs(shots + query, [f" {ending}" for ending in endings], encode),
         label=example.label,
-        lengths=tuple(len(ending) for ending in endings),
+        lengths=tuple(map(len, endings)),
+        answer_bytes=_bytes(endings[example.label]),
     )
+
+
+def _bytes(ending: str) -> int:
+    return len(f" {ending}".encode())
 
 
 def solved(example: Example) -> str:

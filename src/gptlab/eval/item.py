@@ -15,11 +15,13 @@ class Item:
     """A question whose answer is the pair that a model finds most likely."""
 
     pairs: tuple[Pair, ...]
-    """The choices."""
+    """The choices; a single one is right if a model that always takes the likeliest token would write it."""
     label: int
     """Index of the right choice."""
-    lengths: tuple[int, ...]
-    """What `acc_norm` divides a choice's log-likelihood by, in the protocol's own unit."""
+    lengths: tuple[int, ...] = ()
+    """What `acc_norm` divides a choice's log-likelihood by, in the protocol's unit; none if it has no `acc_norm`."""
+    answer_bytes: int | None = None
+    """UTF-8 bytes of the right choice; None if it is not known as text."""
 
 
 class Lazy(Sequence[T_co], Generic[T_co]):

@@ -5,6 +5,7 @@ differences that two scores with their own errors hide. It compares two checkpoi
 two seeds of one recipe are. If no difference is shown, no sentence calls the two equal.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,6 +18,12 @@ CRITICAL = 1.96  # standard errors on each side that hold 95 % of a normal distr
 CHECKPOINTS_ONLY = (
     "This compares two checkpoints and says nothing about their recipes: two seeds of one recipe differ too."
 )
+
+SHIFTS = (
+    ("margin", "in the margin of the right choice", "nats"),
+    ("answer_bits_per_byte", "in the right answer's bits per byte, of which fewer are better,", "bits"),
+)
+"""What two models are compared in besides their right answers: a key of an item's row, its name, and its unit."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,13 @@ class Shift:
     stderr: float | None
     """Paired standard error; None for a single value."""
 
+    @property
+    def p(self) -> float:
+        """Two-sided p-value of the normal test that the means are equal; 1 for a single value."""
+        if not self.stderr:
+            return float(not self.difference or self.stderr is None)
+        return math.erfc(abs(self.difference) / self.stderr / math.sqrt(2))
+
     def facts(self) -> dict[str, Any]:
         """Return the numbers."""
         return {"difference": self.difference, "stderr": self.stderr, "n": self.n}
@@ -122,7 +136,7 @@ def mcnemar(gained: int, lost: int) -> float:
 
 
 def compare(first: Accuracy, second: Accuracy) -> dict[str, Difference | Shift]:
-    """Compare two models on the same items, in accuracy by both rules and in the margin.
+    """Compare two models on the same items, in all that the task measures of an item.
 
     Raises:
         TaskError: the items are not the same.
@@ -132,12 +146,14 @@ def compare(first: Accuracy, second: Accuracy) -> dict[str, Difference | Shift]:
         raise TaskError("the two models were asked different items; give both the same file and --limit")
     acc = [[row["pred"] == row["label"] for row in score.rows] for score in scores]
     acc_norm = [[row["pred_norm"] == row["label"] for row in score.rows] for score in scores]
-    margins = [[row["margin"] for row in score.rows] for score in scores]
-    return {
-        "acc": difference("acc", *acc),
-        "acc_norm": difference("acc_norm", *acc_norm),
-        "margin": shift("in the margin of the right choice", "nats", *margins),
-    }
+    found: dict[str, Difference | Shift] = {"acc": difference("acc", *acc)}
+    if first.acc_norm is not None:
+        found["acc_norm"] = difference("acc_norm", *acc_norm)
+    for name, what, unit in SHIFTS:
+        values = [[row[name] for row in score.rows] for score in scores]
+        if getattr(first, name) is not None:
+            found[name] = shift(what, unit, *values)
+    return found
 
 
 def losses(first: Sequence[float], second: Sequence[float]) -> Shift:

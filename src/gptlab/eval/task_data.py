@@ -16,8 +16,9 @@ from typing import Any
 
 import yaml
 
-from gptlab.errors import TaskError
+from gptlab.errors import TaskError, brief
 from gptlab.eval.task_groups import Member
+from gptlab.parsing import parse_json
 
 READERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 SPLITS = ("training_split", "validation_split", "test_split", "fewshot_split")
@@ -35,8 +36,8 @@ def redefined(members: Sequence[Member], folder: Path | None, shots: int | None)
     Raises:
         TaskError: a task has no files that can be redefined, or its data are missing.
     """
-    if folder is not None and not folder.is_dir():
-        raise TaskError(f"--task-data {folder}: no such folder; give one with a file for each task")
+    if folder is not None:
+        _check_folder(folder)
     with tempfile.TemporaryDirectory(prefix="gptlab-tasks-") as place:
         described: list[str] = []
         for number, member in enumerate(members):
@@ -81,10 +82,7 @@ def _source(name: str, config: Mapping[str, Any], folder: Path, shots: int | Non
     if whole is not None:
         files.setdefault(asked, whole)
     if asked not in files:
-        raise TaskError(
-            f"task {name}: {folder / name}.jsonl is missing; put its items there (split {asked}), "
-            "as .jsonl, .json or .parquet"
-        )
+        raise _missing(folder, name, asked)
     drawn = wanted.get("fewshot_split") or wanted.get("training_split") or asked
     if shots_of(config.get("num_fewshot"), shots) and drawn not in files:
         raise TaskError(
@@ -100,6 +98,56 @@ def _source(name: str, config: Mapping[str, Any], folder: Path, shots: int | Non
         # A split without a file counts as one that the task lacks.
         **{key: split if split in files else None for key, split in wanted.items()},
     }
+
+
+def items_file(folder: Path, name: str, split: str) -> Path:
+    """Return the file of a task's items.
+
+    Raises:
+        TaskError: there is none.
+    """
+    _check_folder(folder)
+    found = _file(folder / name, split) or _file(folder, name)
+    if found is None:
+        raise _missing(folder, name, split)
+    return found
+
+
+def rows(file: Path) -> list[dict[str, Any]]:
+    """Read the rows of such a file.
+
+    Raises:
+        TaskError: it cannot be read, or a row is no row of columns.
+    """
+    try:
+        if file.suffix == ".parquet":
+            import pyarrow.parquet
+
+            return pyarrow.parquet.read_table(file).to_pylist()
+        content = file.read_bytes()
+        whole = content.lstrip().startswith(b"[")
+        found: Any = (
+            parse_json(content)
+            if whole
+            else [parse_json(line) for line in content.splitlines() if line.strip()]
+        )
+    except (OSError, ValueError) as error:
+        raise TaskError(f"{file}: cannot be read ({brief(error)}); write one row a line as JSON") from error
+    if not all(isinstance(row, dict) for row in found):
+        raise TaskError(f"{file}: a row is no JSON object; write one row a line as JSON")
+    return found
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise TaskError(f"--task-data {folder}: no such folder; give one with a file for each task")
+
+
+def _missing(folder: Path, name: str, split: str) -> TaskError:
+    return TaskError(
+        f"task {name}: {folder / name}.jsonl is missing; put its items there (split {split}), as .jsonl, .json or "
+        ".parquet"
+    )
 
 
 def _file(folder: Path, name: str) -> Path | None:

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,11 +13,14 @@ import torch
 from gptlab.data.manifest import Manifest
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import TaskError
-from gptlab.eval import continuation, fewshot, hellaswag
+from gptlab.eval import continuation, fewshot, hellaswag, small, task_data
 from gptlab.eval.accuracy import Accuracy, multiple_choice
 from gptlab.eval.hellaswag import PROTOCOLS, ProtocolName
 from gptlab.eval.item import Item, Lazy
 from gptlab.eval.score import Logits, Stop
+
+SAMPLE = ("i", "label", "log_likelihoods", "pred", "pred_norm")
+"""What a samples file says of an item."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +36,14 @@ class Result:
 
     def samples(self) -> list[dict[str, Any]]:
         """Return the outcome of each item, as lines of a samples file."""
-        return [{key: value for key, value in row.items() if key != "margin"} for row in self.accuracy.rows]
+        return [{key: row[key] for key in SAMPLE} for row in self.accuracy.rows]
 
     def metrics(self) -> dict[str, str | int | float | None]:
         """Return its fields in a line of metrics.jsonl."""
         score = self.accuracy
+        of_answers = {"perplexity": score.perplexity, "perplexity_stderr": score.stderr_perplexity}
+        if score.perplexity is None:
+            of_answers.clear()
         return {
             "task": self.task,
             "protocol": self.protocol,
@@ -47,6 +54,9 @@ class Result:
             "stderr_norm": score.stderr_norm,
             "margin": score.margin,
             "stderr_margin": score.stderr_margin,
+            "answer_bits_per_byte": score.answer_bits_per_byte,
+            "answer_bits_per_byte_stderr": score.stderr_answer_bits_per_byte,
+            **of_answers,
             "n": score.n,
             "items_sha256": self.items_sha256,
             "official": self.official,
@@ -70,6 +80,8 @@ class Task:
     """A hash of the items and the pool of solved examples: other items, another score."""
     official: bool = False
     """Whether they are the items that the data set's authors published, from the first on."""
+    source: Path | None = None
+    """The file or folder that was named for the items; None if they were downloaded."""
     context: int
     """The model's longest input, in tokens."""
 
@@ -113,6 +125,8 @@ class Inputs:
     """A file in the data set's own format, for tasks that have one; None downloads it."""
     fewshot: Path | None = None
     """Like `file`, for the pool of solved examples; None downloads the training set."""
+    task_data: Path | None = None
+    """A folder with a file for each task; see `task_data`."""
     protocol: str = "completion"
     """A name of PROTOCOLS, for HellaSwag."""
     shots: int = 0
@@ -122,7 +136,8 @@ class Inputs:
 
 
 def _hellaswag(inputs: Inputs) -> Task:
-    file = inputs.file or hellaswag.downloaded("val")
+    source = inputs.file or _in_folder(inputs.task_data)
+    file = source or hellaswag.downloaded("val")
     examples = hellaswag.read(file, inputs.limit)
     items_sha256, official = examples.sha256, hellaswag.official(file, "val")
     encode, ask = inputs.tokenizer.encode, PROTOCOLS[inputs.protocol]
@@ -156,6 +171,28 @@ def _hellaswag(inputs: Inputs) -> Task:
         items=Lazy(make, range(len(examples))),
         items_sha256=items_sha256,
         official=official,
+        source=source,
+        context=inputs.context,
+    )
+
+
+def _in_folder(folder: Path | None) -> Path | None:
+    """Return HellaSwag's file in a folder of task files."""
+    file = task_data.items_file(folder, "hellaswag", "validation") if folder is not None else None
+    if file is not None and file.suffix == ".parquet":
+        raise TaskError(f"{file}: HellaSwag is read from JSON; write hellaswag.jsonl with datasets' to_json")
+    return file
+
+
+def _small(name: str, inputs: Inputs) -> Task:
+    questions = small.read(name, inputs.task_data, inputs.limit)
+    return Task(
+        name=name,
+        asks=small.SMALL[name].asks,
+        protocol="harness, even sample" if questions.sampled else "harness",
+        items=Lazy(lambda i: questions.asked[i].item(inputs.tokenizer), range(len(questions.asked))),
+        items_sha256=questions.sha256,
+        source=questions.file,
         context=inputs.context,
     )
 
@@ -164,7 +201,11 @@ def _continuation(inputs: Inputs) -> Task:
     if inputs.data is None:
         raise TaskError("task continuation: is made from a prepared folder; name it with --data DIR")
     Manifest.load(inputs.data).check_reader(inputs.data, inputs.tokenizer)
-    items = continuation.build(inputs.data, inputs.limit)
+    token_bytes = inputs.tokenizer.token_bytes
+    items = [
+        replace(item, answer_bytes=int(token_bytes[item.pairs[item.label][1]].sum()))
+        for item in continuation.build(inputs.data, inputs.limit)
+    ]
     said = [inputs.tokenizer.hash, [(item.pairs, item.label) for item in items]]
     return Task(
         name="continuation",
@@ -172,6 +213,7 @@ def _continuation(inputs: Inputs) -> Task:
         protocol="continuation",
         items=items,
         items_sha256=hashlib.sha256(json.dumps(said).encode()).hexdigest(),
+        source=inputs.data,
         context=inputs.context,
     )
 
@@ -199,12 +241,55 @@ def build(name: str, inputs: Inputs) -> Task:
     return TASKS[name](inputs)
 
 
-TASKS: dict[str, Callable[[Inputs], Task]] = {"hellaswag": _hellaswag, "continuation": _continuation}
+def build_all(names: Sequence[str], inputs: Inputs) -> list[Task]:
+    """Build tasks of TASKS and SUITES; a suite asks HellaSwag as lm-evaluation-harness does, like its other tasks.
+
+    Raises:
+        TaskError: as `build`; or a suite has no folder of files.
+        DataError: a damaged prepared folder.
+    """
+    built: list[Task] = []
+    for name in names:
+        if name not in SUITES:
+            built.append(build(name, inputs))
+            continue
+        if inputs.task_data is None:
+            raise TaskError(
+                f"task {name}: reads {len(SUITES[name])} local files and downloads none; write them as "
+                "docs/small_tasks.md says, and name their folder with --task-data DIR"
+            )
+        own = replace(inputs, protocol="harness", file=None)
+        built += [build(task, own) for task in SUITES[name]]
+    return built
+
+
+def expanded(names: Iterable[str]) -> list[str]:
+    """Return the tasks that names of tasks and suites stand for."""
+    return [task for name in names for task in SUITES.get(name, (name,))]
+
+
+TASKS: dict[str, Callable[[Inputs], Task]] = {
+    "hellaswag": _hellaswag,
+    "continuation": _continuation,
+    **{name: partial(_small, name) for name in small.SMALL},
+}
+SUITES = {
+    "small": (
+        "arc_easy",
+        "arc_challenge",
+        "piqa",
+        "hellaswag",
+        "lambada_openai",
+        "mmlu_continuation",
+        "blimp",
+    ),
+}
+"""Names that stand for several tasks."""
 
 if TYPE_CHECKING:
     TaskName = str
 else:
-    TaskName = Literal[tuple(TASKS)]
+    TaskName = Literal[(*TASKS, *SUITES)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,11 +308,19 @@ class EvalConfig:
     """First items of each task; None means all."""
     hellaswag_file: str | None = None
     """HellaSwag's validation set as JSONL; None downloads it once into ~/.cache/gptlab."""
+    task_data: str | None = None
+    """A folder with a file for each task, which `small` and its tasks need; docs/small_tasks.md has the commands."""
 
     def __post_init__(self) -> None:
         for name in ("every_steps", "val_tokens", "limit"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} = {value}: must be at least 1")
-        if len(set(self.tasks)) < len(self.tasks):
+        tasks = expanded(self.tasks)
+        if len(set(tasks)) < len(tasks):
             raise ValueError(f"tasks = {list(self.tasks)}: names one twice")
+        if self.task_data is None and any(name in small.SMALL for name in tasks):
+            raise ValueError(
+                f"tasks = {list(self.tasks)}: reads local files; write them as docs/small_tasks.md says, and name "
+                "their folder in task_data"
+            )

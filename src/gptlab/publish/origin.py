@@ -18,7 +18,7 @@ from gptlab.runs.history import Run, read_runs
 from gptlab.runs.metrics import Row
 
 # Keys of a recipe that hold a path; others see only its last part.
-PATHS = ("path", "init_from", "anneal_from", "hellaswag_file")
+PATHS = ("path", "init_from", "anneal_from", "hellaswag_file", "task_data")
 
 # What malformed data parts raise.
 NO_PARTS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)

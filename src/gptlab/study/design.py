@@ -22,6 +22,7 @@ ALIKE = (
     "eval.tasks",
     "eval.limit",
     "eval.hellaswag_file",
+    "eval.task_data",
 )
 """Keys that must be the same in all variants: losses and scores compare only on the same text."""
 MARKED = ("model.context", "train.batch_tokens")

@@ -85,7 +85,7 @@ def _scores(study: Study, arms: Sequence[Arm], done: Sequence[tuple[Trial, Ended
     found: dict[tuple[str, str, str], dict[str, dict[int, Any]]] = {}
     for trial, one in done:
         for score in one.scores:
-            for kind in ("acc_norm", "margin"):
+            for kind in ("acc_norm", "margin") if score.acc_norm else ("acc",):
                 table = found.setdefault(
                     (score.known_as, score.items_sha256, kind), {arm.name: {} for arm in arms}
                 )

@@ -27,9 +27,9 @@ class ItemScores:
     acc: list[int]
     """1 if the right choice has the highest log-likelihood."""
     acc_norm: list[int]
-    """The same per unit of length."""
+    """The same per unit of length; empty if the task does not divide by lengths."""
     margin: list[float]
-    """Nats per unit of length by which the right choice is above the mean of the wrong ones."""
+    """Nats per unit of length by which the right choice is above the mean of the wrong ones; empty like `acc_norm`."""
 
     @property
     def known_as(self) -> str:
@@ -55,19 +55,21 @@ def score_run(run: Path, config: RunConfig) -> list[ItemScores]:
     found: list[ItemScores] = []
     for name in config.eval.tasks:
         for protocol in PROTOCOLS if name == "hellaswag" else ("completion",):
-            inputs = task_inputs(config, opened.tokenizer, protocol)
-            result = tasks.build(name, inputs).evaluate(logits, device=device)
-            rows = result.accuracy.rows
-            if record is not None:
-                record.keep({**result.metrics(), "dtype": dtype}, inputs.file)
-            found.append(
-                ItemScores(
-                    result.task,
-                    result.protocol,
-                    result.items_sha256,
-                    [int(row["pred"] == row["label"]) for row in rows],
-                    [int(row["pred_norm"] == row["label"]) for row in rows],
-                    [row["margin"] for row in rows],
-                )
-            )
+            for task in tasks.build_all([name], task_inputs(config, opened.tokenizer, protocol)):
+                result = task.evaluate(logits, device=device)
+                if record is not None:
+                    record.keep({**result.metrics(), "dtype": dtype}, task.source)
+                found.append(_by_item(result))
     return found
+
+
+def _by_item(result: tasks.Result) -> ItemScores:
+    rows, whole = result.accuracy.rows, result.accuracy
+    return ItemScores(
+        result.task,
+        result.protocol,
+        result.items_sha256,
+        [int(row["pred"] == row["label"]) for row in rows],
+        [int(row["pred_norm"] == row["label"]) for row in rows] if whole.acc_norm is not None else [],
+        [row["margin"] for row in rows if row["margin"] is not None],
+    )

@@ -1,0 +1,136 @@
+"""Several tasks at a glance: what a model scores on each, or how two models differ on all of them together."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gptlab.eval.accuracy import Accuracy
+from gptlab.eval.chance import CHANCE
+from gptlab.eval.paired import Difference, Shift
+from gptlab.report.results import doubt
+from gptlab.runs.metrics import ACCURACIES
+from gptlab.study.verdict import ALPHA, holm
+
+BITS = "answer_bits_per_byte"
+NONE = "-"  # stands for a number that a task does not have
+
+
+def score_of(facts: Mapping[str, Any]) -> str:
+    """Return the name of the accuracy that stands for a task: the one by length where there is one."""
+    return "acc" if facts["acc_norm"] is None else "acc_norm"
+
+
+def summary(results: Sequence[Mapping[str, Any]]) -> str:
+    """Set a model's scores on several tasks as a table."""
+    rows = [["task", "score, %", "chance", "right answer, bits per byte", ""]]
+    for facts in results:
+        name = score_of(facts)
+        chance = CHANCE.get(facts["task"])
+        rows.append(
+            [
+                f"{facts['task']}, {name}",
+                _number(100 * facts[name], _hundredfold(facts[ACCURACIES[name]]), ".2f"),
+                f"{100 * chance:.0f}" if chance is not None else NONE,
+                _number(facts[BITS], facts[f"{BITS}_stderr"], ".4f"),
+                doubt(dict(facts), name) or "",
+            ]
+        )
+    return _set(rows)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A task on which two models were compared."""
+
+    task: str
+    scores: tuple[Accuracy, Accuracy]
+    found: Mapping[str, Difference | Shift]
+
+    @property
+    def metric(self) -> str:
+        """The accuracy that stands for it."""
+        return "acc" if self.scores[0].acc_norm is None else "acc_norm"
+
+
+class SideBySide:
+    """Two models on several tasks; p-values hold for all that the table compares.
+
+    Source: Holm (1979), A simple sequentially rejective multiple test procedure.
+    """
+
+    def __init__(self, compared: Sequence[Beside]) -> None:
+        self._compared = compared
+        tested = [(one.task, name) for one in compared for name in (one.metric, BITS) if name in one.found]
+        by_task = {one.task: one for one in compared}
+        found = [by_task[task].found[name] for task, name in tested]
+        self.corrected = dict(zip(tested, holm([one.p for one in found]), strict=True))
+        """P-values by task and metric."""
+
+    def table(self) -> str:
+        """Set the scores, their differences with paired errors, and corrected p-values."""
+        rows = [["", "score, %", "", "", "", "right answer, bits per byte", "", "", ""]]
+        rows.append(["task", "A", "B", "B - A", "p", "A", "B", "B - A", "p"])
+        for one in self._compared:
+            apart = one.found[one.metric]
+            scores = [f"{100 * getattr(score, one.metric):.2f}" for score in one.scores]
+            row = [f"{one.task}, {one.metric}", *scores]
+            row.append(_number(100 * apart.difference, _hundredfold(apart.stderr), "+.2f"))
+            row.append(f"{self.corrected[one.task, one.metric]:.2g}")
+            bits = one.found.get(BITS)
+            if bits is not None:
+                row += [f"{score.answer_bits_per_byte:.4f}" for score in one.scores]
+                row.append(_number(bits.difference, bits.stderr, "+.4f"))
+                row.append(f"{self.corrected[one.task, BITS]:.2g}")
+            rows.append(row + [NONE] * (len(rows[0]) - len(row)))
+        return _set(rows)
+
+    def sentence(self) -> str:
+        """Say on which tasks a difference is shown."""
+        said: list[str] = []
+        for better, worse, metric, sign in (
+            ("scores higher on {}", "scores lower on {}", None, 1),
+            ("gives right answers fewer bits per byte on {}", "gives them more on {}", BITS, -1),
+        ):
+            for way, words in ((sign, better), (-sign, worse)):
+                names = [
+                    one.task
+                    for one in self._compared
+                    if (name := metric or one.metric) in one.found
+                    and self.corrected[one.task, name] < ALPHA
+                    and way * one.found[name].difference > 0
+                ]
+                said += [words.format(", ".join(names))] if names else []
+        looked = f"{len(self._compared)} tasks were looked at, {len(self.corrected)} differences in all"
+        if not said:
+            return f"{looked}: after Holm's correction for so many, none is shown."
+        return f"{looked}: after Holm's correction for so many, B {'; '.join(said)}; no other difference is shown."
+
+
+def _hundredfold(error: float | None) -> float | None:
+    return None if error is None else 100 * error
+
+
+def _number(value: float | None, error: float | None, form: str) -> str:
+    if value is None:
+        return NONE
+    return f"{value:{form}}" + (f" +- {error:{form.lstrip('+')}}" if error is not None else "")
+
+
+def _set(rows: Sequence[Sequence[str]]) -> str:
+    """Set rows in columns, the first to the left, the others to the right; a heading may reach over the next cells."""
+    widths = [max(len(row[k]) for row in rows if k == 0 or row[0]) for k in range(len(rows[0]))]
+    lines: list[str] = []
+    for row in rows:
+        if row[0]:
+            cells = [
+                row[0].ljust(widths[0]),
+                *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
+            ]
+            lines.append("  ".join(cells).rstrip())
+        else:
+            line = ""
+            for k, cell in enumerate(row):
+                if cell:
+                    line = line.ljust(sum(widths[:k]) + 2 * k) + cell
+            lines.append(line)
+    return "\n".join(lines)
