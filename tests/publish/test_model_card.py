@@ -133,18 +133,20 @@ def test_a_score_near_chance_says_so(run: Path) -> None:
 def test_scores_that_are_no_accuracy_are_told(run: Path) -> None:
     shared = {"kind": "eval", "step": 12, "protocol": "lm-eval", "lm_eval": "0.4.13", "shots": 0, "n": 9}
     lambada = {"acc": 0.25, "stderr": 0.125, "perplexity": 40.126, "perplexity_stderr": 1.5, "version": 1.0}
+    lambada |= {"answer_bits_per_byte": 1.25, "answer_bits_per_byte_stderr": 0.02}
     with (run / "metrics.jsonl").open("a") as file:
         file.write(json.dumps(shared | {"task": "lambada_openai", "by": "gptlab eval"} | lambada) + "\n")
         file.write(json.dumps(shared | {"task": "wikitext", "word_perplexity": 37.5}) + "\n")
     card = written(card_of(run))
     apart, none = "\N{PLUS-MINUS SIGN}", "\N{EN DASH}"
     for told in (
-        "| accuracy, % | normalised by length, % | other results |\n",
+        "| accuracy, % | normalised by length, % | right answer, bits per byte | other results |\n",
         "| lambada_openai | lm-eval 0.4.13 | 0 | 9, items not on record | unknown | ",
-        f"| 25.00 {apart} 12.50 | {none} | perplexity 40.13 {apart} 1.5 |\n",
-        f"| wikitext | lm-eval 0.4.13 | 0 | 9, items not on record | unknown | {none} | {none} | "
+        f"| 25.00 {apart} 12.50 | {none} | 1.25 {apart} 0.02 | perplexity 40.13 {apart} 1.5 |\n",
+        f"| wikitext | lm-eval 0.4.13 | 0 | 9, items not on record | unknown | {none} | {none} | {none} | "
         "word_perplexity 37.5 |\n",
-        f"| 31.14 {apart} 0.46 | {none} |\n",
+        f"| 31.14 {apart} 0.46 | {none} | {none} |\n",
+        "\nBits per byte of the right answer are its negative log2-likelihood",
         "in training or later by `gptlab eval`",
     ):
         assert told in card.content

@@ -636,7 +636,7 @@ def test_the_page_says_what_differs(written):
         "_stopped$ is at step 20 of 40: its schedule has not ended.",
     ]
     assert all(note in words for note in told["notes"])
-    assert page.tables[1] == [
+    assert page.tables[2] == [
         ["key", "baseline", "rope", "_stopped$"],
         ["model.position", "learned", "rope", ""],
     ]

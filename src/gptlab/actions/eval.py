@@ -115,7 +115,7 @@ def evaluate(models: Sequence[Path], request: Request) -> dict[str, Any]:
         return results[0]
     facts: dict[str, Any] = {"results": results}
     if len(models) == 2:
-        facts["comparison"] = _compare_all(*([items for _, items in answer] for answer in answers), models)
+        facts["comparison"] = _compare_all(answers[0], answers[1], models)
         print(compare.CHECKPOINTS_ONLY)
     elif len(own := [one for one, items in answers[0] if "accuracy" in items]) > 1:
         print(several_tasks.summary(own))
@@ -293,15 +293,14 @@ def _loss(held_out: Windows, model: ScoredModel, request: Request) -> tuple[dict
     return facts, loss.windows
 
 
-def _compare_all(
-    first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]], models: Sequence[Path]
-) -> dict[str, Any]:
+def _compare_all(first: Sequence[Answer], second: Sequence[Answer], models: Sequence[Path]) -> dict[str, Any]:
     """Print how two models differ on each task, as sentences, or for several tasks of ours as a table."""
     names = [str(path) for path in models]
-    found = {one["task"]: _compare(one, other) for one, other in zip(first, second, strict=True)}
+    pairs = {one["task"]: (one, other) for (_, one), (_, other) in zip(first, second, strict=True)}
+    found = {task: _compare(*pair) for task, pair in pairs.items()}
     facts = {task: {metric: each.facts() for metric, each in part.items()} for task, part in found.items()}
-    both = {one["task"]: (one, other) for one, other in zip(first, second, strict=True) if "accuracy" in one}
-    tabled = both if len(both) > 1 else {}
+    scored = {task: pair for task, pair in pairs.items() if "accuracy" in pair[0]}
+    tabled = scored if len(scored) > 1 else {}
     for task, part in found.items():
         for each in part.values() if task not in tabled else ():
             print(f"{task}: {each.sentence(*names)}")

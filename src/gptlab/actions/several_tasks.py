@@ -61,15 +61,14 @@ class SideBySide:
     def __init__(self, compared: Sequence[Beside]) -> None:
         self._compared = compared
         tested = [(one.task, name) for one in compared for name in (one.metric, BITS) if name in one.found]
-        by_task = {one.task: one for one in compared}
-        found = [by_task[task].found[name] for task, name in tested]
-        self.corrected = dict(zip(tested, holm([one.p for one in found]), strict=True))
+        found = {one.task: one.found for one in compared}
+        self.corrected = dict(zip(tested, holm([found[task][name].p for task, name in tested]), strict=True))
         """P-values by task and metric."""
 
     def table(self) -> str:
         """Set the scores, their differences with paired errors, and corrected p-values."""
         rows = [["", "score, %", "", "", "", "right answer, bits per byte", "", "", ""]]
-        rows.append(["task", "A", "B", "B - A", "p", "A", "B", "B - A", "p"])
+        rows.append(["task", "A", "B", "B - A", "p (Holm)", "A", "B", "B - A", "p (Holm)"])
         for one in self._compared:
             apart = one.found[one.metric]
             scores = [f"{100 * getattr(score, one.metric):.2f}" for score in one.scores]
@@ -87,19 +86,20 @@ class SideBySide:
     def sentence(self) -> str:
         """Say on which tasks a difference is shown."""
         said: list[str] = []
-        for better, worse, metric, sign in (
-            ("scores higher on {}", "scores lower on {}", None, 1),
-            ("gives right answers fewer bits per byte on {}", "gives them more on {}", BITS, -1),
+        for words, metric, way in (
+            ("scores higher on", None, 1),
+            ("scores lower on", None, -1),
+            ("needs fewer bits per byte for right answers on", BITS, -1),
+            ("needs more bits per byte for right answers on", BITS, 1),
         ):
-            for way, words in ((sign, better), (-sign, worse)):
-                names = [
-                    one.task
-                    for one in self._compared
-                    if (name := metric or one.metric) in one.found
-                    and self.corrected[one.task, name] < ALPHA
-                    and way * one.found[name].difference > 0
-                ]
-                said += [words.format(", ".join(names))] if names else []
+            names = [
+                one.task
+                for one in self._compared
+                if (name := metric or one.metric) in one.found
+                and self.corrected[one.task, name] < ALPHA
+                and way * one.found[name].difference > 0
+            ]
+            said += [f"{words} {', '.join(names)}"] if names else []
         looked = f"{len(self._compared)} tasks were looked at, {len(self.corrected)} differences in all"
         if not said:
             return f"{looked}: after Holm's correction for so many, none is shown."

@@ -18,7 +18,7 @@ from gptlab.model.size import measure
 from gptlab.publish.origin import DataSet, Origin, last_part
 from gptlab.report.charts import loss_chart
 from gptlab.report.page import DASH, draw
-from gptlab.report.results import doubt, results, score, told_items
+from gptlab.report.results import ANSWER_BITS, CALLED, doubt, results, score, told_items
 from gptlab.runs.history import as_number, training_hours
 from gptlab.runs.metrics import ACCURACIES, Row
 
@@ -228,16 +228,22 @@ def _scores(at: Origin) -> str:
     rows = at.rows("eval")
     if not rows:
         return "" if at.run is None else "None were measured at this checkpoint.\n"
-    others = any(set(results(row)) - {*ACCURACIES} for row in rows)
+    bits = any(ANSWER_BITS in results(row) for row in rows)
+    others = any(_others(row) for row in rows)
     head = ["task", "protocol", "shots", "items", "chance, %", "accuracy, %", "normalised by length, %"]
-    lines = [head + ["other results"] * others, ["---"] * (len(head) + others)]
-    lines += [_score_cells(row) + [_other_results(row)] * others for row in rows]
+    head += [CALLED[ANSWER_BITS]] * bits + ["other results"] * others
+    lines = [head, ["---"] * len(head)]
+    lines += [
+        _score_cells(row) + [score(row, ANSWER_BITS)] * bits + [_other_results(row)] * others for row in rows
+    ]
     body = "".join(_line(*cells) for cells in lines)
     return (
         f"{body}\nMeasured at this checkpoint, in training or later by `gptlab eval`; after \N{PLUS-MINUS SIGN} comes "
         "one standard error, from the draw of the items. Scores with another protocol, number of shots or set of items "
         "are not comparable with these. Above chance means that guessing scores as high less than once in twenty times "
         "(exact binomial test).\n"
+        + "Bits per byte of the right answer are its negative log2-likelihood over its bytes of UTF-8; fewer are "
+        "better.\n" * bits
     )
 
 
@@ -252,8 +258,12 @@ def _score_cells(row: Row) -> list[str]:
     ]
 
 
+def _others(row: Row) -> list[str]:
+    return [name for name in results(row) if name not in (*ACCURACIES, ANSWER_BITS)]
+
+
 def _other_results(row: Row) -> str:
-    return ", ".join(f"{name} {score(row, name)}" for name in results(row) if name not in ACCURACIES) or DASH
+    return ", ".join(f"{name} {score(row, name)}" for name in _others(row)) or DASH
 
 
 def _cost(at: Origin) -> str:

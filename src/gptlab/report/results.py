@@ -25,6 +25,10 @@ NO_METRICS = {
 """Numbers that tell of an evaluation, and how sure it is, but are not shown as its result."""
 
 
+ANSWER_BITS = "answer_bits_per_byte"
+CALLED = {ANSWER_BITS: "right answer, bits per byte"}
+"""What results are called where their key does not say it."""
+
 NAME_LETTERS = 40  # of a file, in a heading
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from gptlab.amounts import amount
 from gptlab.report.page import DASH, details, link, link_to, paragraph, samples, table
-from gptlab.report.results import doubt, results, score
+from gptlab.report.results import CALLED, doubt, results, score
 from gptlab.report.score_charts import group_of, groups_of
 from gptlab.runs.history import Run
 from gptlab.runs.metrics import ACCURACIES, Row
@@ -32,7 +32,7 @@ def runs_table(reached: Sequence[Row], texts: Sequence[str | None]) -> str:
         on = f"\non {sha256[:8] if sha256 else 'text not on record'}" if len(validated) > 1 else ""
         head += [f"best\nvalidation\nloss{on}", f"at step{on}", f"bits\nper byte{on}"]
     head += [
-        called.replace(", ", "\n") + f"\n{name}" + (", %" if name in ACCURACIES else "")
+        called.replace(", ", "\n") + f"\n{CALLED.get(name, name)}" + (", %" if name in ACCURACIES else "")
         for _, called, name in columns
     ]
     rows = [

@@ -18,6 +18,7 @@ from gptlab.report.page import INDEX, commands, draw, figure, page, pair, paragr
 from gptlab.report.reference import read_references
 from gptlab.report.run_tables import differences_table, runs_table, stories
 from gptlab.report.score_charts import group_of, groups_of, score_charts
+from gptlab.report.telling import telling
 from gptlab.runs.folder import identity
 from gptlab.runs.history import (
     TEXT_SETTINGS,
@@ -146,6 +147,8 @@ def report(runs: Sequence[Path], out: Path, *, reference: Path | None = None, wa
     sections = {"Runs": runs_table(reached, texts) + "".join(paragraph(text, "note") for text in unfair)}
     sections["Runs"] += paragraph(FOOTNOTE, "faint")
     sections |= figures
+    if "Scores" in sections:
+        sections["Scores"] = telling(reached) + sections["Scores"]
     if len(loaded) > 1:
         sections["What the recipes do not share"] = differences_table(reached)
     sections["Run by run"] = stories(loaded, out)

@@ -1,4 +1,4 @@
-"""Scores as charts: accuracy and margin against tokens, with what others report for the same protocol."""
+"""Scores as charts: accuracy, margin and bits per byte of right answers, with what others report for the protocol."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from gptlab.report.chart import Chart, Curve
 from gptlab.report.colours import numbers
 from gptlab.report.cost import Cost
 from gptlab.report.page_folder import file_name
-from gptlab.report.results import doubt, results, score, told_items
+from gptlab.report.results import ANSWER_BITS, doubt, results, score, told_items
 from gptlab.runs.history import Floats, Run, columns
 from gptlab.runs.metrics import ACCURACIES, Row, items_of
 
@@ -51,14 +51,14 @@ def groups_of(rows: Iterable[Row]) -> dict[Group, str]:
 
 
 def score_charts(runs: Sequence[Run]) -> list[Chart]:
-    """Chart accuracy and margin against cost, for each task, protocol, shots and items."""
+    """Chart what was measured against cost, for each task, protocol, shots and items."""
     charts: list[Chart] = []
     measured = [row for run in runs for row in run.metrics["eval"]]
     for group, called in groups_of(measured).items():
         of_run = [[row for row in run.metrics["eval"] if group_of(row) == group] for run in runs]
         charts.append(_accuracy_chart(group, called, runs, of_run))
-        margins = _margin_chart(group, called, runs, of_run)
-        charts += [margins] if margins.curves else []
+        more = _margin_chart(group, called, runs, of_run), _bits_chart(group, called, runs, of_run)
+        charts += [chart for chart in more if chart.curves]
     return charts
 
 
@@ -79,19 +79,34 @@ def _accuracy_chart(group: Group, called: str, runs: Sequence[Run], of_run: Sequ
 
 
 def _margin_chart(group: Group, called: str, runs: Sequence[Run], of_run: Sequence[Sequence[Row]]) -> Chart:
-    curves: list[Curve] = []
-    for number, run, rows in zip(numbers(runs), runs, of_run, strict=True):
-        x, y, error = columns(rows, "tokens", "margin", "stderr_margin")
-        if len(y):
-            said = f"{run.name}: {y[-1]:.4f}"
-            said += f" \N{PLUS-MINUS SIGN} {error[-1]:.4f}" if np.isfinite(error[-1]) else ""
-            curves.append(_curve(number, run, x, y, error, said))
     caption = (
         f"{called}: by how much the right choice is likelier than the mean of the wrong ones, in nats per unit of "
         "length, with a band or bar of one standard error. It rises long before the accuracy leaves chance."
     )
     title = f"{group.task} ({group.protocol}), margin of the right choice in nats"
+    curves = _curves("margin", "stderr_margin", runs, of_run)
     return Chart(f"{group.file_name}_margin", title, caption, curves, [("no preference", 0.0)])
+
+
+def _bits_chart(group: Group, called: str, runs: Sequence[Run], of_run: Sequence[Sequence[Row]]) -> Chart:
+    caption = (
+        f"{called}: bits per byte that the right answer costs, with a band or bar of one standard error. Fewer are "
+        "better; of small models they are mostly a less noisy measure than accuracy."
+    )
+    title = f"{group.task} ({group.protocol}), bits per byte of the right answer"
+    curves = _curves(ANSWER_BITS, f"{ANSWER_BITS}_stderr", runs, of_run)
+    return Chart(f"{group.file_name}_bits", title, caption, curves)
+
+
+def _curves(value: str, spread: str, runs: Sequence[Run], of_run: Sequence[Sequence[Row]]) -> list[Curve]:
+    curves: list[Curve] = []
+    for number, run, rows in zip(numbers(runs), runs, of_run, strict=True):
+        x, y, error = columns(rows, "tokens", value, spread)
+        if len(y):
+            said = f"{run.name}: {y[-1]:.4f}"
+            said += f" \N{PLUS-MINUS SIGN} {error[-1]:.4f}" if np.isfinite(error[-1]) else ""
+            curves.append(_curve(number, run, x, y, error, said))
+    return curves
 
 
 def _curve(number: int, run: Run, x: Floats, y: Floats, error: Floats, label: str) -> Curve:
