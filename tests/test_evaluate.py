@@ -7,12 +7,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from small_files import task_files
 
 from gptlab import cli
 from gptlab.actions import eval as evaluate
 from gptlab.actions import lm_eval, scored_model
 from gptlab.actions.eval import Request
 from gptlab.errors import ConfigError, GptlabError, TaskError
+from gptlab.eval.tasks import SUITES
 from gptlab.formats.huggingface import export
 from gptlab.loading import find, load
 from gptlab.runs.metrics import read_rows
@@ -206,6 +208,63 @@ def test_tasks_of_the_harness_from_local_files(run, exported, piqa, capsys):
     assert "it/s" not in answer.err  # none of its bars
 
 
+def test_the_small_suite_on_one_model_and_on_two(run, exported, tmp_path, capsys):
+    files = task_files(tmp_path / "files")
+    request = Request(task="small", task_data=files)
+    rows = len(read_rows(run / "metrics.jsonl"))
+    facts = evaluate.evaluate([run], request)
+    assert [result["task"] for result in facts["results"]] == list(SUITES["small"])
+    assert {result["protocol"] for result in facts["results"]} == {"harness"}
+    kept = read_rows(run / "metrics.jsonl")[rows:]
+    assert [row["data"] for row in kept] == [f"{name}.jsonl" for name in SUITES["small"]]
+    assert all(row["answer_bits_per_byte"] > 0 for row in kept)
+    table = capsys.readouterr().out.splitlines()[-8:]
+    assert table[0].split() == ["task", "score,", "%", "chance", "right", "answer,", "bits", "per", "byte"]
+    assert [line.split(",")[0] for line in table[1:]] == list(SUITES["small"])
+
+    facts = evaluate.evaluate([run, exported], request)
+    assert list(facts["comparison"]) == list(SUITES["small"])
+    for name, found in facts["comparison"].items():
+        score = "acc" if name in ("lambada_openai", "blimp") else "acc_norm"
+        assert found[score]["corrected_p"] == 1
+        assert found["answer_bits_per_byte"]["difference"] == pytest.approx(0, abs=1e-5)
+        assert ("margin" in found) == (score == "acc_norm")
+    said = capsys.readouterr().out
+    assert f"A is {run}, B is {exported}\n" in said
+    assert "7 tasks were looked at, 14 differences in all: " in said
+    assert "by acc " not in said  # the table says it
+
+
+def test_who_runs_a_task_that_the_harness_has_too(monkeypatch, tmp_path):
+    monkeypatch.setattr(evaluate, "harness_module", lambda: SimpleNamespace(check_names=lambda names: None))
+    names = "piqa,hellaswag,winogrande"
+    asked = Request(task=names, task_data=tmp_path)
+    assert (asked.own, asked.foreign) == (["piqa", "hellaswag"], ["winogrande"])
+    asked = Request(task=names)
+    assert (asked.own, asked.foreign) == (["hellaswag"], ["piqa", "winogrande"])
+    asked = Request(task=names, task_data=tmp_path, shots=2, protocol="harness")
+    assert (asked.own, asked.foreign) == (["hellaswag"], ["piqa", "winogrande"])
+    asked = Request(task=names, task_data=tmp_path, protocol="lm-eval")
+    assert (asked.own, asked.foreign) == ([], ["piqa", "hellaswag", "winogrande"])
+
+
+def test_a_run_in_training_scores_the_suite(tiny_recipe, tmp_path):
+    files = task_files(tmp_path / "files", 4)
+    words = ["train", str(tiny_recipe), "--train.steps", "2", "--eval.tasks", "small", "continuation"]
+    words += ["--eval.task-data", str(files), "--eval.every-steps", "2", "--eval.limit", "3"]
+    assert cli.main([*words, "--out", str(tmp_path / "run")]) == 0
+    rows = [row for row in read_rows(tmp_path / "run" / "metrics.jsonl") if row["kind"] == "eval"]
+    assert [(row["step"], row["task"]) for row in rows] == [
+        (step, task) for step in (0, 2) for task in (*SUITES["small"], "continuation")
+    ]
+    # As `gptlab eval` does afterwards.
+    facts = evaluate.evaluate([tmp_path / "run"], Request(task="small", task_data=files, limit=3))
+    for row, result in zip(rows[8:-1], facts["results"], strict=True):
+        assert (row["items_sha256"], row["protocol"]) == (result["items_sha256"], result["protocol"])
+        assert row["answer_bits_per_byte"] == pytest.approx(result["answer_bits_per_byte"], rel=1e-4)
+    assert facts["results"][-1]["protocol"] == "harness, even sample"
+
+
 def test_a_run_keeps_the_mean_of_a_group_and_not_its_parts(run, monkeypatch, capsys):
     line = {
         "protocol": "lm-eval",
@@ -303,6 +362,9 @@ def test_without_the_harness_its_extra_is_named(run, monkeypatch, capsys):
             "--samples: holds the items of one",
         ),
         (["a"], {"task": ","}, "--task: names no task"),
+        (["a"], {"task": "small,piqa"}, "--task small,piqa: asks piqa twice; name it once"),
+        (["a"], {"task": "small", "samples": Path("x")}, "--samples: holds the items of one"),
+        (["a"], {"task": "small", "protocol": "lm-eval"}, "--task small: is gptlab's own"),
         (
             ["a"],
             {"task": "hellaswag,loss", "protocol": "lm-eval"},

@@ -90,23 +90,21 @@ def by_our_harness(model: Any, task: str, folder: Path) -> Ends:
     return {name: line.get(name) for name in METRICS}
 
 
-def by_our_protocol(network: GeneratingGPT, folder: Path) -> Ends:
-    """`gptlab eval --task hellaswag --protocol harness`."""
+def by_our_protocol(network: GeneratingGPT, task: str, folder: Path) -> Ends:
+    """`gptlab eval --protocol harness --task-data FOLDER`."""
     try:
-        task = tasks.build(
-            "hellaswag",
+        asked = tasks.build(
+            task,
             tasks.Inputs(
-                tokenizer=load_tokenizer("bytes"),
-                context=CONTEXT,
-                file=folder / "hellaswag.jsonl",
-                protocol="harness",
+                tokenizer=load_tokenizer("bytes"), context=CONTEXT, task_data=folder, protocol="harness"
             ),
         )
-        score = task.evaluate(network, device="cpu", quiet=True).accuracy
+        score = asked.evaluate(network, device="cpu", quiet=True).accuracy
     except GptlabError as error:
         return str(error)
     sums = [row["log_likelihoods"] for row in score.rows]
-    return {"acc": score.acc, "acc_norm": score.acc_norm, "stderr": score.stderr, "sums": sums}
+    found = {"acc": score.acc, "stderr": score.stderr, "sums": sums}
+    return found | ({"acc_norm": score.acc_norm} if score.acc_norm is not None else {})
 
 
 def difference(ours: Ends, theirs: Ends) -> str | None:
@@ -145,8 +143,7 @@ def go_through(count: int, folder: Path, network: GeneratingGPT, models: tuple[A
         (folder / f"{task}.jsonl").write_bytes(content)
         theirs = by_the_harness(models[1], task, folder)
         found = {"task-data": by_our_harness(models[0], task, folder)}
-        if task == "hellaswag":
-            found["protocol"] = by_our_protocol(network, folder)
+        found["protocol"] = by_our_protocol(network, task, folder)
         for way, ours in found.items():
             if (told := difference(ours, theirs)) is not None:
                 problems.append(f"mutant {number}, {task}, {way}: {told}\n  {content[:1500]!r}")

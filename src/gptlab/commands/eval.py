@@ -23,14 +23,16 @@ def run(
 
     Args:
         models: one or two of a run, a checkpoint, or a Hugging Face folder.
-        task: hellaswag, continuation, or loss (on prepared shards); any other name is a task or group of
-            lm-evaluation-harness, such as arc_easy or openllm; separate several with commas.
-        protocol: how to ask HellaSwag: as llm.c does, as lm-evaluation-harness does, or with the harness itself.
+        task: hellaswag, continuation, loss (on prepared shards), or small, seven tasks that say something of small
+            models; any other name is a task or group of lm-evaluation-harness, such as arc_easy or openllm; separate
+            several with commas.
+        protocol: how to ask HellaSwag: as llm.c does, or as lm-evaluation-harness does; or lm-eval, for any task the
+            harness itself.
         shots: solved examples before each item; None means none, or as many as a task or group of the harness says.
-        data: HellaSwag's JSONL (None downloads it), or for gptlab's other tasks a prepared folder.
+        data: HellaSwag's JSONL (None downloads it), or for continuation and loss a prepared folder.
         fewshot_data: JSONL that HellaSwag's solved examples are drawn from; None downloads its training set.
-        task_data: folder with a file for each task of lm-evaluation-harness; None downloads them.
-        limit: first items, or for `loss` tokens; None means all.
+        task_data: folder with a file for each task, which small needs; None downloads those of the harness.
+        limit: first items, for MMLU and BLiMP evenly of each part, or for `loss` tokens; None means all.
         dtype: number format of matrix products.
         device: where to run.
         samples: file for one JSON line per item.

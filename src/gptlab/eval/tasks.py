@@ -305,7 +305,7 @@ class EvalConfig:
     protocol: ProtocolName = "completion"
     """How HellaSwag is asked: as llm.c does (completion) or as lm-evaluation-harness does (harness)."""
     limit: int | None = None
-    """First items of each task; None means all."""
+    """First items of each task, for MMLU and BLiMP evenly of each part; None means all."""
     hellaswag_file: str | None = None
     """HellaSwag's validation set as JSONL; None downloads it once into ~/.cache/gptlab."""
     task_data: str | None = None
