@@ -212,7 +212,7 @@ SMALL = {
         question=_arc,
     ),
     "arc_challenge": Small(
-        asks="the same of harder questions; chance is 25 %",
+        asks="which answer to a hard question of science is right, of mostly four; chance is 25 %",
         data_set="load_dataset('allenai/ai2_arc', 'ARC-Challenge')['test']",
         split="test",
         question=_arc,
