@@ -140,7 +140,9 @@ def read_run(folder: Path) -> None:
         assert found is not None
         assert found.folder.parent == folder / "checkpoints"
         found.model()
-        found.optimizer()
+        for part in found.tensors():
+            for stored in part.values():
+                stored.read()
         if found.state["step"] == 20 and checkpoint.pointed(folder / "best") != found.folder:
             gptlab.load(found.folder, "cpu")
     except GptlabError as error:
