@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from forked import finish_together
+from namespaces import network
 
 import gptlab
 from gptlab import cli
@@ -68,14 +69,14 @@ class Slurm:
         wishes = self.folder / "requeued"
         return wishes.read_text().split() if wishes.exists() else []
 
-    def run(self, file, signal_when=None):
+    def run(self, file, signal_when=None, number=signal.SIGUSR1):
         job = subprocess.Popen(
             ["bash", file], env=self.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
         while signal_when is not None and not signal_when():
             assert job.poll() is None, job.communicate()[0]
             time.sleep(0.01)
-        if signal_when is not None:
+        if signal_when is not None and number:
             # The task's process is its shell, which has become the command.
             for task in (self.folder / "tasks").read_text().split():
                 os.kill(int(task), signal.SIGUSR1)
@@ -305,3 +306,49 @@ def test_a_batch_file_is_replaced_by_the_same_runs_only(slurm):
     file.unlink()
     file.mkdir()
     assert "runs/x.sbatch: is a folder; choose another name" in slurm()[1]
+
+
+# Places each task on a machine of its own.
+SRUN_OVER_MACHINES = """#!/bin/bash
+tasks=()
+for i in 0 1; do
+    SLURM_PROCID=$i SLURM_LOCALID=0 ip netns exec "${SPACES[$i]}" "$@" &
+    tasks+=($!)
+done
+code=0
+for task in "${tasks[@]}"; do
+    wait "$task"; ended=$?
+    if [ $ended -gt $code ]; then code=$ended; fi
+done
+exit $code
+"""
+
+
+@pytest.mark.slow
+def test_a_machine_that_goes_silent_is_a_reason_to_queue_again(tiny_recipe, tmp_path, monkeypatch):
+    flags = {
+        "train": {"steps": 100_000, "save_every_steps": 5},
+        "eval": {"tasks": (), "every_steps": 100_000},
+    }
+    (tmp_path / "bin").mkdir()
+    slurm = Slurm(tmp_path / "bin", JOB.processes)
+    monkeypatch.setenv("PATH", slurm.environment["PATH"])
+    with network(2) as nodes:
+        spaces = shlex.join(node.space for node in nodes)
+        srun = SRUN_OVER_MACHINES.replace("tasks=()", f"SPACES=({spaces})\ntasks=()", 1)
+        (slurm.folder / "srun").write_text(srun)
+        (slurm.folder / "scontrol").write_text(SCONTROL.replace("127.0.0.1", nodes[0].address))
+        file = tmp_path / "run.sbatch"
+        file.write_text(batch_file(file, [tiny_recipe], tmp_path / "run", flags, JOB, 75))
+        metrics = tmp_path / "run" / "metrics.jsonl"
+
+        def cut():
+            if not metrics.exists() or metrics.read_text().count('"kind": "step"') < 12:
+                return False
+            nodes[1].cut()
+            return True
+
+        code, said = slurm.run(file, cut, number=0)
+    assert code == 75, said
+    assert len(slurm.requeued) == 1
+    assert said.count(" went silent: the machine or its network is gone; step ") == 2

@@ -209,3 +209,10 @@ def test_machines_in_words():
     assert machines([one, replace(one, rank=1), replace(one, rank=2, host="b")]) == (
         "ranks 0-1 on a (10.0.0.1), rank 2 on b (10.0.0.1)"
     )
+
+
+def test_a_store_that_ends_before_all_have_met(store):
+    members = company(store)
+    told = str(members[1].lost("Broken pipe"))
+    assert told.startswith("rank 0 at 127.0.0.1, port ")
+    assert told.endswith(" ended before all had met; see what was said there")

@@ -1,8 +1,12 @@
 """Several machines, in network namespaces: the same numbers as on one, and one line when something is amiss."""
 
+import os
+import random
 import shutil
 import signal
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from namespaces import ends, network, start_together
@@ -36,9 +40,15 @@ def words(tiny_recipe, tmp_path):
     return of
 
 
+def steps(out):
+    """Count the rows of steps, those of lost steps included."""
+    metrics = out / "metrics.jsonl"
+    return metrics.read_text().count('"kind": "step"') if metrics.exists() else 0
+
+
 def wait_for_steps(out, count):
-    metrics, deadline = out / "metrics.jsonl", time.monotonic() + 120
-    while not metrics.exists() or metrics.read_text().count('"kind": "step"') < count:
+    deadline = time.monotonic() + 120
+    while steps(out) < count:
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
@@ -159,3 +169,95 @@ def test_a_folder_that_only_the_first_machine_sees(whole, words, tmp_path):
         assert ends(start_together(nodes, words(out=a), others={1: ["--out", b]})) == [(0, "")] * 2
         assert not b.exists()
     as_whole(a, whole)
+
+
+def torchrun(node, *options, recipe, out):
+    """Start `gptlab train` under torchrun on a machine."""
+    words = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        1,
+        "--max-restarts",
+        3,
+        *options,
+    ]
+    return node.start(
+        [*words, "--no-python", *command(recipe, out, *FLAGS, "--train.steps", 300)],
+        {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": 1},
+    )
+
+
+def trained(node):
+    """Return the ids of gptlab's own processes on a machine."""
+    words = {number: Path(f"/proc/{number}/cmdline").read_bytes().split(b"\0") for number in node.numbers()}
+    return [
+        number for number, each in words.items() if b"gptlab" in each and b"torch.distributed.run" not in each
+    ]
+
+
+@pytest.mark.long
+def test_torchrun_restarts_all_machines_when_a_process_dies(tiny_recipe, tmp_path):
+    out = tmp_path / "run"
+    finish_together(2, command(tiny_recipe, tmp_path / "whole", *FLAGS, "--train.steps", 300))
+    with network(2) as nodes:
+        place = ("--nnodes", 2, "--master-addr", nodes[0].address, "--master-port", 29500, "--node-rank")
+        running = [
+            torchrun(node, *place, rank, recipe=tiny_recipe, out=out) for rank, node in enumerate(nodes)
+        ]
+        for number, victim in enumerate([nodes[1], nodes[0]]):
+            wait_for_steps(out, 20 + 40 * number)
+            [process] = trained(victim)
+            os.kill(process, signal.SIGKILL)
+        said = [process.communicate(timeout=200)[0] for process in running]
+        assert [process.returncode for process in running] == [0, 0], said
+    assert "rank 1 on b (10.0.0.2) ended" in said[0]
+    assert "rank 0 on a (10.0.0.1) ended" in said[1]
+    as_whole(out, tmp_path / "whole")
+
+
+@pytest.mark.long
+def test_torchrun_continues_with_the_machines_that_are_left(tiny_recipe, tmp_path):
+    """The one with rank 0 dies; the one that keeps the rendezvous must live."""
+    out = tmp_path / "run"
+    with network(3) as nodes:
+        where = ("--rdzv-backend", "c10d", "--rdzv-endpoint", f"{nodes[2].address}:29400", "--rdzv-id", "any")
+        place = ("--nnodes", "1:3", *where, "--rdzv-conf", "last_call_timeout=10")
+        running = [torchrun(node, *place, recipe=tiny_recipe, out=out) for node in nodes]
+        wait_for_steps(out, 20)
+        nodes[0].kill()
+        said = [process.communicate(timeout=200)[0] for process in running]
+        assert [process.returncode for process in running[1:]] == [0, 0], said
+    assert "rank 0 on a (10.0.0.1) ended" in said[1]
+    [resumed] = [row for row in rows(out, "event") if row["event"] == "resume"]
+    assert resumed["processes"] == 2
+    assert [row["step"] for row in rows(out, "step")] == list(range(1, 301))
+
+
+KINDS = {"ddp": ()}
+"""How the processes divide their work, and the flags that ask for it."""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", KINDS)
+def test_twenty_kills(words, tiny_recipe, tmp_path, kind):
+    """Of two processes on two machines one is killed, at random; the other ends, and both start again."""
+    flags = (*FLAGS, "--train.steps", 1000, *KINDS[kind])
+    finish_together(2, command(tiny_recipe, tmp_path / "whole", *flags))
+    out, draw = tmp_path / "run", random.Random(kind)
+    with network(2) as nodes:
+        for _ in range(20):
+            running = start_together(nodes, words(*flags), START_S=10, DOOR_S=1)
+            if draw.random() < 0.3:
+                time.sleep(draw.uniform(0, 3))  # before the first step, most times
+            else:
+                wait_for_steps(out, steps(out) + draw.randint(1, 40))
+            victim = draw.randrange(2)
+            running[victim].kill()
+            code, said = ends(running)[1 - victim]
+            assert code == 1
+            assert f"rank {victim} " in said
+        assert steps(out) < 1000, "it ended before its last kill"
+        assert ends(start_together(nodes, words(*flags))) == [(0, "")] * 2
+    as_whole(out, tmp_path / "whole")

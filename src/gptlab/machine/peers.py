@@ -14,7 +14,7 @@ import struct
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -173,7 +173,11 @@ class Peers:
         Args:
             reason: what torch says.
         """
+        if not self._start:
+            place = f"{os.environ['MASTER_ADDR']}, port {os.environ['MASTER_PORT']}"
+            return TrainError(f"rank 0 at {place}, ended before all had met; see what was said there")
         self._stay()
+        self._hang_up()
         deadline = time.monotonic() + DOOR_S / 2
         while True:
             answers = self._knock_at_all()
@@ -186,14 +190,22 @@ class Peers:
                 return TrainError(f"the processes are all there, but cannot exchange data ({reason})")
             time.sleep(0.1)  # the connections of a process may end before its door does
 
+    def _hang_up(self) -> None:
+        """End the connections to the others, who may wait for this process and should look around too."""
+        addresses, store = {peer.address for peer in self.all}, int(os.environ["MASTER_PORT"])
+        for connection in _connections():
+            with suppress(OSError):  # some are doors, or have ended
+                ends = connection.getsockname(), connection.getpeername()
+                if ends[1][0] in addresses and store not in (ends[0][1], ends[1][1]):
+                    connection.shutdown(socket.SHUT_RDWR)
+
     def _first(self, dead: Sequence[Peer]) -> Sequence[Peer]:
         """Return those among the dead that did not end because of others; leave word that this process does."""
-        try:
-            self._store.set(f"{self._start}/left/{self.me.rank}", "")
-            left = [peer for peer in dead if self._store.check([f"{self._start}/left/{peer.rank}"])]
-        except RuntimeError:  # whoever kept the store is among the dead
+        if dead[0].rank == 0:  # and perhaps the store with it
             return dead
-        return [peer for peer in dead if peer not in left] or dead
+        self._store.set(f"{self._start}/left/{self.me.rank}", "")
+        first = [peer for peer in dead if not self._store.check([f"{self._start}/left/{peer.rank}"])]
+        return first or dead
 
     def leave(self) -> None:
         """Close the door, unless the others need it for a moment."""
@@ -226,25 +238,30 @@ def watch_connections() -> None:
     gloo asks for nothing of the kind: without it, a machine that disappears is waited for as long as an operation may
     take, which is half an hour.
     """
-    open_files = Path("/proc/self/fd")
-    if not open_files.is_dir():  # not Linux
-        return
     every = SILENT_S // 4
     options = {
-        (socket.SOL_SOCKET, socket.SO_KEEPALIVE): 1,
-        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE): every,
-        (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL): every,
-        (socket.IPPROTO_TCP, socket.TCP_KEEPCNT): 3,
-        (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT): 1000 * SILENT_S,
+        (socket.SOL_SOCKET, "SO_KEEPALIVE"): 1,
+        (socket.IPPROTO_TCP, "TCP_KEEPIDLE"): every,
+        (socket.IPPROTO_TCP, "TCP_KEEPINTVL"): every,
+        (socket.IPPROTO_TCP, "TCP_KEEPCNT"): 3,
+        (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT"): 1000 * SILENT_S,
     }
-    for file in open_files.iterdir():
+    for connection in _connections():
+        with suppress(OSError):  # some have ended
+            for (level, option), value in options.items():
+                connection.setsockopt(level, getattr(socket, option), value)
+
+
+def _connections() -> Iterator[socket.socket]:
+    """Yield this process's connections over TCP, torch's included, which has no other way to them."""
+    open_files = Path("/proc/self/fd")
+    for file in open_files.iterdir() if open_files.is_dir() else ():  # else this is not Linux
         with suppress(OSError):  # some are closed meanwhile
             if not str(file.readlink()).startswith("socket:"):
                 continue
-            with socket.socket(fileno=os.dup(int(file.name))) as connection:
-                if connection.family != socket.AF_UNIX and connection.type == socket.SOCK_STREAM:
-                    for (level, option), value in options.items():
-                        connection.setsockopt(level, option, value)
+            with socket.socket(fileno=os.dup(int(file.name))) as found:
+                if found.family != socket.AF_UNIX and found.type == socket.SOCK_STREAM:
+                    yield found
 
 
 def ranks(numbers: Iterable[int]) -> str:

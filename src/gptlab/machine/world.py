@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import TCPStore
 from torch.distributed.distributed_c10d import PrefixStore, _set_pg_timeout  # pyright: ignore[reportPrivateUsage]
 
 from gptlab.errors import TrainError
@@ -62,18 +63,6 @@ class World:
         values = [value]
         dist.broadcast_object_list(values)
         return values[0]
-
-    def tensors_from_main(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the first process's tensors, on the CPU; those of the others do not matter."""
-        if self.size == 1:
-            return dict(tensors)
-        known = self.from_main([(name, tensor.shape, tensor.dtype) for name, tensor in tensors.items()])
-        found = {name: torch.empty(shape, dtype=dtype) for name, shape, dtype in known}
-        for name, tensor in found.items():
-            if self.main:
-                tensor.copy_(tensors[name])
-            dist.broadcast(tensor.reshape(-1).view(torch.uint8), 0, group=self.votes)
-        return found
 
     def smallest(self, value: int) -> int:
         """Return the minimum of a number over all processes."""
@@ -152,9 +141,7 @@ def _store() -> tuple[Any, int]:
     wait = timedelta(seconds=peers.START_S)
     try:
         # Not torch's rendezvous, in which rank 0 waits for the others without naming any.
-        store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
-            host, port, None, keeps, wait, wait_for_workers=False, multi_tenant=True
-        )
+        store = TCPStore(host, port, None, keeps, wait, wait_for_workers=False, multi_tenant=True)
     except dist.DistError as error:
         if keeps:
             reason = str(error).partition(". ")[0]

@@ -21,6 +21,7 @@ import forked
 import pytest
 
 NUMBERS = count()
+ETC = Path("/etc/netns")  # what `ip netns exec` lays over /etc
 NEW_UTS, NEW_NET = 0x04000000, 0x40000000  # CLONE_NEWUTS and CLONE_NEWNET of <linux/sched.h>
 
 
@@ -167,7 +168,10 @@ def _end(number: int) -> None:
 
 @contextmanager
 def network(nodes: int) -> Generator[list[Node]]:
-    """Make some machines called a, b, c with addresses 10.0.0.1, 10.0.0.2, 10.0.0.3; nothing of them stays."""
+    """Make some machines called a, b, c with addresses 10.0.0.1, 10.0.0.2, 10.0.0.3; nothing of them stays.
+
+    Commands that `start` runs know the names.
+    """
     if os.geteuid() or shutil.which("ip") is None:
         pytest.skip("needs root and `ip` to make network namespaces")
     stem = f"gptlab_{os.getpid()}_{next(NUMBERS)}"
@@ -198,6 +202,9 @@ def network(nodes: int) -> Generator[list[Node]]:
                 )
                 _ip("-n", switch, "link", "set", node.cable, "up", "master", "bridge")
                 _ip("-n", node.space, "address", "add", f"{node.address}/24", "dev", "eth0")
+                hosts = [f"{each.address} {each.name}" for each in made]
+                (ETC / node.space).mkdir(parents=True)
+                (ETC / node.space / "hosts").write_text("\n".join(["127.0.0.1 localhost", *hosts, ""]))
                 for link in ("lo", "eth0"):
                     _ip("-n", node.space, "link", "set", link, "up")
         except subprocess.CalledProcessError as error:
@@ -210,3 +217,4 @@ def network(nodes: int) -> Generator[list[Node]]:
                 process.wait()
         for space in spaces:
             _ip("netns", "delete", space)
+            shutil.rmtree(ETC / space, ignore_errors=True)
