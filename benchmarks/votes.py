@@ -29,7 +29,9 @@ def main() -> None:
     if arguments.json and (refusal := file_unwritable(arguments.json, "--json")):
         raise SystemExit(refusal)
 
-    with join_world("auto", {"start every process with the same flags": {"rounds": arguments.rounds}}) as world:
+    with join_world(
+        "auto", {"start every process with the same flags": {"rounds": arguments.rounds}}
+    ) as world:
         rounds: list[float] = []
         for _ in range(arguments.rounds + 1):
             world.barrier()
