@@ -171,6 +171,9 @@ def test_a_folder_that_only_the_first_machine_sees(whole, words, tmp_path):
     as_whole(a, whole)
 
 
+STEPS = 1500
+
+
 def torchrun(node, *options, recipe, out):
     """Start `gptlab train` under torchrun on a machine."""
     words = [
@@ -184,7 +187,7 @@ def torchrun(node, *options, recipe, out):
         *options,
     ]
     return node.start(
-        [*words, "--no-python", *command(recipe, out, *FLAGS, "--train.steps", 300)],
+        [*words, "--no-python", *command(recipe, out, *FLAGS, "--train.steps", STEPS)],
         {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": 1},
     )
 
@@ -200,7 +203,7 @@ def trained(node):
 @pytest.mark.long
 def test_torchrun_restarts_all_machines_when_a_process_dies(tiny_recipe, tmp_path):
     out = tmp_path / "run"
-    finish_together(2, command(tiny_recipe, tmp_path / "whole", *FLAGS, "--train.steps", 300))
+    finish_together(2, command(tiny_recipe, tmp_path / "whole", *FLAGS, "--train.steps", STEPS))
     with network(2) as nodes:
         place = ("--nnodes", 2, "--master-addr", nodes[0].address, "--master-port", 29500, "--node-rank")
         running = [
@@ -218,8 +221,8 @@ def test_torchrun_restarts_all_machines_when_a_process_dies(tiny_recipe, tmp_pat
 
 
 @pytest.mark.long
-def test_torchrun_continues_with_the_machines_that_are_left(tiny_recipe, tmp_path):
-    """The one with rank 0 dies; the one that keeps the rendezvous must live."""
+def test_torchrun_continues_with_the_machines_that_are_there(tiny_recipe, tmp_path):
+    """The one with rank 0 dies, and comes again; the one that keeps the rendezvous must live."""
     out = tmp_path / "run"
     with network(3) as nodes:
         where = ("--rdzv-backend", "c10d", "--rdzv-endpoint", f"{nodes[2].address}:29400", "--rdzv-id", "any")
@@ -227,12 +230,14 @@ def test_torchrun_continues_with_the_machines_that_are_left(tiny_recipe, tmp_pat
         running = [torchrun(node, *place, recipe=tiny_recipe, out=out) for node in nodes]
         wait_for_steps(out, 20)
         nodes[0].kill()
+        wait_for_steps(out, 60)
+        running.append(torchrun(nodes[0], *place, recipe=tiny_recipe, out=out))
         said = [process.communicate(timeout=200)[0] for process in running]
-        assert [process.returncode for process in running[1:]] == [0, 0], said
+        assert [process.returncode for process in running[1:]] == [0, 0, 0], said
     assert "rank 0 on a (10.0.0.1) ended" in said[1]
-    [resumed] = [row for row in rows(out, "event") if row["event"] == "resume"]
-    assert resumed["processes"] == 2
-    assert [row["step"] for row in rows(out, "step")] == list(range(1, 301))
+    events = [(row["event"], row.get("processes"), row.get("reason")) for row in rows(out, "event")]
+    assert events == [("resume", 2, None), ("signal", None, "SIGTERM"), ("resume", 3, None)]
+    assert [row["step"] for row in rows(out, "step")] == list(range(1, STEPS + 1))
 
 
 KINDS = {"ddp": ()}

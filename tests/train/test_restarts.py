@@ -7,6 +7,9 @@ import time
 import pytest
 from real_runs import command, finish_together, hashes, launcher, record, rows, start
 
+from gptlab.actions.train import _asked_to_stop
+from gptlab.runs.metrics import MetricsLog
+
 FLAGS = ("--train.steps", "300", "--train.save-every-steps", "7", "--eval.every-steps", "60")
 LAST = "step_00000300"
 
@@ -46,6 +49,24 @@ def elastic(restarts, numbers, recipe, out):
 
 def send(number, noted):
     os.kill(int(noted.read_text()), number)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "stops"),
+    [
+        (0, 1, True),  # torchrun takes 75 for a failure
+        (2, 3, True),
+        (0, 0, False),  # the user has started it again
+        (1, 1, False),  # torchrun has stopped it to start it with another machine
+    ],
+)
+def test_only_a_counted_restart_stops_again(tmp_path, monkeypatch, before, now, stops):
+    with MetricsLog(tmp_path / "metrics.jsonl") as log:
+        log.write("event", event="resume", step=3, restarts=before)
+        log.write("step", step=4, loss=1.0)
+        log.write("event", event="signal", step=4, reason="SIGTERM")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(now))
+    assert _asked_to_stop(tmp_path) == ("SIGTERM" if stops else None)
 
 
 @pytest.mark.slow

@@ -121,9 +121,8 @@ def train(
             _start_from(config.train.init_from, trainer.state, config)
         if not resumed and config.train.anneal_from is not None:
             trainer.branch(checkpoint.chosen(Path(config.train.anneal_from), print))
-        if world.main and restarts():
-            interrupt.reason = interrupt.reason or _asked_to_stop(out)
         if world.main:
+            interrupt.reason = interrupt.reason or _asked_to_stop(out)
             _prepare_folder(out, config, world, dtype)
             _check_drive(out)
             trainer.after_step = partial(_keep_recipe, out, config)
@@ -137,7 +136,8 @@ def train(
         changed = {} if over else changed
         with _open_log(config, out, at.step) if world.main else nullcontext(_Silent()) as log:
             if resumed or changed is not None:
-                log.write("event", event="resume", step=at.step, changed=changed or {}, processes=world.size)
+                facts = {"processes": world.size, "restarts": restarts()}
+                log.write("event", event="resume", step=at.step, changed=changed or {}, **facts)
             if world.main:
                 announce(config, trainer, sets, resumed=resumed, changed=changed or {})
             status = trainer.fit(log)
@@ -271,10 +271,16 @@ def _is_foreign(file: Path) -> bool:
 
 
 def _asked_to_stop(out: Path) -> str | None:
-    """Return why the run last stopped if it was asked to, in which case a launcher's restart stops again."""
+    """Return why the run last stopped if it was asked to, in which case a launcher's restart stops again.
+
+    A launcher also stops a run, without counting that, to start it again with a machine that has come.
+    """
     file = out / METRICS
-    last = read_rows(file, own=True)[-1:] if file.is_file() else []
-    return next((row["reason"] for row in last if row.get("event") == "signal"), None)
+    rows = read_rows(file, own=True) if file.is_file() else []
+    started = [row.get("restarts", 0) for row in rows if row.get("event") == "resume"]
+    if restarts() <= (started[-1] if started else 0):
+        return None
+    return next((row["reason"] for row in rows[-1:] if row.get("event") == "signal"), None)
 
 
 def _dtype(config: RunConfig, out: Path, world: World) -> DTypeName:
