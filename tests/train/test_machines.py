@@ -240,7 +240,7 @@ def test_torchrun_continues_with_the_machines_that_are_there(tiny_recipe, tmp_pa
     assert [row["step"] for row in rows(out, "step")] == list(range(1, STEPS + 1))
 
 
-KINDS = {"ddp": ()}
+KINDS = {kind: ("--train.parallel", kind) for kind in ("ddp", "zero1", "fsdp")}
 """How the processes divide their work, and the flags that ask for it."""
 
 

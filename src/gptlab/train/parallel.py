@@ -37,6 +37,8 @@ class Alone:
 
     def __init__(self, objective: Objective, world: World) -> None:
         self.model, self.world = objective.model, world
+        self.shapes = {name: parameter.shape for name, parameter in self.model.named_parameters()}
+        """Of the whole parameters."""
         self.called: nn.Module = objective
         """What a pass calls."""
         self.readable: GPT = self.model
@@ -168,11 +170,6 @@ class Scattering(Alone):
     def _scattered(self, name: str, spans: Sequence[Span], own: Tensor) -> Scattered:
         assert self.link is not None
         return Scattered(self.shapes[name], spans, own, self.link)
-
-    @property
-    def shapes(self) -> dict[str, torch.Size]:
-        """Shapes of the whole parameters."""
-        return {name: parameter.shape for name, parameter in self.model.named_parameters()}
 
 
 class Zero1(Scattering, DDP):
