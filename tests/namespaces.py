@@ -39,6 +39,8 @@ class Node:
     """Its network namespace."""
     switch: str
     """The network namespace of the bridge."""
+    folder: Path = field(default_factory=Path.cwd)
+    """Where `run` starts its commands."""
     processes: list[Any] = field(default_factory=list)
 
     @property
@@ -50,7 +52,7 @@ class Node:
         self, words: Sequence[Any], environment: Mapping[str, Any], patch: Mapping[str, Any]
     ) -> forked.Forked:
         """Start `gptlab` here, with other constants of gptlab.machine.peers."""
-        main = _Here(self.space, self.name, patch)
+        main = _Here(self.space, self.name, self.folder, patch)
         self.processes.append(forked.Forked(words, environment, main=main))
         return self.processes[-1]
 
@@ -85,10 +87,7 @@ class Node:
 
     def numbers(self) -> list[int]:
         """Return the ids of all processes here."""
-        found = subprocess.run(
-            ["ip", "netns", "pids", self.space], capture_output=True, text=True, check=True
-        )
-        return [int(number) for number in found.stdout.split()]
+        return _numbers(self.space)
 
     def kill(self) -> None:
         """Kill all processes here at once."""
@@ -102,6 +101,7 @@ class _Here:
 
     space: str
     name: str
+    folder: Path
     patch: Mapping[str, Any]
 
     def __call__(self, words: Sequence[str]) -> int:
@@ -110,6 +110,7 @@ class _Here:
             if libc.setns(space.fileno(), NEW_NET) or libc.unshare(NEW_UTS):
                 raise OSError(ctypes.get_errno(), "no namespace")
         socket.sethostname(self.name)
+        os.chdir(self.folder)
         from gptlab import cli
         from gptlab.machine import peers
 
@@ -166,6 +167,25 @@ def _end(number: int) -> None:
         os.kill(number, signal.SIGKILL)
 
 
+def _numbers(space: str) -> list[int]:
+    found = subprocess.run(["ip", "netns", "pids", space], capture_output=True, text=True, check=True)
+    return [int(number) for number in found.stdout.split()]
+
+
+def _remove(space: str) -> None:
+    for number in _numbers(space):
+        _end(number)
+    _ip("netns", "delete", space)
+    shutil.rmtree(ETC / space, ignore_errors=True)
+
+
+def _remove_those_of_the_dead() -> None:
+    """Remove what a test run that was killed has left."""
+    for space in Path("/run/netns").glob("gptlab_*"):
+        if not Path("/proc", space.name.split("_")[1]).exists():
+            _remove(space.name)
+
+
 @contextmanager
 def network(nodes: int) -> Generator[list[Node]]:
     """Make some machines called a, b, c with addresses 10.0.0.1, 10.0.0.2, 10.0.0.3; nothing of them stays.
@@ -174,6 +194,7 @@ def network(nodes: int) -> Generator[list[Node]]:
     """
     if os.geteuid() or shutil.which("ip") is None:
         pytest.skip("needs root and `ip` to make network namespaces")
+    _remove_those_of_the_dead()
     stem = f"gptlab_{os.getpid()}_{next(NUMBERS)}"
     switch = f"{stem}_switch"
     made = [Node(name, f"10.0.0.{1 + at}", f"{stem}_{name}", switch) for at, name in enumerate("abc"[:nodes])]
@@ -211,10 +232,8 @@ def network(nodes: int) -> Generator[list[Node]]:
             pytest.skip(f"needs network namespaces: {error.stderr.decode().strip()}")
         yield made
     finally:
-        for node in made if len(spaces) > nodes else []:
-            node.kill()
+        for space in spaces:
+            _remove(space)
+        for node in made:
             for process in node.processes:
                 process.wait()
-        for space in spaces:
-            _ip("netns", "delete", space)
-            shutil.rmtree(ETC / space, ignore_errors=True)

@@ -155,20 +155,23 @@ def test_a_machine_dies_and_the_others_continue(words, tmp_path):
 
 def test_a_folder_that_only_the_first_machine_sees(whole, words, tmp_path):
     """The state is sent to the others, and a machine that lacks the newest checkpoint may not become the first."""
-    a, b = tmp_path / "a" / "run", tmp_path / "b" / "run"
+    a, b = tmp_path / "a", tmp_path / "b"
     with network(2) as nodes:
-        running = start_together(nodes, words(out=a), others={1: ["--out", b]})
-        wait_for_steps(a, 12)
+        for node, folder in zip(nodes, (a, b), strict=True):
+            folder.mkdir()
+            node.folder = folder
+        running = start_together(nodes, words(out="run"))
+        wait_for_steps(a / "run", 12)
         running[1].send_signal(signal.SIGUSR1)
         assert [code for code, _ in ends(running)] == [75, 75]
-        assert not b.exists()
-        code, said = ends(start_together(nodes, words(out=b), others={1: ["--out", a]}, DOOR_S=1))[0]
+        nodes[0].folder, nodes[1].folder = b, a
+        code, said = ends(start_together(nodes, words(out="run"), DOOR_S=1))[0]
         assert code == 1
         assert "as rank 1 on b (10.0.0.2) sees it, but only 0 as rank 0 on a (10.0.0.1) does" in said
-        assert not b.exists()
-        assert ends(start_together(nodes, words(out=a), others={1: ["--out", b]})) == [(0, "")] * 2
-        assert not b.exists()
-    as_whole(a, whole)
+        nodes[0].folder, nodes[1].folder = a, b
+        assert ends(start_together(nodes, words(out="run"))) == [(0, "")] * 2
+        assert list(b.iterdir()) == []
+    as_whole(a / "run", whole)
 
 
 STEPS = 1500
