@@ -1,11 +1,10 @@
 """Parameters one behind the other in one buffer, of which every process updates an equal stretch.
 
-After an update one collective fills in the others' stretches.
+After an update each sends its own to the others.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -88,10 +87,9 @@ class Flat:
 
     def gather(self) -> None:
         """Fill in what the other processes have updated."""
-        first = self._world.rank * self._layout.stretch
-        # The second is torch 2.11's.
-        gather: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # pyright: ignore[reportDeprecated]
-        gather(self._buffer, self._buffer[first : first + self._layout.stretch])
+        # Over gloo a gathering takes two to five times as long as these; over NCCL as many bytes pass each link.
+        for rank, stretch in enumerate(self._buffer.split(self._layout.stretch)):
+            dist.broadcast(stretch, rank)
 
     def _spans(self, name: str) -> tuple[Span, ...]:
         start, stretch = self._layout.starts[name], self._layout.stretch
