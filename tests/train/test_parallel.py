@@ -1,5 +1,10 @@
 """What several processes share changes nothing but who holds what."""
 
+import json
+import runpy
+from pathlib import Path
+
+import forked
 import pytest
 import torch
 from real_runs import command, finish_together, hashes, record, rows
@@ -14,6 +19,7 @@ from gptlab.runs import checkpoint
 from gptlab.runs.scattered import Link, Scattered, Span
 from gptlab.runs.tensor_file import load_tensors, pieces
 from gptlab.train import flat
+from gptlab.train.parallel import PARALLEL
 from gptlab.train.parallel import rows as sharded_rows
 from gptlab.train.saver import Saver
 
@@ -105,6 +111,28 @@ def test_a_process_holds_its_share_of_adamws_state(processes):
     for rank in range(processes):
         held = sum(span.stop - span.start for spans in rows for span in spans if span.rank == rank)
         assert held <= 1.1 / processes * total
+
+
+def measure(words):
+    """Measure what one of several processes holds, as benchmarks/parallel.py does."""
+    script = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "parallel.py"))
+    Path(words[1]).write_text(json.dumps(script["memory"]("tiny", words[0], "cpu")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", PARALLEL)
+def test_a_process_holds_what_the_formula_says(tmp_path, kind):
+    world = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": forked.free_port()}
+    files = [tmp_path / f"{rank}.json" for rank in range(2)]
+    running = [
+        forked.Forked([kind, file], {**world, "RANK": rank, "LOCAL_RANK": rank}, main=measure)
+        for rank, file in enumerate(files)
+    ]
+    for process in running:
+        _, said = process.communicate()
+        assert process.returncode == 0, said
+    for found in (json.loads(file.read_text()) for file in files):
+        assert found["held"] == pytest.approx(found["formula"], rel=0.02)
 
 
 @pytest.mark.parametrize("processes", [2, 3, 8])
