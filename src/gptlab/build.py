@@ -36,7 +36,7 @@ from gptlab.train.interrupt import Interrupt
 from gptlab.train.loop import Trainer
 from gptlab.train.objective import Objective
 from gptlab.train.optim import OPTIMIZERS, build_optimizer, state_bytes
-from gptlab.train.parallel import NUMBER_BYTES, PARALLEL, Alone
+from gptlab.train.parallel import FSDP, NUMBER_BYTES, PARALLEL, Alone
 from gptlab.train.saver import Saver
 from gptlab.train.schedule import rate
 from gptlab.train.skip import Skipping
@@ -159,6 +159,11 @@ def _share(objective: Objective, config: RunConfig, world: World) -> Alone:
         raise ConfigError(
             "train.parallel = fsdp: has no common loss scale for float16; use bfloat16 or float32, or zero1"
         )
+    if config.train.parallel == "fsdp" and world.device.type == "cuda" and config.train.micro_batch == "auto":
+        # A trial pass that runs out of memory in one process would leave the others waiting inside it.
+        raise ConfigError(
+            "train.micro_batch = auto: fsdp cannot find out what fits; give a number, as in --train.micro-batch 4"
+        )
     whole = OPTIMIZERS[config.optim.name].whole
     return PARALLEL[config.train.parallel](objective, world, config.train.reduce_dtype, whole)
 
@@ -187,8 +192,13 @@ def _check_memory(config: RunConfig, world: World) -> None:
     """Refuse a model that cannot fit before allocating it, as a system may grant memory and kill the process later."""
     size, total = measure(config.model), total_bytes(world.device.type)
     held = PARALLEL[config.train.parallel] if world.size > 1 else Alone
+    averaged = (config.train.average is not None) * size.parameters
     needed = held.bytes_of(size.parameters, state_bytes(config.optim, size.counts), world.size)
-    needed += NUMBER_BYTES * ((config.train.average is not None) * size.parameters + size.tables)
+    needed += NUMBER_BYTES * size.tables
+    if held is FSDP:  # whole before it is cut up, and while something is measured
+        needed += NUMBER_BYTES * (size.parameters + averaged // world.size)
+    else:
+        needed += NUMBER_BYTES * averaged
     if total is not None and needed > total:
         raise ConfigError(
             f"model: {quantity(size.parameters)} parameters and tables take {quantity(needed, 'B')} to train, and "

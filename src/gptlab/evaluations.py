@@ -23,7 +23,7 @@ from gptlab.machine.world import World
 from gptlab.model.gpt import GPT
 from gptlab.model.in_format import InFormat
 from gptlab.recipe import RunConfig
-from gptlab.runs.metrics import ACCURACIES
+from gptlab.runs.metrics import ACCURACIES, main_accuracy
 from gptlab.sample import sample_text
 from gptlab.train.evaluation import Evaluation
 from gptlab.train.interrupt import Interrupt, together
@@ -169,7 +169,7 @@ def _said_loss(row: Mapping[str, Any]) -> str:
 
 
 def _said_score(row: Mapping[str, Any]) -> str:
-    name = "acc" if row["acc_norm"] is None else "acc_norm"
+    name = main_accuracy(row)
     error = row[ACCURACIES[name]]
     said = f"{row['task']} {100 * row[name]:.1f} %" + (f" +- {100 * error:.1f}" if error is not None else "")
     bits = row["answer_bits_per_byte"]

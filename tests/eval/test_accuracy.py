@@ -10,9 +10,9 @@ from causal_models import Fixed
 from torch import nn
 
 from gptlab.errors import TaskError
-from gptlab.eval.accuracy import multiple_choice, summarise
+from gptlab.eval.accuracy import _row, multiple_choice, summarise
 from gptlab.eval.item import Item, Lazy
-from gptlab.eval.score import log_likelihoods
+from gptlab.eval.score import Score, log_likelihoods
 
 
 def choose(items: Sequence[Item], model: nn.Module | None = None, context: int = 8, quiet: bool = False):
@@ -169,3 +169,13 @@ def test_memory_does_not_grow_with_the_items(monkeypatch):
     peak(50)
     # What stays of an item is its line of results; its tokens would be 400 times eight bytes.
     assert peak(400) - peak(200) < 200 * 800
+
+
+def test_bits_per_byte_of_an_answer_longer_than_the_context_are_those_of_its_end():
+    ending = list(range(8))
+    item = Item(pairs=(([9], ending),), label=0, lengths=(), answer_bytes=8)
+    half = Score(log_likelihood=-4 * math.log(2), tokens=4, greedy=False, cut=5)
+    whole = Score(log_likelihood=-8 * math.log(2), tokens=8, greedy=False, cut=0)
+    assert [_row(0, item, [score])["answer_bits_per_byte"] for score in (half, whole)] == pytest.approx(
+        [1, 1]
+    )

@@ -27,7 +27,14 @@ def test_a_table_says_what_the_last_scores_tell(tmp_path):
     report(folders, tmp_path / "out")
     page = Page((tmp_path / "out" / "index.html").read_text(encoding="utf-8"))
     [(head, *rows)] = [table for table in page.tables if table[0][0] == "task"]
-    assert head == ["task", "published, %", "chance, %", "one", "two", "least gap that shows, points"]
+    assert head == [
+        "task",
+        "published,\nat 150M, %",
+        "chance, %",
+        "one",
+        "two",
+        "least gap that shows, points",
+    ]
     told = {row[0].split(",")[0]: row[1:] for row in rows}
     assert told["arc_easy"][:2] == ["93", "25"]
     assert re.fullmatch(r"26\.00 . 1\.39\nsays nothing yet\n1\.25 . 0\.02 bits per byte", told["arc_easy"][2])

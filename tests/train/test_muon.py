@@ -18,7 +18,7 @@ from gptlab.train.adamw import AdamWConfig
 from gptlab.train.muon import COEFFICIENTS, MuonConfig, orthogonalised
 from gptlab.train.optim import (
     build_optimizer,
-    load_optimizer_state,
+    check_optimizer_state,
     optimizer_state,
     state_bytes,
     state_bytes_to_come,
@@ -210,7 +210,7 @@ def test_the_state_of_adamw_is_refused():
     with pytest.raises(
         CheckpointError, match=r"another optimizer's checkpoint: keep optim\.name, or take only"
     ):
-        load_optimizer_state(
+        check_optimizer_state(
             build_optimizer(model, CONFIG),
             model,
             in_memory(optimizer_state(optimizer, dict(model.named_parameters()))),

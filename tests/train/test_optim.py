@@ -14,6 +14,7 @@ from gptlab.train.optim import (
     OPTIMIZERS,
     AdamWConfig,
     build_optimizer,
+    check_optimizer_state,
     load_optimizer_state,
     optimizer_state,
     set_rate,
@@ -153,10 +154,10 @@ def test_another_models_state_is_refused_by_name():
     learn(model, optimizer, range(1))
     state = optimizer_state(optimizer, dict(model.named_parameters()))
     with pytest.raises(CheckpointError, match=r"holds foreign\.weight/step.*another model's"):
-        load_optimizer_state(optimizer, model, in_memory({**state, "foreign.weight/step": torch.zeros(())}))
+        check_optimizer_state(optimizer, model, in_memory({**state, "foreign.weight/step": torch.zeros(())}))
     missing = {name: value for name, value in state.items() if not name.startswith("norm.bias/")}
     with pytest.raises(CheckpointError, match=r"does not fit norm\.bias"):
-        load_optimizer_state(optimizer, model, in_memory(missing))
+        check_optimizer_state(optimizer, model, in_memory(missing))
 
 
 @pytest.mark.parametrize(

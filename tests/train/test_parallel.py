@@ -88,6 +88,44 @@ def test_a_run_changes_its_kind_and_its_processes(tiny_recipe, tmp_path, optimiz
         assert all(torch.allclose(one[key], other[key], rtol=1e-3, atol=1e-5) for key in one)
 
 
+@pytest.mark.long  # compiling
+def test_fsdp_compiled_and_recomputed(ran, tiny_recipe, tmp_path):
+    flags = (
+        "--train.steps",
+        50,
+        "--eval.every-steps",
+        50,
+        "--train.compile",
+        True,
+        "--train.recompute",
+        True,
+    )
+    found = rows(run(tiny_recipe, tmp_path / "run", "fsdp", 2, *flags, *RATES["adamw"]), "step")
+    losses = [row["loss"] for row in rows(ran("ddp", "adamw", 2), "step")]
+    assert [row["loss"] for row in found] == pytest.approx(losses, rel=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", PARALLEL)
+def test_two_gpus(tiny_recipe, tmp_path, kind):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two CUDA devices")
+    flags = (
+        "--train.steps",
+        12,
+        "--train.device",
+        "cuda",
+        "--train.dtype",
+        "float32",
+        "--train.micro-batch",
+        3,
+    )
+    expected = run(tiny_recipe, tmp_path / "one", "ddp", 1, *flags)
+    found = run(tiny_recipe, tmp_path / kind, kind, 2, *flags)
+    losses = [[row["loss"] for row in rows(out, "step")] for out in (expected, found)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["zero1", "fsdp"])
 def test_gradients_summed_in_bfloat16_are_a_little_coarser(ran, tiny_recipe, tmp_path, kind):
@@ -206,7 +244,7 @@ def test_after_a_failed_save_all_processes_know_and_the_next_one_works(tmp_path,
     wire = Wire(numbers.repeat(2))
     held = Scattered(torch.Size((10,)), (Span(0, 0, 2), Span(1, 2, 10)), torch.zeros(2), wire)
     told, write = [], checkpoint.save
-    monkeypatch.setattr(wire, "agree", lambda outcome: told.append(outcome) or outcome)
+    monkeypatch.setattr(wire, "tell", lambda outcome: told.append(outcome) or outcome)
     with Saver(tmp_path, keep=3, keep_every=None, files={}, link=wire) as saver:
         monkeypatch.setattr(checkpoint, "save", full)
         saver.start({"step": 1}, model={}, optimizer={"a/b": held})

@@ -66,7 +66,7 @@ def _small(name: str, _folder: Path, data: Path | None) -> list[Item]:
             f"--task {name}: has no file of its own to download; name the task's with --data FILE"
         )
     return [
-        Item(tuple(asked.context + ending for ending in asked.endings), asked.label, asked.context)
+        Item(tuple(asked.words + ending for ending in asked.endings), asked.label, asked.words)
         for asked in small.questions(name, data)
     ]
 

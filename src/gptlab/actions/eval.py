@@ -54,8 +54,9 @@ class Request:
             raise ConfigError(f"--task {self.task}: asks {twice[0]} twice; name it once")
         if self.samples is not None and len(tasks.expanded(self.own)) != 1:
             raise ConfigError(
-                f"--samples: holds the items of one of {', '.join(tasks.TASKS)}; lm-evaluation-harness writes "
-                "its own with gptlab lm-eval ... --log_samples --output_path DIR"
+                f"--samples: holds the items of one of {', '.join(tasks.TASKS)}, run by gptlab itself (of the files in "
+                "--task-data DIR, but for the first two); lm-evaluation-harness writes its own with gptlab lm-eval ... "
+                "--log_samples --output_path DIR"
             )
         if self.samples is not None and (refusal := file_unwritable(self.samples, "--samples")) is not None:
             raise ConfigError(refusal)

@@ -7,31 +7,25 @@ from typing import Any
 from gptlab.eval.accuracy import Accuracy
 from gptlab.eval.chance import CHANCE
 from gptlab.eval.paired import Difference, Shift
-from gptlab.report.results import doubt
-from gptlab.runs.metrics import ACCURACIES
+from gptlab.report.results import ANSWER_BITS, doubt
+from gptlab.runs.metrics import ACCURACIES, main_accuracy
 from gptlab.study.verdict import ALPHA, holm
 
-BITS = "answer_bits_per_byte"
 NONE = "-"  # stands for a number that a task does not have
-
-
-def score_of(facts: Mapping[str, Any]) -> str:
-    """Return the name of the accuracy that stands for a task: the one by length where there is one."""
-    return "acc" if facts["acc_norm"] is None else "acc_norm"
 
 
 def summary(results: Sequence[Mapping[str, Any]]) -> str:
     """Set a model's scores on several tasks as a table."""
     rows = [["task", "score, %", "chance", "right answer, bits per byte", ""]]
     for facts in results:
-        name = score_of(facts)
+        name = main_accuracy(facts)
         chance = CHANCE.get(facts["task"])
         rows.append(
             [
                 f"{facts['task']}, {name}",
                 _number(100 * facts[name], _hundredfold(facts[ACCURACIES[name]]), ".2f"),
                 f"{100 * chance:.0f}" if chance is not None else NONE,
-                _number(facts[BITS], facts[f"{BITS}_stderr"], ".4f"),
+                _number(facts[ANSWER_BITS], facts[f"{ANSWER_BITS}_stderr"], ".4f"),
                 doubt(dict(facts), name) or "",
             ]
         )
@@ -49,7 +43,7 @@ class Beside:
     @property
     def metric(self) -> str:
         """The accuracy that stands for it."""
-        return "acc" if self.scores[0].acc_norm is None else "acc_norm"
+        return main_accuracy({"acc_norm": self.scores[0].acc_norm})
 
 
 class SideBySide:
@@ -60,7 +54,9 @@ class SideBySide:
 
     def __init__(self, compared: Sequence[Beside]) -> None:
         self._compared = compared
-        tested = [(one.task, name) for one in compared for name in (one.metric, BITS) if name in one.found]
+        tested = [
+            (one.task, name) for one in compared for name in (one.metric, ANSWER_BITS) if name in one.found
+        ]
         found = {one.task: one.found for one in compared}
         self.corrected = dict(zip(tested, holm([found[task][name].p for task, name in tested]), strict=True))
         """P-values by task and metric."""
@@ -75,11 +71,11 @@ class SideBySide:
             row = [f"{one.task}, {one.metric}", *scores]
             row.append(_number(100 * apart.difference, _hundredfold(apart.stderr), "+.2f"))
             row.append(f"{self.corrected[one.task, one.metric]:.2g}")
-            bits = one.found.get(BITS)
+            bits = one.found.get(ANSWER_BITS)
             if bits is not None:
                 row += [f"{score.answer_bits_per_byte:.4f}" for score in one.scores]
                 row.append(_number(bits.difference, bits.stderr, "+.4f"))
-                row.append(f"{self.corrected[one.task, BITS]:.2g}")
+                row.append(f"{self.corrected[one.task, ANSWER_BITS]:.2g}")
             rows.append(row + [NONE] * (len(rows[0]) - len(row)))
         return _set(rows)
 
@@ -89,8 +85,8 @@ class SideBySide:
         for words, metric, way in (
             ("scores higher on", None, 1),
             ("scores lower on", None, -1),
-            ("needs fewer bits per byte for right answers on", BITS, -1),
-            ("needs more bits per byte for right answers on", BITS, 1),
+            ("needs fewer bits per byte for right answers on", ANSWER_BITS, -1),
+            ("needs more bits per byte for right answers on", ANSWER_BITS, 1),
         ):
             names = [
                 one.task

@@ -120,7 +120,7 @@ def train(
         if not resumed and config.train.init_from is not None:
             _start_from(config.train.init_from, trainer.state, config)
         if not resumed and config.train.anneal_from is not None:
-            trainer.branch(checkpoint.chosen(Path(config.train.anneal_from), print))
+            trainer.branch(Path(config.train.anneal_from))
         if world.main:
             interrupt.reason = interrupt.reason or _asked_to_stop(out)
             _prepare_folder(out, config, world, dtype)

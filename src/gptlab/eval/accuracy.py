@@ -131,6 +131,8 @@ def _windows(items: Iterable[Item]) -> Iterator[list[Item]]:
 
 def _row(i: int, item: Item, choice: Sequence[Score]) -> Row:
     sums = [score.log_likelihood for score in choice]
+    # Of an answer longer than the context only its end is scored, which is taken to have its share of the bytes.
+    answer_bytes = (item.answer_bytes or 0) * choice[item.label].tokens / len(item.pairs[item.label][1])
     if any(map(math.isnan, sums)):
         raise TaskError(f"item {i}: the log-likelihoods are {sums}; the model has diverged; score another")
     row: Row = {
@@ -140,9 +142,7 @@ def _row(i: int, item: Item, choice: Sequence[Score]) -> Row:
         "pred": sums.index(max(sums)) if len(sums) > 1 else choice[0].greedy - 1,
         "pred_norm": None,
         "margin": None,
-        "answer_bits_per_byte": -sums[item.label] / math.log(2) / item.answer_bytes
-        if item.answer_bytes
-        else None,
+        "answer_bits_per_byte": -sums[item.label] / math.log(2) / answer_bytes if answer_bytes else None,
     }
     if item.lengths:
         means = [

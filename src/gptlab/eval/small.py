@@ -35,6 +35,8 @@ class Question:
     """Letters of the choices where the task has `acc_norm`, which divides by them."""
     part: str = ""
     """The part of the data set that it is from, if that has parts."""
+    words: str = ""
+    """The context without what the task puts around it."""
 
     def item(self, tokenizer: Tokenizer) -> Item:
         """Encode it for a model.
@@ -47,7 +49,7 @@ class Question:
             pairs = encoding.pairs(self.context, self.endings, tokenizer.encode)
             begun = [*before, *pairs[0][0]]
         else:
-            begun = before[-1:] or [tokenizer.document_start("leave out blimp, which scores whole texts")]
+            begun = before[-1:] or [tokenizer.document_start("ask the other tasks by name, without blimp")]
             pairs = tuple((begun, tokenizer.encode(ending)) for ending in self.endings)
         return Item(
             pairs=tuple((begun, ending) for _, ending in pairs),
@@ -163,9 +165,10 @@ def _label(row: Columns, field: str, choices: int) -> int:
     return value
 
 
-def _choice(context: str, choices: Sequence[str], label: int, part: str = "") -> Question:
-    """Ask for one of several choices, which follow the context after a space."""
-    return Question(context, tuple(f" {text}" for text in choices), label, tuple(map(len, choices)), part)
+def _choice(words: str, choices: Sequence[str], label: int, about: str = "", part: str = "") -> Question:
+    """Ask for one of several choices, which follow the question after a space."""
+    endings, lengths = tuple(f" {text}" for text in choices), tuple(map(len, choices))
+    return Question(f"{about}Question: {words}\nAnswer:", endings, label, lengths, part, words)
 
 
 def _arc(row: Columns) -> Question:
@@ -175,12 +178,12 @@ def _arc(row: Columns) -> Question:
     texts, labels, answer = _texts(choices, "text"), _texts(choices, "label"), _text(row, "answerKey")
     if answer not in labels or len(texts) != len(labels):
         raise ValueError(f"field 'answerKey' is {answer!r}, the labels are {labels}, of {len(texts)} texts")
-    return _choice(f"Question: {_text(row, 'question')}\nAnswer:", texts, labels.index(answer))
+    return _choice(_text(row, "question"), texts, labels.index(answer))
 
 
 def _piqa(row: Columns) -> Question:
     choices = [_text(row, "sol1"), _text(row, "sol2")]
-    return _choice(f"Question: {_text(row, 'goal')}\nAnswer:", choices, _label(row, "label", 2))
+    return _choice(_text(row, "goal"), choices, _label(row, "label", 2))
 
 
 def _lambada(row: Columns) -> Question:
@@ -188,14 +191,14 @@ def _lambada(row: Columns) -> Question:
     context = " ".join(words[:-1])
     if context and not context.strip():
         raise ValueError("field 'text' has no word before its last one")
-    return Question(context, (f" {words[-1]}",))
+    return Question(context, (f" {words[-1]}",), words=context)
 
 
 def _mmlu(row: Columns) -> Question:
     subject, choices = _text(row, "subject"), _texts(row, "choices")
     about = f"The following are questions (with answers) about {subject.replace('_', ' ')}.\n\n"
-    context = f"{about}Question: {_text(row, 'question').strip()}\nAnswer:"
-    return _choice(context, choices, _label(row, "answer", len(choices)), subject)
+    label = _label(row, "answer", len(choices))
+    return _choice(_text(row, "question").strip(), choices, label, about, subject)
 
 
 def _blimp(row: Columns) -> Question:

@@ -106,11 +106,20 @@ def items_file(folder: Path, name: str, split: str) -> Path:
     Raises:
         TaskError: there is none.
     """
+    file = file_if_any(folder, name, split)
+    if file is None:
+        raise _missing(folder, name, split, "; with --protocol lm-eval the harness reads its own layout")
+    return file
+
+
+def file_if_any(folder: Path, name: str, split: str) -> Path | None:
+    """Return the file of a task's items; None if there is none.
+
+    Raises:
+        TaskError: there is no such folder.
+    """
     _check_folder(folder)
-    found = _file(folder / name, split) or _file(folder, name)
-    if found is None:
-        raise _missing(folder, name, split)
-    return found
+    return _file(folder / name, split) or _file(folder, name)
 
 
 def rows(file: Path) -> list[dict[str, Any]]:
@@ -143,10 +152,10 @@ def _check_folder(folder: Path) -> None:
         raise TaskError(f"--task-data {folder}: no such folder; give one with a file for each task")
 
 
-def _missing(folder: Path, name: str, split: str) -> TaskError:
+def _missing(folder: Path, name: str, split: str, more: str = "") -> TaskError:
     return TaskError(
         f"task {name}: {folder / name}.jsonl is missing; put its items there (split {split}), as .jsonl, .json or "
-        ".parquet"
+        f".parquet{more}"
     )
 
 

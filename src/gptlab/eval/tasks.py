@@ -177,8 +177,8 @@ def _hellaswag(inputs: Inputs) -> Task:
 
 
 def _in_folder(folder: Path | None) -> Path | None:
-    """Return HellaSwag's file in a folder of task files."""
-    file = task_data.items_file(folder, "hellaswag", "validation") if folder is not None else None
+    """Return HellaSwag's file in a folder of task files; None if it has none."""
+    file = task_data.file_if_any(folder, "hellaswag", "validation") if folder is not None else None
     if file is not None and file.suffix == ".parquet":
         raise TaskError(f"{file}: HellaSwag is read from JSON; write hellaswag.jsonl with datasets' to_json")
     return file
@@ -186,6 +186,9 @@ def _in_folder(folder: Path | None) -> Path | None:
 
 def _small(name: str, inputs: Inputs) -> Task:
     questions = small.read(name, inputs.task_data, inputs.limit)
+    questions.asked[0].item(
+        inputs.tokenizer
+    )  # a tokenizer that cannot ask is refused now, not after other tasks
     return Task(
         name=name,
         asks=small.SMALL[name].asks,
@@ -258,6 +261,12 @@ def build_all(names: Sequence[str], inputs: Inputs) -> list[Task]:
                 f"task {name}: reads {len(SUITES[name])} local files and downloads none; write them as "
                 "docs/small_tasks.md says, and name their folder with --task-data DIR"
             )
+        if inputs.shots:
+            raise TaskError(
+                f"--shots {inputs.shots}: task {name} asks without solved examples; leave --shots out, or have the "
+                "harness run its tasks by name with --protocol lm-eval"
+            )
+        task_data.items_file(inputs.task_data, "hellaswag", "validation")  # else it would be downloaded
         own = replace(inputs, protocol="harness", file=None)
         built += [build(task, own) for task in SUITES[name]]
     return built

@@ -102,7 +102,10 @@ def calibrated(config: RunConfig) -> Pace:
         # Not the median: a run takes the time of its slow steps too.
         step_s = statistics.fmean(rig.step().seconds for _ in rounds("calibrating", None, most=None))
         start_s = load_s + max(0.0, rig.first_step_s - step_s / rig.passes)
-        pause_s = None if rig.synthetic else _pause_seconds(config, rig)
+        pause_s = None
+        if not rig.synthetic:
+            build_s, pause_s = _pause_seconds(config, rig)
+            start_s += build_s
         device = describe(rig.world.device)["device"]
     batch = config.train.batch_tokens
     gpu = known(device)
@@ -129,14 +132,17 @@ def _load_seconds() -> float:
     return time.perf_counter() - began
 
 
-def _pause_seconds(config: RunConfig, rig: Rig) -> float:
-    """Return how long an evaluation takes, with a checkpoint written beside it as in training.
+def _pause_seconds(config: RunConfig, rig: Rig) -> tuple[float, float]:
+    """Return how long the evaluations take to build, and one of them with a checkpoint written beside it.
 
     Raises:
         ConfigError: the checkpoint cannot be written.
     """
     at, world = rig.updater.state, rig.world
     model = InFormat(at.model, rig.updater.dtype, world.device)
+    began = time.perf_counter()
+    found = evaluations(config, at.model, model, open_sets(config), world, Interrupt())
+    build_s = time.perf_counter() - began
     try:
         # In the current folder, where runs are: that of temporary files may be memory.
         with TemporaryDirectory(dir=".", prefix=".calibrating_") as folder, at.measured():
@@ -144,12 +150,12 @@ def _pause_seconds(config: RunConfig, rig: Rig) -> float:
             saver = Saver(Path(folder), keep=1, keep_every=None, files={})
             saver.start(at.facts(), **at.tensors(), good=None)
             at.model.eval()
-            for evaluation in evaluations(config, at.model, model, open_sets(config), world, Interrupt()):
+            for evaluation in found:
                 evaluation.run()
             saver.wait()
             took = time.perf_counter() - began
         if (failure := saver.failure()) is None:
-            return took
+            return build_s, took
         reason = failure[1]
     except OSError as error:
         reason = str(error.strerror)

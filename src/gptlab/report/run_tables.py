@@ -8,7 +8,7 @@ from typing import Any
 
 from gptlab.amounts import amount
 from gptlab.report.page import DASH, details, link, link_to, paragraph, samples, table
-from gptlab.report.results import CALLED, doubt, results, score
+from gptlab.report.results import ANSWER_BITS, CALLED, doubt, results, score
 from gptlab.report.score_charts import group_of, groups_of
 from gptlab.runs.history import Run
 from gptlab.runs.metrics import ACCURACIES, Row
@@ -23,6 +23,7 @@ def runs_table(reached: Sequence[Row], texts: Sequence[str | None]) -> str:
         (group, called, name)
         for group, called in groups_of(row for part in scores for row in part.values()).items()
         for name in dict.fromkeys(name for part in scores for name in results(part.get(group, {})))
+        if name != ANSWER_BITS  # which the table of what scores can tell has
     ]
     validated = dict.fromkeys(
         text for run, text in zip(reached, texts, strict=True) if run["best_loss"] is not None

@@ -11,7 +11,7 @@ from gptlab.report.score_charts import Group, group_of, groups_of
 from gptlab.runs.metrics import Row
 
 APART = 3
-"""Standard errors between two scores that show a difference: two for the difference of two such errors."""
+"""Standard errors between two scores that show a difference: twice the root of two, as both scores have errors."""
 NOTE = (
     "Published: of all pairs of 25 training corpora, the share that models of 150M parameters order on this task as "
     "models of 1B do (allenai/signal-and-noise, with OLMES's prompts, so not the ones here); WinoGrande orders "
@@ -32,7 +32,7 @@ def telling(reached: Sequence[Row]) -> str:
     every = groups_of(row for part in scores for row in part.values())
     head = [
         "task",
-        "published, %",
+        "published,\nat 150M, %",
         "chance, %",
         *(run["name"] for run in reached),
         "least gap that shows, points",

@@ -28,6 +28,13 @@ A row of kind `event` tells in its key `event` what happened: resume, signal, pl
 """
 ACCURACIES = {"acc": "stderr", "acc_norm": "stderr_norm"}
 """The accuracies in an evaluation's row, each with the key of its standard error."""
+
+
+def main_accuracy(row: Mapping[str, Any]) -> str:
+    """Return the accuracy that stands for an evaluation: the one by length where there is one."""
+    return "acc" if row.get("acc_norm") is None else "acc_norm"
+
+
 BY = "by"
 """Key for the author of a row, if that is not the run itself."""
 SPARE_BYTES = 1 << 20  # left free for the run on an almost full disk

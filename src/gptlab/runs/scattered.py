@@ -61,11 +61,11 @@ class Link:
         coming = [
             (count, tensor.dtype, rank) for tensor in tensors for rank, count in tensor.pieces() if rank
         ]
-        with suppress(RuntimeError):  # a process that died says so elsewhere
-            for piece in coming[self._received :]:
+        for piece in coming[self._received :]:
+            with suppress(RuntimeError):  # a process that died says so elsewhere; the others still send
                 self.receive(*piece)
 
-    def agree(self, outcome: bool) -> bool:
+    def tell(self, outcome: bool) -> bool:
         """Tell all processes the first one's outcome."""
         said = torch.tensor(int(outcome))
         dist.broadcast(said, 0, self._group)

@@ -89,8 +89,11 @@ def read_by_main(world: World, files: Callable[[], Sequence[dict[str, Stored]]])
     def read(number: int, name: str) -> Tensor:
         shape, dtype = listed[number][name]
         # Not its transposed copy or a view: what is sent is the memory in order.
-        tensor = opened[number][name].read().contiguous() if opened else torch.empty(shape, dtype=dtype)
-        tensor = tensor.to(world.device)
+        tensor = (
+            opened[number][name].read().contiguous().to(world.device)
+            if opened
+            else torch.empty(shape, dtype=dtype, device=world.device)
+        )
         dist.broadcast(tensor, 0)
         return tensor
 

@@ -6,6 +6,7 @@ A step: save and evaluate if due; compute the gradient; update; record; go back 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from gptlab.errors import TrainError
@@ -80,15 +81,16 @@ class Trainer:
         """Find the newest whole checkpoint; the same one in all processes."""
         run = self.saver.run
         found = checkpoint.newest(run, print, at_most=at_most) if self.world.main else None
-        state = self.world.from_main(None if found is None else found.state)
-        return None if state is None else Checkpoint(checkpoint.folder_of(run, state["step"]), state)
+        return self.world.from_main(found)
 
-    def branch(self, found: Checkpoint) -> None:
-        """Continue from another run's checkpoint, with a new schedule.
+    def branch(self, path: Path) -> None:
+        """Continue from another run or its checkpoint, with a new schedule.
 
         Raises:
-            CheckpointError: it belongs to another model, tokenizer or data.
+            CheckpointError: there is none, or it belongs to another model, tokenizer or data.
         """
+        found = self.world.from_main(checkpoint.chosen(path, print) if self.world.main else None)
+        assert found is not None
         self.state.check(found)
         self.state.restore(found)
         self.state.best = None

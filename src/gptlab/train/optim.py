@@ -108,22 +108,13 @@ def optimizer_state(optimizer: torch.optim.Optimizer, parts: Parts) -> dict[str,
     }
 
 
-def load_optimizer_state(
+def check_optimizer_state(
     optimizer: torch.optim.Optimizer,
     model: nn.Module,
     stored: Mapping[str, Stored],
     parts: Parts | None = None,
-    cut: Callable[[str, Tensor], Tensor] = lambda name, whole: whole,
 ) -> None:
-    """Restore saved tensors; refuse other parameters, shapes or quantities.
-
-    Args:
-        optimizer: over the parts.
-        model: whose state it is.
-        stored: the tensors of a checkpoint.
-        parts: what this process updates of each parameter; None means all of it.
-        cut: returns this process's part of a tensor of a parameter's shape.
-    """
+    """Refuse saved tensors of other parameters, shapes or quantities; arguments as in `load_optimizer_state`."""
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     parts = dict(model.named_parameters()) if parts is None else parts
     saved: dict[str, dict[str, Stored]] = {name: {} for name in shapes}
@@ -136,18 +127,37 @@ def load_optimizer_state(
         saved[name][quantity] = tensor
     means = {part: group[MEANS] for group in optimizer.param_groups for part in group["params"]}
     kinds: dict[int, dict[str, torch.dtype]] = {}
-    for name, quantities in saved.items() if stored else ():
+    for name, part in parts.items() if stored else ():
+        wide = [tensor.shape for tensor in saved[name].values() if tensor.shape]
+        found = {quantity: tensor.dtype for quantity, tensor in saved[name].items()}
+        if found != kinds.setdefault(means[part], found) or wide != [shapes[name]] * means[part]:
+            raise CheckpointError(
+                f"optimizer.safetensors does not fit {name}; it is another model's or another optimizer's "
+                "checkpoint: keep optim.name, or take only the weights with --train.init-from"
+            )
+
+
+def load_optimizer_state(
+    optimizer: torch.optim.Optimizer,
+    model: nn.Module,
+    stored: Mapping[str, Stored],
+    parts: Parts | None = None,
+    cut: Callable[[str, Tensor], Tensor] = lambda name, whole: whole,
+) -> None:
+    """Restore saved tensors that fit.
+
+    Args:
+        optimizer: over the parts.
+        model: whose state it is.
+        stored: the tensors of a checkpoint.
+        parts: what this process updates of each parameter; None means all of it.
+        cut: returns this process's part of a tensor of a parameter's shape.
+    """
+    parts = dict(model.named_parameters()) if parts is None else parts
+    for key, tensor in stored.items():
+        name, _, quantity = key.partition("/")
+        value = tensor.read()  # by all processes, as the first one may read for all
         part = parts.get(name)
         if part is not None:
-            wide = [tensor.shape for tensor in quantities.values() if tensor.shape]
-            found = {quantity: tensor.dtype for quantity, tensor in quantities.items()}
-            if found != kinds.setdefault(means[part], found) or wide != [shapes[name]] * means[part]:
-                raise CheckpointError(
-                    f"optimizer.safetensors does not fit {name}; it is another model's or another optimizer's "
-                    "checkpoint: keep optim.name, or take only the weights with --train.init-from"
-                )
-        for quantity, tensor in quantities.items():
-            value = tensor.read()  # by all processes, as the first one may read for all
-            if part is not None:
-                own = cut(name, value) if value.ndim else value
-                optimizer.state[part][quantity] = own.to(part.device, copy=True)
+            own = cut(name, value) if value.ndim else value
+            optimizer.state[part][quantity] = own.to(part.device, copy=True)

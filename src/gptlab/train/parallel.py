@@ -35,6 +35,9 @@ NUMBER_BYTES = 4  # parameters, gradients and the optimizer's running means are 
 class Alone:
     """One process, which holds everything."""
 
+    meets_in_passes = False
+    """Whether all processes must make each pass together, so that none can try one by itself."""
+
     def __init__(self, objective: Objective, world: World) -> None:
         self.model, self.world = objective.model, world
         self.shapes = {name: parameter.shape for name, parameter in self.model.named_parameters()}
@@ -77,7 +80,7 @@ class Alone:
         yield
 
     def hold(self, name: str, like: Tensor, whole: Tensor) -> None:
-        """Fill a tensor that is shared like a parameter with what this process holds of it."""
+        """Fill a tensor that is cut up as the parameter is with what this process holds of it."""
         like.copy_(whole)
 
     def cut(self, name: str, whole: Tensor) -> Tensor:
@@ -85,7 +88,7 @@ class Alone:
         return whole
 
     def to_save(self, name: str, held: Tensor) -> Tensor | Scattered:
-        """Return a tensor that is shared like a parameter, for a checkpoint."""
+        """Return a tensor that is cut up as the parameter is, for a checkpoint."""
         return held
 
     def state_to_save(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor | Scattered]:
@@ -207,8 +210,11 @@ class Zero1(Scattering, DDP):
 class FSDP(Scattering):
     """Every process holds some rows of each parameter; blocks are whole only while they compute.
 
-    A matrix that the optimizer can only update whole is so in one process, for the time of the update.
+    A matrix that the optimizer can only update whole is so in one process, for the time of the update: `_rows` are who
+    holds what at rest, `spans` who updates what.
     """
+
+    meets_in_passes = True
 
     def __init__(
         self, objective: Objective, world: World, reduce: ReduceName, whole: frozenset[KindName]
@@ -281,22 +287,22 @@ class FSDP(Scattering):
     @contextmanager
     def measured(self) -> Generator[None]:
         """Let `readable` have all parameters for a while; all processes do this together."""
-        for name, parameter in self._parameters.items():
-            self._readable[name].data = parameter.detach().full_tensor()
         try:
+            for name, parameter in self._parameters.items():
+                self._readable[name].data = parameter.detach().full_tensor()
             yield
         finally:
             for parameter in self._readable.values():
                 parameter.data = parameter.data.new_empty(0)
 
     def hold(self, name: str, like: Tensor, whole: Tensor) -> None:
-        """Fill a tensor that is shared like a parameter with what this process holds of it."""
+        """Fill a tensor that is cut up as the parameter is with what this process holds of it."""
         for span in self._own(self._rows[name]):
             local = _local(like)
             local.copy_(whole.reshape(-1)[span.start : span.stop].view(local.shape))
 
     def to_save(self, name: str, held: Tensor) -> Tensor | Scattered:
-        """Return a tensor that is shared like a parameter, for a checkpoint."""
+        """Return a tensor that is cut up as the parameter is, for a checkpoint."""
         return self._scattered(name, self._rows[name], _local(held))
 
 

@@ -149,14 +149,14 @@ class Saver:
         if not link.main:
             for tensor in scattered:
                 deque(tensor.stream(), maxlen=0)
-            return link.agree(False)
+            return link.tell(False)
         written = False
         try:
             checkpoint.save(self.run, state, **parts, files=self._files)
             written = True
         finally:
             link.drain(scattered)
-            link.agree(written)
+            link.tell(written)
         return True
 
 

@@ -19,7 +19,7 @@ from gptlab.runs.tensor_file import Stored, read_by_main
 from gptlab.train.average import TRAINED, Average, trained
 from gptlab.train.budget import Budget
 from gptlab.train.guard import Guard
-from gptlab.train.optim import load_optimizer_state, optimizer_state
+from gptlab.train.optim import check_optimizer_state, load_optimizer_state, optimizer_state
 from gptlab.train.parallel import Alone
 from gptlab.train.skip import Skipping
 
@@ -147,8 +147,14 @@ class State:
             self.start(trained(model, optimizer), mean=model)
         except ValueError as error:
             raise CheckpointError(f"{found.folder}: its weights do not fit this model ({error})") from None
+        share, misfit = self.sharing, None
+        try:
+            check_optimizer_state(self.optimizer, self.model, optimizer, share.parts)
+        except CheckpointError as error:
+            misfit = error
+        if self.world.count(misfit is not None)[0]:  # else the others would wait for this one
+            raise misfit or CheckpointError(f"{found.folder}: does not fit; see another process's message")
         self.optimizer.state.clear()
-        share = self.sharing
         load_optimizer_state(self.optimizer, self.model, optimizer, share.parts, share.cut)
         with found.blamed():
             place = typed(_Place, {item.name: found.state[item.name] for item in fields(_Place)})

@@ -72,7 +72,8 @@ class Updater:
             TrainError: not even one sequence fits.
         """
         began = time.monotonic()
-        if self._config.micro_batch == "auto" or self._config.compile:
+        trials = self._config.micro_batch == "auto" or self._config.compile
+        if trials and not self._sharing.meets_in_passes:
             self.probe.run(say)
         if self.compiled_as != "nothing":
             say(f"compiled in {duration(time.monotonic() - began)}, a pass included")
