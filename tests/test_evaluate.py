@@ -235,6 +235,15 @@ def test_the_small_suite_on_one_model_and_on_two(run, exported, tmp_path, capsys
     assert "by acc " not in said  # the table says it
 
 
+def test_the_small_suite_has_no_solved_examples_and_downloads_nothing(run, tmp_path):
+    files = task_files(tmp_path / "files")
+    with pytest.raises(TaskError, match="--shots 2: task small asks without solved examples"):
+        evaluate.evaluate([run], Request(task="small", task_data=files, shots=2))
+    (files / "hellaswag.jsonl").unlink()
+    with pytest.raises(TaskError, match=r"hellaswag.jsonl is missing.*--protocol lm-eval"):
+        evaluate.evaluate([run], Request(task="small", task_data=files))
+
+
 def test_who_runs_a_task_that_the_harness_has_too(monkeypatch, tmp_path):
     monkeypatch.setattr(evaluate, "harness_module", lambda: SimpleNamespace(check_names=lambda names: None))
     names = "piqa,hellaswag,winogrande"

@@ -2,15 +2,19 @@
 
 import json
 import runpy
+import shutil
 from pathlib import Path
 
 import forked
 import pytest
 import torch
 from real_runs import command, finish_together, hashes, record, rows
+from test_loop import build
 from torch import nn
 
-from gptlab import cli
+from gptlab import cli, recipe
+from gptlab.build import _share
+from gptlab.errors import ConfigError
 from gptlab.machine.world import World
 from gptlab.model.gpt import GPT, ModelConfig
 from gptlab.model.roles import role
@@ -19,6 +23,7 @@ from gptlab.runs import checkpoint
 from gptlab.runs.scattered import Link, Scattered, Span
 from gptlab.runs.tensor_file import load_tensors, pieces
 from gptlab.train import flat
+from gptlab.train.objective import Objective
 from gptlab.train.parallel import PARALLEL
 from gptlab.train.parallel import rows as sharded_rows
 from gptlab.train.saver import Saver
@@ -260,6 +265,42 @@ def test_after_a_failed_save_all_processes_know_and_the_next_one_works(tmp_path,
 
 def full(*_, **__):
     raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("device", "flags", "complaint"),
+    [
+        ("cpu", {"dtype": "float16", "micro_batch": 1}, "no common loss scale for float16"),
+        ("cuda", {"dtype": "float32", "micro_batch": "auto"}, "fsdp cannot find out what fits"),
+    ],
+)
+def test_fsdp_refuses_what_it_cannot(tiny_recipe, device, flags, complaint):
+    config = recipe.load([tiny_recipe], {"train": {"parallel": "fsdp", **flags}})
+    world = World(0, 2, torch.device(device))
+    with pytest.raises(ConfigError, match=complaint):
+        _share(Objective(GPT(config.model)), config, world)
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_no_process_tries_a_pass_that_all_must_make(tiny_recipe, tmp_path, monkeypatch, together):
+    updater, tried = build(tiny_recipe, tmp_path, {"train": {"micro_batch": "auto"}}).updater, []
+    monkeypatch.setattr(updater.probe, "run", tried.append)
+    monkeypatch.setattr(updater.state.sharing, "meets_in_passes", together)
+    updater.prepare(print)
+    assert len(tried) == (not together)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_does_not_fit_ends_all_processes(ran, tiny_recipe, tmp_path):
+    out = shutil.copytree(ran("zero1", "adamw", 2), tmp_path / "run")
+    words = command(
+        tiny_recipe, out, *FLAGS, "--train.parallel", "zero1", "--train.steps", 60, *RATES["muon"]
+    )
+    world = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": forked.free_port()}
+    running = [forked.Forked(words[3:], {**world, "RANK": rank, "LOCAL_RANK": rank}) for rank in range(2)]
+    ends = [process.communicate(timeout=60)[1] for process in running]
+    assert [process.returncode for process in running] == [1, 1]
+    assert any("keep optim.name" in said for said in ends)
 
 
 def test_one_process_says_that_it_shares_nothing(tiny_recipe, tmp_path, capsys, torch_settings):
