@@ -87,7 +87,7 @@ class Flat:
 
     def gather(self) -> None:
         """Fill in what the other processes have updated."""
-        # Over gloo a gathering takes two to five times as long as these; over NCCL as many bytes pass each link.
+        # Over gloo an all-gather takes two to five times as long as these; over NCCL as many bytes pass each link.
         for rank, stretch in enumerate(self._buffer.split(self._layout.stretch)):
             dist.broadcast(stretch, rank)
 
