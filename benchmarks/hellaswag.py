@@ -36,6 +36,7 @@ from gptlab.data.load_tokenizer import load_tokenizer
 from gptlab.eval import fewshot, harness, task_data, tasks
 from gptlab.eval.hellaswag import CHOICES
 from gptlab.eval.score import good_batch_tokens
+from gptlab.eval.task_groups import members
 from gptlab.formats.huggingface import export
 from gptlab.loading import load
 from gptlab.machine.device import choose_device, describe
@@ -83,8 +84,8 @@ def harness_side(folder: Path, context: int, data: Path, shots: int) -> Side:
         for split, file in (("validation", items), ("train", data)):
             shutil.copy(file, place / "hellaswag" / f"{split}.jsonl")
         lm.batch_size_per_gpu = batch_size
-        entries = {"hellaswag": manager.task_index["hellaswag"]}
-        with task_data.redirected(entries, place, shots) as specs, harness._quiet():
+        task = members("hellaswag", manager.task_index)
+        with task_data.redefined(task, place, shots) as specs, harness._quiet():
             loaded = manager.load(specs)
             task = loaded["tasks"]["hellaswag"]
             task.set_config("num_fewshot", shots)

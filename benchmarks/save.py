@@ -24,7 +24,7 @@ from gptlab.model.gpt import GPT, SIZES, ModelConfig
 from gptlab.model.in_format import autocast
 from gptlab.outputs import file_unwritable
 from gptlab.runs.metrics import MetricsLog
-from gptlab.train.console import Record
+from gptlab.train.console import Record, Work
 from gptlab.train.guard import WINDOW, Guard, GuardConfig
 from gptlab.train.optim import AdamWConfig, build_optimizer, optimizer_state
 from gptlab.train.saver import Saver
@@ -39,15 +39,7 @@ def bookkeeping_s(folder: Path, device: torch.device) -> float:
     for step in range(WINDOW):
         guard.judge(Gradient(3.0 + 0.01 * (step % 7), 1.0), step=step, sample=step)
     with MetricsLog(folder / "metrics.jsonl") as log:
-        record = Record(
-            log,
-            World(0, 1, device),
-            steps=ROWS,
-            step=0,
-            batch_tokens=524_288,
-            flops_per_token=8.6e8,
-            peak_flops=None,
-        )
+        record = Record(log, World(0, 1, device), Work(524_288, 8.6e8, None), steps=ROWS, step=0)
         began = time.perf_counter()
         for step in range(ROWS):
             gradient = Gradient(3.0 + 0.01 * (step % 5), 1.0)

@@ -17,6 +17,7 @@ from gptlab.runs.mirrors import MirrorConfig
 from gptlab.sample import SampleConfig
 from gptlab.train.config import TrainConfig
 from gptlab.train.guard import GuardConfig
+from gptlab.train.muon import MuonConfig
 from gptlab.train.optim import OPTIMIZERS, AdamWConfig
 from gptlab.train.schedule import ScheduleConfig
 
@@ -135,11 +136,19 @@ def test_flags_come_last():
     assert (config.optim.lr, config.optim.weight_decay) == (3e-4, 0.2)
 
 
-def test_a_section_whose_name_changes_is_replaced():
+def test_a_section_whose_name_changes_to_one_with_other_keys_is_replaced():
+    config = load("[optim]\nlr = 1e-3\nweight_decay = 0.2\n", '[optim]\nname = "muon"\n')
+    assert config.optim == MuonConfig()
+    assert load("[optim]\nname = 'muon'\nmomentum = 0.8\n", optim={"name": "adamw"}).optim == AdamWConfig()
+
+
+def test_another_schedule_keeps_the_warm_up():
     below = "[schedule]\nwarmup_steps = 50\nfinal_fraction = 0.5\n"
-    config = load(below, '[schedule]\nname = "wsd"\nwarmup_steps = 10\n')
-    assert config.schedule == ScheduleConfig(name="wsd", warmup_steps=10)
-    assert load(below, schedule={"name": "constant"}).schedule == ScheduleConfig(name="constant")
+    config = load(below, '[schedule]\nname = "wsd"\ndecay_fraction = 0.7\n')
+    assert config.schedule == ScheduleConfig(
+        name="wsd", warmup_steps=50, final_fraction=0.5, decay_fraction=0.7
+    )
+    assert load(below, schedule={"name": "constant"}).schedule.warmup_steps == 50
 
 
 def test_a_section_whose_name_stays_is_merged():
@@ -587,13 +596,14 @@ def test_a_base_lies_below_from_its_own_folder(tmp_path, monkeypatch):
     assert "base" not in recipe.to_toml(config)
 
 
-def test_a_base_and_its_variants_section_of_another_name(tmp_path):
-    """As with several recipes on the command line: a section whose name changes is replaced."""
-    (tmp_path / "one.toml").write_text('[schedule]\nname = "cosine"\nwarmup_steps = 7\n')
-    (tmp_path / "two.toml").write_text('base = "one.toml"\n[schedule]\nname = "wsd"\n')
-    (tmp_path / "over.toml").write_text('[schedule]\nname = "wsd"\n')
+def test_a_variant_of_a_base_merges_as_several_recipes_do(tmp_path):
+    (tmp_path / "one.toml").write_text("[optim]\nlr = 1e-3\n[schedule]\nwarmup_steps = 7\n")
+    changed = '[optim]\nname = "muon"\n[schedule]\nname = "wsd"\n'
+    (tmp_path / "two.toml").write_text(f'base = "one.toml"\n{changed}')
+    (tmp_path / "over.toml").write_text(changed)
     given = recipe.load([tmp_path / "one.toml", tmp_path / "over.toml"])
-    assert recipe.load([tmp_path / "two.toml"]).schedule == given.schedule
+    assert recipe.load([tmp_path / "two.toml"]) == given
+    assert (given.optim, given.schedule.warmup_steps) == (MuonConfig(), 7)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,15 @@ def last(out):
 
 
 @pytest.mark.skipif(not FULL, reason="needs /dev/full")
-@pytest.mark.parametrize("shell", [">/dev/full", ">/dev/full 2>&1", ">&-", ">&- 2>&- <&-", "| true"])
+@pytest.mark.parametrize(
+    "shell",
+    [
+        ">/dev/full 2>&1",
+        ">&- 2>&- <&-",
+        "| true",
+        *(pytest.param(shell, marks=pytest.mark.long) for shell in (">/dev/full", ">&-")),
+    ],
+)
 def test_training_goes_on_without_words(tiny_recipe, tmp_path, shell):
     out = tmp_path / "run"
     done = gptlab(f"{shell}; exit ${{PIPESTATUS[0]}}", "train", tiny_recipe, "--out", out, *STEPS)

@@ -194,7 +194,7 @@ def _grouped(raw: Raw) -> Raw:
 
 
 def merge(below: Raw, above: Raw) -> Raw:
-    """Lay one raw recipe over another, section by section; a section whose `name` changes is replaced.
+    """Lay one raw recipe over another, section by section; one whose `name` changes to one with other keys is replaced.
 
     Raises:
         ConfigError: a recipe has two forms of one thing.
@@ -202,9 +202,8 @@ def merge(below: Raw, above: Raw) -> Raw:
     merged = dict(below)
     for section, values in above.items():
         old = merged.get(section, {})
-        kind = SECTIONS.get(section)
-        default = getattr(kind, "name", None)
-        replaced = "name" in values and values["name"] != old.get("name", default)
+        default = getattr(SECTIONS.get(section), "name", None)
+        replaced = section in KINDS and "name" in values and values["name"] != old.get("name", default)
         forms = FORMS.get(section, ()) if isinstance(values, dict) else ()
         for form, other in zip(forms, forms[::-1], strict=True):
             if form in values and other in values:

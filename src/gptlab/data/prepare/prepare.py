@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -28,7 +28,7 @@ from gptlab.data.sources.source import Source
 from gptlab.data.sources.table import find_source
 from gptlab.data.tokenizer import MAX_VOCAB_SIZE
 from gptlab.errors import DataError
-from gptlab.machine.lock import lock
+from gptlab.machine.lock import hold
 from gptlab.storage import check_room
 
 SHARD_TOKENS = 100_000_000
@@ -160,15 +160,12 @@ def _exclusive(out: Path, *, shared: bool = False) -> Generator[None]:
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with (out / LOCK).open("w") as file:
+        with ExitStack() as stack:
             try:
-                lock(file, shared=shared)
+                stack.enter_context(hold(out / LOCK, shared=shared))
             except BlockingIOError:
                 raise DataError(f"{out}: another process is preparing it; wait for it, or stop it") from None
-            try:
-                yield
-            finally:
-                (out / LOCK).unlink(missing_ok=True)
+            yield
     except OSError as error:
         where = error.filename or out
         raise DataError(f"{where}: {error.strerror or error}; fix it and run again") from error
