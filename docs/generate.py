@@ -53,9 +53,9 @@ from left to right, and flags come last:
 
     gptlab train recipes/gpt2_124m.toml recipes/with/rope.toml --optim.lr 3e-4 --out runs/rope
 
-If a later file changes the `name` of [optim], it replaces the whole section, as each optimizer has its own keys. TOML has
-no null: where a key may be none, leave it out, or write `"none"` if its default is something else (`None` on the command
-line). `gptlab config RECIPE...` prints the result, which is itself a recipe.
+If a later file changes the `name` of [optim], it replaces the whole section, as each optimizer has its own keys. TOML
+has no null: where a key may be none, leave it out, or write `"none"` if its default is something else (`None` on the
+command line). `gptlab config RECIPE...` prints the result, which is itself a recipe.
 """
 
 COMMANDS_HEAD = """\
