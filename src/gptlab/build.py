@@ -126,7 +126,7 @@ def build_updater(
     attention_kernel(config, world.device)  # may refuse, so before memory is allocated
     seed_all(config.train.seed)
     model = GPT(config.model).to(world.device)
-    model.short_residual = config.train.residual == "products"
+    model.cast_residual = config.train.residual == "products"
     objective = Objective(model, recompute=config.train.recompute)
     if config.train.compile:
         objective.compile_as("whole" if world.size == 1 else "parts")

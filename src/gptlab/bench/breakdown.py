@@ -28,7 +28,7 @@ def parts_of(rig: Rig) -> dict[str, Callable[[], float]]:
     model, config, device = rig.updater.state.model, rig.config, rig.world.device
     shape = (rig.rows, config.model.context, config.model.n_embd)
     dtype = product_type(rig.updater.dtype)
-    x = torch.randn(shape, device=device, dtype=dtype if model.short_residual else torch.float32)
+    x = torch.randn(shape, device=device, dtype=dtype if model.cast_residual else torch.float32)
     x.requires_grad_()
     targets = torch.zeros(shape[:2], dtype=torch.long, device=device)
     fast = partial(torch.compile, dynamic=False) if rig.compiled else _as_it_is

@@ -216,7 +216,7 @@ class GPT(nn.Module):
         self.unembed = (
             None if config.tie_embeddings else nn.Linear(config.n_embd, config.vocab_size, bias=False)
         )
-        self.short_residual = False
+        self.cast_residual = False
         """Whether the residual stream takes the format of the products instead of float32."""
         init_weights(self)
 
@@ -278,7 +278,7 @@ class GPT(nn.Module):
         run: RunBlock = plain,
     ) -> Tensor:
         x = self.embed_norm(self.position.embed(self.embed(ids_BT), start))
-        if self.short_residual and torch.is_autocast_enabled(x.device.type):
+        if self.cast_residual and torch.is_autocast_enabled(x.device.type):
             # Autocast leaves embeddings in float32, and sums with them stay float32.
             x = x.to(torch.get_autocast_dtype(x.device.type))
         bias = masked(self.position.bias(start, ids_BT.shape[1]), layout)
