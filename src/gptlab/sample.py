@@ -215,20 +215,8 @@ def stream(
 ) -> Iterator[Int[Tensor, " rows"]]:
     """Return an iterator over new tokens, one per row at a time, without touching torch's random state.
 
-    Args:
-        model: ours, or one with its own cache.
-        ids: a prompt, or rows of prompts of equal length; only the end of a prompt longer than the context is
-            read (`kept_tokens`).
-        max_tokens: the most new tokens per row.
-        temperature: divides the logits; 0 takes the likeliest token.
-        top_k: draw from the k likeliest tokens; None means all.
-        top_p: draw from the likeliest tokens that together reach this probability; None means all.
-        seed: of the draws; None means a different one every time.
-        stop_id: the token that ends a row, which then repeats it; the iterator ends with the last row.
-        samples: rows per prompt, next to each other.
-        dtype: the format in which copies of the weights are multiplied, and of the cache.
-        unknown: ids that are never drawn; None means the model's `unknown_ids`.
-        adjust: returns the logits to choose from, given the ids read and the model's logits.
+    Options as in `Writer.generate`; `unknown` are ids that are never drawn, by default the model's `unknown_ids`, and
+    `adjust` returns the logits to choose from, given the ids read and the model's logits.
 
     Raises:
         ConfigError: an option is out of range, or a prompt is empty or has ids outside the vocabulary.

@@ -20,10 +20,6 @@ class BPEFile(Tokenizer):
     It cuts text as that library does without special tokens, truncation and padding. The tokens of every text are
     compared with its bytes, so that a loss is an error and never goes unnoticed.
 
-    Args:
-        text: the file's content.
-        origin: the file's path, for error messages.
-
     Raises:
         DataError: the text is not such a tokenizer, has no end-of-text token, or would lose part of a text.
     """

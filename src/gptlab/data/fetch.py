@@ -44,12 +44,6 @@ def fetch(
 ) -> dict[str, Any]:
     """Fetch as many shards as wanted; run it again to continue, or to fetch more.
 
-    Args:
-        name: a name of READY, or hf:OWNER/NAME[:PATTERN].
-        out: the folder to make.
-        max_tokens: stop with the shard that completes this many tokens to train on; None fetches all.
-        tokenizer: the tokenizer that made the shards: a name of TOKENIZERS or a file.
-
     Returns:
         The manifest's summary, and `out`, `fetched` (how many shards were downloaded).
 

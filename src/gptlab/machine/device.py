@@ -84,13 +84,7 @@ def product_type(name: DTypeName) -> torch.dtype:
 
 
 def warn_if_emulated(name: DTypeName, device: torch.device, flag: str) -> None:
-    """Warn on standard error if a CPU emulates a number format, and say how much slower it is than float32.
-
-    Args:
-        name: the requested format.
-        device: the device that computes.
-        flag: the flag that requested it.
-    """
+    """Warn on standard error if a CPU emulates a number format, and say how much slower it is than float32."""
     dtype = product_type(name)
     if device.type != "cpu" or dtype == torch.float32:
         return

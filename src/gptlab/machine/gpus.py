@@ -37,12 +37,7 @@ def known(device: str) -> GPU | None:
 
 
 def estimate(device: str, device_hours: float) -> Estimate | None:
-    """Estimate the electricity and cost of hours on a device; None if they are unknown.
-
-    Args:
-        device: the driver's name for it.
-        device_hours: hours times devices.
-    """
+    """Estimate the electricity and cost of hours times devices; None if they are unknown."""
     gpu = known(device)
     if gpu is None or gpu.watts is None or gpu.usd_per_hour is None:
         return None

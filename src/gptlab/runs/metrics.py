@@ -101,12 +101,6 @@ class MetricsLog:
 def append_row(path: Path, kind: str, row: Row, by: str) -> None:
     """Append a row to the metrics of a run that may be writing them at the same time.
 
-    Args:
-        path: a run's metrics.jsonl.
-        kind: the row's kind.
-        row: the rest of it.
-        by: its author.
-
     Raises:
         OSError: the row cannot be written.
     """

@@ -137,13 +137,7 @@ def scalars(row: Row) -> dict[str, float]:
 
 
 class Mirrors:
-    """The mirrors of a run, which cannot stop it.
-
-    Args:
-        config: the recipe's [mirror].
-        run: the run they show.
-        complain: is called once for each that fails.
-    """
+    """The mirrors of a run, which cannot stop it; `complain` is called once for each that fails."""
 
     def __init__(self, config: "MirrorConfig", run: Run, complain: Callable[[str], None]) -> None:
         self._complain = complain

@@ -61,10 +61,7 @@ class Guard:
     def judge(self, gradient: Gradient, *, step: int, sample: int) -> str | None:
         """Judge a step, and return what is wrong with it; None if it is good.
 
-        Args:
-            gradient: of the step.
-            step: steps done before it.
-            sample: samples consumed before it.
+        `step` and `sample` count those before it.
         """
         self.skipped += not gradient.finite
         if gradient.overflow:

@@ -65,12 +65,7 @@ def build_optimizer(model: nn.Module, config: Any, parts: Parts | None = None) -
 
 
 def state_bytes(config: Any, counts: Mapping[KindName, int]) -> int:
-    """Return the bytes of the state that an optimizer will keep of a model.
-
-    Args:
-        config: the recipe's [optim].
-        counts: the model's parameters, by the kind of their role.
-    """
+    """Return the bytes of the state that an optimizer will keep of a model."""
     means = OPTIMIZERS[config.name].means
     return NUMBER_BYTES * sum(means(kind) * count for kind, count in counts.items())
 

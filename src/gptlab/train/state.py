@@ -29,16 +29,7 @@ class State:
     """The state of a run, on which its learning rates and the order of its data depend.
 
     Args:
-        model: the weights.
-        sharing: what this process holds and updates of them.
-        optimizer: over what it updates.
-        scaler: float16's loss scaling.
-        guard: watches the losses.
-        budget: how long the run lasts.
-        batches: the order of the data, with its skip list.
         identity: describes the model, tokenizer and data; a checkpoint to restore must have the same.
-        context: tokens of a sequence.
-        world: the processes.
         average: the running mean of the weights; None if there is none.
     """
 

@@ -51,21 +51,8 @@ def prepare(
 ) -> dict[str, Any]:
     """Encode a source's documents into the shards of a folder; run it again to continue.
 
-    Args:
-        source: a name of SOURCES, hf:OWNER/NAME[@REVISION][:CONFIGURATION_OR_PATH], a file or a folder.
-        out: the folder to make. Meanwhile it needs room for every token twice, and for two files of a source on the
-            hub, as it holds no more of them at a time.
-        tokenizer: a name of TOKENIZERS or a file.
-        val_tokens: about how many tokens to hold out of the whole source, by its estimated size; None is one in a
-            hundred, at most MAX_VAL_TOKENS. If documents are few, one may be cut: its end validates, its beginning
-            trains. Exact if there is only one document.
-        max_tokens: stop after this many tokens, in both splits together and before copies are dropped.
-        shard_tokens: the most tokens in a shard; only a longer document exceeds it.
-        workers: how many processes encode; None is one per processor.
-        text_column: the column of JSON and .parquet files that holds the documents; None finds it.
-        deduplicate: "exact" leaves out each document that equals an earlier one.
-        engine: a name of ENGINES: who does the work.
-        part: "I/N" encodes only that part of the source, for `merge`.
+    Arguments as in commands/data_prepare.py; `shard_tokens` is the most in a shard, and only a longer document exceeds
+    it. Meanwhile `out` needs room for every token twice, and for two files of a source on the hub.
 
     Returns:
         The manifest's summary, and `out`, `seconds`, `already_prepared` (there was nothing to do). For a part:
@@ -123,10 +110,6 @@ def prepare(
 
 def merge(out: str | Path, folders: Sequence[str | Path] = ()) -> dict[str, Any]:
     """Merge the parts of a preparation in `out`; the bytes are the same as from one machine.
-
-    Args:
-        out: the folder to make, which may already hold parts.
-        folders: where the other parts are.
 
     Returns:
         The same as `prepare`.

@@ -14,14 +14,7 @@ from gptlab.storage import file_sha256, whole_file
 
 
 class ShardWriter:
-    """Cuts one split's stream of documents into shards of at most `shard_tokens`; a longer document has its own.
-
-    Args:
-        folder: where the shards go.
-        split: train or val.
-        shard_tokens: a shard ends before the document that would make it longer than this.
-        token_bytes: how many bytes of text each id stands for, for the manifest.
-    """
+    """Cuts one split's stream of documents into shards of at most `shard_tokens`; a longer document has its own."""
 
     def __init__(
         self, folder: Path, split: str, shard_tokens: int, token_bytes: npt.NDArray[np.int64]

@@ -45,12 +45,7 @@ READ_HERE = ".txt, .jsonl, .ndjson and .json, each of them also with .gz or .zst
 
 
 def cut_file(path: Path, column: str | None, stamp: str | None = None) -> Iterator[Piece]:
-    """Cut a file into pieces.
-
-    Args:
-        path: the file; its name ends in one of FORMATS_HERE.
-        column: the column of a JSON or .parquet file that holds the documents; None finds it.
-        stamp: what identifies the file; None is its path, size and time.
+    """Cut a file into pieces; `stamp` identifies it, and is its path, size and time if None.
 
     Raises:
         DataError: the file cannot be read, or lacks the column.

@@ -45,10 +45,6 @@ class Listing:
 def list_files(root: Path, column: str | None) -> tuple[list[Path], str]:
     """List the files of a folder to read, sorted, and describe those passed over.
 
-    Args:
-        root: the folder.
-        column: the column of the files that holds the documents; None finds it.
-
     Returns:
         The files, and how many of each kind are passed over; "" if there is nothing to report.
 

@@ -62,10 +62,6 @@ class Remote(File):
 def find_remote(name: str, text_column: str | None = None) -> Source:
     """Find a data set on the hub, and show which of its files were chosen.
 
-    Args:
-        name: hf:OWNER/NAME[@REVISION][:CONFIGURATION_OR_PATH].
-        text_column: the column of .jsonl and .parquet files that holds the documents; None finds it.
-
     Raises:
         DataError: the hub cannot be reached, or gives us no such data set or no such files.
     """
@@ -121,10 +117,7 @@ def on_the_hub(
 ) -> Callable[[str, str | None], Source]:
     """Make a function that finds NAME[@REVISION][:CONFIGURATION_OR_PATH] in a repository.
 
-    Args:
-        repository: OWNER/NAME.
-        wanted: the configuration or path if the name has none.
-        revision: the revision if the name has none; None is the main branch.
+    `wanted` and `revision` are those of a name that has none; None is the main branch.
     """
 
     def find(name: str, text_column: str | None) -> Source:

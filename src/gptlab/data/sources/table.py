@@ -35,10 +35,7 @@ class NamedSource:
 def find_source(source: str | Path, text_column: str | None = None, revision: str | None = None) -> Source:
     """Find a source by its name in SOURCES, on the hub, or by its path; show which files of a folder are passed over.
 
-    Args:
-        source: a name, a file or a folder.
-        text_column: the column of JSON and .parquet files that holds the documents; None finds it.
-        revision: the revision that a source on the hub had before, to find it in that state.
+    `revision` is the one that a source on the hub had before, to find it in that state.
 
     Raises:
         DataError: there is no such source, it has no file that gptlab reads, or a file lacks the column.
