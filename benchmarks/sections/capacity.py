@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from step import Side, Work, gptlab_model, peak_bytes, training_step
+from step import Side, Work, gptlab_model, training_step
 
 from gptlab.machine import memory
 from gptlab.machine.device import choose_device
@@ -75,7 +75,7 @@ def _tried(work: Work) -> dict[str, float] | None:
     seconds = (time.perf_counter() - began) / 2
     return {
         "sequences": work.sequences,
-        "peak_memory_gb": peak_bytes(device) / 1e9,
+        "peak_memory_gb": (memory.highest_bytes(device) or 0) / 1e9,
         "tokens_per_s": work.tokens / seconds,
     }
 

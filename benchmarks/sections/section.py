@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from step import Work, synchronise
+from step import Work
 
 from gptlab.errors import brief
+from gptlab.machine.device import synchronise
 from gptlab.model.gpt import SIZES
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,7 +9,8 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from step import Lanes, Loss, Side, Work, gptlab_model, race, speedups, spread, transformers_model
+from record import spread
+from step import Lanes, Loss, Side, Work, gptlab_model, race, speedups, transformers_model
 from torch import nn
 
 from gptlab.machine.device import choose_device

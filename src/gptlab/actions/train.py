@@ -1,6 +1,7 @@
 """A run from its recipe to its end: locks the folder, opens the metrics and trains."""
 
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -305,6 +306,7 @@ def _prepare_folder(out: Path, config: RunConfig, world: World, dtype: DTypeName
         "gptlab": __version__,
         "git_commit": _git_commit(),
         **describe(world.device),
+        "host": socket.gethostname(),
         "processes": world.size,
         "dtype": dtype,
         "attention_kernel": attention_kernel(config, world.device),

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import socket
 import sys
 import time
 from functools import cache
@@ -142,7 +141,6 @@ def describe(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": platform.platform(),
-        "host": socket.gethostname(),
         "device": _name(device),
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),
