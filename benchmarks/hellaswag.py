@@ -35,8 +35,8 @@ from gptlab.eval.hellaswag import CHOICES
 from gptlab.eval.score import good_batch_tokens
 from gptlab.formats.huggingface import export
 from gptlab.loading import load
+from gptlab.machine.before_torch import keep_freed
 from gptlab.machine.device import choose_device
-from gptlab.machine.memory import keep_freed
 from gptlab.model.gpt import SIZES, ModelConfig
 from gptlab.model.packed import packed
 from gptlab.sample import GeneratingGPT

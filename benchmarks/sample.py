@@ -26,8 +26,8 @@ from gptlab.data.load_tokenizer import load_tokenizer
 from gptlab.formats.huggingface import export
 from gptlab.formats.huggingface.wrap import quiet_transformers
 from gptlab.loading import load
+from gptlab.machine.before_torch import keep_freed
 from gptlab.machine.device import choose_device
-from gptlab.machine.memory import keep_freed
 from gptlab.model.gpt import SIZES, ModelConfig
 from gptlab.model.packed import packed
 from gptlab.sample import GeneratingGPT

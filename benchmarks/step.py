@@ -25,8 +25,9 @@ import torch
 from torch import Tensor, nn
 
 from gptlab.errors import brief
+from gptlab.machine.before_torch import keep_freed
 from gptlab.machine.device import DeviceName, DTypeName, choose_device, synchronise
-from gptlab.machine.memory import highest_bytes, keep_freed
+from gptlab.machine.memory import highest_bytes
 from gptlab.model.gpt import GPT, SIZES, ModelConfig
 from gptlab.model.in_format import autocast
 from gptlab.train.objective import Objective
