@@ -250,8 +250,9 @@ def test_no_float64_reaches_apples_gpu(monkeypatch, optimizer):
         made = build_optimizer(model, OPTIMIZERS[optimizer].config())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         made.step()
-        state = optimizer_state(made, dict(model.named_parameters()))
-        load_optimizer_state(made, model, in_memory({name: tensor.cpu() for name, tensor in state.items()}))
+        parts = dict(model.named_parameters())
+        state = optimizer_state(made, parts)
+        load_optimizer_state(made, in_memory({name: tensor.cpu() for name, tensor in state.items()}), parts)
         made.step()
         logits = model(ids)[:, -1]
         draw(logits, temperature=1.0, top_k=9, top_p=0.9, generator=torch.Generator())

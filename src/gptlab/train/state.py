@@ -146,7 +146,7 @@ class State:
         if self.world.count(misfit is not None)[0]:  # else the others would wait for this one
             raise misfit or CheckpointError(f"{found.folder}: does not fit; see another process's message")
         self.optimizer.state.clear()
-        load_optimizer_state(self.optimizer, self.model, optimizer, share.parts, share.cut)
+        load_optimizer_state(self.optimizer, optimizer, share.parts, share.cut)
         with found.blamed():
             place = typed(_Place, {item.name: found.state[item.name] for item in fields(_Place)})
             restore_random_state(found.state["random"], self.world.device)
