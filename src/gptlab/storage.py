@@ -88,8 +88,8 @@ def _past_cache(descriptor: int, wanted: bool) -> bool:
     return True
 
 
-def sync_folder(folder: Path) -> None:
-    """Force a folder's names to the disk, if the drive can."""
+def sync_folder(folder: Path) -> bool:
+    """Force a folder's names to the disk, if the drive can; return whether it could."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -99,6 +99,8 @@ def sync_folder(folder: Path) -> None:
     except OSError as error:
         if error.errno not in NO_FOLDER_SYNC:
             raise
+        return False
+    return True
 
 
 def unfinished(path: Path) -> Path:

@@ -102,9 +102,13 @@ def prepare(
         if prepared is None and finished:
             plan = replace(plan, source=find_source(source, text_column, begun))
         if prepared is None and partly:
-            facts = _encode_part(plan, engine)
+            jobs = _encoded(plan, engine)
+            write_record(plan, jobs)
+            tokens = sum(int(job.documents(plan.partial)["tokens"].sum()) for job in jobs)
+            facts = {"part": str(plan.part), "jobs": len(jobs), "tokens": tokens}
         else:
-            facts = (prepared or _build(plan, engine)).summary() | {"already_prepared": prepared is not None}
+            manifest = prepared or _finish(plan, _encoded(plan, engine))
+            facts = manifest.summary() | {"already_prepared": prepared is not None}
     return facts | {"out": str(out), "seconds": time.monotonic() - started}
 
 
@@ -120,18 +124,17 @@ def merge(out: str | Path, folders: Sequence[str | Path] = ()) -> dict[str, Any]
     started, out = time.monotonic(), Path(out)
     with _exclusive(out):
         prepared = (out / MANIFEST).exists()
-        manifest = Manifest.load(out) if prepared else _merge(out, [Path(folder) for folder in folders])
+        if prepared:
+            manifest = Manifest.load(out)
+        else:
+            plan, jobs = gather(out, [Path(folder) for folder in folders])
+            check_room(out, TOKEN.itemsize * sum(job.bytes for job in jobs) / plan.encoder.bytes_per_token)
+            manifest = _finish(plan, jobs)
     return manifest.summary() | {
         "already_prepared": prepared,
         "out": str(out),
         "seconds": time.monotonic() - started,
     }
-
-
-def _merge(out: Path, folders: Sequence[Path]) -> Manifest:
-    plan, jobs = gather(out, folders)
-    check_room(out, TOKEN.itemsize * sum(job.bytes for job in jobs) / plan.encoder.bytes_per_token)
-    return _finish(plan, jobs)
 
 
 @contextmanager
@@ -181,36 +184,21 @@ def _prepared(plan: Plan) -> Manifest | None:
     return there
 
 
-def _build(plan: Plan, engine: EngineName) -> Manifest:
-    _begin(plan)
-    _check_room(plan, copies=2)
-    return _finish(plan, encode(plan, ENGINES[engine]))
-
-
-def _encode_part(plan: Plan, engine: EngineName) -> dict[str, Any]:
-    _begin(plan)
-    _check_room(plan, copies=1)
-    jobs = encode(plan, ENGINES[engine])
-    write_record(plan, jobs)
-    tokens = sum(int(job.documents(plan.partial)["tokens"].sum()) for job in jobs)
-    return {"part": str(plan.part), "jobs": len(jobs), "tokens": tokens}
-
-
-def _begin(plan: Plan) -> None:
+def _encoded(plan: Plan, engine: EngineName) -> list[Job]:
+    """Do the jobs of a plan, once it is clear that they can be done."""
     plan.val_fraction  # noqa: B018 (raises its error now, not after hours of encoding)
     if not plan.partial.exists() and any(plan.out.glob("*.bin")):
         raise DataError(f"{plan.out}: holds .bin files but no {MANIFEST}; move them or choose another folder")
     plan.partial.mkdir(parents=True, exist_ok=True)
     plan.note_revision()
-
-
-def _check_room(plan: Plan, copies: int) -> None:
     tokens = len(plan.part.range(plan.source.bytes)) / plan.encoder.bytes_per_token
     tokens = min(tokens, plan.settings.max_tokens or tokens)
     done = sum(path.stat().st_size for path in plan.partial.iterdir() if path.is_file())
     # One file is encoded while the next is fetched.
     fetched = 2 * max((file.download for file in plan.source.files), default=0)
+    copies = 2 if plan.part == WHOLE else 1  # the jobs' results and the shards
     check_room(plan.out, copies * TOKEN.itemsize * tokens - done + fetched)
+    return encode(plan, ENGINES[engine])
 
 
 def _finish(plan: Plan, jobs: Sequence[Job]) -> Manifest:

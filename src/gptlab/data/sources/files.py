@@ -9,6 +9,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from gptlab.data.sources.compressed import PACKED
 from gptlab.data.sources.json_files import JsonlPiece, JsonPiece
 from gptlab.data.sources.parquet_files import ParquetPiece
 from gptlab.data.sources.piece import Piece
@@ -17,28 +18,23 @@ from gptlab.errors import DataError
 
 Cut = Callable[[Path, str | None, str], Iterator[Piece]]
 
-FORMATS: dict[str, Cut] = {
-    ".txt": TextPiece.cut,
-    ".jsonl": JsonlPiece.cut,
-    ".jsonl.gz": JsonlPiece.cut,
-    ".jsonl.zst": JsonlPiece.cut,
-    ".json.gz": JsonPiece.cut,  # C4's
-    ".parquet": ParquetPiece.cut,
-}
-"""What gptlab reads from a repository on the hub; if that has several formats, it reads the last of them in this table.
+FORMATS = (".txt", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".parquet")  # .json.gz is C4's
+"""What gptlab reads from a repository on the hub; if that has several formats, it reads the last of these.
 
 Not .json: in a repository such files describe the data.
 """
 
-FORMATS_HERE: dict[str, Cut] = FORMATS | {
-    ".txt.gz": TextPiece.cut,
-    ".txt.zst": TextPiece.cut,
+PLAIN: dict[str, Cut] = {
+    ".txt": TextPiece.cut,
+    ".jsonl": JsonlPiece.cut,
     ".ndjson": JsonlPiece.cut,
-    ".ndjson.gz": JsonlPiece.cut,
-    ".ndjson.zst": JsonlPiece.cut,
     ".json": JsonPiece.cut,
-    ".json.zst": JsonPiece.cut,
 }
+"""Formats of text, which may also be compressed."""
+
+FORMATS_HERE: dict[str, Cut] = {
+    kind + packed: cut for kind, cut in PLAIN.items() for packed in ("", *PACKED)
+} | {".parquet": ParquetPiece.cut}
 """What gptlab reads from files on this machine."""
 
 READ_HERE = ".txt, .jsonl, .ndjson and .json, each of them also with .gz or .zst, and .parquet"

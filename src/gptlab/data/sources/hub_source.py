@@ -82,7 +82,7 @@ def find_remote(name: str, text_column: str | None = None) -> Source:
     left_out = choice.left_out
     if choice.by_name:
         # Files in several formats usually hold the same text.
-        kind = max(map(file_format, readable), key=list(FORMATS).index)
+        kind = max(map(file_format, readable), key=FORMATS.index)
         same = [path for path in readable if file_format(path) == kind]
         others = len(readable) - len(same)
         readable, left_out = to_train_on(same)
