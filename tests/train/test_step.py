@@ -283,7 +283,7 @@ def test_where_one_has_no_compiler_all_try_without(tiny_recipe, tmp_path, torch_
     monkeypatch.setattr(Probe, "_failure", lambda self: tried.append(self._objective.compiled_as))
     counts = iter([[0], [1]])  # none failed; one of two is compiled
     several = SimpleNamespace(
-        size=2, device=torch.device("cpu"), count=lambda *facts: next(counts), smallest=lambda value: value
+        size=2, device=torch.device("cpu"), count=lambda *facts: next(counts), gather=lambda rows: rows
     )
     monkeypatch.setattr(updater.probe, "_world", several)
     updater.prepare(print)

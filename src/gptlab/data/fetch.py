@@ -13,7 +13,7 @@ from typing import Any
 
 from gptlab.data.adopt import choose_splits, wrong_tokenizer
 from gptlab.data.load_tokenizer import load_tokenizer
-from gptlab.data.manifest import MANIFEST, REMEDIES, Manifest, Shard, TokenizerRecord
+from gptlab.data.manifest import MANIFEST, PARTIAL, REMEDIES, Manifest, Shard, TokenizerRecord
 from gptlab.data.shards import HEADER_BYTES, TOKEN
 from gptlab.data.sources.hub import HubFile, Repository
 from gptlab.data.sources.hub_source import PREFIX
@@ -23,7 +23,6 @@ from gptlab.errors import DataError, did_you_mean
 from gptlab.progress import Progress
 from gptlab.storage import check_room
 
-PARTIAL = ".partial"
 PATTERN = "*.bin"
 
 

@@ -61,7 +61,7 @@ class Probe:
         if 0 < self._world.count(self._objective.compiled_as != "nothing")[0] < self._world.size:
             self._objective.compile_as("nothing")
             self._find(say)
-        self._slices.rows = self._world.smallest(self._slices.rows)
+        self._slices.rows = min(self._world.gather([self._slices.rows]))
 
     def _find(self, say: Callable[[str], None]) -> None:
         slices, device = self._slices, self._world.device

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
-from gptlab.data.manifest import TokenizerRecord
+from gptlab.data.manifest import PARTIAL, TokenizerRecord
 from gptlab.data.prepare.jobs import Job, recorded
-from gptlab.data.prepare.request import PARTIAL, Part, Plan, Settings
+from gptlab.data.prepare.request import Part, Plan, Settings
 from gptlab.data.sources.source import File, Source
 from gptlab.errors import DataError
 from gptlab.parsing import parse_json, typed

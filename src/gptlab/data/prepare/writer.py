@@ -2,8 +2,7 @@
 
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -29,13 +28,11 @@ class ShardWriter:
     def __enter__(self) -> "ShardWriter":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
         if kind is None:
             self._finish()
         else:
-            self._open.__exit__(kind, value, trace)
+            self._open.__exit__(kind, *rest)
 
     def add(self, document: npt.NDArray[np.uint16]) -> None:
         """Append a document, which starts with end-of-text."""
