@@ -40,7 +40,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]  # ids and targets -> their mean loss,
 
 
 @dataclass(frozen=True)
-class Work:
+class Workload:
     """What every side does in a step; it travels to their processes."""
 
     shape: Mapping[str, int] = field(default_factory=lambda: SIZES["gpt2-124m"])
@@ -61,11 +61,11 @@ class Work:
 class Side:
     """One of those that are compared; it travels, so what builds it is a function with a name."""
 
-    build: Callable[[Work, bool], tuple[nn.Module, Loss]]
+    build: Callable[[Workload, bool], tuple[nn.Module, Loss]]
     compiled: bool = False
 
 
-def gptlab_model(work: Work, compiled: bool) -> tuple[nn.Module, Loss]:
+def gptlab_model(work: Workload, compiled: bool) -> tuple[nn.Module, Loss]:
     """Build what gptlab's loop trains."""
     with choose_device(work.device):
         model = GPT(ModelConfig(**work.shape, vocab_size=work.vocabulary))
@@ -75,7 +75,7 @@ def gptlab_model(work: Work, compiled: bool) -> tuple[nn.Module, Loss]:
     return model, lambda ids, targets: objective(ids, targets) / targets.numel()
 
 
-def transformers_model(work: Work, compiled: bool) -> tuple[nn.Module, Loss]:
+def transformers_model(work: Workload, compiled: bool) -> tuple[nn.Module, Loss]:
     """Build the same with transformers' model and its own loss."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -105,7 +105,7 @@ def _adamw(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
 
 
-def training_step(side: Side, work: Work) -> Step:
+def training_step(side: Side, work: Workload) -> Step:
     """Build a side's step: gradients over the micro-batches, clipping, the update."""
     device = choose_device(work.device)
     torch.manual_seed(0)
@@ -145,7 +145,7 @@ class Answer:
     failure: str | None = None
 
 
-def obey(side: Side, work: Work, orders: Connection) -> None:
+def obey(side: Side, work: Workload, orders: Connection) -> None:
     """Be one side: make as many steps as each order says, and answer; an order for none ends it."""
     device, step = choose_device(work.device), None
     if device.type == "cpu":
@@ -169,7 +169,7 @@ def obey(side: Side, work: Work, orders: Connection) -> None:
 class Runner:
     """A side in a process of its own."""
 
-    def __init__(self, side: Side, work: Work) -> None:
+    def __init__(self, side: Side, work: Workload) -> None:
         spawn = multiprocessing.get_context("spawn")
         self._orders, theirs = spawn.Pipe()
         self._process = spawn.Process(target=obey, args=(side, work, theirs), daemon=True)
@@ -217,7 +217,7 @@ Lanes = dict[str, Lane]
 
 def race(
     sides: Mapping[str, Side],
-    work: Work,
+    work: Workload,
     rounds: int,
     *,
     together: bool,
@@ -298,7 +298,7 @@ def main() -> int:
 
     device = choose_device(arguments.device)
     facts = record.facts(device)  # of the commit that is measured
-    work = Work(
+    work = Workload(
         shape=SIZES[arguments.size],
         sequences=arguments.sequences,
         dtype=arguments.dtype,

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from gptlab import loading as saved
 from gptlab.eval import validation
 from gptlab.eval.score import Reader, log_likelihoods
-from gptlab.machine.memory import free_bytes, peak_bytes
+from gptlab.machine.memory import free_gpu_bytes, peak_bytes
 from gptlab.model.gpt import GPT, ModelConfig
 from gptlab.model.in_format import autocast
 from gptlab.model.loss import IGNORED, next_token_loss
@@ -203,11 +203,11 @@ def test_the_micro_batch_is_what_memory_holds(tiny_recipe, tmp_path):
 @pytest.mark.gpu
 def test_memory_is_measured():
     device = torch.device(DEVICE)
-    free = free_bytes(device)
+    free = free_gpu_bytes(device)
     kept = []
     work = lambda size: kept.append(torch.empty(size, dtype=torch.uint8, device=device))  # noqa: E731
     assert 2**28 <= peak_bytes(device, work, 2**28) < 2**28 + 2**22
-    assert free_bytes(device) <= free - 2**27
+    assert free_gpu_bytes(device) <= free - 2**27
 
 
 class Mac(TorchFunctionMode):

@@ -147,7 +147,7 @@ def test_a_gpus_memory_is_estimated_with_the_optimizer_to_come(
         return 1000 + 100 * size
 
     monkeypatch.setattr(probe, "peak_bytes", peak)
-    monkeypatch.setattr(probe, "free_bytes", lambda device: (2 * weights + 1000 + 100 * 3) / 0.9 + 1)
+    monkeypatch.setattr(probe, "free_gpu_bytes", lambda device: (2 * weights + 1000 + 100 * 3) / 0.9 + 1)
     monkeypatch.setattr(Probe, "_failure", lambda self: None)
     monkeypatch.setattr(updater.probe, "_world", World(0, 1, torch.device("cuda")))
     monkeypatch.setattr(torch, "empty", lambda size, **k: asked.append(size))

@@ -210,7 +210,7 @@ def _check_first(out: Path, world: World) -> None:
 @contextmanager
 def _open_log(config: RunConfig, out: Path, step: int) -> Generator[MetricsLog]:
     """Open a run's metrics and their mirrors."""
-    run = mirrors.Run(out, step, asdict(config), config.mirror.project)
+    run = mirrors.MirroredRun(out, step, asdict(config), config.mirror.project)
     with (
         mirrors.Mirrors(config.mirror, run, partial(print, flush=True)) as shown,
         MetricsLog(out / METRICS, shown.write) as log,

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-BYTE_LEVEL = 'gptlab needs a lossless byte-level BPE such as "gptlab data tokenizer" makes'
+NEEDS_BYTE_LEVEL = 'gptlab needs a lossless byte-level BPE such as "gptlab data tokenizer" makes'
 
 
 def changes(said: dict[str, Any]) -> Iterator[str]:
@@ -23,16 +23,16 @@ def changes(said: dict[str, Any]) -> Iterator[str]:
     cuts = _flat(said["pre_tokenizer"], "pretokenizers")
     for step in steps:
         if step["type"] != "ByteLevel":
-            yield f"its normalizer {step['type']} changes the text before it is cut; {BYTE_LEVEL}"
+            yield f"its normalizer {step['type']} changes the text before it is cut; {NEEDS_BYTE_LEVEL}"
     for cut in cuts:
         if cut["type"] not in _CUTS:
-            yield f"its pre_tokenizer {cut['type']} removes blanks from a text; {BYTE_LEVEL}"
+            yield f"its pre_tokenizer {cut['type']} removes blanks from a text; {NEEDS_BYTE_LEVEL}"
         elif (fault := _CUTS[cut["type"]]) is not None and cut[fault[0]] == fault[1]:
             yield f"its pre_tokenizer {cut['type']} {fault[2]}"
     # A second ByteLevel would spell the letters of the first again.
     spellings = sum(step["type"] == "ByteLevel" for step in steps + cuts)
     if spellings != 1:
-        yield f"it has {spellings} ByteLevel steps instead of one; {BYTE_LEVEL}"
+        yield f"it has {spellings} ByteLevel steps instead of one; {NEEDS_BYTE_LEVEL}"
     for processor in _flat(said["post_processor"], "processors"):
         if processor["type"] == "TemplateProcessing":
             whole = [piece["Sequence"]["id"] for piece in processor["single"] if "Sequence" in piece]
@@ -75,7 +75,7 @@ def traps(raw: Any) -> Iterator[str]:
 
 def _of_model(model: dict[str, Any]) -> Iterator[str]:
     if model["type"] != "BPE":
-        yield f"its model is {model['type']}, which cannot give every text back; {BYTE_LEVEL}"
+        yield f"its model is {model['type']}, which cannot give every text back; {NEEDS_BYTE_LEVEL}"
         return
     if model["dropout"]:
         yield (
@@ -86,7 +86,7 @@ def _of_model(model: dict[str, Any]) -> Iterator[str]:
 
 
 def _affix(key: str, affix: object) -> str:
-    return f'its {key} "{affix}" is part of the tokens but not of the text; {BYTE_LEVEL}'
+    return f'its {key} "{affix}" is part of the tokens but not of the text; {NEEDS_BYTE_LEVEL}'
 
 
 def _flat(step: dict[str, Any] | None, name: str) -> list[dict[str, Any]]:

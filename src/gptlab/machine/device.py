@@ -15,7 +15,7 @@ from gptlab.machine import gpus
 
 DTypeName = Literal["auto", "float32", "tf32", "bfloat16", "float16"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
-KINDS: dict[DeviceName, str] = {"cuda": "CUDA device", "mps": "Apple GPU (MPS)", "cpu": "CPU"}
+DEVICES: dict[DeviceName, str] = {"cuda": "CUDA device", "mps": "Apple GPU (MPS)", "cpu": "CPU"}
 """What `auto` takes where it is there, best first, and what it is called."""
 PAYS = 1.25  # times as long as in float32; a format that saves memory may be a little slower
 SLOW = 5  # times as long as in float32; on a busy machine two may be noise
@@ -31,9 +31,9 @@ def choose_device(name: DeviceName) -> torch.device:
     alone = os.environ.get("WORLD_SIZE", "1") == "1"
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        name = next(kind for kind in KINDS if there[kind] and (alone or kind != "mps"))
+        name = next(kind for kind in DEVICES if there[kind] and (alone or kind != "mps"))
     if not there[name]:
-        raise ConfigError(f"train.device = {name}: torch finds no {KINDS[name]} here; use cpu, or auto")
+        raise ConfigError(f"train.device = {name}: torch finds no {DEVICES[name]} here; use cpu, or auto")
     if name == "mps" and not alone:
         raise ConfigError("train.device = mps: takes one process; leave torchrun out, or use cpu")
     return (

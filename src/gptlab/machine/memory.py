@@ -23,7 +23,7 @@ def total_bytes(device: str) -> int | None:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else None
 
 
-def free_bytes(device: torch.device) -> int:
+def free_gpu_bytes(device: torch.device) -> int:
     """Return the bytes that a CUDA device has left for this process."""
     torch.cuda.empty_cache()
     return torch.cuda.mem_get_info(device)[0]

@@ -146,7 +146,7 @@ def _checked(row: Any) -> Row:
 
 def _misfit(row: Row) -> str | None:
     """Return a key whose value has a type that readers do not expect; None if there is none."""
-    return next((key for key, kind in KINDS.items() if key in row and type(row[key]) not in kind), None)
+    return next((key for key, kind in KEY_TYPES.items() if key in row and type(row[key]) not in kind), None)
 
 
 def _fits(changed: Row) -> bool:
@@ -229,7 +229,7 @@ TEXT_SETTINGS = ("data.path", "data.train", "eval.val_tokens", "model.context")
 """The settings that decide which held-out text a loss is measured on."""
 
 NUMBER, NOTHING = (int, float), type(None)
-KINDS: dict[str, tuple[type, ...]] = {
+KEY_TYPES: dict[str, tuple[type, ...]] = {
     # metrics.jsonl
     **dict.fromkeys(("tokens", "steps", "shots", "n", "processes", "parameters"), (int,)),
     **dict.fromkeys(("loss", "bits_per_byte", *ACCURACIES, *ACCURACIES.values()), (*NUMBER, NOTHING)),

@@ -26,7 +26,7 @@ loss of 7.8.
 """
 
 
-def warnings(
+def complaints(
     optim: OptimConfig, schedule: ScheduleConfig, *, dtype: str, parameters: int, bfloat16: bool
 ) -> Iterator[str]:
     """Yield a line for each setting outside of what is known to train well; it may still be right."""

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 
 from gptlab.errors import TrainError, brief
-from gptlab.machine.memory import free_bytes, peak_bytes, release
+from gptlab.machine.memory import free_gpu_bytes, peak_bytes, release
 from gptlab.machine.world import World
 from gptlab.train.micro_batch import estimate, even
 from gptlab.train.objective import Objective
@@ -108,6 +108,6 @@ class Probe:
         self._objective.compile_as("nothing")
         try:
             peak = partial(peak_bytes, device, self._attempt)
-            return estimate(peak, free=free_bytes(device), reserve=coming)
+            return estimate(peak, free=free_gpu_bytes(device), reserve=coming)
         finally:
             self._objective.compile_as(what)

@@ -22,7 +22,15 @@ from gptlab.data.prepare.encode import encode
 from gptlab.data.prepare.engines import ENGINES, EngineName
 from gptlab.data.prepare.jobs import Job
 from gptlab.data.prepare.parts import gather, write_record
-from gptlab.data.prepare.request import WHOLE, Deduplicate, Part, Plan, Settings, check_count, revision_begun
+from gptlab.data.prepare.request import (
+    WHOLE,
+    Deduplicate,
+    Part,
+    Preparation,
+    Settings,
+    check_count,
+    revision_begun,
+)
 from gptlab.data.shards import TOKEN, read_shard
 from gptlab.data.sources.source import Source
 from gptlab.data.sources.table import find_source
@@ -84,7 +92,7 @@ def prepare(
     begun = revision_begun(Path(out), str(source))
     # For a finished folder the revision is enough, and needs no network.
     finished = Source(str(source), begun, ()) if begun and (Path(out) / MANIFEST).exists() else None
-    plan = Plan(
+    plan = Preparation(
         source=finished or find_source(source, text_column, begun),
         out=Path(out),
         encoder=encoder,
@@ -160,7 +168,7 @@ def _exclusive(out: Path, *, shared: bool = False) -> Generator[None]:
         raise DataError(f"{where}: {error.strerror or error}; fix it and run again") from error
 
 
-def _prepared(plan: Plan) -> Manifest | None:
+def _prepared(plan: Preparation) -> Manifest | None:
     """Return the manifest of a folder that the plan has already made; None if there is work to do."""
     if not (plan.out / MANIFEST).exists():
         return None
@@ -184,7 +192,7 @@ def _prepared(plan: Plan) -> Manifest | None:
     return there
 
 
-def _encoded(plan: Plan, engine: EngineName) -> list[Job]:
+def _encoded(plan: Preparation, engine: EngineName) -> list[Job]:
     """Do the jobs of a plan, once it is clear that they can be done."""
     plan.val_fraction  # noqa: B018 (raises its error now, not after hours of encoding)
     if not plan.partial.exists() and any(plan.out.glob("*.bin")):
@@ -201,7 +209,7 @@ def _encoded(plan: Plan, engine: EngineName) -> list[Job]:
     return encode(plan, ENGINES[engine])
 
 
-def _finish(plan: Plan, jobs: Sequence[Job]) -> Manifest:
+def _finish(plan: Preparation, jobs: Sequence[Job]) -> Manifest:
     leftovers = [f"{split}_*.bin" for split in SPLITS] + [".*.aside"]
     for path in chain.from_iterable(plan.out.glob(pattern) for pattern in leftovers):
         path.unlink()

@@ -71,7 +71,7 @@ WHOLE = Part(1, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Preparation:
     """A source, a tokenizer, a folder, and how much of the source to prepare."""
 
     source: Source

@@ -9,7 +9,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from gptlab.data.sources.compressed import PACKED
+from gptlab.data.sources.compressed import DECOMPRESSORS
 from gptlab.data.sources.json_files import JsonlPiece, JsonPiece
 from gptlab.data.sources.parquet_files import ParquetPiece
 from gptlab.data.sources.piece import Piece
@@ -18,7 +18,7 @@ from gptlab.errors import DataError
 
 Cut = Callable[[Path, str | None, str], Iterator[Piece]]
 
-FORMATS = (".txt", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".parquet")  # .json.gz is C4's
+HUB_FORMATS = (".txt", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".parquet")  # .json.gz is C4's
 """What gptlab reads from a repository on the hub; if that has several formats, it reads the last of these.
 
 Not .json: in a repository such files describe the data.
@@ -32,8 +32,8 @@ PLAIN: dict[str, Cut] = {
 }
 """Formats of text, which may also be compressed."""
 
-FORMATS_HERE: dict[str, Cut] = {
-    kind + packed: cut for kind, cut in PLAIN.items() for packed in ("", *PACKED)
+LOCAL_FORMATS: dict[str, Cut] = {
+    kind + packed: cut for kind, cut in PLAIN.items() for packed in ("", *DECOMPRESSORS)
 } | {".parquet": ParquetPiece.cut}
 """What gptlab reads from files on this machine."""
 
@@ -48,7 +48,7 @@ def cut_file(path: Path, column: str | None, stamp: str | None = None) -> Iterat
     """
     try:
         state = path.stat()
-        yield from FORMATS_HERE[format_here(path)](
+        yield from LOCAL_FORMATS[format_here(path)](
             path, column, stamp or f"{path} {state.st_size} {state.st_mtime_ns}"
         )
     except OSError as error:
@@ -56,14 +56,14 @@ def cut_file(path: Path, column: str | None, stamp: str | None = None) -> Iterat
 
 
 def file_format(name: str) -> str:
-    """Return the entry of FORMATS that the name of a file on the hub ends in; "" if none does."""
-    return next((suffix for suffix in FORMATS if name.endswith(suffix)), "")
+    """Return the entry of HUB_FORMATS that the name of a file on the hub ends in; "" if none does."""
+    return next((suffix for suffix in HUB_FORMATS if name.endswith(suffix)), "")
 
 
 def format_here(path: Path) -> str:
-    """Return the entry of FORMATS_HERE that a file's name ends in, in upper or lower case; "" if none does."""
+    """Return the entry of LOCAL_FORMATS that a file's name ends in, in upper or lower case; "" if none does."""
     name = path.name.lower()
-    return next((suffix for suffix in FORMATS_HERE if name.endswith(suffix)), "")
+    return next((suffix for suffix in LOCAL_FORMATS if name.endswith(suffix)), "")
 
 
 def holds_no_documents(path: Path, column: str | None) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gptlab.amounts import quantity
-from gptlab.data.sources.files import FORMATS, cut_file, file_format
+from gptlab.data.sources.files import HUB_FORMATS, cut_file, file_format
 from gptlab.data.sources.hub import HubFile, Repository, downloaded
 from gptlab.data.sources.hub_splits import choose, configurations, listed, to_train_on
 from gptlab.data.sources.piece import Piece, text_bytes
@@ -76,13 +76,13 @@ def find_remote(name: str, text_column: str | None = None) -> Source:
         holds = f"no file matches {choice.label}" if not files else f"{choice.label} holds {listed(files)}"
         configs = configurations(repository.card)
         raise DataError(
-            f"{PREFIX}{repository_name}: {holds}; gptlab reads {', '.join(FORMATS)}, choose a path"
+            f"{PREFIX}{repository_name}: {holds}; gptlab reads {', '.join(HUB_FORMATS)}, choose a path"
             + (f" or one of the configurations {listed(configs)}" if configs else "")
         )
     left_out = choice.left_out
     if choice.by_name:
         # Files in several formats usually hold the same text.
-        kind = max(map(file_format, readable), key=FORMATS.index)
+        kind = max(map(file_format, readable), key=HUB_FORMATS.index)
         same = [path for path in readable if file_format(path) == kind]
         others = len(readable) - len(same)
         readable, left_out = to_train_on(same)
