@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from gptlab import loading as saved
+from gptlab.draw import draw
 from gptlab.eval import validation
 from gptlab.eval.score import Reader, log_likelihoods
 from gptlab.machine.memory import free_gpu_bytes, peak_bytes
@@ -21,7 +22,7 @@ from gptlab.model.loss import IGNORED, next_token_loss
 from gptlab.model.unset import Unset
 from gptlab.runs.metrics import read_rows
 from gptlab.runs.tensor_file import in_memory
-from gptlab.sample import draw, generate
+from gptlab.sample import generate
 from gptlab.train import objective
 from gptlab.train.optim import OPTIMIZERS, build_optimizer, load_optimizer_state, optimizer_state
 

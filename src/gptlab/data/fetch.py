@@ -14,6 +14,7 @@ from typing import Any
 from gptlab.data.adopt import choose_splits, wrong_tokenizer
 from gptlab.data.load_tokenizer import load_tokenizer
 from gptlab.data.manifest import MANIFEST, PARTIAL, REMEDIES, Manifest, Shard, TokenizerRecord
+from gptlab.data.room import check_room
 from gptlab.data.shards import HEADER_BYTES, TOKEN
 from gptlab.data.sources.hub import HubFile, Repository
 from gptlab.data.sources.hub_source import PREFIX
@@ -21,7 +22,6 @@ from gptlab.data.tokenizer import Tokenizer
 from gptlab.data.verify import measure
 from gptlab.errors import DataError, did_you_mean
 from gptlab.progress import Progress
-from gptlab.storage import check_room
 
 PATTERN = "*.bin"
 

@@ -15,12 +15,13 @@ from gptlab.data.background import Ahead
 from gptlab.data.prepare.engines import Engine
 from gptlab.data.prepare.jobs import Job, cut_jobs, recorded
 from gptlab.data.prepare.request import Preparation
+from gptlab.data.room import check_room
 from gptlab.data.shards import TOKEN
 from gptlab.data.sources.piece import Piece
 from gptlab.data.sources.source import File, Local
 from gptlab.parsing import parse_json
 from gptlab.progress import Progress
-from gptlab.storage import check_room, whole_file
+from gptlab.storage import whole_file
 
 DOWNLOADS = "downloads"
 CERTAIN = 0.8  # of the wanted text; as tokens are estimated, a file that begins further on may not be needed

@@ -31,13 +31,13 @@ from gptlab.data.prepare.request import (
     check_count,
     revision_begun,
 )
+from gptlab.data.room import check_room
 from gptlab.data.shards import TOKEN, read_shard
 from gptlab.data.sources.source import Source
 from gptlab.data.sources.table import find_source
 from gptlab.data.tokenizer import MAX_VOCAB_SIZE
 from gptlab.errors import DataError
 from gptlab.machine.lock import lock
-from gptlab.storage import check_room
 
 SHARD_TOKENS = 100_000_000
 LOCK = ".lock"

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gptlab.amounts import quantity
+from gptlab.data.room import check_room
 from gptlab.data.sources.files import HUB_FORMATS, cut_file, file_format
 from gptlab.data.sources.hub import HubFile, Repository, downloaded
 from gptlab.data.sources.hub_splits import choose, configurations, listed, to_train_on
@@ -19,7 +20,6 @@ from gptlab.data.sources.piece import Piece, text_bytes
 from gptlab.data.sources.source import File, Source
 from gptlab.errors import DataError
 from gptlab.progress import StatusLine
-from gptlab.storage import check_room
 
 PREFIX = "hf:"
 
