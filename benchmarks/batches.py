@@ -6,25 +6,22 @@ DATA is a folder that `gptlab data prepare` made for GPT-2. The set of many shar
 million tokens, 20 GB in appearance, opened and read from in a fresh process.
 """
 
-import argparse
-import json
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+import record
 import torch
 
 from gptlab.data.batches import TrainBatches, Windows
 from gptlab.data.load_tokenizer import load_tokenizer
 from gptlab.data.manifest import Manifest, Shard, TokenizerRecord
 from gptlab.data.shards import HEADER_BYTES, TOKEN, shard_header
-from gptlab.machine.device import choose_device, describe
+from gptlab.machine.device import choose_device
 from gptlab.model.gpt import GPT, SIZES, ModelConfig
 from gptlab.model.in_format import autocast
-from gptlab.outputs import file_unwritable
 from gptlab.train.optim import AdamWConfig, build_optimizer
 from gptlab.train.step import Objective
 
@@ -73,15 +70,10 @@ def many_shards(folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    if arguments.json and (refusal := file_unwritable(arguments.json, "--json")):
-        raise SystemExit(refusal)
+    flags = record.parser(__doc__)
+    flags.add_argument("data", type=Path)
+    flags.add_argument("--rounds", type=int, default=7)
+    arguments = record.parsed(flags)
 
     device = choose_device("auto")
     batches = TrainBatches(Windows(arguments.data, "train", CONTEXT), 1337)
@@ -122,27 +114,15 @@ def main() -> None:
                 [sys.executable, "-c", FIRST, name], capture_output=True, text=True, check=True
             )
             firsts.append(float(done.stdout.split()[1]))
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False
-    )
     result = {
         "what": f"a batch of {SEQUENCES} x {CONTEXT} tokens beside a step of GPT-2 124M on it",
-        "commit": commit.stdout.strip(),
-        **describe(device),
+        **record.facts(device),
         "read_s": reading,
         "step_s": stepping,
-        "share": {"median": statistics.median(shares), "least": min(shares), "most": max(shares)},
-        "first_batch_of_100_shards_s": {
-            "median": statistics.median(firsts),
-            "least": min(firsts),
-            "most": max(firsts),
-        },
+        "share": record.spread(shares),
+        "first_batch_of_100_shards_s": record.spread(firsts),
     }
-    del result["host"]
-    print(json.dumps({key: result[key] for key in ("share", "first_batch_of_100_shards_s")}, indent=1))
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+    record.tell(result, ("share", "first_batch_of_100_shards_s"), arguments.json)
 
 
 if __name__ == "__main__":

@@ -30,12 +30,12 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from record import facts as facts_of
 from sections import capacity, environment, learned, marked, parity, profiled, reading, roofline, sides
 from sections.section import Complaint, Job, flagged, read_json, write_json
-from step import commit
 
 from gptlab.errors import brief
-from gptlab.machine.device import choose_device, describe
+from gptlab.machine.device import choose_device
 
 LOOK_EVERY_S = 1.0  # at what a section has found so far
 
@@ -266,13 +266,8 @@ def main() -> int:
         resolved = [str(Path(path).resolve()) for path in paths.split(os.pathsep) if path]
         os.environ["PYTHONPATH"] = os.pathsep.join(resolved)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    machine = describe(choose_device(arguments.device))
-    facts = {
-        "device": machine["device"],
-        "torch": machine["torch"],
-        "commit": commit(),
-        "tiny": arguments.tiny,
-    }
+    machine = facts_of(choose_device(arguments.device))
+    facts = {key: machine[key] for key in ("device", "torch", "commit")} | {"tiny": arguments.tiny}
     statuses: set[str] = set()
     for name in (name for name in SECTIONS if not arguments.only or name in arguments.only):
         statuses.add(run_section(name, arguments, facts))

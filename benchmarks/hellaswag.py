@@ -11,13 +11,9 @@ data file itself. The harness is a process of its own, since gptlab's commands k
 and the harness's do not; with --keep-freed it does.
 """
 
-import argparse
 import io
-import json
 import multiprocessing
 import shutil
-import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -28,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import record
 import torch
 from lm_eval.evaluator import evaluate as harness_evaluate
 from lm_eval.models.huggingface import HFLM
@@ -39,11 +36,10 @@ from gptlab.eval.score import good_batch_tokens
 from gptlab.eval.task_groups import members
 from gptlab.formats.huggingface import export
 from gptlab.loading import load
-from gptlab.machine.device import choose_device, describe
-from gptlab.machine.memory import keep_freed
+from gptlab.machine.before_torch import keep_freed
+from gptlab.machine.device import choose_device
 from gptlab.model.gpt import SIZES, ModelConfig
 from gptlab.model.packed import packed
-from gptlab.outputs import file_unwritable
 from gptlab.sample import GeneratingGPT
 
 Side = Callable[[Path, int], np.ndarray]  # (file of items, batch size) -> log-likelihoods, a row an item
@@ -143,22 +139,15 @@ def timed(side: Side, items: Path, batch: int) -> tuple[float, np.ndarray]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True, help="HellaSwag's JSONL")
-    parser.add_argument("--model", type=Path, help="a run or a checkpoint; none is random weights")
-    parser.add_argument("--shots", type=int, default=0)
-    parser.add_argument("--limit", type=int)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--trial", type=int, default=48, help="items that batch sizes are tried on")
-    parser.add_argument(
-        "--keep-freed", action="store_true", help="let the harness keep memory as gptlab does"
-    )
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    if arguments.json and (refusal := file_unwritable(arguments.json, "--json")):
-        raise SystemExit(refusal)
+    flags = record.parser(__doc__)
+    flags.add_argument("--data", type=Path, required=True, help="HellaSwag's JSONL")
+    flags.add_argument("--model", type=Path, help="a run or a checkpoint; none is random weights")
+    flags.add_argument("--shots", type=int, default=0)
+    flags.add_argument("--limit", type=int)
+    flags.add_argument("--rounds", type=int, default=3)
+    flags.add_argument("--trial", type=int, default=48, help="items that batch sizes are tried on")
+    flags.add_argument("--keep-freed", action="store_true", help="let the harness keep memory as gptlab does")
+    arguments = record.parsed(flags)
     keep_freed()  # as gptlab's commands do
 
     if arguments.model is not None:
@@ -201,31 +190,26 @@ def main() -> None:
             )
     ours, theirs = scores["gptlab"], scores["lm-eval"]
     ratios = [theirs / ours for ours, theirs in zip(seconds["gptlab"], seconds["lm-eval"], strict=True)]
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False
-    )
     result = {
         "what": "HellaSwag, harness protocol, float32, from texts to a score",
         "model": str(arguments.model or "GPT-2 124M's shape, random weights"),
         "items": len(lines),
         "shots": arguments.shots,
         "harness_keeps_freed_memory": arguments.keep_freed,
-        "commit": commit.stdout.strip(),
         "lm_eval": version("lm-eval"),
         "transformers": version("transformers"),
-        **describe(choose_device("auto")),
+        **record.facts(choose_device("auto")),
         "batch": {"gptlab": f"{best['gptlab']} tokens", "lm-eval": f"{best['lm-eval']} texts"},
         "trials": trials,
         "seconds": seconds,
         "total_s": {name: sum(parts) for name, parts in seconds.items()},
-        "speedup": {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)},
+        "speedup": record.spread(ratios),
         "max_difference": float(np.abs(ours - theirs).max()),
         "predictions_that_differ": int((ours.argmax(1) != theirs.argmax(1)).sum()),
         "normalised_predictions_that_differ": int(
             ((ours / lengths).argmax(1) != (theirs / lengths).argmax(1)).sum()
         ),
     }
-    del result["host"]
     shown = (
         "batch",
         "total_s",
@@ -234,10 +218,7 @@ def main() -> None:
         "predictions_that_differ",
         "normalised_predictions_that_differ",
     )
-    print(json.dumps({key: result[key] for key in shown}, indent=1))
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+    record.tell(result, shown, arguments.json)
 
 
 if __name__ == "__main__":

@@ -19,16 +19,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import record
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from gptlab import recipe
 from gptlab.bench.rig import RandomTokens
 from gptlab.build import build_updater
-from gptlab.machine.device import DeviceName, choose_device, describe
+from gptlab.machine.device import DeviceName, choose_device
 from gptlab.machine.world import World, join_world
 from gptlab.model.size import measure
-from gptlab.outputs import file_unwritable
 from gptlab.recipe import RECIPES, RunConfig
 from gptlab.train.optim import state_bytes
 from gptlab.train.parallel import PARALLEL
@@ -127,18 +127,15 @@ def together(processes: int, words: list[str]) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--sizes", nargs="+", default=["gpt2-124m", "gpt2-350m"])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--only", choices=("memory", "time"))
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--kind", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    flags = record.parser(__doc__)
+    flags.add_argument("--processes", type=int, default=2)
+    flags.add_argument("--sizes", nargs="+", default=["gpt2-124m", "gpt2-350m"])
+    flags.add_argument("--rounds", type=int, default=5)
+    flags.add_argument("--device", default="cpu")
+    flags.add_argument("--only", choices=("memory", "time"))
+    flags.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    flags.add_argument("--kind", help=argparse.SUPPRESS)
+    arguments = record.parsed(flags)
     size, device = arguments.sizes[0], arguments.device
     if arguments.folder:  # one of several processes
         found = (
@@ -146,8 +143,6 @@ def main() -> None:
         )
         (arguments.folder / f"{os.environ['RANK']}.json").write_text(json.dumps(found))
         return
-    if arguments.json and (refusal := file_unwritable(arguments.json, "--json")):
-        raise SystemExit(refusal)
     result: dict[str, Any] = {"what": __doc__.partition("\n")[0], "processes": arguments.processes}
     if arguments.only != "time":
         result["memory"] = [
@@ -173,14 +168,8 @@ def main() -> None:
         print(
             f"a step of {TOKENS} tokens: zero1 takes {result['time']['zero1_over_ddp']:.3f} times ddp's time"
         )
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False
-    )
-    result |= {"commit": commit.stdout.strip(), **describe(choose_device(device))}
-    del result["host"]
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+    result |= record.facts(choose_device(device))
+    record.write(result, arguments.json)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ in time and so hide the error; what the plan left of the hours is given beside i
 file holds already.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -17,8 +16,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from gptlab.machine.device import choose_device, describe
-from gptlab.outputs import file_unwritable
+import record
+
+from gptlab.machine.device import choose_device
 from gptlab.runs.metrics import read_rows
 
 
@@ -57,29 +57,18 @@ def attempt(recipe: Path, data: Path, hours: float) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("recipe", type=Path)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--hours", type=float, default=5 / 60)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    if arguments.json and (refusal := file_unwritable(arguments.json, "--json")):
-        raise SystemExit(refusal)
+    flags = record.parser(__doc__)
+    flags.add_argument("recipe", type=Path)
+    flags.add_argument("--data", type=Path, required=True)
+    flags.add_argument("--hours", type=float, default=5 / 60)
+    arguments = record.parsed(flags)
     result = attempt(arguments.recipe, arguments.data, arguments.hours)
     print(json.dumps({key: value for key, value in result.items() if key != "step_s"}, indent=1))
     if arguments.json:
-        commit = subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False
-        )
-        facts = {"commit": commit.stdout.strip(), **describe(choose_device("auto"))}
-        del facts["host"]
         held = json.loads(arguments.json.read_text()) if arguments.json.exists() else {"tries": []}
         what = "seconds of a run over those that gptlab plan --calibrate foretold"
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        tries = [*held["tries"], facts | result]
-        arguments.json.write_text(json.dumps({"what": what, "tries": tries}, indent=1) + "\n")
+        tries = [*held["tries"], record.facts(choose_device("auto")) | result]
+        record.write({"what": what, "tries": tries}, arguments.json)
 
 
 if __name__ == "__main__":

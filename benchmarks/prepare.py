@@ -11,8 +11,6 @@ Every side uses two processes and starts cold, imports included. CORPUS is a fol
 sampled twenty times a second, on the corpus and, for gptlab, on its files twice.
 """
 
-import argparse
-import json
 import os
 import shutil
 import statistics
@@ -24,7 +22,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from gptlab.outputs import file_unwritable
+import record
+
+from gptlab.machine.device import choose_device
 
 WORKERS = 2
 
@@ -140,20 +140,13 @@ def tokens_of(name: str, said: str) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("corpus", type=Path)
-    parser.add_argument("--vocabulary", type=Path, required=True)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    if arguments.json and (refusal := file_unwritable(arguments.json, "--json")):
-        raise SystemExit(refusal)
+    flags = record.parser(__doc__)
+    flags.add_argument("corpus", type=Path)
+    flags.add_argument("--vocabulary", type=Path, required=True)
+    flags.add_argument("--rounds", type=int, default=5)
+    arguments = record.parsed(flags)
 
     import pyarrow.parquet as pq
-
-    from gptlab.machine.device import choose_device, describe
 
     files = sorted(arguments.corpus.rglob("*.parquet"))
     text_bytes = 0
@@ -185,29 +178,21 @@ def main() -> None:
         _, twice_peak, _ = measure(gptlab(twice, Path(folder), arguments.vocabulary))
 
     def ratios(other: str) -> dict[str, float]:
-        pairs = [theirs / ours for ours, theirs in zip(seconds["gptlab"], seconds[other], strict=True)]
-        return {"median": statistics.median(pairs), "least": min(pairs), "most": max(pairs)}
+        pairs = zip(seconds["gptlab"], seconds[other], strict=True)
+        return record.spread([theirs / ours for ours, theirs in pairs])
 
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False
-    )
     result = {
         "what": "GPT-2 tokens of a Parquet corpus, two processes a side, imports included",
         "text_bytes": text_bytes,
         "tokens": tokens["gptlab"],
-        "commit": commit.stdout.strip(),
-        **describe(choose_device("cpu")),
+        **record.facts(choose_device("cpu")),
         "seconds": seconds,
         "median_MB_per_s": {name: text_bytes / 1e6 / statistics.median(s) for name, s in seconds.items()},
         "speedup": {name: ratios(name) for name in SIDES if name != "gptlab"},
         "peak_bytes": {name: max(peak) for name, peak in peaks.items()},
         "peak_bytes_on_twice_the_corpus": twice_peak,
     }
-    del result["host"]
-    print(json.dumps({key: result[key] for key in ("median_MB_per_s", "speedup", "peak_bytes")}, indent=1))
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+    record.tell(result, ("median_MB_per_s", "speedup", "peak_bytes"), arguments.json)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,8 @@ loading; how long gptlab takes to pack them is told. A round is a text of every 
 the other; each side counts with the format whose median is less. In float32 the tokens have to be the same.
 """
 
-import argparse
 import json
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import record
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -27,11 +26,10 @@ from gptlab.data.load_tokenizer import load_tokenizer
 from gptlab.formats.huggingface import export
 from gptlab.formats.huggingface.wrap import quiet_transformers
 from gptlab.loading import load
-from gptlab.machine.device import choose_device, describe
-from gptlab.machine.memory import keep_freed
+from gptlab.machine.before_torch import keep_freed
+from gptlab.machine.device import choose_device
 from gptlab.model.gpt import SIZES, ModelConfig
 from gptlab.model.packed import packed
-from gptlab.outputs import file_unwritable
 from gptlab.sample import GeneratingGPT
 
 FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -62,18 +60,13 @@ def transformers_side(folder: Path, dtype: torch.dtype) -> Write:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", type=Path, help="a run or a checkpoint; none is random weights")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8], help="rows written at once")
-    parser.add_argument("--prompt-tokens", type=int, default=32)
-    parser.add_argument("--tokens", type=int, default=128, help="new tokens of each row")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    if arguments.json and (refusal := file_unwritable(arguments.json, "--json")):
-        raise SystemExit(refusal)
+    flags = record.parser(__doc__)
+    flags.add_argument("--model", type=Path, help="a run or a checkpoint; none is random weights")
+    flags.add_argument("--batch", type=int, nargs="+", default=[1, 8], help="rows written at once")
+    flags.add_argument("--prompt-tokens", type=int, default=32)
+    flags.add_argument("--tokens", type=int, default=128, help="new tokens of each row")
+    flags.add_argument("--rounds", type=int, default=7)
+    arguments = record.parsed(flags)
     keep_freed()  # as gptlab's commands do; the other side gains by it, too
 
     device = choose_device("auto")
@@ -83,21 +76,16 @@ def main() -> None:
         torch.manual_seed(0)
         network = GeneratingGPT(ModelConfig(**SIZES["gpt2-124m"])).to(device).eval()
         tokenizer = load_tokenizer("gpt2")
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False
-    )
     result = {
         "what": "greedy text with a key/value cache",
         "model": str(arguments.model or "GPT-2 124M's shape, random weights"),
         "tokens": arguments.tokens,
         "prompt_tokens": arguments.prompt_tokens,
-        "commit": commit.stdout.strip(),
         "transformers": version("transformers"),
-        **describe(device),
+        **record.facts(device),
         "packing_s": {name: _seconds(packed, network, dtype)[0] for name, dtype in FORMATS.items()},
         "batches": {},
     }
-    del result["host"]
     with tempfile.TemporaryDirectory() as place:
         export(network, tokenizer, Path(place) / "export", verify=False)
         sides = {
@@ -111,9 +99,7 @@ def main() -> None:
         result["batches"][rows] = found = _race(sides, prompts, arguments.tokens, arguments.rounds)
         shown = ("tokens_per_s", "best", "speedup", "float32_tokens_that_differ")
         print(f"batch {rows}: " + json.dumps({key: found[key] for key in shown}, indent=1), flush=True)
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+    record.write(result, arguments.json)
 
 
 def _race(sides: dict[str, dict[str, Write]], prompts: Tensor, tokens: int, rounds: int) -> dict[str, Any]:
@@ -142,7 +128,7 @@ def _race(sides: dict[str, dict[str, Write]], prompts: Tensor, tokens: int, roun
             for side, of in medians.items()
         },
         "best": best,
-        "speedup": {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)},
+        "speedup": record.spread(ratios),
         "float32_tokens_that_differ": int(differ.sum()),
     }
 

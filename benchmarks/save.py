@@ -7,22 +7,19 @@ longer is the cost of the save: the copy, for which the loop waits, and what the
 them. Guard and metrics are timed over a thousand rows and compared with a step.
 """
 
-import argparse
-import json
 import os
 import statistics
-import subprocess
 import tempfile
 import time
 from pathlib import Path
 
+import record
 import torch
 
-from gptlab.machine.device import choose_device, describe
+from gptlab.machine.device import choose_device
 from gptlab.machine.world import World
 from gptlab.model.gpt import GPT, SIZES, ModelConfig
 from gptlab.model.in_format import autocast
-from gptlab.outputs import file_unwritable
 from gptlab.runs.metrics import MetricsLog
 from gptlab.train.console import Record, Work
 from gptlab.train.guard import WINDOW, Guard, GuardConfig
@@ -49,21 +46,16 @@ def bookkeeping_s(folder: Path, device: torch.device) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument(
+    flags = record.parser(__doc__)
+    flags.add_argument("--rounds", type=int, default=5)
+    flags.add_argument(
         "--steps", type=int, default=3, help="of each half of a round; a save must fit into them"
     )
-    parser.add_argument("--sequences", type=int, default=4)
-    parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--folder", type=Path, help="where to save; None is a temporary folder")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    if arguments.json and (refusal := file_unwritable(arguments.json, "--json")):
-        raise SystemExit(refusal)
+    flags.add_argument("--sequences", type=int, default=4)
+    flags.add_argument("--dtype", default="bfloat16")
+    flags.add_argument("--device", default="auto")
+    flags.add_argument("--folder", type=Path, help="where to save; None is a temporary folder")
+    arguments = record.parsed(flags)
 
     device = choose_device(arguments.device)
     torch.manual_seed(0)
@@ -114,15 +106,11 @@ def main() -> None:
         bookkeeping = bookkeeping_s(Path(folder), device)
     first = {name: values.pop(0) for name, values in figures.items()}  # which makes the buffers
     step_s = statistics.median(figures["plain_s"]) / arguments.steps
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False
-    )
     result = {
         "what": "cost of a save of GPT-2 124M and AdamW's state; guard and metrics of a step",
         "tokens": ids.numel(),
         "dtype": arguments.dtype,
-        "commit": commit.stdout.strip(),
-        **describe(device),
+        **record.facts(device),
         "bytes": written,
         "steps": arguments.steps,
         "first": first,
@@ -133,12 +121,8 @@ def main() -> None:
         "bookkeeping_s": bookkeeping,
         "bookkeeping_of_a_step": bookkeeping / step_s,
     }
-    del result["host"]
     told = ("bytes", "first", "median", "cost_s", "slowest_save_s", "bookkeeping_s", "bookkeeping_of_a_step")
-    print(json.dumps({key: result[key] for key in told}, indent=1))
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+    record.tell(result, told, arguments.json)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,8 @@ wait; the medians and the ratio of each round's pair are reported, and the large
 its tensors after the warm-up on CUDA. A side that fails is told, and the others go on.
 """
 
-import argparse
-import json
 import multiprocessing
 import statistics
-import subprocess
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -21,18 +18,18 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
+import record
 import torch
 from torch import Tensor, nn
 
 from gptlab.errors import brief
-from gptlab.machine.device import DeviceName, DTypeName, choose_device, describe
-from gptlab.machine.memory import keep_freed
+from gptlab.machine.before_torch import keep_freed
+from gptlab.machine.device import DeviceName, DTypeName, choose_device, synchronise
+from gptlab.machine.memory import highest_bytes
 from gptlab.model.gpt import GPT, SIZES, ModelConfig
 from gptlab.model.in_format import autocast
-from gptlab.outputs import file_unwritable
 from gptlab.train.objective import Objective
 from gptlab.train.optim import AdamWConfig, build_optimizer
 
@@ -43,7 +40,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]  # ids and targets -> their mean loss,
 
 
 @dataclass(frozen=True)
-class Work:
+class Workload:
     """What every side does in a step; it travels to their processes."""
 
     shape: Mapping[str, int] = field(default_factory=lambda: SIZES["gpt2-124m"])
@@ -64,11 +61,11 @@ class Work:
 class Side:
     """One of those that are compared; it travels, so what builds it is a function with a name."""
 
-    build: Callable[[Work, bool], tuple[nn.Module, Loss]]
+    build: Callable[[Workload, bool], tuple[nn.Module, Loss]]
     compiled: bool = False
 
 
-def gptlab_model(work: Work, compiled: bool) -> tuple[nn.Module, Loss]:
+def gptlab_model(work: Workload, compiled: bool) -> tuple[nn.Module, Loss]:
     """Build what gptlab's loop trains."""
     with choose_device(work.device):
         model = GPT(ModelConfig(**work.shape, vocab_size=work.vocabulary))
@@ -78,7 +75,7 @@ def gptlab_model(work: Work, compiled: bool) -> tuple[nn.Module, Loss]:
     return model, lambda ids, targets: objective(ids, targets) / targets.numel()
 
 
-def transformers_model(work: Work, compiled: bool) -> tuple[nn.Module, Loss]:
+def transformers_model(work: Workload, compiled: bool) -> tuple[nn.Module, Loss]:
     """Build the same with transformers' model and its own loss."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -108,7 +105,7 @@ def _adamw(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
 
 
-def training_step(side: Side, work: Work) -> Step:
+def training_step(side: Side, work: Workload) -> Step:
     """Build a side's step: gradients over the micro-batches, clipping, the update."""
     device = choose_device(work.device)
     torch.manual_seed(0)
@@ -133,25 +130,10 @@ def training_step(side: Side, work: Work) -> Step:
     return step
 
 
-def synchronise(device: torch.device) -> None:
-    """Wait until the device has done all that it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def forget_peak(device: torch.device) -> None:
     """Let the largest memory count from now on; on a CPU the system keeps that of the whole process."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-
-
-def peak_bytes(device: torch.device) -> int:
-    """Return the largest memory so far: of tensors on CUDA, of this process on a CPU."""
-    import resource
-
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 @dataclass(frozen=True)
@@ -159,11 +141,11 @@ class Answer:
     """What a side says after the steps it was told to make."""
 
     seconds: float = 0.0
-    peak_bytes: int = 0
+    peak_bytes: int | None = None
     failure: str | None = None
 
 
-def obey(side: Side, work: Work, orders: Connection) -> None:
+def obey(side: Side, work: Workload, orders: Connection) -> None:
     """Be one side: make as many steps as each order says, and answer; an order for none ends it."""
     device, step = choose_device(work.device), None
     if device.type == "cpu":
@@ -178,7 +160,7 @@ def obey(side: Side, work: Work, orders: Connection) -> None:
             traceback.print_exc()
             orders.send(Answer(failure=brief(error)))
             return
-        orders.send(Answer(time.perf_counter() - began, peak_bytes(device)))
+        orders.send(Answer(time.perf_counter() - began, highest_bytes(device)))
         if step is None:
             step = make
             forget_peak(device)  # that of compiling
@@ -187,7 +169,7 @@ def obey(side: Side, work: Work, orders: Connection) -> None:
 class Runner:
     """A side in a process of its own."""
 
-    def __init__(self, side: Side, work: Work) -> None:
+    def __init__(self, side: Side, work: Workload) -> None:
         spawn = multiprocessing.get_context("spawn")
         self._orders, theirs = spawn.Pipe()
         self._process = spawn.Process(target=obey, args=(side, work, theirs), daemon=True)
@@ -235,7 +217,7 @@ Lanes = dict[str, Lane]
 
 def race(
     sides: Mapping[str, Side],
-    work: Work,
+    work: Workload,
     rounds: int,
     *,
     together: bool,
@@ -284,11 +266,6 @@ def race(
     return lanes
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    """Return the median and the bounds."""
-    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
-
-
 def speedups(lanes: Lanes, ours: str) -> dict[str, dict[str, Any]]:
     """Return how many times as fast as each other side one of them is: in each round, and their spread."""
     found: dict[str, dict[str, Any]] = {}
@@ -297,17 +274,8 @@ def speedups(lanes: Lanes, ours: str) -> dict[str, dict[str, Any]]:
         pairs = zip(lanes[ours].seconds, lane.seconds, strict=False)
         ratios = [theirs / mine for mine, theirs in pairs]
         if name != ours and ratios:
-            found[name] = {**spread(ratios), "rounds": ratios}
+            found[name] = {**record.spread(ratios), "rounds": ratios}
     return found
-
-
-def commit() -> str | None:
-    """Return the commit of this checkout; None where there is no git, or no checkout."""
-    words = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
-    try:
-        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 SIDES = {
@@ -319,22 +287,18 @@ SIDES = {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--size", choices=list(SIZES), default="gpt2-124m")
-    parser.add_argument("--sequences", type=int, default=4)
-    parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--side", action="append", choices=list(SIDES), help="only these; may be repeated")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    if arguments.json and (refusal := file_unwritable(arguments.json, "--json")):
-        raise SystemExit(refusal)
+    flags = record.parser(__doc__)
+    flags.add_argument("--rounds", type=int, default=7)
+    flags.add_argument("--size", choices=list(SIZES), default="gpt2-124m")
+    flags.add_argument("--sequences", type=int, default=4)
+    flags.add_argument("--dtype", default="bfloat16")
+    flags.add_argument("--device", default="auto")
+    flags.add_argument("--side", action="append", choices=list(SIDES), help="only these; may be repeated")
+    arguments = record.parsed(flags)
 
-    device, at = choose_device(arguments.device), commit()
-    work = Work(
+    device = choose_device(arguments.device)
+    facts = record.facts(device)  # of the commit that is measured
+    work = Workload(
         shape=SIZES[arguments.size],
         sequences=arguments.sequences,
         dtype=arguments.dtype,
@@ -347,9 +311,8 @@ def main() -> int:
         "what": f"a step of {arguments.size}, forward, backward, clipping and update",
         "tokens": work.tokens,
         "dtype": arguments.dtype,
-        "commit": at,
         "transformers": version("transformers"),
-        **describe(device),
+        **facts,
         "warm_up_s": {name: lane.warm_up_s for name, lane in lanes.items()},
         "seconds": {name: lane.seconds for name, lane in lanes.items()},
         "median_s": {name: statistics.median(lane.seconds) for name, lane in measured.items()},
@@ -357,11 +320,7 @@ def main() -> int:
         "speedup": {name: speedups(lanes, name) for name in measured if name.startswith("gptlab")},
         "failed": {name: lane.failure for name, lane in lanes.items() if lane.failure is not None},
     }
-    del result["host"]
-    print(json.dumps({key: result[key] for key in ("median_s", "peak_memory_gb", "speedup")}, indent=1))
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+    record.tell(result, ("median_s", "peak_memory_gb", "speedup"), arguments.json)
     return 1 if result["failed"] else 0
 
 

@@ -24,7 +24,7 @@ import tyro
 from gptlab import cli, recipe, recipe_keys
 from gptlab.data.load_tokenizer import TOKENIZERS
 from gptlab.data.prepare.engines import ENGINES
-from gptlab.data.sources.files import FORMATS
+from gptlab.data.sources.files import HUB_FORMATS
 from gptlab.data.sources.table import SOURCES
 from gptlab.eval.hellaswag import PROTOCOLS
 from gptlab.formats.gguf import ARCHITECTURES
@@ -250,7 +250,7 @@ def choices() -> list[str]:
         rows = ((f"`{name}`", summary(entry)) for name, entry in entries.items())
         found.append(f"## {title}\n\n{table(('name', 'what it is'), rows)}")
     rows = [(f"`{name}`", entry.description) for name, entry in SOURCES.items()]
-    rows.append(("a file or folder", f"of {', '.join(f'`{suffix}`' for suffix in FORMATS)}"))
+    rows.append(("a file or folder", f"of {', '.join(f'`{suffix}`' for suffix in HUB_FORMATS)}"))
     found.append(f"## source\n\n{table(('name', 'what it is'), rows)}")
     return found
 

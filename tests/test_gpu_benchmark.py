@@ -265,7 +265,7 @@ def hangs(work, compiled):
 def test_a_side_that_fails_is_told_and_the_others_go_on(forks):
     sides = {build.__name__: step.Side(build) for build in (works, fails, dies, hangs)}
     sides["too"] = step.Side(works)
-    work = step.Work(
+    work = step.Workload(
         {"context": 4}, vocabulary=11, sequences=2, micro_batches=2, dtype="float32", device="cpu"
     )
     told = []

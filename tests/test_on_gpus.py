@@ -12,16 +12,17 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from gptlab import loading as saved
+from gptlab.draw import draw
 from gptlab.eval import validation
 from gptlab.eval.score import Reader, log_likelihoods
-from gptlab.machine.memory import free_bytes, peak_bytes
+from gptlab.machine.memory import free_gpu_bytes, peak_bytes
 from gptlab.model.gpt import GPT, ModelConfig
 from gptlab.model.in_format import autocast
 from gptlab.model.loss import IGNORED, next_token_loss
 from gptlab.model.unset import Unset
 from gptlab.runs.metrics import read_rows
 from gptlab.runs.tensor_file import in_memory
-from gptlab.sample import draw, generate
+from gptlab.sample import generate
 from gptlab.train import objective
 from gptlab.train.optim import OPTIMIZERS, build_optimizer, load_optimizer_state, optimizer_state
 
@@ -203,11 +204,11 @@ def test_the_micro_batch_is_what_memory_holds(tiny_recipe, tmp_path):
 @pytest.mark.gpu
 def test_memory_is_measured():
     device = torch.device(DEVICE)
-    free = free_bytes(device)
+    free = free_gpu_bytes(device)
     kept = []
     work = lambda size: kept.append(torch.empty(size, dtype=torch.uint8, device=device))  # noqa: E731
     assert 2**28 <= peak_bytes(device, work, 2**28) < 2**28 + 2**22
-    assert free_bytes(device) <= free - 2**27
+    assert free_gpu_bytes(device) <= free - 2**27
 
 
 class Mac(TorchFunctionMode):
@@ -250,8 +251,9 @@ def test_no_float64_reaches_apples_gpu(monkeypatch, optimizer):
         made = build_optimizer(model, OPTIMIZERS[optimizer].config())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         made.step()
-        state = optimizer_state(made, dict(model.named_parameters()))
-        load_optimizer_state(made, model, in_memory({name: tensor.cpu() for name, tensor in state.items()}))
+        parts = dict(model.named_parameters())
+        state = optimizer_state(made, parts)
+        load_optimizer_state(made, in_memory({name: tensor.cpu() for name, tensor in state.items()}), parts)
         made.step()
         logits = model(ids)[:, -1]
         draw(logits, temperature=1.0, top_k=9, top_p=0.9, generator=torch.Generator())

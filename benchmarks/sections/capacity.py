@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from step import Side, Work, gptlab_model, peak_bytes, training_step
+from step import Side, Workload, gptlab_model, training_step
 
 from gptlab.machine import memory
 from gptlab.machine.device import choose_device
@@ -41,7 +41,7 @@ def run(job: Job) -> None:
         job.note(micro_batches=sizes)
 
 
-def _estimated(work: Work) -> int:
+def _estimated(work: Workload) -> int:
     """Return how many sequences `micro_batch = "auto"` starts from, but for what a GPU gains from."""
     device = choose_device(work.device)
     model, loss_of = gptlab_model(work, False)
@@ -54,10 +54,12 @@ def _estimated(work: Work) -> int:
         model.zero_grad()
 
     coming = 8 * sum(parameter.numel() for parameter in model.parameters())  # AdamW's two means
-    return estimate(partial(memory.peak_bytes, device, one), free=memory.free_bytes(device), reserve=coming)
+    return estimate(
+        partial(memory.peak_bytes, device, one), free=memory.free_gpu_bytes(device), reserve=coming
+    )
 
 
-def _tried(work: Work) -> dict[str, float] | None:
+def _tried(work: Workload) -> dict[str, float] | None:
     """Return the memory and the speed of an eager step; None where it does not fit."""
     device = choose_device(work.device)
     if device.type == "cuda":
@@ -75,7 +77,7 @@ def _tried(work: Work) -> dict[str, float] | None:
     seconds = (time.perf_counter() - began) / 2
     return {
         "sequences": work.sequences,
-        "peak_memory_gb": peak_bytes(device) / 1e9,
+        "peak_memory_gb": (memory.highest_bytes(device) or 0) / 1e9,
         "tokens_per_s": work.tokens / seconds,
     }
 

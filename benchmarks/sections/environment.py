@@ -19,9 +19,7 @@ from .section import Job, attempt
 def run(job: Job) -> None:
     """Tell what there is: versions, memory, and which attention kernel torch would rather take."""
     names = ("numpy", "transformers", "triton", "safetensors", "tokenizers", "pyarrow", "pydantic", "pytest")
-    machine = describe(job.device)
-    del machine["host"]
-    job.note(**machine, packages={name: _version(name) for name in names})
+    job.note(**describe(job.device), packages={name: _version(name) for name in names})
     job.note(
         settings={
             key: value for key, value in os.environ.items() if key.startswith(("TORCH", "PYTORCH", "CUDA"))

@@ -1,8 +1,6 @@
 """Speed of reading: HellaSwag, and text written token by token."""
 
 import json
-import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -38,7 +36,7 @@ def run(job: Job) -> None:
         set_matmul_precision(dtype)
         logits = InFormat(packed(model, getattr(torch, dtype)), dtype, job.device)
         score = partial(log_likelihoods, logits, context=model.config.context, device=job.device)
-        scores[dtype] = {"random_items_per_s": _rate(lambda part, score=score: score(part), pairs, 4)}
+        scores[dtype] = {"random_items_per_s": _rate(job, lambda part, score=score: score(part), pairs, 4)}
         if tokenizer is not None:
             scores[dtype] |= _hellaswag(job, logits, tokenizer, model.config.context)
         job.note(hellaswag=scores)
@@ -75,15 +73,10 @@ def _pairs(job: Job, config: ModelConfig) -> list[tuple[list[int], list[int]]]:
     return [(context, ids(25)) for context in contexts for _ in range(4)]
 
 
-def _rate(work: Callable[[Sequence[Any]], Any], parts: Sequence[Any], of_item: int) -> float:
+def _rate(job: Job, work: Callable[[Sequence[Any]], Any], parts: Sequence[Any], of_item: int) -> float:
     """Return how many items are done in a second, the median of three passes after a short one."""
     work(parts[: max(of_item, len(parts) // 20 // of_item * of_item)])
-    seconds: list[float] = []
-    for _ in range(3):
-        began = time.perf_counter()
-        work(parts)  # whose results are on the CPU, so that nothing is left to wait for
-        seconds.append(time.perf_counter() - began)
-    return len(parts) / of_item / statistics.median(seconds)
+    return len(parts) / of_item / median_s(partial(work, parts), job.device, 3, warm_up=0)
 
 
 def _hellaswag(job: Job, logits: InFormat, tokenizer: Any, context: int) -> dict[str, Any]:
@@ -96,7 +89,7 @@ def _hellaswag(job: Job, logits: InFormat, tokenizer: Any, context: int) -> dict
     def score(items: Sequence[Any]) -> float:
         return replace(task, items=items).evaluate(logits, device=job.device, quiet=True).accuracy.acc
 
-    return {"items": len(task.items), "items_per_s": _rate(score, task.items, 1)}
+    return {"items": len(task.items), "items_per_s": _rate(job, score, task.items, 1)}
 
 
 def _item(number: int) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from step import Work, synchronise
+from step import Workload
 
 from gptlab.errors import brief
+from gptlab.machine.device import synchronise
 from gptlab.model.gpt import SIZES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,9 +47,9 @@ class Job:
         """Choose between what a GPU and what a test is given."""
         return tiny if self.tiny else whole
 
-    def work(self, size: str = "gpt2-124m", sequences: int = 16, micro_batches: int = 4) -> Work:
+    def work(self, size: str = "gpt2-124m", sequences: int = 16, micro_batches: int = 4) -> Workload:
         """Return a training step of one of SIZES, or a tiny one."""
-        whole = Work(SIZES[size], 50257, sequences, micro_batches, device=self.device.type)
+        whole = Workload(SIZES[size], 50257, sequences, micro_batches, device=self.device.type)
         return replace(whole, shape=TINY, vocabulary=TINY_VOCABULARY, sequences=2) if self.tiny else whole
 
 

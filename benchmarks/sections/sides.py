@@ -9,7 +9,8 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from step import Lanes, Loss, Side, Work, gptlab_model, race, speedups, spread, transformers_model
+from record import spread
+from step import Lanes, Loss, Side, Workload, gptlab_model, race, speedups, transformers_model
 from torch import nn
 
 from gptlab.machine.device import choose_device
@@ -75,14 +76,14 @@ def _peer(file: str) -> ModuleType:
     return module
 
 
-def _peer_model(module: ModuleType, work: Work, compiled: bool, **options: Any) -> nn.Module:
+def _peer_model(module: ModuleType, work: Workload, compiled: bool, **options: Any) -> nn.Module:
     shape = {"block_size" if key == "context" else key: value for key, value in work.shape.items()}
     torch.set_float32_matmul_precision("high")  # as both scripts set
     model = module.GPT(module.GPTConfig(**shape, **options)).to(choose_device(work.device)).train()
     return torch.compile(model) if compiled else model
 
 
-def nanogpt_model(work: Work, compiled: bool) -> tuple[nn.Module, Loss]:
+def nanogpt_model(work: Workload, compiled: bool) -> tuple[nn.Module, Loss]:
     """Build nanoGPT's model, with the vocabulary filled up to a multiple of 64 as it is trained from scratch."""
     vocabulary = -(-work.vocabulary // 64) * 64
     options = {"dropout": 0.0, "bias": True, "vocab_size": vocabulary}
@@ -90,7 +91,7 @@ def nanogpt_model(work: Work, compiled: bool) -> tuple[nn.Module, Loss]:
     return model, lambda ids, targets: model(ids, targets)[1]
 
 
-def llmc_model(work: Work, compiled: bool) -> tuple[nn.Module, Loss]:
+def llmc_model(work: Workload, compiled: bool) -> tuple[nn.Module, Loss]:
     """Build the model of llm.c's train_gpt2.py, as `--flash=1 --compile=1 --tensorcores=1` does."""
     module = _peer("llmc_train_gpt2.py")
     module.FLASH = 1

@@ -15,8 +15,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict, get_origin
 
 from gptlab.commands import INTERRUPTED
 from gptlab.errors import ConfigError, GptlabError, did_you_mean
-from gptlab.machine.memory import keep_freed
-from gptlab.machine.threads import spin_briefly
+from gptlab.machine.before_torch import keep_freed, spin_briefly
 from gptlab.outputs import file_unwritable
 from gptlab.parsing import check_numbers
 from gptlab.terminal import standard_streams

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gptlab.data.batches import Windows, validation_batches, validation_windows
+from gptlab.data.batches import validation_batches, validation_windows
 from gptlab.data.mixture import Sets
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import GptlabError
@@ -45,18 +45,19 @@ def evaluations(
 
     def validate() -> Rows | None:
         def share(stop: Stop) -> list[Loss]:
+            context, most = config.model.context, config.eval.val_tokens
             return [
                 mean_loss(
                     logits,
                     validation_batches(
                         one.val,
-                        max(1, good_batch_tokens(world.device) // config.model.context),
-                        _share(config.eval.val_tokens, one.share),
+                        max(1, good_batch_tokens(world.device) // context),
+                        _share(most, one.share),
                         rank=world.rank,
                         processes=world.size,
                     ),
                     device=world.device,
-                    total=_targets(one.val, _share(config.eval.val_tokens, one.share)) // world.size,
+                    total=validation_windows(one.val, _share(most, one.share)) * context // world.size,
                     token_bytes=tokenizer.token_bytes,
                     stop=stop,
                     quiet=not world.main,
@@ -133,10 +134,6 @@ def task_inputs(config: RunConfig, tokenizer: Tokenizer, protocol: str) -> tasks
 
 def _share(tokens: int | None, share: float) -> int | None:
     return None if tokens is None else max(1, round(tokens * share))
-
-
-def _targets(windows: Windows, most: int | None) -> int:
-    return validation_windows(windows, most) * windows.context
 
 
 def _held_out(sets: Sets, val_tokens: int | None) -> str:

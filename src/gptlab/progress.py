@@ -7,8 +7,6 @@ with Progress("tokenizing", total=n_bytes, unit="B") as progress:
 
 import sys
 import time
-from types import TracebackType
-from typing import TextIO
 
 from gptlab.amounts import duration, quantity
 
@@ -20,8 +18,8 @@ LOG_FILE_EVERY_S = 15.0
 class StatusLine:
     """One line, rewritten in place in a terminal, and repeated less often in a log file."""
 
-    def __init__(self, stream: TextIO | None = None) -> None:
-        self.stream = stream if stream is not None else sys.stderr
+    def __init__(self) -> None:
+        self.stream = sys.stderr
         self.terminal = self.stream.isatty()
         self._last = 0.0
         self._width = 0
@@ -55,7 +53,6 @@ class Progress:
         title: what is going on: "tokenizing".
         total: how many units there are; None if unknown.
         unit: the unit's symbol: "B", " documents", " tokens".
-        stream: where to write; None is standard error.
         quiet: show nothing; for every process but the first.
     """
 
@@ -64,13 +61,12 @@ class Progress:
         title: str,
         total: float | None = None,
         unit: str = "",
-        stream: TextIO | None = None,
         *,
         quiet: bool = False,
     ) -> None:
         self.title, self.total, self.unit, self.quiet = title, total, unit, quiet
         self.done = 0.0
-        self._line = StatusLine(stream)
+        self._line = StatusLine()
         self._shown = False
         self._fields: dict[str, object] = {}
         self._start = time.monotonic()
@@ -78,9 +74,7 @@ class Progress:
     def __enter__(self) -> "Progress":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._shown:
             self._line.show(self._text(), final=True)
 

@@ -60,7 +60,7 @@ class RunConfig:
     @property
     def order_seed(self) -> int:
         """What decides the order of the data."""
-        return self.data.order_seed(self.train.seed)
+        return self.train.seed if self.data.seed is None else self.data.seed
 
     def __post_init__(self) -> None:
         if self.train.batch_tokens % self.model.context:
@@ -151,8 +151,9 @@ def read(file: Path, above: Sequence[Path] = ()) -> Raw:
     base = raw.pop("base", None)
     for key, value in raw.items():
         if not isinstance(value, dict):
+            sections = ", ".join(f"[{section}]" for section in SECTIONS)
             raise ConfigError(
-                f"recipe {file}: {key} stands outside a section; put it under one of {_listing()}"
+                f"recipe {file}: {key} stands outside a section; put it under one of {sections}"
             )
     if base is None:
         return _sized(raw)
@@ -285,15 +286,13 @@ def _in_json(value: Any) -> Any:
 
 def _read_none(section: str, values: Any) -> Any:
     """Read "none" as None where a key may be that: TOML has no null, and a default may be something else."""
-    kind = (
-        KINDS.get(section, {}).get(values["name"]) if section in KINDS and isinstance(values, dict) else None
-    )
-    kind = kind or SECTIONS.get(section)
-    hints = get_type_hints(kind) if kind is not None and isinstance(values, dict) else {}
+    if section not in SECTIONS or not isinstance(values, dict):
+        return values
+    hints = get_type_hints(_kind(section, {section: values}))
     off = {
         key for key, hint in hints.items() if types.NoneType in get_args(hint) and str not in get_args(hint)
     }
-    return {**values, **{key: None for key in off if values.get(key) == "none"}} if off else values
+    return {**values, **{key: None for key in off if values.get(key) == "none"}}
 
 
 def _complaint(problem: Raw, raw: Raw) -> str:
@@ -389,7 +388,3 @@ def differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
             if pair[0] != pair[1]:
                 found[f"{section}.{key}"] = pair
     return found
-
-
-def _listing() -> str:
-    return ", ".join(f"[{section}]" for section in SECTIONS)

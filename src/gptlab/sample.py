@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from gptlab.data.tokenizer import Tokenizer
+from gptlab.draw import draw
 from gptlab.errors import CheckpointError, ConfigError
 from gptlab.machine.memory import in_parts
 from gptlab.model.attention import LayerCache
@@ -215,27 +216,12 @@ def stream(
 ) -> Iterator[Int[Tensor, " rows"]]:
     """Return an iterator over new tokens, one per row at a time, without touching torch's random state.
 
-    Args:
-        model: ours, or one with its own cache.
-        ids: a prompt, or rows of prompts of equal length; only the end of a prompt longer than the context is
-            read (`kept_tokens`).
-        max_tokens: the most new tokens per row.
-        temperature: divides the logits; 0 takes the likeliest token.
-        top_k: draw from the k likeliest tokens; None means all.
-        top_p: draw from the likeliest tokens that together reach this probability; None means all.
-        seed: of the draws; None means a different one every time.
-        stop_id: the token that ends a row, which then repeats it; the iterator ends with the last row.
-        samples: rows per prompt, next to each other.
-        dtype: the format in which copies of the weights are multiplied, and of the cache.
-        unknown: ids that are never drawn; None means the model's `unknown_ids`.
-        adjust: returns the logits to choose from, given the ids read and the model's logits.
+    Options as in `Writer.generate`; `unknown` are ids that are never drawn, by default the model's `unknown_ids`, and
+    `adjust` returns the logits to choose from, given the ids read and the model's logits.
 
     Raises:
         ConfigError: an option is out of range, or a prompt is empty or has ids outside the vocabulary.
         CheckpointError: the logits are not finite, as in a model that diverged.
-
-    Source: Fan et al. (2018), https://arxiv.org/abs/1805.04833, sec. 5.1 for top-k; Holtzman et al. (2020),
-    https://arxiv.org/abs/1904.09751, sec. 3.1 for top-p.
     """
     _check_options(max_tokens, temperature, top_k, top_p, samples)
     reader = _reader(model, dtype, max_tokens)
@@ -325,44 +311,6 @@ def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
     """Encode a prompt, after the tokens that the tokenizer puts before a text; an empty one is end-of-text."""
     before, _ = tokenizer.frame
     return [*before, *tokenizer.encode(prompt)] or [tokenizer.document_start("give --prompt TEXT")]
-
-
-def draw(
-    logits: Float[Tensor, "rows vocab"],
-    *,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    generator: torch.Generator,
-) -> Int[Tensor, " rows"]:
-    """Draw a token for every row."""
-    if temperature == 0:
-        return logits.argmax(-1)
-    # With the largest logit at zero, no temperature is too small to divide by.
-    logits = (logits - logits.amax(-1, keepdim=True)) / temperature
-    logits = keep_likeliest(logits, top_k=top_k, top_p=top_p)
-    # torch.multinomial draws a random number for every token of the vocabulary, which is several times slower on a CPU.
-    # The sums are of integers, as a GPU adds floats in varying order.
-    bounds = (logits.softmax(-1).float() * 2**40).long().cumsum(-1)
-    where = generator.device
-    chance = torch.rand(len(bounds), 1, dtype=torch.float64, device=where, generator=generator)
-    aim = (chance * bounds[:, -1:].to(where)).long().to(bounds.device)
-    return torch.searchsorted(bounds, aim, right=True)[:, 0]
-
-
-def keep_likeliest(
-    logits: Float[Tensor, "rows vocab"], *, top_k: int | None = None, top_p: float | None = None
-) -> Float[Tensor, "rows vocab"]:
-    """Set all but the `top_k` likeliest tokens to -inf, then all but those that together reach `top_p`."""
-    if top_k is not None and top_k < logits.shape[-1]:
-        logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], -torch.inf)
-    if top_p is not None:
-        # Summed from the least likely on, where rounding is small; the likeliest always stays.
-        ranked, order = logits.sort()
-        surplus = ranked.softmax(-1).cumsum(-1) <= 1 - top_p
-        surplus[:, -1] = False
-        logits = logits.masked_fill(surplus.scatter(-1, order, surplus), -torch.inf)
-    return logits
 
 
 @torch.inference_mode()

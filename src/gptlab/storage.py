@@ -13,9 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from gptlab.amounts import quantity
-from gptlab.errors import DataError
-
 ASIDE = ".partial"
 BUFFER_BYTES = 1 << 22  # large enough for the disk, small enough to stay in the cache until it is hashed
 # The errors of drives that cannot sync a folder: those of Windows, and some mounted ones. They are no reason to stop.
@@ -88,8 +85,8 @@ def _past_cache(descriptor: int, wanted: bool) -> bool:
     return True
 
 
-def sync_folder(folder: Path) -> None:
-    """Force a folder's names to the disk, if the drive can."""
+def sync_folder(folder: Path) -> bool:
+    """Force a folder's names to the disk, if the drive can; return whether it could."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -99,6 +96,8 @@ def sync_folder(folder: Path) -> None:
     except OSError as error:
         if error.errno not in NO_FOLDER_SYNC:
             raise
+        return False
+    return True
 
 
 def unfinished(path: Path) -> Path:
@@ -173,17 +172,3 @@ def whole_folder(out: Path) -> Generator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def check_room(folder: Path, needed: float) -> None:
-    """Check that the disk of `folder` has room for about `needed` bytes.
-
-    Raises:
-        DataError: it has not.
-    """
-    free = free_bytes(folder)
-    if needed > free:
-        raise DataError(
-            f"{folder}: needs about {quantity(needed, 'B')}, but only {quantity(free, 'B')} are free; make room, or "
-            "ask for less with --max-tokens"
-        )

@@ -17,8 +17,8 @@ from small_folder import END, make_folder
 
 from gptlab import cli, storage
 from gptlab.data.batches import Windows
-from gptlab.data.fetch import PARTIAL, READY, Ready, fetch, find_ready
-from gptlab.data.manifest import MANIFEST, Manifest
+from gptlab.data.fetch import READY, Ready, fetch, find_ready
+from gptlab.data.manifest import MANIFEST, PARTIAL, Manifest
 from gptlab.data.verify import verify
 from gptlab.errors import DataError
 

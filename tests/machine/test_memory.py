@@ -1,12 +1,8 @@
 """Running out of memory: recognised by its message, then halved, with the same results."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 
-from gptlab import cli
 from gptlab.eval.score import log_likelihoods
 from gptlab.eval.validation import mean_loss
 from gptlab.machine.memory import in_parts, ran_out
@@ -110,38 +106,3 @@ def test_samples_are_written_in_smaller_numbers(model, monkeypatch):
     assert len({tuple(row) for row in drawn.tolist()}) == 6
     ended = generate(model, [1, 2], max_tokens=12, seed=3, samples=6, stop_id=int(drawn[0, 2]))
     assert ended.shape[0] == 6
-
-
-FAULTS = """
-import resource, sys, torch
-from gptlab.machine.memory import keep_freed
-if sys.argv[1] == "kept":
-    keep_freed()
-def write():
-    parts = [torch.ones(size << 18) for size in (1, 3, 60)]  # MiB
-for _ in range(30):  # until every size has found a place to come back to
-    write()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(5):
-    write()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
-def test_freed_memory_is_kept_for_the_next_tensor():
-    faults = {
-        how: int(subprocess.check_output([sys.executable, "-c", FAULTS, how], text=True))
-        for how in ("kept", "given back")
-    }
-    assert faults["given back"] > 5 * (60 << 20) / 4096 / 2
-    assert faults["kept"] < faults["given back"] / 50
-
-
-def test_every_command_but_those_about_data_keeps_it(monkeypatch, capsys):
-    calls = []
-    monkeypatch.setattr(cli, "keep_freed", lambda: calls.append("kept"))
-    assert cli.main(["data", "list"]) == 0
-    assert calls == []
-    assert cli.main(["report", "nowhere", "--out", "nowhere"]) == 1
-    assert calls == ["kept"]

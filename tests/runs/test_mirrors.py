@@ -6,7 +6,7 @@ import pytest
 from gptlab.errors import ConfigError
 from gptlab.runs import mirrors
 from gptlab.runs.metrics import read_rows
-from gptlab.runs.mirrors import MIRRORS, MirrorConfig, Mirrors, Run, scalars
+from gptlab.runs.mirrors import MIRRORS, MirrorConfig, MirroredRun, Mirrors, scalars
 
 
 @pytest.fixture(autouse=True)
@@ -138,7 +138,7 @@ def test_one_that_cannot_begin_is_let_go(tmp_path):
         raise OSError("no room")
 
     complaints = []
-    told = Run(tmp_path, 0, {}, "x")
+    told = MirroredRun(tmp_path, 0, {}, "x")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(mirrors.MIRRORS, "wandb", refuse)
         with Mirrors(MirrorConfig(to=("wandb",)), told, complaints.append) as shown:

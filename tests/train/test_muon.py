@@ -207,13 +207,12 @@ def test_the_state_of_adamw_is_refused():
     optimizer = build_optimizer(model, AdamWConfig())
     gradients(model, 0)
     optimizer.step()
+    parts = dict(model.named_parameters())
     with pytest.raises(
         CheckpointError, match=r"another optimizer's checkpoint: keep optim\.name, or take only"
     ):
         check_optimizer_state(
-            build_optimizer(model, CONFIG),
-            model,
-            in_memory(optimizer_state(optimizer, dict(model.named_parameters()))),
+            build_optimizer(model, CONFIG), model, in_memory(optimizer_state(optimizer, parts)), parts
         )
 
 

@@ -38,6 +38,10 @@ def learn(model: GPT, optimizer: torch.optim.Optimizer, steps: range) -> None:
         optimizer.step()
 
 
+def parts(model: GPT) -> dict[str, Tensor]:
+    return dict(model.named_parameters())
+
+
 def weights(model: GPT) -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
@@ -104,16 +108,16 @@ def test_a_run_cut_in_two_by_a_file_is_the_whole_run_bit_for_bit(name: str, tmp_
     first_optimizer = build_optimizer(first, config)
     learn(first, first_optimizer, range(5))
     save_file(first.state_dict(), tmp_path / "model")
-    save_file(optimizer_state(first_optimizer, dict(first.named_parameters())), tmp_path / "optimizer")
+    save_file(optimizer_state(first_optimizer, parts(first)), tmp_path / "optimizer")
     second = gpt()
     second.load_state_dict(load_file(tmp_path / "model"))
     second_optimizer = build_optimizer(second, config)
-    load_optimizer_state(second_optimizer, second, in_memory(load_file(tmp_path / "optimizer")))
+    load_optimizer_state(second_optimizer, in_memory(load_file(tmp_path / "optimizer")), parts(second))
     learn(second, second_optimizer, range(5, 8))
 
     expected, got = (
-        optimizer_state(whole_optimizer, dict(whole.named_parameters())),
-        optimizer_state(second_optimizer, dict(second.named_parameters())),
+        optimizer_state(whole_optimizer, parts(whole)),
+        optimizer_state(second_optimizer, parts(second)),
     )
     assert expected.keys() == got.keys()
     assert all(torch.equal(expected[key], got[key]) for key in expected)
@@ -123,10 +127,10 @@ def test_a_run_cut_in_two_by_a_file_is_the_whole_run_bit_for_bit(name: str, tmp_
 def test_the_state_carries_the_parameters_names_and_a_fresh_optimizer_has_none():
     model = gpt()
     optimizer = build_optimizer(model, CONFIG)
-    assert optimizer_state(optimizer, dict(model.named_parameters())) == {}
-    load_optimizer_state(optimizer, model, in_memory({}))
+    assert optimizer_state(optimizer, parts(model)) == {}
+    load_optimizer_state(optimizer, in_memory({}), parts(model))
     learn(model, optimizer, range(1))
-    state = optimizer_state(optimizer, dict(model.named_parameters()))
+    state = optimizer_state(optimizer, parts(model))
     quantities = {"step", "exp_avg", "exp_avg_sq"}
     assert state.keys() == {
         f"{name}/{quantity}" for name, _ in model.named_parameters() for quantity in quantities
@@ -138,26 +142,24 @@ def test_what_is_loaded_is_a_copy_of_its_own():
     model = gpt()
     optimizer = build_optimizer(model, CONFIG)
     learn(model, optimizer, range(1))
-    saved = {
-        name: value.clone()
-        for name, value in optimizer_state(optimizer, dict(model.named_parameters())).items()
-    }
-    load_optimizer_state(optimizer, model, in_memory(saved))
+    saved = {name: value.clone() for name, value in optimizer_state(optimizer, parts(model)).items()}
+    load_optimizer_state(optimizer, in_memory(saved), parts(model))
     learn(model, optimizer, range(1))
     assert saved["norm.weight/step"] == 1
-    assert optimizer_state(optimizer, dict(model.named_parameters()))["norm.weight/step"] == 2
+    assert optimizer_state(optimizer, parts(model))["norm.weight/step"] == 2
 
 
 def test_another_models_state_is_refused_by_name():
     model = gpt()
     optimizer = build_optimizer(model, CONFIG)
     learn(model, optimizer, range(1))
-    state = optimizer_state(optimizer, dict(model.named_parameters()))
+    state = optimizer_state(optimizer, parts(model))
+    foreign = {**state, "foreign.weight/step": torch.zeros(())}
     with pytest.raises(CheckpointError, match=r"holds foreign\.weight/step.*another model's"):
-        check_optimizer_state(optimizer, model, in_memory({**state, "foreign.weight/step": torch.zeros(())}))
+        check_optimizer_state(optimizer, model, in_memory(foreign), parts(model))
     missing = {name: value for name, value in state.items() if not name.startswith("norm.bias/")}
     with pytest.raises(CheckpointError, match=r"does not fit norm\.bias"):
-        check_optimizer_state(optimizer, model, in_memory(missing))
+        check_optimizer_state(optimizer, model, in_memory(missing), parts(model))
 
 
 @pytest.mark.parametrize(

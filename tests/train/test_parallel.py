@@ -3,6 +3,7 @@
 import json
 import runpy
 import shutil
+import sys
 from pathlib import Path
 
 import forked
@@ -158,7 +159,9 @@ def test_a_process_holds_its_share_of_adamws_state(processes):
 
 def measure(words):
     """Measure what one of several processes holds, as benchmarks/parallel.py does."""
-    script = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "parallel.py"))
+    benchmarks = Path(__file__).parents[2] / "benchmarks"
+    sys.path.append(str(benchmarks))  # as Python does for a file that lies there
+    script = runpy.run_path(str(benchmarks / "parallel.py"))
     Path(words[1]).write_text(json.dumps(script["memory"]("tiny", words[0], "cpu")))
 
 

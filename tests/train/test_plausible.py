@@ -7,7 +7,7 @@ import pytest
 from gptlab import recipe
 from gptlab.model.size import measure
 from gptlab.train.optim import AdamWConfig
-from gptlab.train.plausible import RATES, warnings
+from gptlab.train.plausible import RATES, complaints
 from gptlab.train.schedule import ScheduleConfig
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
@@ -15,7 +15,7 @@ RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
 
 def told(lr=6e-4, parameters=124_000_000, dtype="bfloat16", bfloat16=True, **schedule):
     optim, schedule = AdamWConfig(lr=lr), ScheduleConfig(**schedule)
-    return list(warnings(optim, schedule, dtype=dtype, parameters=parameters, bfloat16=bfloat16))
+    return list(complaints(optim, schedule, dtype=dtype, parameters=parameters, bfloat16=bfloat16))
 
 
 @pytest.mark.parametrize("file", RECIPES, ids=[file.stem for file in RECIPES])
@@ -23,7 +23,7 @@ def test_no_recipe_is_remarkable(file):
     config = recipe.load([file])
     parameters = measure(config.model).parameters
     assert (
-        list(warnings(config.optim, config.schedule, dtype="float32", parameters=parameters, bfloat16=True))
+        list(complaints(config.optim, config.schedule, dtype="float32", parameters=parameters, bfloat16=True))
         == []
     )
 

@@ -147,7 +147,7 @@ def test_a_gpus_memory_is_estimated_with_the_optimizer_to_come(
         return 1000 + 100 * size
 
     monkeypatch.setattr(probe, "peak_bytes", peak)
-    monkeypatch.setattr(probe, "free_bytes", lambda device: (2 * weights + 1000 + 100 * 3) / 0.9 + 1)
+    monkeypatch.setattr(probe, "free_gpu_bytes", lambda device: (2 * weights + 1000 + 100 * 3) / 0.9 + 1)
     monkeypatch.setattr(Probe, "_failure", lambda self: None)
     monkeypatch.setattr(updater.probe, "_world", World(0, 1, torch.device("cuda")))
     monkeypatch.setattr(torch, "empty", lambda size, **k: asked.append(size))
@@ -283,7 +283,7 @@ def test_where_one_has_no_compiler_all_try_without(tiny_recipe, tmp_path, torch_
     monkeypatch.setattr(Probe, "_failure", lambda self: tried.append(self._objective.compiled_as))
     counts = iter([[0], [1]])  # none failed; one of two is compiled
     several = SimpleNamespace(
-        size=2, device=torch.device("cpu"), count=lambda *facts: next(counts), smallest=lambda value: value
+        size=2, device=torch.device("cpu"), count=lambda *facts: next(counts), gather=lambda rows: rows
     )
     monkeypatch.setattr(updater.probe, "_world", several)
     updater.prepare(print)

@@ -62,7 +62,7 @@ def announce(
         if evaluation.about:
             print(f"{evaluation.name}: {evaluation.about}")
     if config.train.anneal_from is None:  # else the rate is what the other run had decayed to
-        for complaint in plausible.warnings(
+        for complaint in plausible.complaints(
             config.optim,
             config.schedule,
             dtype=trainer.updater.dtype,

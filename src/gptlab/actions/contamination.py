@@ -20,7 +20,7 @@ import numpy as np
 from gptlab.data.audit.ngrams import Integers, Ngrams, words
 from gptlab.data.audit.search import Found, Search, document_at
 from gptlab.data.manifest import Manifest
-from gptlab.data.sources.table import documents
+from gptlab.data.sources.table import find_source
 from gptlab.errors import ConfigError
 from gptlab.eval import continuation, hellaswag, small
 
@@ -113,7 +113,7 @@ def contamination(
         if value is not None and value < 1:
             raise ConfigError(f"--{name} {value}: must be at least 1")
     if items is not None:
-        wanted = [Item((text,)) for text in documents(items, text_column)]
+        wanted = [Item((text,)) for text in find_source(items, text_column).documents()]
         if not wanted:
             raise ConfigError(f"--items {items}: holds no text; give a file that does")
     else:

@@ -18,7 +18,7 @@ from gptlab.actions.train import train
 from gptlab.amounts import amount
 from gptlab.data.manifest import Manifest
 from gptlab.data.prepare.prepare import prepare
-from gptlab.data.sources.table import documents
+from gptlab.data.sources.table import find_source
 from gptlab.data.train_tokenizer import train_tokenizer
 from gptlab.errors import ConfigError, TrainError
 from gptlab.eval import chance
@@ -82,7 +82,7 @@ def demo(out: Path) -> dict[str, Any]:
 def _prepare(out: Path) -> Path:
     tokenizer, data = out / "tokenizer.json", out / "data"
     print(f"training a tokenizer of {VOCABULARY} entries on {SOURCE}", flush=True)
-    train_tokenizer(documents(SOURCE), VOCABULARY).save(str(tokenizer))
+    train_tokenizer(find_source(SOURCE).documents(), VOCABULARY).save(str(tokenizer))
     prepare(SOURCE, data, tokenizer=tokenizer, val_tokens=VAL_TOKENS)
     return data
 

@@ -14,7 +14,6 @@ from typing import Literal
 
 from gptlab.amounts import quantity
 from gptlab.errors import brief
-from gptlab.machine.memory import total_bytes
 from gptlab.progress import Progress
 
 EXTRAS = {
@@ -76,6 +75,7 @@ def _device(folder: Path) -> Found:
     import torch
 
     from gptlab.machine.device import choose_device, describe, peak_flops
+    from gptlab.machine.memory import total_bytes
 
     device = choose_device("auto")
     facts = describe(device)
@@ -195,6 +195,8 @@ def _renames(folder: Path) -> Found:
 
 
 def _memory(folder: Path) -> Found:
+    from gptlab.machine.memory import total_bytes
+
     total = total_bytes("cpu")
     if total is None:
         yield "fair", "this system does not report its size"

@@ -1,6 +1,7 @@
 """A run from its recipe to its end: locks the folder, opens the metrics and trains."""
 
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -209,7 +210,7 @@ def _check_first(out: Path, world: World) -> None:
 @contextmanager
 def _open_log(config: RunConfig, out: Path, step: int) -> Generator[MetricsLog]:
     """Open a run's metrics and their mirrors."""
-    run = mirrors.Run(out, step, asdict(config), config.mirror.project)
+    run = mirrors.MirroredRun(out, step, asdict(config), config.mirror.project)
     with (
         mirrors.Mirrors(config.mirror, run, partial(print, flush=True)) as shown,
         MetricsLog(out / METRICS, shown.write) as log,
@@ -305,6 +306,7 @@ def _prepare_folder(out: Path, config: RunConfig, world: World, dtype: DTypeName
         "gptlab": __version__,
         "git_commit": _git_commit(),
         **describe(world.device),
+        "host": socket.gethostname(),
         "processes": world.size,
         "dtype": dtype,
         "attention_kernel": attention_kernel(config, world.device),

@@ -65,7 +65,7 @@ def measured(rig: Rig, steps: int | None = None) -> dict[str, Any]:
     tokens, peak = config.train.batch_tokens, peak_flops(device, rig.updater.dtype)
     flops_per_s = measure(config.model).flops_per_token * tokens / step_s
     return {
-        **{key: value for key, value in describe(device).items() if key != "host"},
+        **describe(device),
         "dtype": rig.updater.dtype,
         "compiled": rig.compiled,
         "synthetic": rig.synthetic,

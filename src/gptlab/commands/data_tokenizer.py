@@ -15,7 +15,7 @@ def run(source: str, out: Path, /, *, vocab_size: int, text_column: str | None =
         vocab_size: entries, including end-of-text and the 256 bytes.
         text_column: the column of the text in .jsonl and .parquet; None finds it.
     """
-    from gptlab.data.sources.table import documents
+    from gptlab.data.sources.table import find_source
     from gptlab.data.train_tokenizer import train_tokenizer
     from gptlab.outputs import unwritable
     from gptlab.storage import whole_file
@@ -26,7 +26,7 @@ def run(source: str, out: Path, /, *, vocab_size: int, text_column: str | None =
         raise ConfigError(f"{out}: there is no folder {out.parent}; make it first")
     if (refusal := unwritable(out)) is not None:
         raise ConfigError(refusal)
-    trained = train_tokenizer(documents(source, text_column), vocab_size)
+    trained = train_tokenizer(find_source(source, text_column).documents(), vocab_size)
     with whole_file(out) as file:
         file.write(trained.to_str(pretty=True).encode())
     entries = trained.get_vocab_size()

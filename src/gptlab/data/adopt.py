@@ -25,11 +25,6 @@ _REMEDY = "copy or download it again"
 def adopt(folder: str | Path, *, tokenizer: str | Path = "gpt2", val: Sequence[Path] = ()) -> dict[str, Any]:
     """Read every shard of a folder, and write the manifest that the rest of gptlab needs.
 
-    Args:
-        folder: where the .bin files are.
-        tokenizer: the tokenizer that made them: a name of TOKENIZERS or a file.
-        val: the files that validate; by default those with `val` in their name, else the first.
-
     Returns:
         The manifest's summary, and `already_adopted` (there was nothing to do).
 

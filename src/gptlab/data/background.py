@@ -11,11 +11,7 @@ Made = TypeVar("Made")
 
 
 class Ahead(Generic[Made]):
-    """A value that a thread computes; a thread that nobody waits for ends with the process.
-
-    Args:
-        make: computes the value.
-    """
+    """A value that a thread computes; a thread that nobody waits for ends with the process."""
 
     def __init__(self, make: Callable[[], Made]) -> None:
         self._make = make

@@ -33,11 +33,6 @@ class Windows:
 
     The constructor reads the manifest and the files' sizes; a shard is opened when one of its windows is read.
 
-    Args:
-        folder: a prepared folder.
-        split: train or val.
-        context: how many tokens a model sees at once; a window holds one more.
-
     Raises:
         DataError: a shard is missing or damaged, or every shard is too short for a window.
     """
@@ -105,10 +100,6 @@ class TrainBatches:
 
     An index always gives the same window, so processes, micro-batches and resumed runs differ only in the indices
     that they ask for.
-
-    Args:
-        windows: the windows to draw from.
-        seed: decides the order.
     """
 
     def __init__(self, windows: Windows, seed: int) -> None:

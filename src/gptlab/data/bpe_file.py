@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from gptlab.data.tokenizer import END_OF_TEXT, FILE, PROBES, Tokenizer, blaming, cutting, utf8
-from gptlab.data.tokenizer_file import BYTE_LEVEL, changes, traps
+from gptlab.data.tokenizer_file import NEEDS_BYTE_LEVEL, changes, traps
 from gptlab.errors import DataError
 from gptlab.parsing import parse_json
 
@@ -19,10 +19,6 @@ class BPEFile(Tokenizer):
 
     It cuts text as that library does without special tokens, truncation and padding. The tokens of every text are
     compared with its bytes, so that a loss is an error and never goes unnoticed.
-
-    Args:
-        text: the file's content.
-        origin: the file's path, for error messages.
 
     Raises:
         DataError: the text is not such a tokenizer, has no end-of-text token, or would lose part of a text.
@@ -83,7 +79,7 @@ class BPEFile(Tokenizer):
             return bytes(_ALPHABET[letter] for letter in token)
         except KeyError:
             raise DataError(
-                f'tokenizer {self.origin}: token "{token}" is not spelled in bytes; {BYTE_LEVEL}'
+                f'tokenizer {self.origin}: token "{token}" is not spelled in bytes; {NEEDS_BYTE_LEVEL}'
             ) from None
 
     def _check_meaning(self, token: "tokenizers.AddedToken", model: dict[str, int]) -> None:
@@ -148,7 +144,7 @@ class BPEFile(Tokenizer):
                 f"makes the special token {self.vocabulary[id_].decode(errors='replace')} out of ordinary text, "
                 f"{beginning}; remove it from the model's merges"
             )
-        return f"decoding does not give back {beginning}; {BYTE_LEVEL}"
+        return f"decoding does not give back {beginning}; {NEEDS_BYTE_LEVEL}"
 
     @property
     def files(self) -> dict[str, bytes]:

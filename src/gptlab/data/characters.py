@@ -18,10 +18,6 @@ AS_JSON = (
 class Characters(Tokenizer):
     """Each character is a token; there is no end-of-text, and `end_of_text` is an id outside the vocabulary.
 
-    Args:
-        ids: every character's id.
-        origin: the file's path, for error messages.
-
     Raises:
         DataError: an entry is not one character, or the ids are not 0, 1, 2, ...
     """

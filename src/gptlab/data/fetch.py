@@ -13,7 +13,8 @@ from typing import Any
 
 from gptlab.data.adopt import choose_splits, wrong_tokenizer
 from gptlab.data.load_tokenizer import load_tokenizer
-from gptlab.data.manifest import MANIFEST, REMEDIES, Manifest, Shard, TokenizerRecord
+from gptlab.data.manifest import MANIFEST, PARTIAL, REMEDIES, Manifest, Shard, TokenizerRecord
+from gptlab.data.room import check_room
 from gptlab.data.shards import HEADER_BYTES, TOKEN
 from gptlab.data.sources.hub import HubFile, Repository
 from gptlab.data.sources.hub_source import PREFIX
@@ -21,9 +22,7 @@ from gptlab.data.tokenizer import Tokenizer
 from gptlab.data.verify import measure
 from gptlab.errors import DataError, did_you_mean
 from gptlab.progress import Progress
-from gptlab.storage import check_room
 
-PARTIAL = ".partial"
 PATTERN = "*.bin"
 
 
@@ -43,12 +42,6 @@ def fetch(
     name: str, out: str | Path, *, max_tokens: int | None = None, tokenizer: str | Path = "gpt2"
 ) -> dict[str, Any]:
     """Fetch as many shards as wanted; run it again to continue, or to fetch more.
-
-    Args:
-        name: a name of READY, or hf:OWNER/NAME[:PATTERN].
-        out: the folder to make.
-        max_tokens: stop with the shard that completes this many tokens to train on; None fetches all.
-        tokenizer: the tokenizer that made the shards: a name of TOKENIZERS or a file.
 
     Returns:
         The manifest's summary, and `out`, `fetched` (how many shards were downloaded).

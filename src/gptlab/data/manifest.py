@@ -19,6 +19,7 @@ from gptlab.parsing import names_neighbour, parse_json, typed
 from gptlab.storage import whole_file
 
 MANIFEST = "manifest.json"
+PARTIAL = ".partial"  # folder of what is unfinished
 SPLITS = ("train", "val")
 NO_END = "models of single characters cannot be trained further; choose gpt2, bytes or a tokenizer.json for a new one"
 

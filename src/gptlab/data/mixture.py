@@ -63,10 +63,6 @@ class DataConfig:
         """The sets: one, or those of a mixture."""
         return self.train or (Part(path=self.path),)
 
-    def order_seed(self, train_seed: int) -> int:
-        """Return the seed of the order: its own, or else that of [train]."""
-        return train_seed if self.seed is None else self.seed
-
 
 @dataclass(frozen=True)
 class Set:
@@ -89,11 +85,6 @@ class Order(Protocol):
 
 class Sets:
     """The sets of a run, and the order in which they are drawn from.
-
-    Args:
-        config: the recipe's [data].
-        context: how many tokens a model sees at once.
-        seed: decides the order.
 
     Raises:
         DataError: a folder cannot be used, or the sets were made with different tokenizers.
@@ -131,13 +122,7 @@ class Sets:
 
 
 class Mixture:
-    """Windows of several sets, by global sample index.
-
-    Args:
-        windows: the windows of each set.
-        samples: how many samples of each set a block holds; together BLOCK.
-        seed: decides the order.
-    """
+    """Windows of several sets, by global sample index; `samples` are how many of each a block holds, together BLOCK."""
 
     def __init__(self, windows: Sequence[Windows], samples: Sequence[int], seed: int) -> None:
         # A different order in each set, or sets of the same size would go through their windows in step.
@@ -182,9 +167,7 @@ class Mixture:
 def fingerprint(sets: Sequence[str], samples: Sequence[int]) -> str:
     """Return the fingerprint of a mixture: that of its only set, or a hash of all sets and their shares.
 
-    Args:
-        sets: the fingerprint of each set.
-        samples: how many samples of each set a block holds.
+    `samples` are how many of each set a block holds.
     """
     if len(sets) == 1:
         return sets[0]

@@ -123,14 +123,7 @@ def documents(
 
 
 def check_range(tokens: Tokens, vocab_size: int, path: Path, start: int, remedy: str) -> None:
-    """Check that tokens are in the vocabulary.
-
-    Args:
-        tokens: some tokens of a shard.
-        vocab_size: the number of ids.
-        path: the shard.
-        start: the position of the first of the tokens in the shard.
-        remedy: what to do about a token outside.
+    """Check that tokens are in the vocabulary; `start` is the first one's place in the shard.
 
     Raises:
         DataError: one is outside; names the shard, the position and the size of the vocabulary.

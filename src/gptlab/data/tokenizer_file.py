@@ -6,10 +6,10 @@ by name.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-BYTE_LEVEL = 'gptlab needs a lossless byte-level BPE such as "gptlab data tokenizer" makes'
+NEEDS_BYTE_LEVEL = 'gptlab needs a lossless byte-level BPE such as "gptlab data tokenizer" makes'
 
 
 def changes(said: dict[str, Any]) -> Iterator[str]:
@@ -23,16 +23,16 @@ def changes(said: dict[str, Any]) -> Iterator[str]:
     cuts = _flat(said["pre_tokenizer"], "pretokenizers")
     for step in steps:
         if step["type"] != "ByteLevel":
-            yield f"its normalizer {step['type']} changes the text before it is cut; {BYTE_LEVEL}"
+            yield f"its normalizer {step['type']} changes the text before it is cut; {NEEDS_BYTE_LEVEL}"
     for cut in cuts:
         if cut["type"] not in _CUTS:
-            yield f"its pre_tokenizer {cut['type']} removes blanks from a text; {BYTE_LEVEL}"
-        elif (fault := _CUTS[cut["type"]](cut)) is not None:
-            yield f"its pre_tokenizer {cut['type']} {fault}"
+            yield f"its pre_tokenizer {cut['type']} removes blanks from a text; {NEEDS_BYTE_LEVEL}"
+        elif (fault := _CUTS[cut["type"]]) is not None and cut[fault[0]] == fault[1]:
+            yield f"its pre_tokenizer {cut['type']} {fault[2]}"
     # A second ByteLevel would spell the letters of the first again.
     spellings = sum(step["type"] == "ByteLevel" for step in steps + cuts)
     if spellings != 1:
-        yield f"it has {spellings} ByteLevel steps instead of one; {BYTE_LEVEL}"
+        yield f"it has {spellings} ByteLevel steps instead of one; {NEEDS_BYTE_LEVEL}"
     for processor in _flat(said["post_processor"], "processors"):
         if processor["type"] == "TemplateProcessing":
             whole = [piece["Sequence"]["id"] for piece in processor["single"] if "Sequence" in piece]
@@ -75,7 +75,7 @@ def traps(raw: Any) -> Iterator[str]:
 
 def _of_model(model: dict[str, Any]) -> Iterator[str]:
     if model["type"] != "BPE":
-        yield f"its model is {model['type']}, which cannot give every text back; {BYTE_LEVEL}"
+        yield f"its model is {model['type']}, which cannot give every text back; {NEEDS_BYTE_LEVEL}"
         return
     if model["dropout"]:
         yield (
@@ -86,7 +86,7 @@ def _of_model(model: dict[str, Any]) -> Iterator[str]:
 
 
 def _affix(key: str, affix: object) -> str:
-    return f'its {key} "{affix}" is part of the tokens but not of the text; {BYTE_LEVEL}'
+    return f'its {key} "{affix}" is part of the tokens but not of the text; {NEEDS_BYTE_LEVEL}'
 
 
 def _flat(step: dict[str, Any] | None, name: str) -> list[dict[str, Any]]:
@@ -98,28 +98,19 @@ def _flat(step: dict[str, Any] | None, name: str) -> list[dict[str, Any]]:
     return [single for part in step[name] for single in _flat(part, name)]
 
 
-def _keeps(cut: dict[str, Any]) -> str | None:
-    return None
+_PREFIXES = (
+    "add_prefix_space",
+    True,
+    "adds a blank before a text (add_prefix_space); set add_prefix_space to false",
+)
+_REMOVES = "behavior", "Removed", "removes what it matches (behavior Removed); set its behavior to Isolated"
 
-
-def _unless_removed(cut: dict[str, Any]) -> str | None:
-    if cut["behavior"] == "Removed":
-        return "removes what it matches (behavior Removed); set its behavior to Isolated"
-    return None
-
-
-def _unless_prefixed(cut: dict[str, Any]) -> str | None:
-    if cut["add_prefix_space"]:
-        return "adds a blank before a text (add_prefix_space); set add_prefix_space to false"
-    return None
-
-
-_CUTS: dict[str, Callable[[dict[str, Any]], str | None]] = {
-    "ByteLevel": _unless_prefixed,
-    "Digits": _keeps,
-    "FixedLength": _keeps,
-    "Punctuation": _unless_removed,
-    "Split": _unless_removed,
+_CUTS: dict[str, tuple[str, object, str] | None] = {
+    "ByteLevel": _PREFIXES,
+    "Digits": None,
+    "FixedLength": None,
+    "Punctuation": _REMOVES,
+    "Split": _REMOVES,
 }
-"""The steps that cut a text and can keep all of it, each with a function that finds its fault. UnicodeScripts is not
+"""The steps that cut a text and can keep all of it, each with the key and value that change it. UnicodeScripts is not
 one of them: it loses a blank at the beginning of a text."""

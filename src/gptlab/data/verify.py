@@ -66,13 +66,7 @@ def measure(
 ) -> Shard:
     """Read a shard once, and describe it as a manifest does.
 
-    Args:
-        path: the file.
-        split: train or val.
-        tokenizer: the tokenizer that made it.
-        progress: counts the bytes.
-        remedy: what to do about a damaged shard.
-        wrong_vocabulary: what to do about a token outside the vocabulary, if not the same.
+    `wrong_vocabulary` is the remedy for a token outside the vocabulary, if it is another.
 
     Raises:
         DataError: the shard is damaged, or a token is outside the vocabulary.

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import socket
 import sys
 import time
 from functools import cache
@@ -16,7 +15,7 @@ from gptlab.machine import gpus
 
 DTypeName = Literal["auto", "float32", "tf32", "bfloat16", "float16"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
-KINDS: dict[DeviceName, str] = {"cuda": "CUDA device", "mps": "Apple GPU (MPS)", "cpu": "CPU"}
+DEVICES: dict[DeviceName, str] = {"cuda": "CUDA device", "mps": "Apple GPU (MPS)", "cpu": "CPU"}
 """What `auto` takes where it is there, best first, and what it is called."""
 PAYS = 1.25  # times as long as in float32; a format that saves memory may be a little slower
 SLOW = 5  # times as long as in float32; on a busy machine two may be noise
@@ -32,9 +31,9 @@ def choose_device(name: DeviceName) -> torch.device:
     alone = os.environ.get("WORLD_SIZE", "1") == "1"
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        name = next(kind for kind in KINDS if there[kind] and (alone or kind != "mps"))
+        name = next(kind for kind in DEVICES if there[kind] and (alone or kind != "mps"))
     if not there[name]:
-        raise ConfigError(f"train.device = {name}: torch finds no {KINDS[name]} here; use cpu, or auto")
+        raise ConfigError(f"train.device = {name}: torch finds no {DEVICES[name]} here; use cpu, or auto")
     if name == "mps" and not alone:
         raise ConfigError("train.device = mps: takes one process; leave torchrun out, or use cpu")
     return (
@@ -84,13 +83,7 @@ def product_type(name: DTypeName) -> torch.dtype:
 
 
 def warn_if_emulated(name: DTypeName, device: torch.device, flag: str) -> None:
-    """Warn on standard error if a CPU emulates a number format, and say how much slower it is than float32.
-
-    Args:
-        name: the requested format.
-        device: the device that computes.
-        flag: the flag that requested it.
-    """
+    """Warn on standard error if a CPU emulates a number format, and say how much slower it is than float32."""
     dtype = product_type(name)
     if device.type != "cpu" or dtype == torch.float32:
         return
@@ -148,7 +141,6 @@ def describe(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": platform.platform(),
-        "host": socket.gethostname(),
         "device": _name(device),
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),

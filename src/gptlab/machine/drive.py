@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from gptlab.storage import sync_folder
+
 ROUNDS = 20
 SLOW_S = 1.0  # for a few bytes, written, forced to the disk and renamed
 
@@ -67,7 +69,7 @@ def probe(folder: Path) -> Drive:
                     os.fsync(stream.fileno())
                 aside.replace(file)
                 seconds.append(time.perf_counter() - began)
-        return Drive(sorted(seconds)[ROUNDS // 2], len(gaps), _renames_folders(place), _syncs_folders(place))
+        return Drive(sorted(seconds)[ROUNDS // 2], len(gaps), _renames_folders(place), sync_folder(place))
 
 
 @contextmanager
@@ -104,15 +106,3 @@ def _renames_folders(place: Path) -> bool:
         return (new / "inside").read_text() == "x" and not old.exists()
     except OSError:
         return False
-
-
-def _syncs_folders(place: Path) -> bool:
-    try:
-        descriptor = os.open(place, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError:
-        return False
-    return True

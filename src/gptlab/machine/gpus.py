@@ -1,4 +1,4 @@
-"""GPUs by name: their published figures and their cost."""
+"""GPUs by name: their published figures and their rent."""
 
 import re
 from dataclasses import dataclass
@@ -20,38 +20,11 @@ class GPU:
     """Bytes; of the smallest form."""
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """The electricity and money that training took: device hours are measured, the rest is assumed."""
-
-    kwh: float
-    usd: float
-    assuming: str
-
-
 def known(device: str) -> GPU | None:
     """Return the GPU that a driver's name means; None if GPUS lacks it."""
     # Whole words, as an L40 is not an L4; and a laptop GPU of the same name is a different one.
     names = (key for key in GPUS if re.search(rf"\b{key}\b(?! Laptop)", device))
     return next((GPUS[name] for name in names), None)
-
-
-def estimate(device: str, device_hours: float) -> Estimate | None:
-    """Estimate the electricity and cost of hours on a device; None if they are unknown.
-
-    Args:
-        device: the driver's name for it.
-        device_hours: hours times devices.
-    """
-    gpu = known(device)
-    if gpu is None or gpu.watts is None or gpu.usd_per_hour is None:
-        return None
-    return Estimate(
-        kwh=device_hours * gpu.watts / 1000,
-        usd=device_hours * gpu.usd_per_hour,
-        assuming=f"{gpu.watts:g} W for each GPU, its power limit, at all times, and nothing for the rest of the "
-        f"machine; {gpu.usd_per_hour:.2f} US dollars per GPU hour",
-    )
 
 
 # The first key found in the device's name decides.

@@ -52,14 +52,7 @@ class Peer:
 
 
 class Peers:
-    """This process among those of its run.
-
-    Args:
-        rank: its rank.
-        size: how many there are.
-        store: a store of torch's that all of them reach, perhaps with entries of processes that have died.
-        same: what they must have in common.
-    """
+    """This process among those of its run; the store may hold entries of processes that have died."""
 
     def __init__(self, rank: int, size: int, store: Any, same: Same) -> None:
         address = _own_address()

@@ -63,14 +63,6 @@ class World:
         dist.broadcast_object_list(values)
         return values[0]
 
-    def smallest(self, value: int) -> int:
-        """Return the minimum of a number over all processes."""
-        if self.size == 1:
-            return value
-        least = torch.tensor(value, device=self.device)
-        dist.all_reduce(least, op=dist.ReduceOp.MIN)
-        return int(least.item())
-
     def gather(self, rows: list[Any]) -> list[Any]:
         """Join lists of plain objects from all processes, in order of rank."""
         if self.size == 1:

@@ -141,9 +141,7 @@ def rotation(config: ModelConfig) -> CheckResult:
     small = shrink(config)
     position = _lively(small).position
     if not _rotates(position):
-        return CheckResult(
-            "rotation", "exempt", f"position = {config.position} does not rotate queries and keys"
-        )
+        return _unrotated("rotation", config)
     vector_K = F.normalize(torch.randn(small.head_dim, generator=_seeded()), dim=0)
     rotated_BHTK = position.rotate(vector_K.expand(2, small.n_head, small.context, small.head_dim), 0)
     rotated_TK = rotated_BHTK[0, 0]
@@ -168,9 +166,7 @@ def relative_shift(config: ModelConfig) -> CheckResult:
     model = _lively(small)
     rotate, shift = model.position.rotate, small.context // 2
     if not _rotates(model.position):
-        return CheckResult(
-            "relative_shift", "exempt", f"position = {config.position} does not rotate queries and keys"
-        )
+        return _unrotated("relative_shift", config)
     ids_BT = _distinct_ids(small)[:, :shift]
     logits_BTV = model(ids_BT)
     model.position.rotate = lambda x_BHTK, start: rotate(x_BHTK, start + shift)
@@ -317,6 +313,10 @@ def _distance(logits: Tensor, other: Tensor) -> Tensor:
 
 def _rotates(position: Position) -> bool:
     return type(position).rotate is not Position.rotate
+
+
+def _unrotated(name: str, config: ModelConfig) -> CheckResult:
+    return CheckResult(name, "exempt", f"position = {config.position} does not rotate queries and keys")
 
 
 def _loss(model: GPT, ids_BT: Tensor, targets_BT: Tensor) -> Tensor:

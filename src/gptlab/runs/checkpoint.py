@@ -81,12 +81,7 @@ def save(
 ) -> Path:
     """Write `RUN/checkpoints/step_N` and point RUN/latest to it; a failure leaves everything as it was.
 
-    Args:
-        run: the run folder.
-        state: what `state.json` holds; its `step` names the folder.
-        model: the parameters, on the CPU.
-        optimizer: the optimizer's tensors, on the CPU.
-        files: further files, by name.
+    The tensors are on the CPU; `state["step"]` names the folder.
 
     Raises:
         OSError: the disk is full or fails.
@@ -203,10 +198,7 @@ def load(folder: Path, *, for_reading: bool = False) -> Checkpoint:
 def newest(run: Path, complain: Callable[[str], None], at_most: int | None = None) -> Checkpoint | None:
     """Return the newest whole checkpoint; None if the run has no checkpoints.
 
-    Args:
-        run: the run folder.
-        complain: is called for every newer one that is damaged.
-        at_most: ignore checkpoints of later steps.
+    `complain` hears of newer ones that are damaged; steps after `at_most` are ignored.
 
     Raises:
         CheckpointError: all checkpoints are damaged.
@@ -272,10 +264,7 @@ def prune(run: Path, keep: int, *, every: int | None = None, before: int | None 
 def rewind(run: Path, step: int, best: int | None) -> None:
     """Set aside the checkpoints after a step, from which the run continues differently, and correct the pointers.
 
-    Args:
-        run: the run folder.
-        step: the step of a whole checkpoint.
-        best: the step of the best checkpoint up to there; None if there is none.
+    `best` is the step of the best checkpoint up to there; None if there is none.
     """
     here = folder_of(run, step)
     if pointed(run / LATEST) != here:

@@ -40,16 +40,13 @@ class Run:
     def planned_steps(self) -> int | None:
         """The last step, from the newest plan or else from the recipe."""
         plans: list[tuple[int, int]] = []
+        anew = [begin for key in ("train.steps", "train.hours") for begin, _ in self.history.get(key, ())[1:]]
         for row in self.metrics["event"]:
             if row.get("event") == "plan" and "steps" in row:
                 plans.append((row["step"], row["steps"]))
             elif row.get("event") in GOES_BACK:
-                kept = not self._began_anew(row["step"], "train.steps", "train.hours")
-                plans = [plan for plan in plans if kept and plan[0] <= row["step"]]
+                plans = [plan for plan in plans if row["step"] not in anew and plan[0] <= row["step"]]
         return plans[-1][1] if plans else self.config.get("train.steps")
-
-    def _began_anew(self, step: int, *keys: str) -> bool:
-        return any(step == begin for key in keys for begin, _ in self.history.get(key, ())[1:])
 
     @property
     def highest_rate(self) -> float | None:
@@ -149,7 +146,7 @@ def _checked(row: Any) -> Row:
 
 def _misfit(row: Row) -> str | None:
     """Return a key whose value has a type that readers do not expect; None if there is none."""
-    return next((key for key, kind in KINDS.items() if key in row and type(row[key]) not in kind), None)
+    return next((key for key, kind in KEY_TYPES.items() if key in row and type(row[key]) not in kind), None)
 
 
 def _fits(changed: Row) -> bool:
@@ -232,7 +229,7 @@ TEXT_SETTINGS = ("data.path", "data.train", "eval.val_tokens", "model.context")
 """The settings that decide which held-out text a loss is measured on."""
 
 NUMBER, NOTHING = (int, float), type(None)
-KINDS: dict[str, tuple[type, ...]] = {
+KEY_TYPES: dict[str, tuple[type, ...]] = {
     # metrics.jsonl
     **dict.fromkeys(("tokens", "steps", "shots", "n", "processes", "parameters"), (int,)),
     **dict.fromkeys(("loss", "bits_per_byte", *ACCURACIES, *ACCURACIES.values()), (*NUMBER, NOTHING)),

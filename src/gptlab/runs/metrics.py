@@ -101,12 +101,6 @@ class MetricsLog:
 def append_row(path: Path, kind: str, row: Row, by: str) -> None:
     """Append a row to the metrics of a run that may be writing them at the same time.
 
-    Args:
-        path: a run's metrics.jsonl.
-        kind: the row's kind.
-        row: the rest of it.
-        by: its author.
-
     Raises:
         OSError: the row cannot be written.
     """
@@ -133,27 +127,18 @@ def went_back(path: Path, step: int, since: int) -> bool:
     return any(row is not None and _goes_back(row) and row["step"] < step for row in rows)
 
 
-def read_rows(path: Path, complain: Callable[[str], None] | None = None, *, own: bool = False) -> list[Row]:
+def read_rows(path: Path, *, own: bool = False) -> list[Row]:
     """Read a run's rows in the order they were written, each fact once.
 
     A run that continues from a checkpoint writes the rows after it again: a `resume` or `rollback` event voids the
     rows of later steps above it, but no events except skips. Among rows about the same fact the last one counts, in
-    the place of the first. Damaged lines, as a kill may leave, are skipped.
-
-    Args:
-        path: a run's metrics.jsonl.
-        complain: is called for every skipped line.
-        own: whether to skip rows that others added to the run's metrics.
+    the place of the first. Damaged lines, as a kill may leave, are skipped, and with `own` the rows that others added.
     """
     kept: dict[tuple[Any, ...], Row] = {}
     lines = path.read_bytes().split(b"\n")
     for position, line in enumerate(lines[:-1], 1):
         row = _row(line)
-        if row is None:
-            if complain is not None:
-                complain(f"{path}: line {position} is damaged and skipped")
-            continue
-        if own and BY in row:
+        if row is None or (own and BY in row):
             continue
         if _goes_back(row):
             kept = {key: old for key, old in kept.items() if old["step"] <= row["step"] or key[0] == "note"}

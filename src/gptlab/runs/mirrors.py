@@ -31,7 +31,7 @@ class Mirror(Protocol):
 
 
 @dataclass(frozen=True)
-class Run:
+class MirroredRun:
     """What a mirror knows about the run that it shows."""
 
     folder: Path
@@ -49,7 +49,7 @@ class Run:
 class TensorBoard:
     """Event files in RUN/tensorboard: `tensorboard --logdir RUN/tensorboard`."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: MirroredRun) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=run.step + 1)
@@ -70,7 +70,7 @@ class TensorBoard:
 class WeightsAndBiases:
     """A run of Weights & Biases; WANDB_MODE=offline keeps it in RUN/wandb until `wandb sync`."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: MirroredRun) -> None:
         import wandb
 
         self._run = wandb.init(
@@ -96,7 +96,7 @@ class WeightsAndBiases:
 class Trackio:
     """A run of Trackio, Hugging Face's tracker: `trackio show`; TRACKIO_SPACE_ID sends it to a Space as well."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: MirroredRun) -> None:
         import trackio
 
         (run.folder / "trackio").mkdir(
@@ -137,15 +137,9 @@ def scalars(row: Row) -> dict[str, float]:
 
 
 class Mirrors:
-    """The mirrors of a run, which cannot stop it.
+    """The mirrors of a run, which cannot stop it; `complain` is called once for each that fails."""
 
-    Args:
-        config: the recipe's [mirror].
-        run: the run they show.
-        complain: is called once for each that fails.
-    """
-
-    def __init__(self, config: "MirrorConfig", run: Run, complain: Callable[[str], None]) -> None:
+    def __init__(self, config: "MirrorConfig", run: MirroredRun, complain: Callable[[str], None]) -> None:
         self._complain = complain
         self._open: dict[str, Mirror] = {}
         for name in config.to:
@@ -179,12 +173,12 @@ class Mirrors:
             self._complain(f"mirror {name}: {type(error).__name__}: {reason}; the run continues without it")
 
 
-def _rows_before(run: Run) -> list[dict[str, Any]]:
+def _rows_before(run: MirroredRun) -> list[dict[str, Any]]:
     metrics = run.folder / METRICS
     return [row for row in read_rows(metrics) if row["step"] <= run.step] if metrics.is_file() else []
 
 
-MIRRORS: dict[str, Callable[[Run], Mirror]] = {
+MIRRORS: dict[str, Callable[[MirroredRun], Mirror]] = {
     "tensorboard": TensorBoard,
     "wandb": WeightsAndBiases,
     "trackio": Trackio,

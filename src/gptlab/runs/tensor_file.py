@@ -74,10 +74,6 @@ def read_by_main(world: World, files: Callable[[], Sequence[dict[str, Stored]]])
     """List the tensors of files that only the first process need see.
 
     It sends the others each tensor that is read, so all must read the same ones in the same order.
-
-    Args:
-        world: the processes.
-        files: lists the files' tensors, in the first process.
     """
     opened = files() if world.main else []
     if world.size == 1:

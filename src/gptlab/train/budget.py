@@ -65,9 +65,6 @@ class Budget:
     def start(self, step: int) -> None:
         """Start the schedule at a step."""
         self._start, self._begin = step, max(step, self._warmup_steps)
-        self._keep_to_steps()
-
-    def _keep_to_steps(self) -> None:
         if self.hours is None:
             assert self.most is not None  # TrainConfig ensures it
             self.plan = Plan(self._begin, 0.0, self.most)
@@ -146,14 +143,7 @@ class Budget:
 
     def state(self) -> dict[str, Any]:
         """Return the budget's state as JSON."""
-        return {
-            "hours": self.hours,
-            "most": self.most,
-            "start": self._start,
-            "used_s": self.used_s,
-            "evaluation_s": self._evaluation_s,
-            "plan": None if self.plan is None else asdict(self.plan),
-        }
+        return asdict(_Saved(self.hours, self.most, self._start, self.used_s, self._evaluation_s, self.plan))
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from what `state` returned; plan again if the hours or the steps have changed.

@@ -24,15 +24,7 @@ class Work:
 
 
 class Record:
-    """Writes rows and shows lines, in the first process only.
-
-    Args:
-        log: the run's metrics.
-        world: the processes.
-        work: the work of a step.
-        steps: the last step; None while it is unknown.
-        step: the step at which this process starts or resumes.
-    """
+    """Writes rows and shows lines, in the first process only; `steps` is the last step, None while unknown."""
 
     def __init__(self, log: MetricsLog, world: World, work: Work, *, steps: int | None, step: int) -> None:
         self.log = log

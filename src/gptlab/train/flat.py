@@ -19,21 +19,21 @@ ALIGNED = 64
 
 
 @dataclass(frozen=True)
-class Layout:
+class FlatLayout:
     """Where each parameter starts in the buffer, and the length of a process's stretch, in numbers."""
 
     starts: Mapping[str, int]
     stretch: int
 
 
-def cut(parameters: Mapping[str, Tensor], processes: int) -> Layout:
+def cut(parameters: Mapping[str, Tensor], processes: int) -> FlatLayout:
     """Lay parameters out in order, so that a stretch may begin and end within one."""
     starts: dict[str, int] = {}
     end = 0
     for name, parameter in parameters.items():
         starts[name] = end
         end += _aligned(parameter.numel())
-    return Layout(starts, _aligned(-(-end // processes)))
+    return FlatLayout(starts, _aligned(-(-end // processes)))
 
 
 def deal(matrices: Mapping[str, Tensor], processes: int) -> dict[str, int]:
@@ -45,13 +45,13 @@ def deal(matrices: Mapping[str, Tensor], processes: int) -> dict[str, int]:
     return owners
 
 
-def dealt(matrices: Mapping[str, Tensor], processes: int) -> Layout:
+def dealt(matrices: Mapping[str, Tensor], processes: int) -> FlatLayout:
     """Lay whole matrices out, those of each process in its stretch."""
     ends, starts, owners = [0] * processes, dict[str, int](), deal(matrices, processes)
     for name, rank in owners.items():
         starts[name] = ends[rank]
         ends[rank] += _aligned(matrices[name].numel())
-    return Layout({name: owners[name] * max(ends) + start for name, start in starts.items()}, max(ends))
+    return FlatLayout({name: owners[name] * max(ends) + start for name, start in starts.items()}, max(ends))
 
 
 class Flat:
@@ -63,7 +63,7 @@ class Flat:
         world: the processes.
     """
 
-    def __init__(self, parameters: Mapping[str, Tensor], layout: Layout, world: World) -> None:
+    def __init__(self, parameters: Mapping[str, Tensor], layout: FlatLayout, world: World) -> None:
         self._parameters, self._layout, self._world = parameters, layout, world
         size = layout.stretch * world.size
         self._buffer = torch.zeros(size, device=world.device)

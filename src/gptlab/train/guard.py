@@ -8,8 +8,7 @@ Source: Chowdhery et al. (2022), https://arxiv.org/abs/2204.02311, section 5.1.
 """
 
 import statistics
-from collections import deque
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from gptlab.parsing import typed
@@ -38,33 +37,36 @@ class GuardConfig:
 
 
 @dataclass
-class Guard:
+class Seen:
+    """What a guard has seen, as every checkpoint holds it."""
+
+    bad: int
+    """Bad steps in a row so far."""
+    since: tuple[int, int]
+    """Steps done and samples consumed before the first of them."""
+    skipped: int
+    """Updates skipped since the run began."""
+    rollbacks: int
+    """How often the run has gone back."""
+    losses: list[float]
+    """Those of the last good steps, WINDOW at most."""
+
+
+class Guard(Seen):
     """The losses of a run so far, and its bad steps.
 
     A false alarm needs `patience` losses in a row above all in the window. Among 148 losses that vary at random, the
     20 largest come last once in 10^24 times, whatever their distribution.
     """
 
-    config: GuardConfig
-
-    def __post_init__(self) -> None:
-        self.bad = 0
-        """Bad steps in a row so far."""
-        self.since: tuple[int, int] = (0, 0)
-        """Steps done and samples consumed before the first of them."""
-        self.skipped = 0
-        """Updates skipped since the run began."""
-        self.rollbacks = 0
-        """How often the run has gone back."""
-        self._losses: deque[float] = deque(maxlen=WINDOW)
+    def __init__(self, config: GuardConfig) -> None:
+        super().__init__(bad=0, since=(0, 0), skipped=0, rollbacks=0, losses=[])
+        self.config = config
 
     def judge(self, gradient: Gradient, *, step: int, sample: int) -> str | None:
         """Judge a step, and return what is wrong with it; None if it is good.
 
-        Args:
-            gradient: of the step.
-            step: steps done before it.
-            sample: samples consumed before it.
+        `step` and `sample` count those before it.
         """
         self.skipped += not gradient.finite
         if gradient.overflow:
@@ -74,10 +76,10 @@ class Guard:
             complaint = "the loss or gradient is not finite"
         elif gradient.loss > self._bound():
             complaint = (
-                f"loss {gradient.loss:.4f} is far above the {statistics.median(self._losses):.4f} before"
+                f"loss {gradient.loss:.4f} is far above the {statistics.median(self.losses):.4f} before"
             )
         else:
-            self._losses.append(gradient.loss)
+            self.losses = [*self.losses, gradient.loss][-WINDOW:]
             self.bad = 0
             return None
         if not self.bad:
@@ -86,10 +88,10 @@ class Guard:
         return complaint
 
     def _bound(self) -> float:
-        if self.config.spike is None or len(self._losses) < WINDOW:
+        if self.config.spike is None or len(self.losses) < WINDOW:
             return float("inf")
-        middle = statistics.median(self._losses)
-        spread = DEVIATION * statistics.median(abs(loss - middle) for loss in self._losses)
+        middle = statistics.median(self.losses)
+        spread = DEVIATION * statistics.median(abs(loss - middle) for loss in self.losses)
         return middle + max(self.config.spike * spread, SPIKE_NATS)
 
     @property
@@ -104,13 +106,7 @@ class Guard:
 
     def state(self) -> dict[str, Any]:
         """Return the guard's state as JSON."""
-        return {
-            "bad": self.bad,
-            "since": list(self.since),
-            "skipped": self.skipped,
-            "rollbacks": self.rollbacks,
-            "losses": list(self._losses),
-        }
+        return asdict(self)
 
     def restore(self, state: dict[str, Any]) -> None:
         """Restore what `state` returned.
@@ -118,17 +114,4 @@ class Guard:
         Raises:
             ValueError: the state is not a guard's.
         """
-        saved = typed(_Saved, state)
-        self.bad, self.since, self.skipped = saved.bad, saved.since, saved.skipped
-        self.rollbacks, self._losses = saved.rollbacks, deque(saved.losses, maxlen=WINDOW)
-
-
-@dataclass(frozen=True)
-class _Saved:
-    """What `state` returns."""
-
-    bad: int
-    since: tuple[int, int]
-    skipped: int
-    rollbacks: int
-    losses: list[float]
+        vars(self).update(vars(typed(Seen, state)))

@@ -31,15 +31,8 @@ class Trainer:
     """The built parts of a run, and the loop over them.
 
     Args:
-        state: everything that decides how the run continues.
-        updater: makes the updates.
-        saver: writes the checkpoints.
         rate: returns the fraction of the peak rate, from the updates done and the fraction of the decay done.
-        config: the recipe's [train].
         evaluations: run at step 0, every `evaluate_every` steps and at the end.
-        evaluate_every: in steps.
-        work: the work of a step, for the record.
-        interrupt: the requests to stop.
     """
 
     state: State

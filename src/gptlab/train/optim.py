@@ -65,12 +65,7 @@ def build_optimizer(model: nn.Module, config: Any, parts: Parts | None = None) -
 
 
 def state_bytes(config: Any, counts: Mapping[KindName, int]) -> int:
-    """Return the bytes of the state that an optimizer will keep of a model.
-
-    Args:
-        config: the recipe's [optim].
-        counts: the model's parameters, by the kind of their role.
-    """
+    """Return the bytes of the state that an optimizer will keep of a model."""
     means = OPTIMIZERS[config.name].means
     return NUMBER_BYTES * sum(means(kind) * count for kind, count in counts.items())
 
@@ -112,11 +107,10 @@ def check_optimizer_state(
     optimizer: torch.optim.Optimizer,
     model: nn.Module,
     stored: Mapping[str, Stored],
-    parts: Parts | None = None,
+    parts: Parts,
 ) -> None:
-    """Refuse saved tensors of other parameters, shapes or quantities; arguments as in `load_optimizer_state`."""
+    """Refuse saved tensors of other parameters, shapes or quantities; `parts` is what this process updates."""
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    parts = dict(model.named_parameters()) if parts is None else parts
     saved: dict[str, dict[str, Stored]] = {name: {} for name in shapes}
     for key, tensor in stored.items():
         name, _, quantity = key.partition("/")
@@ -139,21 +133,11 @@ def check_optimizer_state(
 
 def load_optimizer_state(
     optimizer: torch.optim.Optimizer,
-    model: nn.Module,
     stored: Mapping[str, Stored],
-    parts: Parts | None = None,
+    parts: Parts,
     cut: Callable[[str, Tensor], Tensor] = lambda name, whole: whole,
 ) -> None:
-    """Restore saved tensors that fit.
-
-    Args:
-        optimizer: over the parts.
-        model: whose state it is.
-        stored: the tensors of a checkpoint.
-        parts: what this process updates of each parameter; None means all of it.
-        cut: returns this process's part of a tensor of a parameter's shape.
-    """
-    parts = dict(model.named_parameters()) if parts is None else parts
+    """Restore saved tensors that fit; `cut` returns this process's part of a tensor of a parameter's shape."""
     for key, tensor in stored.items():
         name, _, quantity = key.partition("/")
         value = tensor.read()  # by all processes, as the first one may read for all

@@ -53,13 +53,7 @@ class Alone:
 
     @staticmethod
     def bytes_of(parameters: int, state: int, processes: int) -> int:
-        """Return the bytes of parameters, gradients and optimizer state that a process holds.
-
-        Args:
-            parameters: how many.
-            state: bytes of the whole state.
-            processes: how many.
-        """
+        """Return the bytes of parameters, gradients and optimizer state that a process holds; `state` is in bytes."""
         return 2 * NUMBER_BYTES * parameters + state
 
     def unsynchronised(self) -> AbstractContextManager[None]:

@@ -26,18 +26,10 @@ loss of 7.8.
 """
 
 
-def warnings(
+def complaints(
     optim: OptimConfig, schedule: ScheduleConfig, *, dtype: str, parameters: int, bfloat16: bool
 ) -> Iterator[str]:
-    """Yield a line for each setting outside of what is known to train well; it may still be right.
-
-    Args:
-        optim: the recipe's [optim].
-        schedule: the recipe's [schedule].
-        dtype: the number format of the products.
-        parameters: of the model.
-        bfloat16: whether the device supports it.
-    """
+    """Yield a line for each setting outside of what is known to train well; it may still be right."""
     low, high = next((rates for most, rates in RATES.items() if parameters <= most), (0.0, float("inf")))
     if isinstance(optim, AdamWConfig) and not low <= optim.lr <= high:
         fate = "it may diverge" if optim.lr > high else "it will learn slowly"

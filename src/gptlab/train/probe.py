@@ -7,7 +7,7 @@ from functools import partial
 import torch
 
 from gptlab.errors import TrainError, brief
-from gptlab.machine.memory import free_bytes, peak_bytes, release
+from gptlab.machine.memory import free_gpu_bytes, peak_bytes, release
 from gptlab.machine.world import World
 from gptlab.train.micro_batch import estimate, even
 from gptlab.train.objective import Objective
@@ -61,7 +61,7 @@ class Probe:
         if 0 < self._world.count(self._objective.compiled_as != "nothing")[0] < self._world.size:
             self._objective.compile_as("nothing")
             self._find(say)
-        self._slices.rows = self._world.smallest(self._slices.rows)
+        self._slices.rows = min(self._world.gather([self._slices.rows]))
 
     def _find(self, say: Callable[[str], None]) -> None:
         slices, device = self._slices, self._world.device
@@ -108,6 +108,6 @@ class Probe:
         self._objective.compile_as("nothing")
         try:
             peak = partial(peak_bytes, device, self._attempt)
-            return estimate(peak, free=free_bytes(device), reserve=coming)
+            return estimate(peak, free=free_gpu_bytes(device), reserve=coming)
         finally:
             self._objective.compile_as(what)

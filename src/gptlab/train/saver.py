@@ -66,13 +66,8 @@ class Saver:
     ) -> None:
         """Copy the state and save it in the background, once the previous save is done.
 
-        With a link all processes do this together, and each copies what it holds.
-
-        Args:
-            state: what `state.json` holds.
-            model: the parameters.
-            optimizer: the optimizer's tensors.
-            good: always keep the newest checkpoint up to this step.
+        With a link all processes do this together, and each copies what it holds. The newest checkpoint up to step
+        `good` is kept.
         """
         self.wait()
         began = time.monotonic()

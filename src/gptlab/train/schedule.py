@@ -63,10 +63,7 @@ class ScheduleConfig:
 def rate(config: ScheduleConfig, step: int, progress: float) -> float:
     """Return the learning rate of the next update, as a fraction of the peak.
 
-    Args:
-        config: the recipe's [schedule].
-        step: updates done.
-        progress: the fraction done of the steps after the warm-up.
+    `progress` is the fraction done of the steps after the warm-up.
     """
     if step < config.warmup_steps:
         start = config.warmup_start_fraction

@@ -18,14 +18,7 @@ AHEAD = 2  # passes to read while one is computed
 
 
 class Slices:
-    """The passes of this process over each batch.
-
-    Args:
-        batches: the training sequences.
-        n_sequence: sequences per batch.
-        rows: sequences per pass.
-        world: the processes.
-    """
+    """The passes of this process over each batch."""
 
     def __init__(self, batches: Order, n_sequence: int, rows: int, world: World) -> None:
         self.n_sequence, self.rows = n_sequence, rows

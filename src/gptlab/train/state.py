@@ -29,16 +29,7 @@ class State:
     """The state of a run, on which its learning rates and the order of its data depend.
 
     Args:
-        model: the weights.
-        sharing: what this process holds and updates of them.
-        optimizer: over what it updates.
-        scaler: float16's loss scaling.
-        guard: watches the losses.
-        budget: how long the run lasts.
-        batches: the order of the data, with its skip list.
         identity: describes the model, tokenizer and data; a checkpoint to restore must have the same.
-        context: tokens of a sequence.
-        world: the processes.
         average: the running mean of the weights; None if there is none.
     """
 
@@ -155,7 +146,7 @@ class State:
         if self.world.count(misfit is not None)[0]:  # else the others would wait for this one
             raise misfit or CheckpointError(f"{found.folder}: does not fit; see another process's message")
         self.optimizer.state.clear()
-        load_optimizer_state(self.optimizer, self.model, optimizer, share.parts, share.cut)
+        load_optimizer_state(self.optimizer, optimizer, share.parts, share.cut)
         with found.blamed():
             place = typed(_Place, {item.name: found.state[item.name] for item in fields(_Place)})
             restore_random_state(found.state["random"], self.world.device)

@@ -29,14 +29,7 @@ from gptlab.train.state import State
 
 
 class Updater:
-    """Updates a model; each process computes its share of every batch.
-
-    Args:
-        state: the model, its optimizer, the training sequences and the processes.
-        objective: what a pass computes.
-        config: the recipe's [train].
-        dtype: the number format that `config.dtype` means on this device.
-    """
+    """Updates a model; each process computes its share of every batch."""
 
     def __init__(self, state: State, objective: Objective, config: TrainConfig, dtype: DTypeName) -> None:
         world, context = state.world, state.context

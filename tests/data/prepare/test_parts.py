@@ -68,10 +68,10 @@ def test_parts_in_folders_of_their_own_are_brought_together(source, whole, tmp_p
 
 
 def test_a_trained_tokenizer_comes_along_with_the_parts(source, tmp_path):
-    from gptlab.data.sources.table import documents
+    from gptlab.data.sources.table import find_source
     from gptlab.data.train_tokenizer import train_tokenizer
 
-    train_tokenizer(documents(source), 300).save(str(tmp_path / "bpe.json"))
+    train_tokenizer(find_source(source).documents(), 300).save(str(tmp_path / "bpe.json"))
     for number in range(1, PARTS + 1):
         prepare(source, tmp_path / f"{number}", tokenizer=tmp_path / "bpe.json", part=f"{number}/{PARTS}")
     (tmp_path / "bpe.json").rename(tmp_path / "elsewhere.json")

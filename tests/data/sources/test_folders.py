@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,11 @@ from gptlab import cli
 from gptlab.data.manifest import MANIFEST, Manifest
 from gptlab.data.prepare.prepare import prepare
 from gptlab.data.sources import folders, json_files
-from gptlab.data.sources.table import documents, find_source
+from gptlab.data.sources.table import find_source
+
+
+def documents(source: str | Path, text_column: str | None = None) -> Iterator[str]:
+    return find_source(source, text_column).documents()
 
 
 def zstd(data: bytes) -> bytes:

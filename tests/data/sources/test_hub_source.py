@@ -15,13 +15,14 @@ import pytest
 from local_hub import COMMIT, LocalHub, local_hub
 from small_folder import documents_of
 
+from gptlab.commands import data_list
 from gptlab.data.load_tokenizer import load_tokenizer
 from gptlab.data.manifest import MANIFEST, Manifest
 from gptlab.data.prepare import jobs
 from gptlab.data.prepare.prepare import merge, prepare
 from gptlab.data.sources.hub import HubFile, Repository
 from gptlab.data.sources.hub_source import Remote, split_name
-from gptlab.data.sources.table import SOURCES, documents, find_source, list_sources
+from gptlab.data.sources.table import SOURCES, find_source
 from gptlab.data.verify import verify
 from gptlab.errors import DataError
 
@@ -194,7 +195,7 @@ def test_a_wrong_column_is_answered_with_those_there_are(how: str, hub: LocalHub
 
 
 def test_documents_are_read_without_a_folder(hub: LocalHub):
-    assert list(documents(f"{NAME}:{FILES[1]}")) == texts_of(FILES[1])
+    assert list(find_source(f"{NAME}:{FILES[1]}").documents()) == texts_of(FILES[1])
     assert list(hub.sent) == FILES[1:2]
 
 
@@ -340,7 +341,7 @@ def test_the_names_find_the_files_where_their_repositories_have_them(
 
 
 def test_every_name_is_listed_with_its_size():
-    listed = list_sources()
+    listed = data_list.run()["sources"]
     assert [source["name"] for source in listed] == list(SOURCES)
     assert all(source["size"] and source["description"] for source in listed)
 

@@ -1,6 +1,7 @@
 import gzip
 import json
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,8 +10,12 @@ import pytest
 
 from gptlab.data.sources import json_files, parquet_files
 from gptlab.data.sources.piece import Piece
-from gptlab.data.sources.table import SOURCES, documents, find_source, list_sources
+from gptlab.data.sources.table import SOURCES, find_source
 from gptlab.errors import DataError
+
+
+def documents(source: str | Path, text_column: str | None = None) -> Iterator[str]:
+    return find_source(source, text_column).documents()
 
 
 def pieces(source: str | Path, text_column: str | None = None) -> list[Piece]:
@@ -349,7 +354,7 @@ def test_an_unknown_source_says_what_there_is(name: str, complaint: str):
 
 
 def test_python_docs_is_a_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    assert "python-docs" in [source["name"] for source in list_sources()]
+    assert "python-docs" in SOURCES
     [piece] = pieces("python-docs")
     assert piece.bytes > 1_000_000
     assert next(piece.documents()).startswith("assert\n")

@@ -9,14 +9,14 @@ from gptlab.data.manifest import Manifest
 from gptlab.data.prepare.duplicates import Copies, Hashes, first_of_each
 from gptlab.data.prepare.holdout import HASHES, Asked, HoldOut, hold_out
 from gptlab.data.prepare.jobs import Documents, Job
-from gptlab.data.prepare.request import MAX_VAL_TOKENS, VAL_FRACTION, Plan
+from gptlab.data.prepare.request import MAX_VAL_TOKENS, VAL_FRACTION, Preparation
 from gptlab.data.prepare.writer import ShardWriter
 from gptlab.data.shards import Tokens
 from gptlab.errors import DataError
 from gptlab.progress import Progress
 
 
-def deal(plan: Plan, jobs: Sequence[Job], fraction: float) -> Manifest:
+def deal(plan: Preparation, jobs: Sequence[Job], fraction: float) -> Manifest:
     """Deal the documents to the shards of the two splits.
 
     Raises:
@@ -71,7 +71,7 @@ def deal(plan: Plan, jobs: Sequence[Job], fraction: float) -> Manifest:
 
 
 def _split_documents(
-    plan: Plan,
+    plan: Preparation,
     jobs: Sequence[Job],
     held_out: HoldOut,
     train: ShardWriter,
@@ -96,7 +96,7 @@ def _split_documents(
             progress.advance(job.bytes)
 
 
-def _split_document(plan: Plan, jobs: Sequence[Job], train: ShardWriter, val: ShardWriter) -> str:
+def _split_document(plan: Preparation, jobs: Sequence[Job], train: ShardWriter, val: ShardWriter) -> str:
     """Cut a source's only document in two: its end validates."""
     [(job, table)] = _tables(plan, jobs)
     document = job.checked_tokens(plan.partial, plan.encoder.vocab_size)[: int(table["tokens"][0])]
@@ -116,7 +116,7 @@ def _add_parts(document: Tokens, validating: int, train: ShardWriter, val: Shard
     val.add(np.concatenate([document[:1], document[-validating:]]))
 
 
-def _tables(plan: Plan, jobs: Sequence[Job]) -> Iterator[tuple[Job, Documents]]:
+def _tables(plan: Preparation, jobs: Sequence[Job]) -> Iterator[tuple[Job, Documents]]:
     """Read the jobs' documents up to the limit, if there is one; the document that crosses it is cut there."""
     remaining = plan.settings.max_tokens
     for job in jobs:

@@ -39,12 +39,7 @@ def first_of_each(tables: Iterable[Documents], repeated: Hashes) -> Iterator[Doc
 
 
 class Copies:
-    """Goes through the documents of jobs in order, and finds those equal to an earlier one.
-
-    Args:
-        folder: where the jobs' results are.
-        hashes: the hashes of all documents, job by job.
-    """
+    """Goes through the documents of jobs in order, and finds those equal to an earlier one."""
 
     def __init__(self, folder: Path, hashes: Sequence[Hashes]) -> None:
         self.documents = 0

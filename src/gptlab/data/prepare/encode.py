@@ -14,19 +14,20 @@ from gptlab.amounts import duration, quantity
 from gptlab.data.background import Ahead
 from gptlab.data.prepare.engines import Engine
 from gptlab.data.prepare.jobs import Job, cut_jobs, recorded
-from gptlab.data.prepare.request import Plan
+from gptlab.data.prepare.request import Preparation
+from gptlab.data.room import check_room
 from gptlab.data.shards import TOKEN
 from gptlab.data.sources.piece import Piece
 from gptlab.data.sources.source import File, Local
 from gptlab.parsing import parse_json
 from gptlab.progress import Progress
-from gptlab.storage import check_room, whole_file
+from gptlab.storage import whole_file
 
 DOWNLOADS = "downloads"
 CERTAIN = 0.8  # of the wanted text; as tokens are estimated, a file that begins further on may not be needed
 
 
-def encode(plan: Plan, engine: Engine) -> list[Job]:
+def encode(plan: Preparation, engine: Engine) -> list[Job]:
     """Do the jobs that are not done yet; return, in order, the jobs that hold the wanted tokens.
 
     Raises:
@@ -65,7 +66,7 @@ class _Coming:
 class _Files:
     """The files of a part, opened in order, and the jobs that they have been cut into so far."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Preparation) -> None:
         self.jobs: list[Job] = []
         self.ready = 0
         """How many jobs are done before the first that is not."""

@@ -1,15 +1,14 @@
 """Engines: who does the jobs of a preparation, processes of this machine or a Ray cluster."""
 
-import multiprocessing
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from itertools import chain, islice
+from contextlib import closing
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from gptlab.data.prepare.jobs import Job
-from gptlab.data.prepare.workers import start_worker
+from gptlab.data.prepare.workers import spread, stopped
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import DataError
 
@@ -28,49 +27,14 @@ def processes(jobs: Iterable[Job], encoder: Tokenizer, folder: Path, workers: in
     Raises:
         DataError: a piece cannot be read, or a worker ended abruptly.
     """
-    waiting = iter(jobs)
-    first = list(islice(waiting, 2 if workers > 1 else 0))
-    if len(first) < 2:
-        for job in chain(first, waiting):
-            job.encode(encoder, folder)
+    do, remedy = partial(_do, encoder, folder), "run again with fewer workers, finished jobs are kept"
+    with closing(spread(do, jobs, workers, remedy)) as done:
+        for job, _ in done:
             yield job
-        return
-    waiting = chain(first, waiting)
-    # Spawned, not forked: this process may hold threads and a GPU, which no child must inherit.
-    context = multiprocessing.get_context("spawn")
-    stop = context.Event()
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (encoder, folder, stop.is_set))
-    running: dict[Future[None], Job] = {}
-    try:
-        for job in islice(waiting, 2 * workers):
-            running[pool.submit(_work, job)] = job
-        while running:
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                future.result()
-                yield running.pop(future)
-                for job in islice(waiting, 1):
-                    running[pool.submit(_work, job)] = job
-    except BrokenProcessPool as error:
-        raise DataError(
-            "a worker process ended abruptly, as happens when memory runs out; run again with fewer workers, "
-            "finished jobs are kept"
-        ) from error
-    finally:
-        stop.set()
-        pool.shutdown(cancel_futures=True)
 
 
-_worker: tuple[Tokenizer, Path, Callable[[], bool]]
-
-
-def _start_worker(encoder: Tokenizer, folder: Path, stopped: Callable[[], bool]) -> None:
-    global _worker
-    _worker = encoder, folder, stopped
-    start_worker()
-
-
-def _work(job: Job) -> None:
-    job.encode(*_worker)
+def _do(encoder: Tokenizer, folder: Path, job: Job) -> None:
+    job.encode(encoder, folder, stopped)
 
 
 def ray(jobs: Iterable[Job], encoder: Tokenizer, folder: Path, workers: int) -> Generator[Job]:

@@ -75,14 +75,7 @@ class HoldOut:
 
 
 def hold_out(asked: Asked, lowest: int, highest: int, counted: Counted) -> HoldOut:
-    """Choose what validates: at least part of one document, and never all of them.
-
-    Args:
-        asked: how much.
-        lowest: the lowest hash of a document.
-        highest: the highest, different from the lowest.
-        counted: goes through the documents each time it is called.
-    """
+    """Choose what validates: at least part of one document, and never all; the lowest and highest hash differ."""
     threshold = int(asked.fraction * HASHES)
     plain = HoldOut(min(max(threshold, lowest + 1), highest))
     total = held_out = documents = 0

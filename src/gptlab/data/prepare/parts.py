@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
-from gptlab.data.manifest import TokenizerRecord
+from gptlab.data.manifest import PARTIAL, TokenizerRecord
 from gptlab.data.prepare.jobs import Job, recorded
-from gptlab.data.prepare.request import PARTIAL, Part, Plan, Settings
+from gptlab.data.prepare.request import Part, Preparation, Settings
 from gptlab.data.sources.source import File, Source
 from gptlab.errors import DataError
 from gptlab.parsing import parse_json, typed
@@ -24,7 +24,7 @@ NAMED = 8  # missing parts that an error names
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
+class PartRecord:
     """What a part did."""
 
     source: str
@@ -49,9 +49,9 @@ class Record:
         return str(Part(*self.part))
 
 
-def write_record(plan: Plan, jobs: Sequence[Job]) -> None:
+def write_record(plan: Preparation, jobs: Sequence[Job]) -> None:
     """Record in a part's folder what it did."""
-    record = Record(
+    record = PartRecord(
         source=plan.source.name,
         revision=plan.source.revision,
         bytes=plan.source.bytes,
@@ -65,13 +65,13 @@ def write_record(plan: Plan, jobs: Sequence[Job]) -> None:
         file.write((json.dumps(asdict(record), indent=1) + "\n").encode())
 
 
-def gather(out: Path, folders: Sequence[Path]) -> tuple[Plan, list[Job]]:
+def gather(out: Path, folders: Sequence[Path]) -> tuple[Preparation, list[Job]]:
     """Collect the parts' results in `out`; return their plan and its jobs, in order.
 
     Raises:
         DataError: a part is missing, is incomplete, or belongs to another plan.
     """
-    found: dict[int, tuple[Path, Record]] = {}
+    found: dict[int, tuple[Path, PartRecord]] = {}
     for folder in (out, *folders):
         for file in sorted((folder / PARTIAL).glob("part-*.json")):
             record = _read(file)
@@ -98,7 +98,7 @@ def gather(out: Path, folders: Sequence[Path]) -> tuple[Plan, list[Job]]:
             f"{out}: part {', '.join(missing)} missing; make it with the same arguments and "
             f"--part {missing[0]}, and merge again"
         )
-    plan = Plan(
+    plan = Preparation(
         source=Source(first.source, first.revision, (File("", first.bytes),)),
         out=out,
         encoder=first.tokenizer.load(found[1][0], "make the part again"),
@@ -119,9 +119,9 @@ def gather(out: Path, folders: Sequence[Path]) -> tuple[Plan, list[Job]]:
     return plan, jobs
 
 
-def _read(file: Path) -> Record:
+def _read(file: Path) -> PartRecord:
     try:
-        record = typed(Record, parse_json(file.read_bytes()))
+        record = typed(PartRecord, parse_json(file.read_bytes()))
         recorded(record.jobs)
     except (OSError, ValueError) as error:
         raise DataError(f"{file}: is not a part's record ({error}); make that part again") from error

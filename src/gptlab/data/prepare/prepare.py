@@ -22,14 +22,22 @@ from gptlab.data.prepare.encode import encode
 from gptlab.data.prepare.engines import ENGINES, EngineName
 from gptlab.data.prepare.jobs import Job
 from gptlab.data.prepare.parts import gather, write_record
-from gptlab.data.prepare.request import WHOLE, Deduplicate, Part, Plan, Settings, check_count, revision_begun
+from gptlab.data.prepare.request import (
+    WHOLE,
+    Deduplicate,
+    Part,
+    Preparation,
+    Settings,
+    check_count,
+    revision_begun,
+)
+from gptlab.data.room import check_room
 from gptlab.data.shards import TOKEN, read_shard
 from gptlab.data.sources.source import Source
 from gptlab.data.sources.table import find_source
 from gptlab.data.tokenizer import MAX_VOCAB_SIZE
 from gptlab.errors import DataError
 from gptlab.machine.lock import hold
-from gptlab.storage import check_room
 
 SHARD_TOKENS = 100_000_000
 LOCK = ".lock"
@@ -51,21 +59,8 @@ def prepare(
 ) -> dict[str, Any]:
     """Encode a source's documents into the shards of a folder; run it again to continue.
 
-    Args:
-        source: a name of SOURCES, hf:OWNER/NAME[@REVISION][:CONFIGURATION_OR_PATH], a file or a folder.
-        out: the folder to make. Meanwhile it needs room for every token twice, and for two files of a source on the
-            hub, as it holds no more of them at a time.
-        tokenizer: a name of TOKENIZERS or a file.
-        val_tokens: about how many tokens to hold out of the whole source, by its estimated size; None is one in a
-            hundred, at most MAX_VAL_TOKENS. If documents are few, one may be cut: its end validates, its beginning
-            trains. Exact if there is only one document.
-        max_tokens: stop after this many tokens, in both splits together and before copies are dropped.
-        shard_tokens: the most tokens in a shard; only a longer document exceeds it.
-        workers: how many processes encode; None is one per processor.
-        text_column: the column of JSON and .parquet files that holds the documents; None finds it.
-        deduplicate: "exact" leaves out each document that equals an earlier one.
-        engine: a name of ENGINES: who does the work.
-        part: "I/N" encodes only that part of the source, for `merge`.
+    Arguments as in commands/data_prepare.py; `shard_tokens` is the most in a shard, and only a longer document exceeds
+    it. Meanwhile `out` needs room for every token twice, and for two files of a source on the hub.
 
     Returns:
         The manifest's summary, and `out`, `seconds`, `already_prepared` (there was nothing to do). For a part:
@@ -97,7 +92,7 @@ def prepare(
     begun = revision_begun(Path(out), str(source))
     # For a finished folder the revision is enough, and needs no network.
     finished = Source(str(source), begun, ()) if begun and (Path(out) / MANIFEST).exists() else None
-    plan = Plan(
+    plan = Preparation(
         source=finished or find_source(source, text_column, begun),
         out=Path(out),
         encoder=encoder,
@@ -115,18 +110,18 @@ def prepare(
         if prepared is None and finished:
             plan = replace(plan, source=find_source(source, text_column, begun))
         if prepared is None and partly:
-            facts = _encode_part(plan, engine)
+            jobs = _encoded(plan, engine)
+            write_record(plan, jobs)
+            tokens = sum(int(job.documents(plan.partial)["tokens"].sum()) for job in jobs)
+            facts = {"part": str(plan.part), "jobs": len(jobs), "tokens": tokens}
         else:
-            facts = (prepared or _build(plan, engine)).summary() | {"already_prepared": prepared is not None}
+            manifest = prepared or _finish(plan, _encoded(plan, engine))
+            facts = manifest.summary() | {"already_prepared": prepared is not None}
     return facts | {"out": str(out), "seconds": time.monotonic() - started}
 
 
 def merge(out: str | Path, folders: Sequence[str | Path] = ()) -> dict[str, Any]:
     """Merge the parts of a preparation in `out`; the bytes are the same as from one machine.
-
-    Args:
-        out: the folder to make, which may already hold parts.
-        folders: where the other parts are.
 
     Returns:
         The same as `prepare`.
@@ -137,18 +132,17 @@ def merge(out: str | Path, folders: Sequence[str | Path] = ()) -> dict[str, Any]
     started, out = time.monotonic(), Path(out)
     with _exclusive(out):
         prepared = (out / MANIFEST).exists()
-        manifest = Manifest.load(out) if prepared else _merge(out, [Path(folder) for folder in folders])
+        if prepared:
+            manifest = Manifest.load(out)
+        else:
+            plan, jobs = gather(out, [Path(folder) for folder in folders])
+            check_room(out, TOKEN.itemsize * sum(job.bytes for job in jobs) / plan.encoder.bytes_per_token)
+            manifest = _finish(plan, jobs)
     return manifest.summary() | {
         "already_prepared": prepared,
         "out": str(out),
         "seconds": time.monotonic() - started,
     }
-
-
-def _merge(out: Path, folders: Sequence[Path]) -> Manifest:
-    plan, jobs = gather(out, folders)
-    check_room(out, TOKEN.itemsize * sum(job.bytes for job in jobs) / plan.encoder.bytes_per_token)
-    return _finish(plan, jobs)
 
 
 @contextmanager
@@ -171,7 +165,7 @@ def _exclusive(out: Path, *, shared: bool = False) -> Generator[None]:
         raise DataError(f"{where}: {error.strerror or error}; fix it and run again") from error
 
 
-def _prepared(plan: Plan) -> Manifest | None:
+def _prepared(plan: Preparation) -> Manifest | None:
     """Return the manifest of a folder that the plan has already made; None if there is work to do."""
     if not (plan.out / MANIFEST).exists():
         return None
@@ -195,39 +189,24 @@ def _prepared(plan: Plan) -> Manifest | None:
     return there
 
 
-def _build(plan: Plan, engine: EngineName) -> Manifest:
-    _begin(plan)
-    _check_room(plan, copies=2)
-    return _finish(plan, encode(plan, ENGINES[engine]))
-
-
-def _encode_part(plan: Plan, engine: EngineName) -> dict[str, Any]:
-    _begin(plan)
-    _check_room(plan, copies=1)
-    jobs = encode(plan, ENGINES[engine])
-    write_record(plan, jobs)
-    tokens = sum(int(job.documents(plan.partial)["tokens"].sum()) for job in jobs)
-    return {"part": str(plan.part), "jobs": len(jobs), "tokens": tokens}
-
-
-def _begin(plan: Plan) -> None:
+def _encoded(plan: Preparation, engine: EngineName) -> list[Job]:
+    """Do the jobs of a plan, once it is clear that they can be done."""
     plan.val_fraction  # noqa: B018 (raises its error now, not after hours of encoding)
     if not plan.partial.exists() and any(plan.out.glob("*.bin")):
         raise DataError(f"{plan.out}: holds .bin files but no {MANIFEST}; move them or choose another folder")
     plan.partial.mkdir(parents=True, exist_ok=True)
     plan.note_revision()
-
-
-def _check_room(plan: Plan, copies: int) -> None:
     tokens = len(plan.part.range(plan.source.bytes)) / plan.encoder.bytes_per_token
     tokens = min(tokens, plan.settings.max_tokens or tokens)
     done = sum(path.stat().st_size for path in plan.partial.iterdir() if path.is_file())
     # One file is encoded while the next is fetched.
     fetched = 2 * max((file.download for file in plan.source.files), default=0)
+    copies = 2 if plan.part == WHOLE else 1  # the jobs' results and the shards
     check_room(plan.out, copies * TOKEN.itemsize * tokens - done + fetched)
+    return encode(plan, ENGINES[engine])
 
 
-def _finish(plan: Plan, jobs: Sequence[Job]) -> Manifest:
+def _finish(plan: Preparation, jobs: Sequence[Job]) -> Manifest:
     leftovers = [f"{split}_*.bin" for split in SPLITS] + [".*.aside"]
     for path in chain.from_iterable(plan.out.glob(pattern) for pattern in leftovers):
         path.unlink()

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from gptlab.data.manifest import MANIFEST, Manifest, Shard, TokenizerRecord
+from gptlab.data.manifest import MANIFEST, PARTIAL, Manifest, Shard, TokenizerRecord
 from gptlab.data.shards import MAX_SHARD_TOKENS
 from gptlab.data.sources.hub_source import PREFIX
 from gptlab.data.sources.source import Source
@@ -15,7 +15,6 @@ from gptlab.errors import DataError
 from gptlab.parsing import parse_json, typed
 from gptlab.storage import whole_file
 
-PARTIAL = ".partial"
 BEGUN = "source.json"  # in PARTIAL: the source and revision of the unfinished preparation
 VAL_FRACTION = 0.01
 MAX_VAL_TOKENS = 10_485_760  # as many as llm.c validates on
@@ -72,7 +71,7 @@ WHOLE = Part(1, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Preparation:
     """A source, a tokenizer, a folder, and how much of the source to prepare."""
 
     source: Source

@@ -2,8 +2,7 @@
 
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -14,14 +13,7 @@ from gptlab.storage import file_sha256, whole_file
 
 
 class ShardWriter:
-    """Cuts one split's stream of documents into shards of at most `shard_tokens`; a longer document has its own.
-
-    Args:
-        folder: where the shards go.
-        split: train or val.
-        shard_tokens: a shard ends before the document that would make it longer than this.
-        token_bytes: how many bytes of text each id stands for, for the manifest.
-    """
+    """Cuts one split's stream of documents into shards of at most `shard_tokens`; a longer document has its own."""
 
     def __init__(
         self, folder: Path, split: str, shard_tokens: int, token_bytes: npt.NDArray[np.int64]
@@ -36,13 +28,11 @@ class ShardWriter:
     def __enter__(self) -> "ShardWriter":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
         if kind is None:
             self._finish()
         else:
-            self._open.__exit__(kind, value, trace)
+            self._open.__exit__(kind, *rest)
 
     def add(self, document: npt.NDArray[np.uint16]) -> None:
         """Append a document, which starts with end-of-text."""

@@ -10,11 +10,6 @@ TEXT_COLUMNS = ("text", "content")  # tried in this order if none is named
 def only_column(texts: Sequence[str], columns: Iterable[str], place: str) -> str:
     """Return the column that holds the documents if nobody named one.
 
-    Args:
-        texts: the columns that hold text.
-        columns: all columns.
-        place: where they are, for errors.
-
     Raises:
         DataError: several could, or none.
     """

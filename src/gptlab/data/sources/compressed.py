@@ -13,13 +13,13 @@ from gptlab.errors import DataError
 
 @contextmanager
 def opened(path: str) -> Generator[BinaryIO]:
-    """Open a file of bytes; one with a suffix of PACKED is decompressed as it is read.
+    """Open a file of bytes; one with a suffix of DECOMPRESSORS is decompressed as it is read.
 
     Raises:
         DataError: it cannot be read, now or later.
     """
     try:
-        with PACKED.get(Path(path).suffix.lower(), _plain)(path) as file:
+        with DECOMPRESSORS.get(Path(path).suffix.lower(), _plain)(path) as file:
             yield file
     except (OSError, EOFError, zlib.error) as error:
         if "too much memory" in str(error):  # zstd's own words, which pyarrow passes on
@@ -56,4 +56,4 @@ def _zstd(path: str) -> Generator[BinaryIO]:
         yield cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, stream)))
 
 
-PACKED: dict[str, Callable[[str], AbstractContextManager[BinaryIO]]] = {".gz": _gzip, ".zst": _zstd}
+DECOMPRESSORS: dict[str, Callable[[str], AbstractContextManager[BinaryIO]]] = {".gz": _gzip, ".zst": _zstd}

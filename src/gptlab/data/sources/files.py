@@ -9,6 +9,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from gptlab.data.sources.compressed import DECOMPRESSORS
 from gptlab.data.sources.json_files import JsonlPiece, JsonPiece
 from gptlab.data.sources.parquet_files import ParquetPiece
 from gptlab.data.sources.piece import Piece
@@ -17,47 +18,37 @@ from gptlab.errors import DataError
 
 Cut = Callable[[Path, str | None, str], Iterator[Piece]]
 
-FORMATS: dict[str, Cut] = {
-    ".txt": TextPiece.cut,
-    ".jsonl": JsonlPiece.cut,
-    ".jsonl.gz": JsonlPiece.cut,
-    ".jsonl.zst": JsonlPiece.cut,
-    ".json.gz": JsonPiece.cut,  # C4's
-    ".parquet": ParquetPiece.cut,
-}
-"""What gptlab reads from a repository on the hub; if that has several formats, it reads the last of them in this table.
+HUB_FORMATS = (".txt", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".parquet")  # .json.gz is C4's
+"""What gptlab reads from a repository on the hub; if that has several formats, it reads the last of these.
 
 Not .json: in a repository such files describe the data.
 """
 
-FORMATS_HERE: dict[str, Cut] = FORMATS | {
-    ".txt.gz": TextPiece.cut,
-    ".txt.zst": TextPiece.cut,
+PLAIN: dict[str, Cut] = {
+    ".txt": TextPiece.cut,
+    ".jsonl": JsonlPiece.cut,
     ".ndjson": JsonlPiece.cut,
-    ".ndjson.gz": JsonlPiece.cut,
-    ".ndjson.zst": JsonlPiece.cut,
     ".json": JsonPiece.cut,
-    ".json.zst": JsonPiece.cut,
 }
+"""Formats of text, which may also be compressed."""
+
+LOCAL_FORMATS: dict[str, Cut] = {
+    kind + packed: cut for kind, cut in PLAIN.items() for packed in ("", *DECOMPRESSORS)
+} | {".parquet": ParquetPiece.cut}
 """What gptlab reads from files on this machine."""
 
 READ_HERE = ".txt, .jsonl, .ndjson and .json, each of them also with .gz or .zst, and .parquet"
 
 
 def cut_file(path: Path, column: str | None, stamp: str | None = None) -> Iterator[Piece]:
-    """Cut a file into pieces.
-
-    Args:
-        path: the file; its name ends in one of FORMATS_HERE.
-        column: the column of a JSON or .parquet file that holds the documents; None finds it.
-        stamp: what identifies the file; None is its path, size and time.
+    """Cut a file into pieces; `stamp` identifies it, and is its path, size and time if None.
 
     Raises:
         DataError: the file cannot be read, or lacks the column.
     """
     try:
         state = path.stat()
-        yield from FORMATS_HERE[format_here(path)](
+        yield from LOCAL_FORMATS[format_here(path)](
             path, column, stamp or f"{path} {state.st_size} {state.st_mtime_ns}"
         )
     except OSError as error:
@@ -65,14 +56,14 @@ def cut_file(path: Path, column: str | None, stamp: str | None = None) -> Iterat
 
 
 def file_format(name: str) -> str:
-    """Return the entry of FORMATS that the name of a file on the hub ends in; "" if none does."""
-    return next((suffix for suffix in FORMATS if name.endswith(suffix)), "")
+    """Return the entry of HUB_FORMATS that the name of a file on the hub ends in; "" if none does."""
+    return next((suffix for suffix in HUB_FORMATS if name.endswith(suffix)), "")
 
 
 def format_here(path: Path) -> str:
-    """Return the entry of FORMATS_HERE that a file's name ends in, in upper or lower case; "" if none does."""
+    """Return the entry of LOCAL_FORMATS that a file's name ends in, in upper or lower case; "" if none does."""
     name = path.name.lower()
-    return next((suffix for suffix in FORMATS_HERE if name.endswith(suffix)), "")
+    return next((suffix for suffix in LOCAL_FORMATS if name.endswith(suffix)), "")
 
 
 def holds_no_documents(path: Path, column: str | None) -> bool:

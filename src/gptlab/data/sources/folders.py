@@ -19,10 +19,10 @@ WHOLE_BYTES = 1 << 28  # of files that are hashed whole: takes a second, where p
 SAMPLE_BYTES = 1 << 16  # hashed at the beginning, middle and end of each file if there is more
 LOOKED_AT = 8  # files of a kind, to tell whether it is text
 LOOK_BYTES = 1 << 10
-KINDS = 8  # listed by name in the message
+MOST_KINDS = 8  # listed by name in the message
 ARCHIVES = {".7z", ".bz2", ".gz", ".lz4", ".rar", ".tar", ".tgz", ".xz", ".zip", ".zst"}
 DOCUMENTS = {".arrow", ".avro", ".doc", ".docx", ".epub", ".feather", ".odt", ".orc", ".pdf", ".warc"}
-PACKED = ARCHIVES | DOCUMENTS
+CONTAINERS = ARCHIVES | DOCUMENTS
 """Suffixes of files that are not plain text but usually contain some."""
 
 _CONTROL = bytes(set(range(32)) - set(b"\t\n\r\f\b\x1b"))
@@ -45,10 +45,6 @@ class Listing:
 def list_files(root: Path, column: str | None) -> tuple[list[Path], str]:
     """List the files of a folder to read, sorted, and describe those passed over.
 
-    Args:
-        root: the folder.
-        column: the column of the files that holds the documents; None finds it.
-
     Returns:
         The files, and how many of each kind are passed over; "" if there is nothing to report.
 
@@ -67,9 +63,11 @@ def list_files(root: Path, column: str | None) -> tuple[list[Path], str]:
         else:
             read.append(path)
     counts = _kinds_of_text(others)
-    named = [f"{many:,} {kind}" for kind, many in counts[:KINDS]]
-    if len(counts) > KINDS:
-        named.append(f"{sum(many for _, many in counts[KINDS:]):,} of {len(counts) - KINDS} more kinds")
+    named = [f"{many:,} {kind}" for kind, many in counts[:MOST_KINDS]]
+    if len(counts) > MOST_KINDS:
+        named.append(
+            f"{sum(many for _, many in counts[MOST_KINDS:]):,} of {len(counts) - MOST_KINDS} more kinds"
+        )
     if labels:
         wanted = f'"{column}"' if column else '"text" or "content"'
         named.append(f"{labels:,} .json without {wanted}")
@@ -164,7 +162,7 @@ def _kinds_of_text(paths: Sequence[Path]) -> list[tuple[str, int]]:
         kinds.setdefault(path.suffix.lower() or "without an ending", []).append(path)
     counts = Counter[str]()
     for kind, files in kinds.items():
-        if kind in PACKED or any(_looks_like_text(path) for path in files[:LOOKED_AT]):
+        if kind in CONTAINERS or any(_looks_like_text(path) for path in files[:LOOKED_AT]):
             counts[kind] = len(files)
     return counts.most_common()
 

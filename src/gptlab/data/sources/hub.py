@@ -56,11 +56,7 @@ class Repository:
 
     @staticmethod
     def find(name: str, revision: str | None = None) -> "Repository":
-        """Look up a data set.
-
-        Args:
-            name: OWNER/NAME.
-            revision: a branch, tag or commit; None is the main branch.
+        """Look up a data set; `revision` is a branch, tag or commit, and None the main branch.
 
         Raises:
             DataError: the hub cannot be reached, or gives us no such data set or revision.

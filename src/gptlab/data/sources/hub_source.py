@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gptlab.amounts import quantity
-from gptlab.data.sources.files import FORMATS, cut_file, file_format
+from gptlab.data.room import check_room
+from gptlab.data.sources.files import HUB_FORMATS, cut_file, file_format
 from gptlab.data.sources.hub import HubFile, Repository, downloaded
 from gptlab.data.sources.hub_splits import choose, configurations, listed, to_train_on
 from gptlab.data.sources.piece import Piece, text_bytes
 from gptlab.data.sources.source import File, Source
 from gptlab.errors import DataError
 from gptlab.progress import StatusLine
-from gptlab.storage import check_room
 
 PREFIX = "hf:"
 
@@ -62,10 +62,6 @@ class Remote(File):
 def find_remote(name: str, text_column: str | None = None) -> Source:
     """Find a data set on the hub, and show which of its files were chosen.
 
-    Args:
-        name: hf:OWNER/NAME[@REVISION][:CONFIGURATION_OR_PATH].
-        text_column: the column of .jsonl and .parquet files that holds the documents; None finds it.
-
     Raises:
         DataError: the hub cannot be reached, or gives us no such data set or no such files.
     """
@@ -80,13 +76,13 @@ def find_remote(name: str, text_column: str | None = None) -> Source:
         holds = f"no file matches {choice.label}" if not files else f"{choice.label} holds {listed(files)}"
         configs = configurations(repository.card)
         raise DataError(
-            f"{PREFIX}{repository_name}: {holds}; gptlab reads {', '.join(FORMATS)}, choose a path"
+            f"{PREFIX}{repository_name}: {holds}; gptlab reads {', '.join(HUB_FORMATS)}, choose a path"
             + (f" or one of the configurations {listed(configs)}" if configs else "")
         )
     left_out = choice.left_out
     if choice.by_name:
         # Files in several formats usually hold the same text.
-        kind = max(map(file_format, readable), key=list(FORMATS).index)
+        kind = max(map(file_format, readable), key=HUB_FORMATS.index)
         same = [path for path in readable if file_format(path) == kind]
         others = len(readable) - len(same)
         readable, left_out = to_train_on(same)
@@ -121,10 +117,7 @@ def on_the_hub(
 ) -> Callable[[str, str | None], Source]:
     """Make a function that finds NAME[@REVISION][:CONFIGURATION_OR_PATH] in a repository.
 
-    Args:
-        repository: OWNER/NAME.
-        wanted: the configuration or path if the name has none.
-        revision: the revision if the name has none; None is the main branch.
+    `wanted` and `revision` are those of a name that has none; None is the main branch.
     """
 
     def find(name: str, text_column: str | None) -> Source:

@@ -13,7 +13,7 @@ from typing import Any, cast
 from gptlab.errors import DataError
 
 TRAIN = "train"
-SPLITS = {
+SPLIT_WORDS = {
     TRAIN: ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
@@ -129,7 +129,7 @@ def _patterns(paths: Any) -> tuple[str, ...]:
 
 def _split(path: str) -> str | None:
     words = re.split(r"[^a-z]+", path.lower())
-    return next((split for split, names in SPLITS.items() if any(word in names for word in words)), None)
+    return next((split for split, names in SPLIT_WORDS.items() if any(word in names for word in words)), None)
 
 
 def _fixed(pattern: str) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from gptlab.data.sources.columns import TEXT_COLUMNS, choose, only_column
-from gptlab.data.sources.compressed import PACKED, opened
+from gptlab.data.sources.compressed import DECOMPRESSORS, opened
 from gptlab.data.sources.piece import Piece, text_bytes
 from gptlab.errors import DataError
 from gptlab.parsing import parse_json
@@ -93,7 +93,7 @@ class JsonlPiece(ObjectsPiece):
         """Cut a plain file into ranges; a compressed one can only be read from its beginning, and is one range."""
         size = path.stat().st_size
         column = JsonlPiece(str(path), "", 0, column or TEXT_COLUMNS[0], 0, None).find_column(column)
-        if path.suffix.lower() in PACKED:
+        if path.suffix.lower() in DECOMPRESSORS:
             yield JsonlPiece(str(path), stamp, text_bytes(path.name, size), column, 0, None)
             return
         for start in range(0, size, JSONL_PIECE_BYTES):

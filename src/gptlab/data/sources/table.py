@@ -7,7 +7,7 @@ its files alone, never on who reads it or in which order.
 
 import platform
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,10 +35,7 @@ class NamedSource:
 def find_source(source: str | Path, text_column: str | None = None, revision: str | None = None) -> Source:
     """Find a source by its name in SOURCES, on the hub, or by its path; show which files of a folder are passed over.
 
-    Args:
-        source: a name, a file or a folder.
-        text_column: the column of JSON and .parquet files that holds the documents; None finds it.
-        revision: the revision that a source on the hub had before, to find it in that state.
+    `revision` is the one that a source on the hub had before, to find it in that state.
 
     Raises:
         DataError: there is no such source, it has no file that gptlab reads, or a file lacks the column.
@@ -64,19 +61,6 @@ def find_source(source: str | Path, text_column: str | None = None, revision: st
         raise DataError(
             f"{where}: cannot be read ({error.strerror or error}); fix it and try again"
         ) from error
-
-
-def documents(source: str | Path, text_column: str | None = None) -> Iterator[str]:
-    """Read the documents of a source, found as by find_source, in order."""
-    return find_source(source, text_column).documents()
-
-
-def list_sources() -> list[dict[str, str]]:
-    """List the named sources, each with `name`, `size` and `description`."""
-    return [
-        {"name": name, "size": source.size, "description": source.description}
-        for name, source in SOURCES.items()
-    ]
 
 
 def _find_files(name: str, root: Path, text_column: str | None) -> Source:
