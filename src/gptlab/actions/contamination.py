@@ -83,14 +83,7 @@ def contamination(
 ) -> Row:
     """Search a prepared folder's training shards for the n-grams of a task's items, or of any documents.
 
-    Args:
-        folder: the prepared folder.
-        task: a name of TASKS.
-        data: the task's file, if it has one; None downloads HellaSwag's.
-        items: instead of a task, a file or folder of .txt, .jsonl or .parquet; each document is an item.
-        text_column: the column of .jsonl and .parquet files that holds the items; None finds it.
-        n: the number of words in an n-gram.
-        workers: how many processes search; None means one per processor.
+    Arguments as in `gptlab data contamination`.
 
     Returns:
         `items`, and how many of them overlap, in which part; `overlapping`, a row for each of these; `worst`, those

@@ -100,12 +100,7 @@ def publish(
 ) -> tuple[Exported, Pushed]:
     """Export a model and push it to the Hugging Face hub; a second call sends only what is missing.
 
-    Args:
-        model: MODEL of the command line.
-        repository: OWNER/NAME.
-        public: whether others may see it.
-        licence: the hub's identifier of the model's licence, for the card.
-        verify: compare the export with transformers before pushing.
+    Arguments as in `gptlab publish`.
 
     Raises:
         GptlabError: the model cannot be exported, nobody is logged in, or the hub refuses.
@@ -129,12 +124,7 @@ def export_file(
 ) -> ExportedGGUF:
     """Write a GGUF file.
 
-    Args:
-        model: MODEL of the command line.
-        out: the .gguf file, or a folder that receives one named after the run.
-        dtype: number format of its matrices.
-        licence: the hub's identifier of the model's licence, stored in the file.
-        verify: compare with llama.cpp, if installed, before the file gets its name.
+    Arguments as in `gptlab export`.
 
     Raises:
         GptlabError: the model cannot be loaded, or cannot be written there.

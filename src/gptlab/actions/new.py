@@ -66,9 +66,7 @@ SOURCES = {
 def new(folder: Path, base: str) -> dict[str, Any]:
     """Write a folder with a recipe over one of gptlab's, a study of it, and a README.
 
-    Args:
-        folder: what to write; its name is the project's.
-        base: the name of a recipe.
+    Arguments as in `gptlab new`.
 
     Raises:
         ConfigError: there is no such recipe, or the folder is there already.

@@ -58,22 +58,15 @@ srun bash -c 'RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTA
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What to ask Slurm for."""
+    """What to ask Slurm for: the flags of `gptlab slurm`; `gpus = 0` is one process without a GPU."""
 
     hours: float
-    """Time limit of one job."""
     nodes: int
-    """Machines."""
     gpus: int
-    """GPUs of each machine, one process each; 0 means one process without a GPU."""
     cpus: int
-    """Processor cores of each process."""
     mem_gb: int | None = None
-    """Memory of each machine, in GiB; None means the cluster's default."""
     partition: str | None
-    """Queue; None means the cluster's default."""
     account: str | None
-    """Account to charge; None means the user's own."""
 
     def __post_init__(self) -> None:
         for name, least in (("nodes", 1), ("gpus", 0), ("cpus", 1), ("mem_gb", 1)):

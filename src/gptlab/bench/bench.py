@@ -26,10 +26,7 @@ FEWEST, MOST, ENOUGH_S = 3, 20, 60.0
 def bench(config: RunConfig, *, steps: int | None = None, trace: Path | None = None) -> dict[str, Any]:
     """Measure a recipe's training step.
 
-    Args:
-        config: the recipe.
-        steps: how many to measure; None means as many as fit a minute.
-        trace: a file for a profiler's trace of one more step.
+    Arguments as in `gptlab bench`.
 
     Returns:
         The facts of `gptlab bench --json`; seconds and bytes.

@@ -44,13 +44,7 @@ def conduct(
 ) -> dict[str, Any]:
     """Run a study, from wherever it stands.
 
-    Args:
-        file: STUDY.toml.
-        out: the study's folder.
-        dry_run: print the plan, and stop.
-        jobs: runs at once; None means one per GPU.
-        only: do this one run.
-        retry: repeat the runs that failed.
+    Arguments as in `gptlab study`.
 
     Raises:
         GptlabError: the study cannot be run, or has changed since it began.

@@ -55,14 +55,7 @@ def tune(
 ) -> dict[str, Any]:
     """Train with several peak rates, on the same samples in the same order, and find the best one.
 
-    Args:
-        recipes: merged left to right.
-        flags: merged over them.
-        out: the folder of the runs and the picture; run again to continue.
-        tokens: of each run.
-        rates: peak rates of the matrices, or multiples of the recipe's; other groups keep their ratio to them.
-        jobs: runs at once; None means one per GPU.
-        carry_to: a recipe for which the best rate is estimated as well.
+    Arguments as in `gptlab tune`; `flags` are merged over the recipes.
 
     Raises:
         GptlabError: the recipe cannot be trained, or the folder holds something else.
