@@ -65,8 +65,8 @@ def gptlab_side(network: Any, tokenizer: Any, data: Path, shots: int) -> Side:
                 limit=None,
             ),
         )
-        result = task.evaluate(network, device=device, batch_tokens=batch_tokens, quiet=True)
-        return np.array([row["log_likelihoods"] for row in result.samples()])
+        score = task.evaluate(network, device=device, batch_tokens=batch_tokens, quiet=True)
+        return np.array([row["log_likelihoods"] for row in score.rows])
 
     return score
 

@@ -99,7 +99,7 @@ def by_our_protocol(network: GeneratingGPT, task: str, folder: Path) -> Ends:
                 tokenizer=load_tokenizer("bytes"), context=CONTEXT, task_data=folder, protocol="harness"
             ),
         )
-        score = asked.evaluate(network, device="cpu", quiet=True).accuracy
+        score = asked.evaluate(network, device="cpu", quiet=True)
     except GptlabError as error:
         return str(error)
     sums = [row["log_likelihoods"] for row in score.rows]

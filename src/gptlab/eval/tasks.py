@@ -19,50 +19,6 @@ from gptlab.eval.hellaswag import PROTOCOLS, ProtocolName
 from gptlab.eval.item import Item, Lazy
 from gptlab.eval.score import Logits, Stop
 
-SAMPLE = ("i", "label", "log_likelihoods", "pred", "pred_norm")
-"""What a samples file says of an item."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """A task's numbers, together with what makes them comparable."""
-
-    task: str
-    protocol: str
-    shots: int
-    items_sha256: str
-    official: bool
-    accuracy: Accuracy
-
-    def samples(self) -> list[dict[str, Any]]:
-        """Return the outcome of each item, as lines of a samples file."""
-        return [{key: row[key] for key in SAMPLE} for row in self.accuracy.rows]
-
-    def metrics(self) -> dict[str, str | int | float | None]:
-        """Return its fields in a line of metrics.jsonl."""
-        score = self.accuracy
-        of_answers = {"perplexity": score.perplexity, "perplexity_stderr": score.stderr_perplexity}
-        if score.perplexity is None:
-            of_answers.clear()
-        return {
-            "task": self.task,
-            "protocol": self.protocol,
-            "shots": self.shots,
-            "acc": score.acc,
-            "acc_norm": score.acc_norm,
-            "stderr": score.stderr,
-            "stderr_norm": score.stderr_norm,
-            "margin": score.margin,
-            "stderr_margin": score.stderr_margin,
-            "answer_bits_per_byte": score.answer_bits_per_byte,
-            "answer_bits_per_byte_stderr": score.stderr_answer_bits_per_byte,
-            **of_answers,
-            "n": score.n,
-            "items_sha256": self.items_sha256,
-            "official": self.official,
-            "truncated": score.truncated,
-        }
-
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
@@ -93,9 +49,9 @@ class Task:
         batch_tokens: int | None = None,
         stop: Stop | None = None,
         quiet: bool = False,
-    ) -> Result:
+    ) -> Accuracy:
         """Score a model on the items; arguments and errors as in `accuracy.multiple_choice`."""
-        accuracy = multiple_choice(
+        return multiple_choice(
             logits,
             self.items,
             context=self.context,
@@ -104,11 +60,20 @@ class Task:
             stop=stop,
             quiet=quiet,
         )
-        return self.result(accuracy)
 
-    def result(self, accuracy: Accuracy) -> Result:
-        """Label a count of right choices with its task."""
-        return Result(self.name, self.protocol, self.shots, self.items_sha256, self.official, accuracy)
+    def metrics(self, accuracy: Accuracy) -> dict[str, Any]:
+        """Return the fields of a score in a line of metrics.jsonl: its numbers, and what makes them comparable."""
+        numbers = {key: value for key, value in vars(accuracy).items() if key != "rows"}
+        if accuracy.perplexity is None:
+            del numbers["perplexity"], numbers["perplexity_stderr"]
+        return {
+            "task": self.name,
+            "protocol": self.protocol,
+            "shots": self.shots,
+            **numbers,
+            "items_sha256": self.items_sha256,
+            "official": self.official,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
