@@ -36,7 +36,7 @@ from gptlab.data.load_tokenizer import load_tokenizer
 from gptlab.eval import fewshot, harness, task_data, tasks
 from gptlab.eval.hellaswag import CHOICES
 from gptlab.eval.score import good_batch_tokens
-from gptlab.formats.huggingface import export
+from gptlab.formats.huggingface.write import export
 from gptlab.loading import load
 from gptlab.machine.device import choose_device, describe
 from gptlab.machine.memory import keep_freed

@@ -17,7 +17,7 @@ from gptlab.eval import published
 from gptlab.eval.accuracy import Accuracy
 from gptlab.eval.small import SMALL, read
 from gptlab.eval.tasks import SUITES, Inputs, build, build_all
-from gptlab.formats.huggingface import export
+from gptlab.formats.huggingface.write import export
 from gptlab.model.gpt import ModelConfig
 from gptlab.sample import GeneratingGPT
 

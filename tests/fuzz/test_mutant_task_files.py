@@ -13,7 +13,7 @@ from task_files import ROWS, mutant
 from gptlab.data.load_tokenizer import load_tokenizer
 from gptlab.errors import GptlabError
 from gptlab.eval import tasks
-from gptlab.formats.huggingface import export
+from gptlab.formats.huggingface.write import export
 from gptlab.model.gpt import ModelConfig
 from gptlab.sample import GeneratingGPT
 

@@ -5,19 +5,19 @@ from pathlib import Path
 
 from gptlab import __version__
 from gptlab.errors import ExportError
-from gptlab.formats.gguf import ExportedGGUF, GGUFDType, export_gguf, gguf_file, refuse_file
-from gptlab.formats.huggingface import (
+from gptlab.formats.gguf.write import ExportedGGUF, GGUFDType, export_gguf, gguf_file, refuse_file
+from gptlab.formats.huggingface.classes import OWN, format_of
+from gptlab.formats.huggingface.write import (
+    CARD,
+    CURVE,
     FILES,
     Exported,
     export,
     fit_vocabulary,
-    format_of,
     mark_of,
     read_mark,
     refuse_place,
 )
-from gptlab.formats.huggingface.classes import OWN
-from gptlab.formats.huggingface.write import CARD, CURVE
 from gptlab.loading import Place, find, load
 from gptlab.model.gpt import GPT
 from gptlab.outputs import fingerprint

@@ -20,7 +20,9 @@ from gptlab.data.characters import AS_JSON
 from gptlab.data.load_tokenizer import TOKENIZERS, load_tokenizer
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import CheckpointError, ConfigError, DataError, ExportError
-from gptlab.formats.huggingface import compare_logits, folder_tokenizer, read_ours
+from gptlab.formats.huggingface.compare import compare_logits
+from gptlab.formats.huggingface.read import read_ours
+from gptlab.formats.huggingface.wrap import folder_tokenizer
 from gptlab.formats.llmc import MAGIC, read_llmc
 from gptlab.formats.nanogpt import RopePairs, read_nanogpt
 from gptlab.model.gpt import GPT, ModelConfig

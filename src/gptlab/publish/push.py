@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from gptlab.errors import ExportError
-from gptlab.formats.huggingface import mark_of, read_mark
 from gptlab.formats.huggingface.wrap import CONFIG
+from gptlab.formats.huggingface.write import mark_of, read_mark
 
 NO_TOKEN = (
     "there is no token for the Hugging Face hub; create one with write access in the hub's settings, and log in with "

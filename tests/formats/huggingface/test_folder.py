@@ -13,9 +13,11 @@ from safetensors.torch import load_file, save_file
 from gptlab.data.load_tokenizer import load_tokenizer
 from gptlab.data.train_tokenizer import train_tokenizer
 from gptlab.errors import ExportError
-from gptlab.formats.huggingface import compare, export, load_hugging_face
+from gptlab.formats.huggingface import compare
 from gptlab.formats.huggingface import write as folder
 from gptlab.formats.huggingface.classes import FORMATS, OWN
+from gptlab.formats.huggingface.wrap import load_hugging_face
+from gptlab.formats.huggingface.write import export
 from gptlab.model.gpt import ModelConfig
 from gptlab.sample import GeneratingGPT, generate
 

@@ -14,8 +14,8 @@ from gptlab.errors import ExportError
 from gptlab.formats.gguf.architectures import architecture_of, tensors_of
 from gptlab.formats.gguf.compare import compare
 from gptlab.formats.gguf.tokenizer_keys import vocabulary_keys
-from gptlab.formats.huggingface import HuggingFaceModel
 from gptlab.formats.huggingface.classes.format import STILL
+from gptlab.formats.huggingface.wrap import HuggingFaceModel
 from gptlab.formats.huggingface.write import fit_vocabulary
 from gptlab.model.gpt import GPT, ModelConfig
 from gptlab.outputs import Record, file_refusal
