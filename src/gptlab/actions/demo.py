@@ -26,9 +26,11 @@ from gptlab.loading import load
 from gptlab.model.size import measure
 from gptlab.outputs import occupied
 from gptlab.recipe import Raw, check, merge, to_toml
-from gptlab.report import page
-from gptlab.report import runs as report
 from gptlab.report.charts import loss_chart
+from gptlab.report.page import figure, heading, page, paragraph, samples, table
+from gptlab.report.page_folder import INDEX, write
+from gptlab.report.picture import draw
+from gptlab.report.score_charts import score_charts
 from gptlab.runs.history import read_runs
 from gptlab.sample import sample_text
 
@@ -75,7 +77,7 @@ def demo(out: Path) -> dict[str, Any]:
     models = [_model(name, out, data, unigram) for name in MODELS]
     (out / "demo.json").write_text(json.dumps(models, indent=1) + "\n", encoding="utf-8")
     _write_page(out, data, models)
-    print(f"\n{out / 'index.html'}: curves, table and samples")
+    print(f"\n{out / INDEX}: curves, table and samples")
     return {"models": models}
 
 
@@ -142,7 +144,7 @@ def unigram_bits_per_byte(data: Path) -> float:
 
 def _write_page(out: Path, data: Path, models: list[dict[str, Any]]) -> None:
     runs = read_runs([Path(model["run"]) for model in models])
-    pictures = {chart.name: page.draw(chart) for chart in (loss_chart(runs), *report.score_charts(runs))}
+    pictures = {chart.name: draw(chart) for chart in (loss_chart(runs), *score_charts(runs))}
     summary = Manifest.load(data).summary()
     rows = [
         [
@@ -183,13 +185,12 @@ def _write_page(out: Path, data: Path, models: list[dict[str, Any]]) -> None:
         f"documentation ({summary['train']['documents']} documents), on this machine."
     )
     sections = {
-        "Results": page.table(head, rows) + page.paragraph(explanation, "faint"),
-        "Curves": "".join(page.figure(picture) for picture in pictures.values()),
+        "Results": table(head, rows) + paragraph(explanation, "faint"),
+        "Curves": "".join(figure(picture) for picture in pictures.values()),
         "Samples": "".join(
-            page.heading(model["name"])
-            + page.samples({"prompt": PROMPT, "text": text} for text in model["texts"])
+            heading(model["name"]) + samples({"prompt": PROMPT, "text": text} for text in model["texts"])
             for model in models
         ),
     }
     files = {f"{name}.png": picture.light for name, picture in pictures.items()}
-    page.write(out, files | {"index.html": page.page("gptlab demo", lead, sections).encode()})
+    write(out, files | {INDEX: page("gptlab demo", lead, sections).encode()})

@@ -17,7 +17,8 @@ from gptlab.model.gpt import ModelConfig
 from gptlab.model.size import measure
 from gptlab.publish.origin import DataSet, Origin, last_part
 from gptlab.report.charts import loss_chart
-from gptlab.report.page import DASH, draw
+from gptlab.report.page import DASH
+from gptlab.report.picture import draw
 from gptlab.report.results import ANSWER_BITS, CALLED, doubt, results, score, told_items
 from gptlab.runs.history import as_number, training_hours
 from gptlab.runs.metrics import ACCURACIES, Row

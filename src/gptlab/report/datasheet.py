@@ -9,21 +9,10 @@ import numpy as np
 import gptlab
 from gptlab.data.manifest import Manifest
 from gptlab.outputs import Record, fingerprint
-from gptlab.report.page import (
-    DASH,
-    INDEX,
-    Chart,
-    Curve,
-    draw,
-    figure,
-    heading,
-    page,
-    paragraph,
-    refuse,
-    samples,
-    table,
-    write,
-)
+from gptlab.report.chart import Chart, Curve
+from gptlab.report.page import DASH, figure, heading, page, paragraph, samples, table
+from gptlab.report.page_folder import INDEX, refuse, write
+from gptlab.report.picture import draw
 
 KIND = "data sheet"
 BAR_WIDTH = 50

@@ -15,40 +15,10 @@ from typing import Any
 from urllib.parse import quote
 
 from gptlab.outputs import Record
-from gptlab.report.chart import FLOPS, TIME, TOKENS, Chart, Curve
 from gptlab.report.interactive import payload, script, script_hash, style
-from gptlab.report.page_folder import INDEX, file_name, read_record, record_tag, refuse, write
-from gptlab.report.picture import Picture, draw
+from gptlab.report.page_folder import record_tag
+from gptlab.report.picture import Picture
 from gptlab.report.theme import DARK, LIGHT
-
-__all__ = [
-    "DASH",
-    "FLOPS",
-    "INDEX",
-    "TIME",
-    "TOKENS",
-    "Chart",
-    "Curve",
-    "Html",
-    "Picture",
-    "commands",
-    "details",
-    "draw",
-    "figure",
-    "file_name",
-    "heading",
-    "link",
-    "link_to",
-    "page",
-    "pair",
-    "paragraph",
-    "read_record",
-    "refuse",
-    "samples",
-    "table",
-    "tiles",
-    "write",
-]
 
 DASH = "\N{EN DASH}"  # stands in a table for what is not known
 BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n){2,}")

@@ -14,7 +14,9 @@ from gptlab.progress import Progress
 from gptlab.report.answer import answer, headline, repeat, tiles_of
 from gptlab.report.chart import Chart
 from gptlab.report.charts import front_chart, loss_chart, rate_charts
-from gptlab.report.page import INDEX, commands, draw, figure, page, pair, paragraph, refuse, tiles, write
+from gptlab.report.page import commands, figure, page, pair, paragraph, tiles
+from gptlab.report.page_folder import INDEX, refuse, write
+from gptlab.report.picture import draw
 from gptlab.report.reference import read_references
 from gptlab.report.run_tables import differences_table, runs_table, stories
 from gptlab.report.score_charts import group_of, groups_of, score_charts

@@ -13,6 +13,7 @@ from gptlab.eval import tasks
 from gptlab.evaluations import task_inputs
 from gptlab.outputs import unwritable
 from gptlab.recipe import RunConfig
+from gptlab.report.page_folder import INDEX
 from gptlab.study import runner
 from gptlab.study.design import Arm, design
 from gptlab.study.study_file import Study, read_study
@@ -154,7 +155,7 @@ def _do(
             for name, rate in best_rates(out, study, arms).items():
                 print(f"{name}: learning rate {rate:g}", flush=True)
     facts = write_page(out, study, arms, notes)
-    print("\n".join([*facts["sentences"], f"{out / 'index.html'}: the page"]))
+    print("\n".join([*facts["sentences"], f"{out / INDEX}: the page"]))
     return {"status": "finished", **facts}
 
 

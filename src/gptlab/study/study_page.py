@@ -11,8 +11,9 @@ import gptlab
 from gptlab.amounts import amount, duration, quantity
 from gptlab.errors import ConfigError
 from gptlab.outputs import Record
-from gptlab.report.page import DASH, INDEX, commands, draw, figure, link, page, paragraph, table, write
-from gptlab.report.page_folder import read_record
+from gptlab.report.page import DASH, commands, figure, link, page, paragraph, table
+from gptlab.report.page_folder import INDEX, read_record, write
+from gptlab.report.picture import draw
 from gptlab.runs.history import Run, columns, read_runs, validations
 from gptlab.study.design import Arm, marks
 from gptlab.study.outcomes import Metric, Outcome, outcome
