@@ -24,7 +24,7 @@ from gptlab.data.shards import HEADER_BYTES, TOKEN, shard_header
 from gptlab.machine.device import choose_device, describe
 from gptlab.model.gpt import GPT, SIZES, ModelConfig
 from gptlab.model.in_format import autocast
-from gptlab.outputs import file_unwritable
+from gptlab.outputs import require_writable_file
 from gptlab.train.optim import AdamWConfig, build_optimizer
 from gptlab.train.step import Objective
 
@@ -80,8 +80,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    if arguments.json and (refusal := file_unwritable(arguments.json, "--json")):
-        raise SystemExit(refusal)
+    if arguments.json:
+        require_writable_file(arguments.json, "--json")
 
     device = choose_device("auto")
     batches = TrainBatches(Windows(arguments.data, "train", CONTEXT), 1337)

@@ -42,7 +42,7 @@ from gptlab.machine.device import choose_device, describe
 from gptlab.machine.memory import keep_freed
 from gptlab.model.gpt import SIZES, ModelConfig
 from gptlab.model.packed import packed
-from gptlab.outputs import file_unwritable
+from gptlab.outputs import require_writable_file
 from gptlab.sample import GeneratingGPT
 
 Side = Callable[[Path, int], np.ndarray]  # (file of items, batch size) -> log-likelihoods, a row an item
@@ -156,8 +156,8 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    if arguments.json and (refusal := file_unwritable(arguments.json, "--json")):
-        raise SystemExit(refusal)
+    if arguments.json:
+        require_writable_file(arguments.json, "--json")
     keep_freed()  # as gptlab's commands do
 
     if arguments.model is not None:

@@ -28,7 +28,7 @@ from gptlab.build import build_updater
 from gptlab.machine.device import DeviceName, choose_device, describe
 from gptlab.machine.world import World, join_world
 from gptlab.model.size import measure
-from gptlab.outputs import file_unwritable
+from gptlab.outputs import require_writable_file
 from gptlab.recipe import RECIPES, RunConfig
 from gptlab.train.optim import state_bytes
 from gptlab.train.parallel import PARALLEL
@@ -146,8 +146,8 @@ def main() -> None:
         )
         (arguments.folder / f"{os.environ['RANK']}.json").write_text(json.dumps(found))
         return
-    if arguments.json and (refusal := file_unwritable(arguments.json, "--json")):
-        raise SystemExit(refusal)
+    if arguments.json:
+        require_writable_file(arguments.json, "--json")
     result: dict[str, Any] = {"what": __doc__.partition("\n")[0], "processes": arguments.processes}
     if arguments.only != "time":
         result["memory"] = [

@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from gptlab.machine.device import choose_device, describe
-from gptlab.outputs import file_unwritable
+from gptlab.outputs import require_writable_file
 from gptlab.runs.metrics import read_rows
 
 
@@ -65,8 +65,8 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=5 / 60)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    if arguments.json and (refusal := file_unwritable(arguments.json, "--json")):
-        raise SystemExit(refusal)
+    if arguments.json:
+        require_writable_file(arguments.json, "--json")
     result = attempt(arguments.recipe, arguments.data, arguments.hours)
     print(json.dumps({key: value for key, value in result.items() if key != "step_s"}, indent=1))
     if arguments.json:

@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from gptlab.outputs import file_unwritable
+from gptlab.outputs import require_writable_file
 
 WORKERS = 2
 
@@ -148,8 +148,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    if arguments.json and (refusal := file_unwritable(arguments.json, "--json")):
-        raise SystemExit(refusal)
+    if arguments.json:
+        require_writable_file(arguments.json, "--json")
 
     import pyarrow.parquet as pq
 

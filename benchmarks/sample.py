@@ -31,7 +31,7 @@ from gptlab.machine.device import choose_device, describe
 from gptlab.machine.memory import keep_freed
 from gptlab.model.gpt import SIZES, ModelConfig
 from gptlab.model.packed import packed
-from gptlab.outputs import file_unwritable
+from gptlab.outputs import require_writable_file
 from gptlab.sample import GeneratingGPT
 
 FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -72,8 +72,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    if arguments.json and (refusal := file_unwritable(arguments.json, "--json")):
-        raise SystemExit(refusal)
+    if arguments.json:
+        require_writable_file(arguments.json, "--json")
     keep_freed()  # as gptlab's commands do; the other side gains by it, too
 
     device = choose_device("auto")

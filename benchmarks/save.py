@@ -22,7 +22,7 @@ from gptlab.machine.device import choose_device, describe
 from gptlab.machine.world import World
 from gptlab.model.gpt import GPT, SIZES, ModelConfig
 from gptlab.model.in_format import autocast
-from gptlab.outputs import file_unwritable
+from gptlab.outputs import require_writable_file
 from gptlab.runs.metrics import MetricsLog
 from gptlab.train.console import Record
 from gptlab.train.guard import WINDOW, Guard, GuardConfig
@@ -70,8 +70,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to save; None is a temporary folder")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    if arguments.json and (refusal := file_unwritable(arguments.json, "--json")):
-        raise SystemExit(refusal)
+    if arguments.json:
+        require_writable_file(arguments.json, "--json")
 
     device = choose_device(arguments.device)
     torch.manual_seed(0)

@@ -32,7 +32,7 @@ from gptlab.machine.device import DeviceName, DTypeName, choose_device, describe
 from gptlab.machine.memory import keep_freed
 from gptlab.model.gpt import GPT, SIZES, ModelConfig
 from gptlab.model.in_format import autocast
-from gptlab.outputs import file_unwritable
+from gptlab.outputs import require_writable_file
 from gptlab.train.objective import Objective
 from gptlab.train.optim import AdamWConfig, build_optimizer
 
@@ -330,8 +330,8 @@ def main() -> int:
     parser.add_argument("--side", action="append", choices=list(SIDES), help="only these; may be repeated")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    if arguments.json and (refusal := file_unwritable(arguments.json, "--json")):
-        raise SystemExit(refusal)
+    if arguments.json:
+        require_writable_file(arguments.json, "--json")
 
     device, at = choose_device(arguments.device), commit()
     work = Work(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from gptlab.machine.device import describe
 from gptlab.machine.world import join_world
-from gptlab.outputs import file_unwritable
+from gptlab.outputs import require_writable_file
 
 
 def main() -> None:
@@ -26,8 +26,8 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=64, help="of one step, each with a vote")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    if arguments.json and (refusal := file_unwritable(arguments.json, "--json")):
-        raise SystemExit(refusal)
+    if arguments.json:
+        require_writable_file(arguments.json, "--json")
 
     with join_world(
         "auto", {"start every process with the same flags": {"rounds": arguments.rounds}}

@@ -11,7 +11,7 @@ import pytest
 
 from gptlab import cli
 from gptlab.errors import ConfigError
-from gptlab.outputs import file_unwritable, fingerprint, unwritable
+from gptlab.outputs import fingerprint, require_writable, require_writable_file
 from gptlab.report.datasheet import write_page
 
 Refused = Callable[..., str]
@@ -230,7 +230,7 @@ def test_what_cannot_be_written_is_said_before_the_work(
 def test_nothing_is_left_where_something_could_be_written(tmp_path: Path) -> None:
     (tmp_path / "there").write_text("mine")
     for name in ("new", "new/deep/er", "there"):
-        assert unwritable(tmp_path / name) is None
+        require_writable(tmp_path / name)
     assert [file.name for file in tmp_path.iterdir()] == ["there"]
     assert (tmp_path / "there").read_text() == "mine"
     for name in (
@@ -238,15 +238,18 @@ def test_nothing_is_left_where_something_could_be_written(tmp_path: Path) -> Non
         "x" * 250,
         "new/" + "x" * 300,
     ):  # with the letters added while the file is written
-        assert "File name too long" in str(unwritable(tmp_path / name))
+        with pytest.raises(ConfigError, match="File name too long"):
+            require_writable(tmp_path / name)
 
 
 def test_a_file_that_is_written_in_its_place_may_have_the_longest_name(tmp_path: Path) -> None:
     for letters in (240, 255):
-        assert file_unwritable(tmp_path / ("x" * letters), "--json") is None
-        assert file_unwritable(tmp_path / "new" / ("x" * letters), "--samples") is None
-        assert "File name too long" in str(unwritable(tmp_path / ("x" * letters)))
-    assert "File name too long" in str(file_unwritable(tmp_path / ("x" * 256), "--json"))
+        require_writable_file(tmp_path / ("x" * letters), "--json")
+        require_writable_file(tmp_path / "new" / ("x" * letters), "--samples")
+        with pytest.raises(ConfigError, match="File name too long"):
+            require_writable(tmp_path / ("x" * letters))
+    with pytest.raises(ConfigError, match="File name too long"):
+        require_writable_file(tmp_path / ("x" * 256), "--json")
 
 
 def test_a_link_to_a_file_that_is_not_there_yet_makes_it(
@@ -254,7 +257,7 @@ def test_a_link_to_a_file_that_is_not_there_yet_makes_it(
 ) -> None:
     link = tmp_path / "link.json"
     link.symlink_to("target.json")
-    assert file_unwritable(link, "--json") is None
+    require_writable_file(link, "--json")
     assert not (tmp_path / "target.json").exists()
     assert cli.main(["data", "list", "--json", str(link)]) == 0
     assert json.loads((tmp_path / "target.json").read_text())
@@ -272,10 +275,11 @@ def test_a_link_to_a_file_that_is_not_there_yet_makes_it(
 def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
     """Its reader would think that everything had been written, and without a reader it would never open."""
     os.mkfifo(tmp_path / "pipe")
-    assert unwritable(tmp_path / "pipe") is None
+    require_writable(tmp_path / "pipe")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_without_the_right_to_write_is_said(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    assert "Permission denied" in str(unwritable(tmp_path / "new"))
+    with pytest.raises(ConfigError, match="Permission denied"):
+        require_writable(tmp_path / "new")

@@ -17,7 +17,7 @@ from gptlab.commands import INTERRUPTED
 from gptlab.errors import ConfigError, GptlabError, did_you_mean
 from gptlab.machine.memory import keep_freed
 from gptlab.machine.threads import spin_briefly
-from gptlab.outputs import file_unwritable
+from gptlab.outputs import require_writable_file
 from gptlab.parsing import check_numbers
 from gptlab.terminal import standard_streams
 
@@ -146,8 +146,7 @@ def _take_json_file(words: list[str]) -> Path | None:
     if not name:
         raise ConfigError("--json: names no file; write --json FILE")
     file = Path(name)
-    if (refusal := file_unwritable(file, "--json")) is not None:
-        raise ConfigError(refusal)
+    require_writable_file(file, "--json")
     return file
 
 

@@ -20,11 +20,11 @@ from gptlab.data.manifest import Manifest
 from gptlab.data.prepare.prepare import prepare
 from gptlab.data.sources.table import documents
 from gptlab.data.train_tokenizer import train_tokenizer
-from gptlab.errors import ConfigError, TrainError
+from gptlab.errors import TrainError
 from gptlab.eval import chance
 from gptlab.loading import load
 from gptlab.model.size import measure
-from gptlab.outputs import occupied
+from gptlab.outputs import require_empty
 from gptlab.recipe import Raw, check, merge, to_toml
 from gptlab.report.charts import loss_chart
 from gptlab.report.page import figure, heading, page, paragraph, samples, table
@@ -68,9 +68,7 @@ def demo(out: Path) -> dict[str, Any]:
         ConfigError: the folder is not empty.
         TrainError: the run was interrupted.
     """
-    refusal = occupied(out)  # not even a demo is replaced, as somebody may have continued its runs
-    if refusal is not None:
-        raise ConfigError(refusal)
+    require_empty(out)  # not even a demo is replaced, as somebody may have continued its runs
     out.mkdir(parents=True, exist_ok=True)
     data = _prepare(out)
     unigram = unigram_bits_per_byte(data)

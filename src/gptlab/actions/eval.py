@@ -19,7 +19,7 @@ from gptlab.eval.hellaswag import VALIDATION_ITEMS
 from gptlab.eval.score import good_batch_tokens
 from gptlab.eval.validation import mean_loss, windows_sha256
 from gptlab.machine.device import DeviceName, DTypeName
-from gptlab.outputs import file_unwritable
+from gptlab.outputs import require_writable_file
 from gptlab.report.results import doubt, results, standard_error, told_items
 from gptlab.runs.metrics import ACCURACIES
 
@@ -59,8 +59,8 @@ class Request:
                 "--task-data DIR, but for the first two); lm-evaluation-harness writes its own with gptlab lm-eval ... "
                 "--log_samples --output_path DIR"
             )
-        if self.samples is not None and (refusal := file_unwritable(self.samples, "--samples")) is not None:
-            raise ConfigError(refusal)
+        if self.samples is not None:
+            require_writable_file(self.samples, "--samples")
         if theirs := [name for name in self.foreign if name in ONLY_OURS]:
             raise ConfigError(
                 f"--task {theirs[0]}: is gptlab's own, not lm-evaluation-harness's; leave --protocol out"

@@ -5,7 +5,7 @@ from typing import Any
 
 from gptlab import recipe, storage
 from gptlab.errors import ConfigError
-from gptlab.outputs import unwritable
+from gptlab.outputs import require_writable
 
 RECIPE = """\
 # {name}: what differs from gptlab's {base}, which `gptlab config recipe.toml` prints whole.
@@ -73,8 +73,7 @@ def new(folder: Path, base: str) -> dict[str, Any]:
     """
     if folder.exists():
         raise ConfigError(f"{folder}: exists already; choose a new folder")
-    if (refusal := unwritable(folder, "NAME")) is not None:
-        raise ConfigError(refusal)
+    require_writable(folder, "NAME")
     config = recipe.load([Path(base)])
     source, data, flags = SOURCES["bytes" if config.model.n_embd < 256 else "gpt2"]
     steps = config.train.steps or 1000

@@ -19,7 +19,7 @@ from typing import Any
 from gptlab.data.batches import Windows
 from gptlab.data.mixture import DataConfig
 from gptlab.errors import ConfigError
-from gptlab.outputs import Record, file_refusal, fingerprint
+from gptlab.outputs import Record, fingerprint, require_own_file
 from gptlab.runs.folder import LATEST
 from gptlab.train.config import TrainConfig
 
@@ -188,9 +188,7 @@ def refuse_place(file: Path, out: Path) -> None:
     text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
     found = RECORD.search(text)
     record = Record(KIND, found[1], _trained(text)) if found is not None else None
-    refusal = file_refusal(file, KIND, _identity(out), record)
-    if refusal is not None:
-        raise ConfigError(refusal)
+    require_own_file(file, KIND, _identity(out), record)
     if found is not None and fingerprint(RECORD.sub("", text, count=1)) != found[2]:
         raise ConfigError(
             f"{file}: has changed since it was written; choose another --file, or move it away and copy your "

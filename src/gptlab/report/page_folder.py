@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gptlab.errors import ConfigError
-from gptlab.outputs import Record, fingerprint, folder_refusal
+from gptlab.outputs import Record, fingerprint, require_own_folder
 from gptlab.parsing import names_neighbour, parse_json
 
 INDEX = "index.html"
@@ -42,9 +42,7 @@ def refuse(out: Path, kind: str, of: str) -> None:
     Raises:
         ConfigError: the folder holds another page, or somebody's files.
     """
-    refusal = folder_refusal(out, kind, of, read_record(out))
-    if refusal is not None:
-        raise ConfigError(refusal)
+    require_own_folder(out, kind, of, read_record(out))
 
 
 def write(out: Path, files: Mapping[str, bytes]) -> None:

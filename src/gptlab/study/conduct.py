@@ -11,7 +11,7 @@ from gptlab.data.manifest import Manifest
 from gptlab.errors import ConfigError, TrainError
 from gptlab.eval import tasks
 from gptlab.evaluations import task_inputs
-from gptlab.outputs import unwritable
+from gptlab.outputs import require_writable
 from gptlab.recipe import RunConfig
 from gptlab.report.page_folder import INDEX
 from gptlab.study import runner
@@ -51,8 +51,7 @@ def conduct(
         GptlabError: the study cannot be run, or has changed since it began.
     """
     at_once = runner.checked_jobs(jobs)
-    if (refusal := unwritable(out, "--out")) is not None:
-        raise ConfigError(refusal)
+    require_writable(out, "--out")
     study, step_s = read_study(file), dict[str, float]()
     began = read_plan(out)
 

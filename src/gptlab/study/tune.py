@@ -14,8 +14,8 @@ import numpy as np
 
 from gptlab import recipe, storage
 from gptlab.amounts import amount, duration
-from gptlab.errors import ConfigError, TrainError
-from gptlab.outputs import unwritable
+from gptlab.errors import TrainError
+from gptlab.outputs import require_writable
 from gptlab.recipe import RunConfig
 from gptlab.report.theme import LIGHT
 from gptlab.study import runner
@@ -61,8 +61,7 @@ def tune(
         GptlabError: the recipe cannot be trained, or the folder holds something else.
     """
     at_once = runner.checked_jobs(jobs)
-    if (refusal := unwritable(out, "--out")) is not None:
-        raise ConfigError(refusal)
+    require_writable(out, "--out")
     config = recipe.load(recipes, flags)
     larger = recipe.load([carry_to]) if carry_to is not None else None
     text = _study(config, tokens, rates)

@@ -17,13 +17,13 @@ from safetensors.torch import load_file, save_file
 
 from gptlab import __version__
 from gptlab.data.tokenizer import Tokenizer
-from gptlab.errors import ExportError
+from gptlab.errors import ConfigError, ExportError
 from gptlab.formats.huggingface.classes import FORMATS, MARK, MODELING, OWN, format_of, native_misfits
 from gptlab.formats.huggingface.compare import compare
 from gptlab.formats.huggingface.vocabulary import SPECIAL_TOKENS, TOKENIZER_CONFIG, write_tokenizer
 from gptlab.formats.huggingface.wrap import CONFIG, MISSING, TOKENIZER, WEIGHTS, HuggingFaceModel
 from gptlab.model.gpt import GPT, ModelConfig
-from gptlab.outputs import Record, folder_refusal
+from gptlab.outputs import Record, require_own_folder
 from gptlab.parsing import parse_json
 from gptlab.storage import file_sha256, whole_folder
 
@@ -73,8 +73,9 @@ def export(
         of: the fingerprint of the run or the model; None if unknown, and then any export is replaced.
 
     Raises:
-        ExportError: no class holds the model, the tokenizer is another model's, `out` holds something else or cannot be
-            written, transformers is not installed, or it loads another model.
+        ConfigError: `out` holds something else.
+        ExportError: no class holds the model, the tokenizer is another model's, `out` cannot be written, transformers is
+            not installed, or it loads another model.
     """
     if isinstance(model, HuggingFaceModel):
         raise ExportError(f"{out}: the model is already a Hugging Face folder; copy that folder")
@@ -139,14 +140,12 @@ def refuse_place(out: Path, of: str | None) -> None:
     """Refuse a folder that an export must not replace, before the work begins.
 
     Raises:
-        ExportError: the folder holds foreign files, another model's export, or a card that somebody changed.
+        ConfigError: the folder holds foreign files, another model's export, or a card that somebody changed.
     """
     mark = read_mark(out)
-    refusal = folder_refusal(out, KIND, of, _record(out, mark) if mark is not None else None)
-    if refusal is not None:
-        raise ExportError(refusal)
+    require_own_folder(out, KIND, of, _record(out, mark) if mark is not None else None)
     if (out / CARD).exists() and file_sha256(out / CARD) != (mark or {}).get("card"):
-        raise ExportError(
+        raise ConfigError(
             f"{out}: somebody changed its {CARD}; move that file elsewhere, or choose another folder"
         )
 
