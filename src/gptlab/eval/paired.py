@@ -127,12 +127,9 @@ def difference(metric: str, first: Sequence[bool], second: Sequence[bool]) -> Di
 
 def mcnemar(gained: int, lost: int) -> float:
     """Return the probability of a split at least as uneven if both sides are equally likely."""
-    n, fewer = gained + lost, min(gained, lost)
-    term, tail = 1, 0
-    for k in range(fewer + 1):
-        tail += term
-        term = term * (n - k) // (k + 1)
-    return min(1.0, 2 * tail / 2**n)
+    from scipy.special import bdtr  # here, as it takes a while to import
+
+    return min(1.0, 2 * float(bdtr(min(gained, lost), gained + lost, 0.5)))
 
 
 def compare(first: Accuracy, second: Accuracy) -> dict[str, Difference | Shift]:
