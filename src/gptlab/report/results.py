@@ -42,6 +42,12 @@ def results(row: Row) -> list[str]:
     return sorted(found, key=lambda name: [*ACCURACIES, name].index(name))
 
 
+def accuracy(rows: Iterable[Row]) -> str | None:
+    """Return the accuracy that stands for some scores: the one by length if any has it; None if none has one."""
+    found = {name for row in rows for name in results(row)}
+    return next((name for name in ("acc_norm", "acc") if name in found), None)
+
+
 def standard_error(row: Row, name: str) -> float:
     """Return the standard error of a result; NaN where it is not known."""
     return as_number(row.get(ACCURACIES.get(name, f"{name}_stderr")))
