@@ -13,8 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict, get_origin
 
-from gptlab.commands import INTERRUPTED
-from gptlab.errors import ConfigError, GptlabError, did_you_mean
+from gptlab.errors import INTERRUPTED, ConfigError, GptlabError, did_you_mean
 from gptlab.machine.memory import keep_freed
 from gptlab.machine.threads import spin_briefly
 from gptlab.outputs import require_writable_file

@@ -18,7 +18,7 @@ from typing import Any
 
 from gptlab.data.batches import Windows
 from gptlab.data.mixture import DataConfig
-from gptlab.errors import ConfigError
+from gptlab.errors import INTERRUPTED, ConfigError
 from gptlab.outputs import Record, fingerprint, require_own_file
 from gptlab.runs.folder import LATEST
 from gptlab.train.config import TrainConfig
@@ -112,9 +112,7 @@ class Job:
         yield "#SBATCH --requeue"
 
 
-def batch_file(
-    file: Path, recipes: Sequence[Path], out: Path, flags: Mapping[str, Any], job: Job, interrupted: int
-) -> str:
+def batch_file(file: Path, recipes: Sequence[Path], out: Path, flags: Mapping[str, Any], job: Job) -> str:
     """Return the text of a batch file.
 
     Args:
@@ -123,16 +121,15 @@ def batch_file(
         out: the run folder.
         flags: a raw recipe, merged over the others.
         job: what to ask for.
-        interrupted: the exit code of a run that saved and should continue.
     """
     # The full path, as the job's shell may have another environment.
     program = shutil.which("gptlab") or "gptlab"
     command = shlex.join([program, "train", *map(str, recipes), *_spell(flags), "--out", str(out)])
     launch = SEVERAL.format(command=command) if job.processes > 1 else f"srun {command}"
-    return _written(file, out, job, [*job.directives(out)], launch, interrupted)
+    return _written(file, out, job, [*job.directives(out)], launch)
 
 
-def array_file(file: Path, study: Path, out: Path, runs: Sequence[str], job: Job, interrupted: int) -> str:
+def array_file(file: Path, study: Path, out: Path, runs: Sequence[str], job: Job) -> str:
     """Return the text of a batch file that does the runs of a study, each as a job of one array.
 
     Args:
@@ -141,7 +138,6 @@ def array_file(file: Path, study: Path, out: Path, runs: Sequence[str], job: Job
         out: the study's folder.
         runs: their names.
         job: what to ask for, for each run.
-        interrupted: the exit code of a run that saved and should continue.
 
     Raises:
         ConfigError: more than one process a run.
@@ -154,19 +150,17 @@ def array_file(file: Path, study: Path, out: Path, runs: Sequence[str], job: Job
     command = shlex.join(["srun", program, "study", str(study), "--out", str(out), "--only"])
     launch = f'runs=({shlex.join(runs)})\n{command} "${{runs[$SLURM_ARRAY_TASK_ID]}}"'
     directives = [line.replace(".%j.log", ".%A_%a.log") for line in job.directives(out)]
-    return _written(file, out, job, [*directives, f"#SBATCH --array=0-{len(runs) - 1}"], launch, interrupted)
+    return _written(file, out, job, [*directives, f"#SBATCH --array=0-{len(runs) - 1}"], launch)
 
 
-def _written(
-    file: Path, out: Path, job: Job, directives: Sequence[str], launch: str, interrupted: int
-) -> str:
+def _written(file: Path, out: Path, job: Job, directives: Sequence[str], launch: str) -> str:
     text = TEMPLATE.format(
         file=shlex.quote(str(file)),
         out=out,
         hours=job.hours,
         directives="\n".join(directives),
         launch=launch,
-        interrupted=interrupted,
+        interrupted=INTERRUPTED,
     )
     head, _, rest = text.partition("\n")
     record = (

@@ -43,7 +43,6 @@ def run(
     """
     from gptlab import recipe
     from gptlab.actions.slurm import Job, batch_file, check_ready, refuse_place
-    from gptlab.commands import INTERRUPTED
     from gptlab.study.study_file import is_study
 
     job = Job(
@@ -60,7 +59,7 @@ def run(
     config = recipe.load(recipes or [own], flags)
     check_ready(config.data, config.train, config.model.context, out)
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(batch_file(file, recipes, out, flags, job, INTERRUPTED), encoding="utf-8")
+    file.write_text(batch_file(file, recipes, out, flags, job), encoding="utf-8")
     print(f"{file}: written; submit it with: sbatch {file}")
     return {"file": str(file), "processes": job.processes}
 
@@ -68,7 +67,6 @@ def run(
 def _array(study: Path, out: Path, file: Path, job: "Job", flags: Flags) -> dict[str, Any]:
     """Write a batch file for the runs of a study, and first one for its learning-rate search, if any."""
     from gptlab.actions.slurm import array_file, refuse_place
-    from gptlab.commands import INTERRUPTED
     from gptlab.study.conduct import planned
 
     if any(flags.values()):
@@ -79,7 +77,7 @@ def _array(study: Path, out: Path, file: Path, job: "Job", flags: Flags) -> dict
     for each, runs in files.items():
         refuse_place(each, out)
         each.parent.mkdir(parents=True, exist_ok=True)
-        each.write_text(array_file(each, study, out, runs, job, INTERRUPTED), encoding="utf-8")
+        each.write_text(array_file(each, study, out, runs, job), encoding="utf-8")
         print(f"{each}: written, {len(runs)} jobs")
     first, *rest = files
     print(

@@ -15,7 +15,7 @@ from typing import IO
 
 import torch
 
-from gptlab.errors import ConfigError, TrainError
+from gptlab.errors import INTERRUPTED, ConfigError, TrainError
 from gptlab.machine.lock import lock
 from gptlab.parsing import parse_json
 from gptlab.progress import Progress
@@ -24,7 +24,6 @@ from gptlab.study.study_plan import PLAN
 from gptlab.study.trials import Ended, Trial, keep, read_ended, run_of, total
 from gptlab.train.interrupt import Interrupt
 
-INTERRUPTED = 75
 POLL_S = 0.2
 CHILD = "GPTLAB_STUDY_CHILD"
 TAIL_BYTES = 4096
