@@ -13,7 +13,7 @@ from gptlab.bench.rig import Rig
 from gptlab.data.manifest import Manifest
 from gptlab.errors import ConfigError
 from gptlab.outputs import fingerprint
-from gptlab.parsing import parse_json
+from gptlab.parsing import flat, parse_json
 from gptlab.recipe import RunConfig
 from gptlab.study.design import Arm, marks, settings
 from gptlab.study.power import HELLASWAG_SD, LOSS_SD, detectable
@@ -133,7 +133,7 @@ def begin(out: Path, study: Study, arms: Sequence[Arm]) -> list[str]:
         out.mkdir(parents=True, exist_ok=True)
         storage.replace_text(out / PLAN, json.dumps(asked, indent=1) + "\n")
         return []
-    was, now, added = _flat(before), _flat(asked), list[int](before.get(ADDED, []))
+    was, now, added = flat(before), flat(asked), list[int](before.get(ADDED, []))
     for key in [*was, *(key for key in now if key not in was)]:
         if was.get(key) == now.get(key) or key in (ADDED, "gptlab"):  # the page names versions that differ
             continue
@@ -177,12 +177,4 @@ def read_plan(out: Path) -> dict[str, Any] | None:
             raise ValueError("it is not a plan")
     except ValueError as error:
         raise ConfigError(f"{file}: is damaged ({error}); choose another --out") from None
-    return found
-
-
-def _flat(plan: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in plan.items():
-        name = f"{prefix}.{key}" if prefix else key
-        found |= _flat(value, name) if isinstance(value, dict) else {name: value}
     return found
