@@ -163,7 +163,7 @@ class FolderText:
 
 
 def text_of(
-    model: Path | None, tokenizer: Tokenizer, rows: int | None, add_bos_token: bool | None
+    model: Path | None, tokenizer: Tokenizer, rows: int, add_bos_token: bool | None
 ) -> OwnText | FolderText:
     """Return what reads and writes a model's texts.
 
@@ -175,9 +175,7 @@ def text_of(
     """
     if model is not None and (model / "config.json").is_file():
         try:
-            return FolderText(
-                model, rows or tokenizer.vocab_size, tokenizer.end_of_text, add_bos_token=add_bos_token
-            )
+            return FolderText(model, rows, tokenizer.end_of_text, add_bos_token=add_bos_token)
         except ImportError:
             why = 'chat templates need transformers: pip install "gptlab[hf]"'
     else:

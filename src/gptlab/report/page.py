@@ -82,10 +82,9 @@ def page(
 """
 
 
-def heading(text: str, anchor: str = "") -> str:
-    """Set a heading within a section; links reach it as `#anchor`."""
-    named = f' id="{html.escape(anchor)}"' if anchor else ""
-    return f"<h3{named}>{_escape(text)}</h3>\n"
+def heading(text: str) -> str:
+    """Set a heading within a section."""
+    return f"<h3>{_escape(text)}</h3>\n"
 
 
 def paragraph(text: str, style: str = "") -> str:
@@ -98,9 +97,9 @@ def link(text: str, href: str) -> Html:
     return Html(f'<a href="{html.escape(href)}">{html.escape(text)}</a>')
 
 
-def link_to(target: Path, out: Path, text: str = "") -> Html:
-    """Return a link from a page in `out` to a file or folder, by its path as given unless another text is."""
-    return link(text or str(target), quote(os.path.relpath(target.resolve(), out.resolve())))
+def link_to(target: Path, out: Path) -> Html:
+    """Return a link from a page in `out` to a file or folder, by its path as given."""
+    return link(str(target), quote(os.path.relpath(target.resolve(), out.resolve())))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
