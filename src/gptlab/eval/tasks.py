@@ -15,7 +15,7 @@ from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import TaskError
 from gptlab.eval import continuation, fewshot, hellaswag, small, task_data
 from gptlab.eval.accuracy import Accuracy, multiple_choice
-from gptlab.eval.hellaswag import PROTOCOLS, ProtocolName
+from gptlab.eval.hellaswag import PROTOCOLS, Example, ProtocolName
 from gptlab.eval.item import Item, Lazy
 from gptlab.eval.score import Logits, Stop
 
@@ -109,13 +109,8 @@ def _hellaswag(inputs: Inputs) -> Task:
     # As in lm-evaluation-harness and transformers: a model reads texts as it was trained to.
     before, _ = inputs.tokenizer.frame
 
-    def begun(item: Item) -> Item:
-        return replace(item, pairs=tuple(([*before, *context], ending) for context, ending in item.pairs))
-
-    def plain(i: int) -> Item:
-        return begun(ask(examples[i], encode))
-
-    make = plain
+    pool: Sequence[Example] = ()
+    drawn: list[tuple[int, ...]] = []
     if inputs.shots:
         solved = inputs.fewshot or hellaswag.downloaded("train")
         pool = hellaswag.read(solved)
@@ -123,11 +118,14 @@ def _hellaswag(inputs: Inputs) -> Task:
         official = official and hellaswag.official(solved, "train")
         drawn = fewshot.draws(inputs.shots, examples.keys, pool.keys)
 
-        def with_shots(i: int) -> Item:
+    def make(i: int) -> Item:
+        if drawn:
             shown = "".join(hellaswag.solved(pool[number]) for number in drawn[i])
-            return begun(hellaswag.harness(examples[i], encode, shown))
+            item = hellaswag.harness(examples[i], encode, shown)
+        else:
+            item = ask(examples[i], encode)
+        return replace(item, pairs=tuple(([*before, *context], ending) for context, ending in item.pairs))
 
-        make = with_shots
     return Task(
         name="hellaswag",
         asks="which of four endings fits; chance is 25 %",
