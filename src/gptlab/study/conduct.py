@@ -1,7 +1,6 @@
 """A study from its file to its page."""
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -68,11 +67,8 @@ def conduct(
         return {"status": "planned", **facts}
     check_inputs(arms, out)
     begin(out, study, arms)
-    interrupt = Interrupt()
-    with ExitStack() as stack:
-        runner.alone(out, stack)
+    with runner.alone(out) as interrupt:
         notes = begin(out, study, arms)  # another process may have begun another study meanwhile
-        stack.enter_context(interrupt.listening())
         return facts | _do(study, arms, file, out, at_once, interrupt, notes, retry=retry)
 
 
@@ -132,7 +128,7 @@ def _do(
     def tell(trial: Trial) -> None:
         ended = read_ended(out, trial)
         assert ended is not None
-        what = f"loss {ended.loss:.4f}" if ended.status == "finished" else f"{ended.status}: {ended.reason}"
+        what = f"loss {ended.loss:.4f}" if ended.finished else ended.why
         print(f"{trial.name}: {what}", flush=True)
         if trial.rate is None and any(read_ended(out, each) is None for each in trials):
             write_page(out, study, arms, notes)
@@ -142,7 +138,7 @@ def _do(
         begun = {trial.arm.name for trial in trials if run_of(out, trial).exists()}
         for trial in (*(each for each in search(study, arms) if each.arm.name not in begun), *trials):
             ended = read_ended(out, trial)
-            if ended is not None and ended.status != "finished":
+            if ended is not None and not ended.finished:
                 record_of(out, trial).unlink()
     for each in (search(study, arms), trials):
         if not runner.do_all(file, out, each, jobs, interrupt, tell):
@@ -176,6 +172,6 @@ def _do_one(study: Study, arms: list[Arm], out: Path, name: str) -> dict[str, An
     assert ended is not None
     if all(read_ended(out, each) is not None for each in counted(study, arms)):
         write_page(out, study, arms, notes)  # the last of an array's jobs
-    if ended.status != "finished":
+    if not ended.finished:
         raise TrainError(f"{name}: {ended.status} ({ended.reason})")
     return {"status": "finished", "notes": notes}

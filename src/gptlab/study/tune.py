@@ -5,7 +5,6 @@ Source: a rate is judged by whole, annealed runs, as a learning-rate range test 
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ from gptlab.study.design import design
 from gptlab.study.study_file import parse_study
 from gptlab.study.study_plan import begin, step_seconds
 from gptlab.study.trials import read_ended, search
-from gptlab.train.interrupt import Interrupt
 
 STUDY, PICTURE = "study.toml", "rates.png"
 NEAR = 2.1  # times the best rate, and as far below: farther off the loss is no parabola
@@ -77,10 +75,7 @@ def tune(
             f"{len(left)} runs of {arm.steps:,} steps, {amount(arm.tokens)} tokens each: "
             f"about {duration(seconds)} of training"
         )
-    interrupt = Interrupt()
-    with ExitStack() as stack:
-        runner.alone(out, stack)
-        stack.enter_context(interrupt.listening())
+    with runner.alone(out) as interrupt:
         if not runner.do_all(out / STUDY, out, trials, at_once, interrupt, lambda trial: None):
             print(f"{out}: interrupted ({interrupt.reason}). Run the same command again to continue.")
             return {"status": "interrupted"}
@@ -114,11 +109,10 @@ def _is_number(text: str) -> bool:
 def _row(out: Path, trial: Any) -> dict[str, Any]:
     ended = read_ended(out, trial)
     assert ended is not None
-    finished = ended.status == "finished"
     return {
         "rate": trial.rate,
-        "loss": ended.loss if finished else None,
-        "why": None if finished else f"{ended.status}: {ended.reason}",
+        "loss": ended.loss if ended.finished else None,
+        "why": None if ended.finished else ended.why,
     }
 
 
