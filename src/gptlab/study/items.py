@@ -14,10 +14,9 @@ import numpy.typing as npt
 
 from gptlab.errors import DataError
 from gptlab.study.conclusions import Rules, conclude, validate
-from gptlab.study.differences import Difference, complete, differences, satterthwaite
+from gptlab.study.differences import Difference, Floats, complete, differences, satterthwaite
 from gptlab.study.verdict import Verdict
 
-Floats = npt.NDArray[np.float64]
 Items = Mapping[str, Mapping[int, npt.NDArray[Any]]]  # variant -> seed -> score of each item
 
 

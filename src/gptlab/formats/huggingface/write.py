@@ -16,12 +16,12 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from gptlab import __version__
-from gptlab.data.tokenizer import Tokenizer
+from gptlab.data.tokenizer import FILE, Tokenizer
 from gptlab.errors import ConfigError, ExportError
 from gptlab.formats.huggingface.classes import FORMATS, MARK, MODELING, OWN, format_of, native_misfits
 from gptlab.formats.huggingface.compare import compare
 from gptlab.formats.huggingface.vocabulary import SPECIAL_TOKENS, TOKENIZER_CONFIG, write_tokenizer
-from gptlab.formats.huggingface.wrap import CONFIG, MISSING, TOKENIZER, WEIGHTS, HuggingFaceModel
+from gptlab.formats.huggingface.wrap import CONFIG, MISSING, WEIGHTS, HuggingFaceModel
 from gptlab.model.gpt import GPT, ModelConfig
 from gptlab.outputs import Record, require_own_folder
 from gptlab.parsing import parse_json
@@ -35,7 +35,7 @@ FILES = (
     CONFIG,
     GENERATION_CONFIG,
     WEIGHTS,
-    TOKENIZER,
+    FILE,
     TOKENIZER_CONFIG,
     SPECIAL_TOKENS,
     MODELING.name,
