@@ -227,6 +227,6 @@ def test_config_names_the_table_and_refuses_what_cannot_be():
 
 
 def test_every_task_has_its_chance_and_its_texts():
-    assert set(TASKS) == set(contamination.TASKS)
+    assert set(TASKS) == set(contamination.ITEM_TEXTS)
     # A word guessed among all words is hardly ever right.
     assert set(TASKS) - set(CHANCE) == {"lambada_openai"}

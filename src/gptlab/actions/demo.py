@@ -40,7 +40,7 @@ VAL_TOKENS = 60_000
 PROMPT = "Return the"
 CHANCE = chance.CHANCE["continuation"]
 
-RECIPE: Raw = {
+BASE: Raw = {
     "model": {"n_layer": 4, "n_head": 4, "n_embd": 192, "context": 128, "vocab_size": VOCABULARY},
     "train": {"steps": 160, "batch_tokens": 4096, "micro_batch": 32},
     "optim": {"lr": 3e-3},
@@ -91,7 +91,7 @@ def _model(name: str, out: Path, data: Path, unigram: float) -> dict[str, Any]:
     """Train, score, sample and export one of MODELS."""
     began = time.monotonic()
     run = out / "runs" / name
-    config = check(merge(merge(RECIPE, {"data": {"path": str(data)}}), MODELS[name]))
+    config = check(merge(merge(BASE, {"data": {"path": str(data)}}), MODELS[name]))
     recipe = out / f"{name}.toml"
     recipe.write_text(to_toml(config), encoding="utf-8")
     print(f"\n{TITLES[name]}", flush=True)

@@ -315,7 +315,7 @@ def _compare_all(first: Sequence[Answer], second: Sequence[Answer], models: Sequ
 
 def _compare(
     first: dict[str, Any], second: dict[str, Any]
-) -> Mapping[str, compare.Difference | compare.Shift]:
+) -> Mapping[str, compare.AccuracyDifference | compare.Shift]:
     if "windows" in first:
         return {"loss": compare.losses(first["windows"], second["windows"])}
     if "accuracy" in first:

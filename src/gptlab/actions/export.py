@@ -5,7 +5,7 @@ from pathlib import Path
 
 from gptlab import __version__
 from gptlab.errors import ExportError
-from gptlab.formats.gguf.write import ExportedGGUF, GGUFDType, export_gguf, gguf_file, refuse_file
+from gptlab.formats.gguf.write import ExportedGGUF, GGUFDType, export_gguf, gguf_file, require_own_gguf
 from gptlab.formats.huggingface.classes import OWN, format_of
 from gptlab.formats.huggingface.write import (
     CARD,
@@ -16,7 +16,7 @@ from gptlab.formats.huggingface.write import (
     fit_vocabulary,
     mark_of,
     read_mark,
-    refuse_place,
+    require_own_export,
 )
 from gptlab.loading import Place, find, load
 from gptlab.model.gpt import GPT
@@ -45,7 +45,7 @@ def export_folder(
     """
     place = find(model)
     of = _whose(place)
-    refuse_place(out, of)
+    require_own_export(out, of)
     opened = place.open("cpu")
     network, tokenizer = opened.network, opened.tokenizer
     if not isinstance(network, GPT):
@@ -130,7 +130,7 @@ def export_file(
         GptlabError: the model cannot be loaded, or cannot be written there.
     """
     name, of = (run_of(model) or model.resolve()).name, _whose(find(model))
-    refuse_file(gguf_file(out, name, dtype), of)
+    require_own_gguf(gguf_file(out, name, dtype), of)
     network, tokenizer = load(model, "cpu")
     return export_gguf(network, tokenizer, out, name=name, dtype=dtype, licence=licence, verify=verify, of=of)
 

@@ -7,7 +7,7 @@ from gptlab import recipe, storage
 from gptlab.errors import ConfigError
 from gptlab.outputs import require_writable
 
-RECIPE = """\
+RECIPE_TEMPLATE = """\
 # {name}: what differs from gptlab's {base}, which `gptlab config recipe.toml` prints whole.
 base = "{base}"
 
@@ -15,7 +15,7 @@ base = "{base}"
 path = "data/{data}"
 """
 
-STUDY = """\
+STUDY_TEMPLATE = """\
 # What a position encoding is worth: two variants, three seeds each, equal tokens.
 base = "recipe.toml"
 seeds = [1, 2, 3]
@@ -31,7 +31,7 @@ name = "RoPE"
 model = {{ position = "rope" }}
 """
 
-README = """\
+README_TEMPLATE = """\
 # {name}
 
     gptlab data prepare {source} data/{data}{flags}
@@ -64,7 +64,7 @@ SOURCES = {
 
 
 def new(folder: Path, base: str) -> dict[str, Any]:
-    """Write a folder with a recipe over one of gptlab's, a study of it, and a README.
+    """Write a folder with a recipe over one of gptlab's, a study of it, and a README_TEMPLATE.
 
     Arguments as in `gptlab new`.
 
@@ -86,7 +86,11 @@ def new(folder: Path, base: str) -> dict[str, Any]:
         "tokens": steps * config.train.batch_tokens,
     }
     folder.mkdir(parents=True)
-    for name, text in {"recipe.toml": RECIPE, "study.toml": STUDY, "README.md": README}.items():
+    for name, text in {
+        "recipe.toml": RECIPE_TEMPLATE,
+        "study.toml": STUDY_TEMPLATE,
+        "README.md": README_TEMPLATE,
+    }.items():
         storage.replace_text(folder / name, text.format(**said))
     print(f"{folder}: recipe.toml, study.toml and README.md, which says how to begin")
     return {"folder": str(folder)}

@@ -169,7 +169,7 @@ def _written(file: Path, out: Path, job: Job, directives: Sequence[str], launch:
     return f"{head}\n{record}{rest}"
 
 
-def refuse_place(file: Path, out: Path) -> None:
+def require_own_batch_file(file: Path, out: Path) -> None:
     """Refuse to overwrite a file other than this run's unchanged batch file.
 
     Args:

@@ -42,7 +42,7 @@ def run(
         flags: keys of the recipe.
     """
     from gptlab import recipe
-    from gptlab.actions.slurm import Job, batch_file, check_ready, refuse_place
+    from gptlab.actions.slurm import Job, batch_file, check_ready, require_own_batch_file
     from gptlab.study.study_file import is_study
 
     job = Job(
@@ -51,7 +51,7 @@ def run(
     file = file or out.with_name(out.name + ".sbatch")
     if len(recipes) == 1 and is_study(recipes[0]):
         return _array(recipes[0], out, file, job, flags)
-    refuse_place(file, out)
+    require_own_batch_file(file, out)
     own = out / RECIPE
     if not recipes and not own.is_file():
         raise ConfigError(f"--out {out}: holds no run to continue; name a recipe to start one")
@@ -66,7 +66,7 @@ def run(
 
 def _array(study: Path, out: Path, file: Path, job: "Job", flags: Flags) -> dict[str, Any]:
     """Write a batch file for the runs of a study, and first one for its learning-rate search, if any."""
-    from gptlab.actions.slurm import array_file, refuse_place
+    from gptlab.actions.slurm import array_file, require_own_batch_file
     from gptlab.study.conduct import planned
 
     if any(flags.values()):
@@ -75,7 +75,7 @@ def _array(study: Path, out: Path, file: Path, job: "Job", flags: Flags) -> dict
     files = {file.with_name(f"{file.stem}-search{file.suffix}"): search} if search else {}
     files[file] = counted
     for each, runs in files.items():
-        refuse_place(each, out)
+        require_own_batch_file(each, out)
         each.parent.mkdir(parents=True, exist_ok=True)
         each.write_text(array_file(each, study, out, runs, job), encoding="utf-8")
         print(f"{each}: written, {len(runs)} jobs")

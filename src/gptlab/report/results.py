@@ -29,7 +29,7 @@ ANSWER_BITS = "answer_bits_per_byte"
 CALLED = {ANSWER_BITS: "right answer, bits per byte"}
 """What results are called where their key does not say it."""
 
-NAME_LETTERS = 40  # of a file, in a heading
+SHOWN_LETTERS = 40  # of a file, in a heading
 
 
 def results(row: Row) -> list[str]:
@@ -74,7 +74,7 @@ def told_items(rows: Iterable[Row]) -> str:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= NAME_LETTERS else f"{name[:NAME_LETTERS]}..."
+    return name if len(name) <= SHOWN_LETTERS else f"{name[:SHOWN_LETTERS]}..."
 
 
 def doubt(row: Row, name: str) -> str | None:

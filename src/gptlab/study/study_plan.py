@@ -28,7 +28,7 @@ JUDGED = ("seeds", "tune", "paired", "variance", "target")
 
 
 @dataclass(frozen=True)
-class Cost:
+class StudyCost:
     """What a study takes."""
 
     runs: int
@@ -44,10 +44,10 @@ def step_seconds(config: RunConfig) -> float:
         return statistics.median(rig.step().seconds for _ in range(TIMED_STEPS))
 
 
-def cost(study: Study, arms: Sequence[Arm], step_s: Mapping[str, float]) -> Cost:
+def cost(study: Study, arms: Sequence[Arm], step_s: Mapping[str, float]) -> StudyCost:
     """Return what the whole study takes."""
     trials = [*search(study, arms), *counted(study, arms)]
-    return Cost(
+    return StudyCost(
         len(trials),
         total(trials),
         sum(trial.steps * step_s[trial.arm.name] for trial in trials) / 3600,

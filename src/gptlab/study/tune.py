@@ -80,7 +80,7 @@ def tune(
             print(f"{out}: interrupted ({interrupt.reason}). Run the same command again to continue.")
             return {"status": "interrupted"}
     rows = [_row(out, trial) for trial in trials]
-    facts: dict[str, Any] = {"status": "finished", "tokens": arm.tokens, **judge(rows), "rows": rows}
+    facts: dict[str, Any] = {"status": "finished", "tokens": arm.tokens, **optimum(rows), "rows": rows}
     if facts["rate"] is None:
         raise TrainError(f"{out}: no run finished: {rows[0]['why']}; lower --rates")
     lines = _lines(facts)
@@ -116,7 +116,7 @@ def _row(out: Path, trial: Any) -> dict[str, Any]:
     }
 
 
-def judge(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def optimum(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the best of the tried rates, whether it is at the edge, and the bottom of a parabola around it."""
     points = sorted((row["rate"], row["loss"]) for row in rows if row["loss"] is not None)
     if not points:

@@ -70,7 +70,7 @@ class Verdict:
         )
 
 
-def judge(difference: float, p: float, *, lower_is_better: bool) -> str:
+def verdict_of(difference: float, p: float, *, lower_is_better: bool) -> str:
     """Return the verdict on a difference."""
     if p >= ALPHA:
         return "not distinguishable"

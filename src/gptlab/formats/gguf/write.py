@@ -132,7 +132,7 @@ def gguf_file(out: Path, name: str, dtype: GGUFDType) -> Path:
     return out if out.suffix == ".gguf" else out / f"{name}-{dtype}.gguf"
 
 
-def refuse_file(file: Path, of: str) -> None:
+def require_own_gguf(file: Path, of: str) -> None:
     """Refuse a file that an export must not replace, before the work begins.
 
     Raises:

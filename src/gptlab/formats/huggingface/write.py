@@ -85,7 +85,7 @@ def export(
     model = fit_vocabulary(model, tokenizer)
     out = out.resolve()
     try:
-        refuse_place(out, of)
+        require_own_export(out, of)
         with whole_folder(out) as aside:
             _write(model, tokenizer, architecture, aside, beside or {}, of)
             max_diff = compare(model, tokenizer, aside) if verify else None
@@ -135,7 +135,7 @@ def _require_transformers() -> None:
         raise ExportError(f"comparing the export with the model: {MISSING}") from error
 
 
-def refuse_place(out: Path, of: str | None) -> None:
+def require_own_export(out: Path, of: str | None) -> None:
     """Refuse a folder that an export must not replace, before the work begins.
 
     Raises:
