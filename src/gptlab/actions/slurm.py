@@ -16,12 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gptlab.data.batches import Windows
-from gptlab.data.mixture import DataConfig
 from gptlab.errors import INTERRUPTED, ConfigError
 from gptlab.outputs import Record, fingerprint, require_own_file
-from gptlab.runs.folder import LATEST
-from gptlab.train.config import TrainConfig
 
 KIND = "batch file"
 RECORD = re.compile(r"# Of (\w+) of gptlab; by (\w+) it is seen whether somebody changed it\.\n")
@@ -197,28 +193,6 @@ def _identity(out: Path) -> str:
 def _trained(text: str) -> str:
     found = re.search(r"^# It trains until (.*) is finished", text, re.MULTILINE)
     return found[1] if found is not None else "another run"
-
-
-def check_ready(data: DataConfig, train: TrainConfig, context: int, out: Path) -> None:
-    """Refuse now what would fail after the queue: missing data, or a missing model to start from.
-
-    Args:
-        data: the recipe's [data].
-        train: the recipe's [train].
-        context: tokens that the model sees at once.
-        out: the run folder; a run with a checkpoint needs no other model.
-
-    Raises:
-        DataError: a data folder is missing, unfinished or too small.
-        ConfigError: there is no such model.
-    """
-    for part in data.parts:
-        for split in ("train", "val"):
-            Windows(part.path, split, context)
-    for key in ("init_from", "anneal_from") if not (out / LATEST).is_file() else ():
-        start = getattr(train, key)
-        if start is not None and not Path(start).is_dir():
-            raise ConfigError(f"train.{key} = {start}: there is no such folder; name a run or a checkpoint")
 
 
 def _spell(flags: Mapping[str, Any]) -> Iterator[str]:

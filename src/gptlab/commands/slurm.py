@@ -42,7 +42,8 @@ def run(
         flags: keys of the recipe.
     """
     from gptlab import recipe
-    from gptlab.actions.slurm import Job, batch_file, check_ready, require_own_batch_file
+    from gptlab.actions.ready import check_ready
+    from gptlab.actions.slurm import Job, batch_file, require_own_batch_file
     from gptlab.study.study_file import is_study
 
     job = Job(

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gptlab.actions.slurm import check_ready
+from gptlab.actions.ready import check_ready
 from gptlab.data.manifest import Manifest
 from gptlab.errors import ConfigError, TrainError
 from gptlab.eval import tasks
