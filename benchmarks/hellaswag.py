@@ -34,7 +34,7 @@ from gptlab.eval import fewshot, harness, task_data, tasks
 from gptlab.eval.hellaswag import CHOICES
 from gptlab.eval.score import good_batch_tokens
 from gptlab.eval.task_groups import members
-from gptlab.formats.huggingface import export
+from gptlab.formats.huggingface.write import export
 from gptlab.loading import load
 from gptlab.machine.before_torch import keep_freed
 from gptlab.machine.device import choose_device
@@ -62,8 +62,8 @@ def gptlab_side(network: Any, tokenizer: Any, data: Path, shots: int) -> Side:
                 limit=None,
             ),
         )
-        result = task.evaluate(network, device=device, batch_tokens=batch_tokens, quiet=True)
-        return np.array([row["log_likelihoods"] for row in result.samples()])
+        score = task.evaluate(network, device=device, batch_tokens=batch_tokens, quiet=True)
+        return np.array([row["log_likelihoods"] for row in score.rows])
 
     return score
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
+from gptlab.errors import ConfigError
 from gptlab.machine.device import describe
-from gptlab.outputs import file_unwritable
+from gptlab.outputs import require_writable_file
 
 
 def parser(text: str | None) -> argparse.ArgumentParser:
@@ -28,8 +29,11 @@ def parsed(flags: argparse.ArgumentParser) -> argparse.Namespace:
         SystemExit: the file of --json cannot be written.
     """
     arguments = flags.parse_args()
-    if arguments.json and (refusal := file_unwritable(arguments.json, "--json")):
-        raise SystemExit(refusal)
+    if arguments.json:
+        try:
+            require_writable_file(arguments.json, "--json")
+        except ConfigError as error:
+            raise SystemExit(str(error)) from None
     return arguments
 
 

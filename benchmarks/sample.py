@@ -23,8 +23,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from gptlab.data.load_tokenizer import load_tokenizer
-from gptlab.formats.huggingface import export
 from gptlab.formats.huggingface.wrap import quiet_transformers
+from gptlab.formats.huggingface.write import export
 from gptlab.loading import load
 from gptlab.machine.before_torch import keep_freed
 from gptlab.machine.device import choose_device

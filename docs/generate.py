@@ -27,7 +27,7 @@ from gptlab.data.prepare.engines import ENGINES
 from gptlab.data.sources.files import HUB_FORMATS
 from gptlab.data.sources.table import SOURCES
 from gptlab.eval.hellaswag import PROTOCOLS
-from gptlab.formats.gguf import ARCHITECTURES
+from gptlab.formats.gguf.architectures import ARCHITECTURES
 from gptlab.formats.huggingface.classes import FORMATS as HF_CLASSES
 from gptlab.formats.huggingface.classes import OWN, format_of, parts
 from gptlab.model.gpt import NORM_ORDERS, SIZES, ModelConfig

@@ -216,7 +216,7 @@ def test_choices_are_those_of_the_tables():
         "export": {"to": ("huggingface", "gguf"), "dtype": get_args(GGUFDType)},
         "import": {"rope_pairs": get_args(RopePairs)},
         "data prepare": {"deduplicate": get_args(Deduplicate), "engine": tuple(ENGINES)},
-        "data contamination": {"task": tuple(contamination.TASKS)},
+        "data contamination": {"task": tuple(contamination.ITEM_TEXTS)},
     }
     assert of_tables.keys() <= cli.COMMANDS.keys()
     for name in cli.COMMANDS:

@@ -6,7 +6,7 @@ import pytest
 from small_files import rows, write
 
 from gptlab import cli
-from gptlab.actions.contamination import TASKS, contamination
+from gptlab.actions.contamination import ITEM_TEXTS, contamination
 from gptlab.data.prepare.prepare import prepare
 from gptlab.errors import ConfigError, TaskError
 from gptlab.eval import small
@@ -118,7 +118,7 @@ def test_documents_as_items(folder: Path, tmp_path: Path):
 FROM_A_FILE = {"hellaswag": True, "continuation": False, **dict.fromkeys(small.SMALL, True)}
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", ITEM_TEXTS)
 def test_every_task(task: str, tiny_data: Path, items: Path, tmp_path: Path):
     """The tiny corpus has few words in few orders, so held-out text is bound to occur in training."""
     assert task in FROM_A_FILE, (
@@ -163,7 +163,9 @@ def test_refusals(folder: Path, items: Path, tmp_path: Path):
         contamination(folder, task="hellaswag", data=items, n=0)
     with pytest.raises(ConfigError, match="--workers 0: must be at least 1"):
         contamination(folder, task="hellaswag", data=items, workers=0)
-    with pytest.raises(ConfigError, match="--task sudoku: is not known; choose one of " + ", ".join(TASKS)):
+    with pytest.raises(
+        ConfigError, match="--task sudoku: is not known; choose one of " + ", ".join(ITEM_TEXTS)
+    ):
         contamination(folder, task="sudoku")
     with pytest.raises(ConfigError, match="--text-column x: names the column of --items"):
         contamination(folder, task="hellaswag", data=items, text_column="x")

@@ -15,7 +15,7 @@ from gptlab.actions import lm_eval, scored_model
 from gptlab.actions.eval import Request
 from gptlab.errors import ConfigError, GptlabError, TaskError
 from gptlab.eval.tasks import SUITES
-from gptlab.formats.huggingface import export
+from gptlab.formats.huggingface.write import export
 from gptlab.loading import find, load
 from gptlab.runs.metrics import read_rows
 

@@ -10,7 +10,7 @@ import pytest
 import gptlab
 from gptlab import cli
 from gptlab.errors import GptlabError
-from gptlab.formats.huggingface import HuggingFaceModel
+from gptlab.formats.huggingface.wrap import HuggingFaceModel
 from gptlab.runs import checkpoint
 from gptlab.sample import GeneratingGPT
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gptlab import cli
-from gptlab.formats.huggingface import export
+from gptlab.formats.huggingface.write import export
 from gptlab.loading import load
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gptlab.data.load_tokenizer import load_tokenizer
 from gptlab.errors import CheckpointError, ConfigError
-from gptlab.formats.huggingface import export
+from gptlab.formats.huggingface.write import export
 from gptlab.model.gpt import GPT, ModelConfig
 from gptlab.model.packed import packed
 from gptlab.sample import (

@@ -12,7 +12,7 @@ from gptlab import cli
 from gptlab.actions import eval as evaluate
 from gptlab.eval import hellaswag
 from gptlab.loading import find
-from gptlab.report.page import file_name
+from gptlab.report.page_folder import file_name
 from gptlab.runs import checkpoint, metrics
 from gptlab.runs.history import read_metrics, read_runs
 from gptlab.runs.metrics import MetricsLog, read_rows

@@ -83,7 +83,7 @@ def test_the_scores_of_one_model():
             "acc_norm": score.acc_norm,
             "stderr_norm": score.stderr_norm,
             "answer_bits_per_byte": score.answer_bits_per_byte,
-            "answer_bits_per_byte_stderr": score.stderr_answer_bits_per_byte,
+            "answer_bits_per_byte_stderr": score.answer_bits_per_byte_stderr,
         }
 
     lines = summary(

@@ -97,7 +97,7 @@ def test_the_whole_cycle(tiny_recipe, tmp_path, monkeypatch):
 
     def batch(name):
         file = tmp_path / f"{name}.sbatch"
-        file.write_text(batch_file(file, [tiny_recipe], tmp_path / name, flags, JOB, 75))
+        file.write_text(batch_file(file, [tiny_recipe], tmp_path / name, flags, JOB))
         return file
 
     broken = tmp_path / "broken" / "metrics.jsonl"
@@ -128,7 +128,7 @@ def test_a_run_that_fails_is_not_queued_again(tiny_recipe, tmp_path, monkeypatch
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").touch()
     file = tmp_path / "run.sbatch"
-    file.write_text(batch_file(file, [tiny_recipe], tmp_path / "run", {}, JOB, 75))
+    file.write_text(batch_file(file, [tiny_recipe], tmp_path / "run", {}, JOB))
     code, said = slurm.run(file)
     assert code == 1
     assert "holds files but no run" in said
@@ -145,7 +145,7 @@ def test_names_arrive_as_they_are(tmp_path, name, gpus):
     (tmp_path / "scontrol").chmod(0o755)
     job = Job(hours=1, nodes=1, gpus=gpus, cpus=1, partition=None, account=None)
     out = Path("runs") / name
-    text = batch_file(tmp_path / "x.sbatch", [Path(f"{name}.toml")], out, {}, job, 75)
+    text = batch_file(tmp_path / "x.sbatch", [Path(f"{name}.toml")], out, {}, job)
     (tmp_path / "x.sbatch").write_text(text)
     done = subprocess.run(
         ["bash", tmp_path / "x.sbatch"],
@@ -170,7 +170,7 @@ def test_the_time_is_rounded_down_to_minutes(hours, time):
 
 def test_what_is_asked_for():
     job = Job(hours=23.5, nodes=1, gpus=8, cpus=4, partition="gpu", account="thesis")
-    text = batch_file(Path("x.sbatch"), [Path("a b.toml")], Path("runs/x"), {}, job, 75)
+    text = batch_file(Path("x.sbatch"), [Path("a b.toml")], Path("runs/x"), {}, job)
     lines = {line for line in text.splitlines() if line.startswith("#SBATCH")}
     assert {
         "#SBATCH --time=23:30:00",
@@ -187,7 +187,7 @@ def test_what_is_asked_for():
 def test_one_process_needs_no_addresses():
     job = Job(hours=1, nodes=1, gpus=1, cpus=1, partition=None, account=None)
     flags = {"train": {"grad_clip": None}, "eval": {"tasks": ("hellaswag", "continuation")}}
-    text = batch_file(Path("x.sbatch"), [Path("a.toml")], Path("x"), flags, job, 75)
+    text = batch_file(Path("x.sbatch"), [Path("a.toml")], Path("x"), flags, job)
     assert "MASTER_ADDR" not in text
     assert "train a.toml --train.grad-clip None --eval.tasks hellaswag continuation --out x\n" in text
 
@@ -339,7 +339,7 @@ def test_a_machine_that_goes_silent_is_a_reason_to_queue_again(tiny_recipe, tmp_
         (slurm.folder / "srun").write_text(srun)
         (slurm.folder / "scontrol").write_text(SCONTROL.replace("127.0.0.1", nodes[0].address))
         file = tmp_path / "run.sbatch"
-        file.write_text(batch_file(file, [tiny_recipe], tmp_path / "run", flags, JOB, 75))
+        file.write_text(batch_file(file, [tiny_recipe], tmp_path / "run", flags, JOB))
         metrics = tmp_path / "run" / "metrics.jsonl"
 
         def cut():

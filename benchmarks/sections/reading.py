@@ -87,7 +87,7 @@ def _hellaswag(job: Job, logits: InFormat, tokenizer: Any, context: int) -> dict
     task = tasks.build("hellaswag", tasks.Inputs(tokenizer=tokenizer, context=context, file=file, limit=2000))
 
     def score(items: Sequence[Any]) -> float:
-        return replace(task, items=items).evaluate(logits, device=job.device, quiet=True).accuracy.acc
+        return replace(task, items=items).evaluate(logits, device=job.device, quiet=True).acc
 
     return {"items": len(task.items), "items_per_s": _rate(job, score, task.items, 1)}
 

@@ -13,10 +13,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict, get_origin
 
-from gptlab.commands import INTERRUPTED
-from gptlab.errors import ConfigError, GptlabError, did_you_mean
+from gptlab.errors import INTERRUPTED, ConfigError, GptlabError, did_you_mean
 from gptlab.machine.before_torch import keep_freed, spin_briefly
-from gptlab.outputs import file_unwritable
+from gptlab.outputs import require_writable_file
 from gptlab.parsing import check_numbers
 from gptlab.terminal import standard_streams
 
@@ -145,8 +144,7 @@ def _take_json_file(words: list[str]) -> Path | None:
     if not name:
         raise ConfigError("--json: names no file; write --json FILE")
     file = Path(name)
-    if (refusal := file_unwritable(file, "--json")) is not None:
-        raise ConfigError(refusal)
+    require_writable_file(file, "--json")
     return file
 
 

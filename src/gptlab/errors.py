@@ -14,6 +14,8 @@ GptlabError            what the command line catches: one line, exit code 1, no 
 import difflib
 from collections.abc import Iterable
 
+INTERRUPTED = 75
+"""The exit code of a command that was stopped and that the same command continues: sysexits.h's EX_TEMPFAIL."""
 MAX_CHARACTERS = 1_500  # of a message; the longest of our own is about a third of this
 
 
@@ -24,7 +26,7 @@ class GptlabError(Exception):
     """
 
     continues = False
-    """Whether the same command continues what the error interrupted; the exit code says so."""
+    """Whether the same command continues what the error interrupted; the exit code is then INTERRUPTED."""
 
     def __str__(self) -> str:
         line = " ".join(part.strip() for part in super().__str__().splitlines())

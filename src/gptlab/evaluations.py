@@ -78,7 +78,7 @@ def evaluations(
         def share(stop: Stop) -> tuple[list[Row], int]:
             if not task.items:
                 return [], 0
-            score = task.evaluate(logits, device=world.device, stop=stop, quiet=not world.main).accuracy
+            score = task.evaluate(logits, device=world.device, stop=stop, quiet=not world.main)
             return score.rows, score.truncated
 
         scored = together(share, world, interrupt)
@@ -89,7 +89,7 @@ def evaluations(
         rows = sorted(world.gather(rows), key=lambda row: row["i"])
         (truncated,) = world.sum(cut)
         accuracy = summarise(rows, int(truncated))
-        return [task.result(accuracy).metrics()]
+        return [task.metrics(accuracy)]
 
     def write() -> Rows | None:
         def share(stop: Stop) -> Rows:

@@ -12,13 +12,8 @@ from gptlab.data.load_tokenizer import TOKENIZERS, load_tokenizer
 from gptlab.data.tokenizer import FILE, Tokenizer
 from gptlab.errors import CheckpointError
 from gptlab.formats.checked import checked_state
-from gptlab.formats.huggingface import (
-    HuggingFaceModel,
-    UnfitError,
-    folder_tokenizer,
-    load_hugging_face,
-    read_ours,
-)
+from gptlab.formats.huggingface.read import UnfitError, read_ours
+from gptlab.formats.huggingface.wrap import HuggingFaceModel, folder_tokenizer, load_hugging_face
 from gptlab.machine.device import DeviceName, choose_device
 from gptlab.model.gpt import ModelConfig
 from gptlab.model.unset import Unset

@@ -12,6 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from gptlab.errors import ConfigError
+
 ASIDE_LETTERS = 16  # added to a name while the file is being written
 
 
@@ -22,7 +24,7 @@ class Record:
     kind: str
     """What it is, in words: a report, an export."""
     of: str | None
-    """The fingerprint of what it was made from; None in files of old versions, which did not record it."""
+    """The fingerprint of what it was made from; None if it does not say."""
     name: str
     """The name of what it was made from."""
     files: Set[str] = frozenset()
@@ -38,8 +40,8 @@ def fingerprint(*parts: str | bytes) -> str:
     return digest.hexdigest()[:16]
 
 
-def unwritable(out: Path, flag: str = "", *, aside: bool = True) -> str | None:
-    """Say on one line, before the work begins, why a file or folder cannot be written; None if it can.
+def require_writable(out: Path, flag: str = "", *, aside: bool = True) -> None:
+    """Refuse a file or folder that cannot be written, before the work begins.
 
     The test leaves nothing behind: it makes no folder, and existing files keep their content.
 
@@ -47,8 +49,11 @@ def unwritable(out: Path, flag: str = "", *, aside: bool = True) -> str | None:
         out: the file or folder.
         flag: the flag that names it, for the message.
         aside: whether it is written under a longer name first and then renamed.
+
+    Raises:
+        ConfigError: it cannot be written.
     """
-    named = out
+    named = f"{flag} {out}".strip()
     try:
         if (
             not aside and out.is_symlink()
@@ -68,65 +73,83 @@ def unwritable(out: Path, flag: str = "", *, aside: bool = True) -> str | None:
             with out.open("ab"):
                 pass
         elif not os.access(out, os.W_OK):  # opening and closing a pipe would end it for its reader
-            return f"{flag} {named}: cannot be written; choose another".strip()
+            raise ConfigError(f"{named}: cannot be written; choose another")
     except OSError as error:
-        return f"{flag} {named}: cannot be written ({error.strerror}); choose another".strip()
-    return None
+        raise ConfigError(f"{named}: cannot be written ({error.strerror}); choose another") from error
 
 
-def file_unwritable(file: Path, flag: str) -> str | None:
-    """Say on one line why a file cannot be written directly, whatever it holds now; None if it can."""
+def require_writable_file(file: Path, flag: str) -> None:
+    """Refuse a file that cannot be written directly, whatever it holds now.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
     if os.path.isdir(file):  # noqa: PTH112 - Path's raises if a name is too long
-        return f"{flag} {file}: is a folder; name a file in it"
-    return unwritable(file, flag, aside=False)
+        raise ConfigError(f"{flag} {file}: is a folder; name a file in it")
+    require_writable(file, flag, aside=False)
 
 
-def occupied(out: Path) -> str | None:
-    """Say on one line why a folder that is never overwritten cannot be written; None if it can."""
-    if not out.exists():
-        return unwritable(out)
-    if not out.is_dir():
-        return f"{out}: is a file; choose a folder"
-    names = [file.name for file in out.iterdir()]
-    if names:
-        return f"{out}: already holds {min(names)}; choose another folder or delete this one"
-    return unwritable(out)
+def require_empty(out: Path) -> None:
+    """Refuse a folder that holds anything, because it is never overwritten.
+
+    Raises:
+        ConfigError: it holds something, is a file, or cannot be written.
+    """
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out}: is a file; choose a folder")
+    if out.exists() and (names := [file.name for file in out.iterdir()]):
+        raise ConfigError(f"{out}: already holds {min(names)}; choose another folder or delete this one")
+    require_writable(out)
 
 
-def folder_refusal(out: Path, kind: str, of: str | None, record: Record | None) -> str | None:
-    """Say on one line why a folder must not be overwritten; None if it may be.
+def require_own_folder(out: Path, kind: str, of: str | None, record: Record | None) -> None:
+    """Refuse a folder that must not be overwritten.
 
     Args:
         out: the folder.
         kind: what will be written.
         of: the fingerprint of what it will be made from; None replaces any folder of this kind.
         record: what the folder records about itself; None if it records nothing.
+
+    Raises:
+        ConfigError: it holds something else, or cannot be written.
     """
     if not out.is_dir():
-        return occupied(out)
+        require_empty(out)
+        return
     theirs = {file.name for file in out.iterdir()} - (record.files if record is not None else set())
     if theirs:
-        return f"{out}: holds {min(theirs)}, which is not part of any {kind}; choose another folder or delete this one"
-    return _of_another(out, kind, of, record, "folder") or unwritable(out)
+        raise ConfigError(
+            f"{out}: holds {min(theirs)}, which is not part of any {kind}; choose another folder or delete this one"
+        )
+    _require_same(out, kind, of, record, "folder")
+    require_writable(out)
 
 
-def file_refusal(out: Path, kind: str, of: str, record: Record | None) -> str | None:
-    """Say on one line why a file must not be overwritten; None if it may be.
+def require_own_file(out: Path, kind: str, of: str, record: Record | None) -> None:
+    """Refuse a file that must not be overwritten.
 
     Args:
         out: the file.
         kind: what will be written.
         of: the fingerprint of what it will be made from.
         record: what the file records about itself; None if gptlab did not write it.
+
+    Raises:
+        ConfigError: it is something else, or cannot be written.
     """
     if out.is_dir():
-        return f"{out}: is a folder; choose another name"
+        raise ConfigError(f"{out}: is a folder; choose another name")
     if out.exists() and record is None:
-        return f"{out}: exists and is not a {kind} written by gptlab; choose another file or delete this one"
-    return _of_another(out, kind, of, record, "file") or unwritable(out)
+        raise ConfigError(
+            f"{out}: exists and is not a {kind} written by gptlab; choose another file or delete this one"
+        )
+    _require_same(out, kind, of, record, "file")
+    require_writable(out)
 
 
-def _of_another(out: Path, kind: str, of: str | None, record: Record | None, place: str) -> str | None:
-    if record is None or (record.kind == kind and (None in (of, record.of) or record.of == of)):
-        return None
-    return f"{out}: holds the {record.kind} of {record.name}; choose another {place} or delete this one"
+def _require_same(out: Path, kind: str, of: str | None, record: Record | None, place: str) -> None:
+    if record is not None and (record.kind != kind or of not in (None, record.of)):
+        raise ConfigError(
+            f"{out}: holds the {record.kind} of {record.name}; choose another {place} or delete this one"
+        )

@@ -5,6 +5,7 @@ The byte order mark that some editors write at the beginning is skipped.
 
 import json
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +15,14 @@ MARK = "\ufeff"
 WHOLE_NUMBERS = range(-(2**63), 2**63)  # all that TOML and the libraries can hold
 LONGEST_NAME = 255  # bytes, in common file systems
 TOO_DEEP = "nested too deeply"
+
+
+def flat(tables: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Return the values of tables within tables, by keys such as `optim.lr`."""
+    found: dict[str, Any] = {}
+    for key, value in tables.items():
+        found |= flat(value, f"{above}{key}.") if isinstance(value, dict) else {above + key: value}
+    return found
 
 
 def parse_json(text: str | bytes) -> Any:

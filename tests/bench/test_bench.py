@@ -123,12 +123,14 @@ def test_the_ladder_says_what_it_cannot_run(tiny_recipe, tmp_path, capsys):
 
 
 def test_rungs_are_one_change_each(config):
-    rungs = [*ladder.climb(config, torch.device("cuda"))]
-    for below, rung in itertools.pairwise(rungs):
-        assert rung.refusal is None or rung.rung.name == "bfloat16"
-        changed = recipe.differences(below.config, rung.config)
-        assert len(changed) + (rung.padded_head != below.padded_head) == (rung.refusal is None)
-    assert rungs[-1].padded_head
+    device = torch.device("cuda")
+    rungs = [*ladder.climb(config, device)]
+    for (below, slower), (rung, faster) in itertools.pairwise(rungs):
+        refused = rung.refusal(device) is not None
+        assert not refused or rung.name == "bfloat16"
+        changed = recipe.differences(slower, faster)
+        assert len(changed) + (rung.padded_head != below.padded_head) == (not refused)
+    assert rungs[-1][0].padded_head
 
 
 def test_the_head_is_padded_as_asked(config, monkeypatch):

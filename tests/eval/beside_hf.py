@@ -11,7 +11,7 @@ import torch
 
 from gptlab.actions import lm_eval
 from gptlab.data.load_tokenizer import load_tokenizer
-from gptlab.formats.huggingface import export
+from gptlab.formats.huggingface.write import export
 from gptlab.model.gpt import ModelConfig
 from gptlab.sample import GeneratingGPT
 

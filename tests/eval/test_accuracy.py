@@ -69,7 +69,7 @@ def test_a_single_choice_is_right_if_each_of_its_tokens_is_the_likeliest():
     nats = [math.log(4), math.log(8), math.log(4)]
     assert result.perplexity == pytest.approx(math.exp(sum(nats) / 3))
     error = np.std(nats, ddof=1) / math.sqrt(3)
-    assert result.stderr_perplexity == pytest.approx(result.perplexity * error)
+    assert result.perplexity_stderr == pytest.approx(result.perplexity * error)
 
 
 def test_bits_per_byte_of_the_right_choice():
@@ -78,7 +78,7 @@ def test_bits_per_byte_of_the_right_choice():
     result = choose([first, second])
     assert [row["answer_bits_per_byte"] for row in result.rows] == pytest.approx([3 / 4, 2 / 4])
     assert result.answer_bits_per_byte == pytest.approx(5 / 8)
-    assert result.stderr_answer_bits_per_byte == pytest.approx(1 / 8)
+    assert result.answer_bits_per_byte_stderr == pytest.approx(1 / 8)
     assert result.perplexity is None
     assert choose([first, replace(second, answer_bytes=None)]).answer_bits_per_byte is None
 

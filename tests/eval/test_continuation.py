@@ -11,7 +11,12 @@ from gptlab.eval import continuation
 from gptlab.eval.item import Item
 
 END = 256
-LENGTHS = {"context_tokens": 6, "ending_tokens": 4}
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(continuation, "CONTEXT_TOKENS", 6)
+    monkeypatch.setattr(continuation, "ENDING_TOKENS", 4)
 
 
 def document(number: int, tokens: int) -> list[int]:
@@ -66,7 +71,7 @@ def answer(item: Item) -> list[int]:
 
 def test_the_right_context_precedes_the_ending_and_the_wrong_ones_other_passages(tmp_path):
     tokens = random_documents(80)
-    items = continuation.build(prepared(tmp_path, tokens), **LENGTHS)
+    items = continuation.build(prepared(tmp_path, tokens))
     assert len(items) > 100
     edges = [at for at, token in enumerate(tokens) if token == END]
     covered: set[int] = set()
@@ -88,7 +93,7 @@ def test_the_right_context_precedes_the_ending_and_the_wrong_ones_other_passages
 
 def test_every_document_that_is_long_enough_gives_its_passages(tmp_path):
     tokens = document(0, 9) + document(1, 10) + document(2, 19) + document(3, 40) + document(4, 25)
-    items = continuation.build(prepared(tmp_path, tokens), **LENGTHS)
+    items = continuation.build(prepared(tmp_path, tokens))
     starts = sorted(places(tokens, answer(item))[0] for item in items)
     edges = [at for at, token in enumerate(tokens) if token == END]
     assert starts == [
@@ -102,41 +107,41 @@ def test_every_document_that_is_long_enough_gives_its_passages(tmp_path):
 
 def test_passages_come_from_every_shard_and_only_from_the_held_out_split(tmp_path):
     one, two = random_documents(20, seed=1), random_documents(20, seed=2)
-    items = continuation.build(prepared(tmp_path, one, two), **LENGTHS)
+    items = continuation.build(prepared(tmp_path, one, two))
     found = [(bool(places(one, answer(item))), bool(places(two, answer(item)))) for item in items]
     assert set(found) == {(True, False), (False, True)}
 
     training = tmp_path / "training"
     training.mkdir()
     with pytest.raises(TaskError, match=r"the held-out split has 0 passages of 10 tokens.*--val-tokens"):
-        continuation.build(prepared(training, one, split="train"), **LENGTHS)
+        continuation.build(prepared(training, one, split="train"))
 
 
 def test_documents_of_different_shards_are_different_documents(tmp_path):
     shards = [document(0, 50) + document(1, 50), document(2, 50) + document(3, 50)]
-    for item in continuation.build(prepared(tmp_path, *shards), **LENGTHS):
+    for item in continuation.build(prepared(tmp_path, *shards)):
         assert {before[0] // 50 for before, _ in item.pairs} == {0, 1, 2, 3}
 
 
 def test_items_are_the_same_every_time_and_limited_ones_spread_over_the_split(tmp_path):
     tokens = random_documents(200)
     folder = prepared(tmp_path, tokens)
-    assert continuation.build(folder, **LENGTHS) == continuation.build(folder, **LENGTHS)
-    few = continuation.build(folder, 8, **LENGTHS)
+    assert continuation.build(folder) == continuation.build(folder)
+    few = continuation.build(folder, 8)
     assert len(few) == 8
     starts = [places(tokens, answer(item))[0] for item in few]
     assert starts == sorted(starts)
     assert starts[-1] > len(tokens) * 3 / 4
-    assert len(continuation.build(folder, 10**9, **LENGTHS)) < len(tokens) / 10
+    assert len(continuation.build(folder, 10**9)) < len(tokens) / 10
 
 
 def test_default_number_of_items(tmp_path):
-    assert len(continuation.build(prepared(tmp_path, random_documents(400)), **LENGTHS)) == continuation.ITEMS
+    assert len(continuation.build(prepared(tmp_path, random_documents(400)))) == continuation.ITEMS
 
 
 def test_one_document_gives_contexts_from_its_other_places(tmp_path):
     tokens = document(0, 200)
-    for item in continuation.build(prepared(tmp_path, tokens), **LENGTHS):
+    for item in continuation.build(prepared(tmp_path, tokens)):
         assert len({tuple(before) for before, _ in item.pairs}) == 4
         assert places(tokens, answer(item))
 
@@ -145,7 +150,7 @@ def test_too_small_a_split_is_refused(tmp_path):
     with pytest.raises(
         TaskError, match=r"has 3 passages of 10 tokens.*an item needs 4; prepare the data again"
     ):
-        continuation.build(prepared(tmp_path, document(0, 39)), **LENGTHS)
+        continuation.build(prepared(tmp_path, document(0, 39)))
 
 
 def test_folder_without_shards_is_refused(tmp_path):

@@ -11,7 +11,7 @@ import torch
 
 from gptlab.data.load_tokenizer import load_tokenizer
 from gptlab.errors import TaskError
-from gptlab.formats.huggingface import export
+from gptlab.formats.huggingface.write import export
 from gptlab.model.gpt import ModelConfig
 from gptlab.sample import GeneratingGPT, stream
 
@@ -263,7 +263,7 @@ def test_hellaswag_by_the_harness_is_our_harness_protocol(ours, network, shared,
         "hellaswag",
         tasks.Inputs(tokenizer=load_tokenizer("bytes"), context=CONTEXT, file=file, protocol="harness"),
     )
-    score = task.evaluate(network, device="cpu").accuracy
+    score = task.evaluate(network, device="cpu")
     assert (line["acc"], line["acc_norm"], line["n"]) == (score.acc, score.acc_norm, score.n)
 
 

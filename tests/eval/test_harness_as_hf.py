@@ -204,7 +204,7 @@ def test_hellaswag_of_our_own_begins_with_the_token_of_the_folder(folder, shared
         task = tasks.build(
             "hellaswag", tasks.Inputs(tokenizer=tokenizer, context=CONTEXT, file=file, protocol="harness")
         )
-        score = task.evaluate(model, device="cpu", quiet=True).accuracy
+        score = task.evaluate(model, device="cpu", quiet=True)
         (line,) = by_the_harness(ours(path), ["hellaswag"], shots=0, limit=None, data=file.parent, keep=True)
         assert (line["acc"], line["acc_norm"]) == (score.acc, score.acc_norm)
         sums.append(score.rows[0]["log_likelihoods"])

@@ -53,7 +53,7 @@ def test_label_may_be_text_and_fields_beyond_the_needed_are_ignored(tmp_path):
     assert [example.label for example in read(path)] == [3, 0]
 
 
-def test_examples_are_read_again_when_asked_for_and_lines_without_any_are_none(tmp_path):
+def test_blank_lines_hold_no_example(tmp_path):
     path = write(
         tmp_path, "\n", LINE, " \n", LINE | {"label": 2, "activity_label": "B\u00e4cker"}, LINE | {"label": 1}
     )

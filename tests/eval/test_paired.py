@@ -7,7 +7,7 @@ import pytest
 
 from gptlab.errors import TaskError
 from gptlab.eval.accuracy import Accuracy, summarise
-from gptlab.eval.paired import Difference, Shift, compare, difference, losses, mcnemar, shift
+from gptlab.eval.paired import AccuracyDifference, Shift, compare, difference, losses, mcnemar, shift
 
 
 def outcomes(
@@ -102,12 +102,12 @@ def test_the_p_of_a_shift_is_the_normal_tests():
 
 
 def test_the_sentence_says_which_scores_higher_there():
-    said = Difference("acc", 70, 36, 1152, 34 / 1152, 0.0088, 0.0012).sentence("A", "B")
+    said = AccuracyDifference("acc", 70, 36, 1152, 34 / 1152, 0.0088, 0.0012).sentence("A", "B")
     assert said == (
         "by acc B scores 2.95 +- 0.88 points above A on these 1,152 items "
         "(70 that only it has right, 36 that only A has, p = 0.0012)"
     )
-    assert "2.95 +- 0.88 points below A" in Difference(
+    assert "2.95 +- 0.88 points below A" in AccuracyDifference(
         "acc", 36, 70, 1152, -34 / 1152, 0.0088, 0.0012
     ).sentence("A", "B")
     assert shift("over the same 3 windows", "nats", [1.0, 2.0, 3.0], [0.9, 1.91, 2.9]).sentence("A", "B") == (
@@ -121,7 +121,7 @@ def test_the_sentence_says_which_scores_higher_there():
         difference("acc", [True, False], [False, True]),
         difference("acc", [True, False], [True, False]),
         difference("acc", [True], [False]),
-        Difference("acc", 40, 36, 1152, 4 / 1152, 0.0076, 0.73),
+        AccuracyDifference("acc", 40, 36, 1152, 4 / 1152, 0.0076, 0.73),
         Shift("in the margin", "nats", 9, 0.1, 0.2),
         Shift("in the margin", "nats", 1, 0.1, None),
         Shift("in the margin", "nats", 9, 0.0, 0.0),

@@ -14,9 +14,10 @@ from small_files import ITEMS, KINDS, ROWS, SUBJECTS, rows, task_files, write
 from gptlab.data.load_tokenizer import load_tokenizer
 from gptlab.errors import TaskError
 from gptlab.eval import published
+from gptlab.eval.accuracy import Accuracy
 from gptlab.eval.small import SMALL, read
-from gptlab.eval.tasks import SUITES, Inputs, Result, build, build_all
-from gptlab.formats.huggingface import export
+from gptlab.eval.tasks import SUITES, Inputs, build, build_all
+from gptlab.formats.huggingface.write import export
 from gptlab.model.gpt import ModelConfig
 from gptlab.sample import GeneratingGPT
 
@@ -50,7 +51,7 @@ def inputs(folder: Path | None, **change: Any) -> Inputs:
 
 
 @pytest.fixture(scope="module")
-def ours(network, folder) -> dict[str, Result]:
+def ours(network, folder) -> dict[str, Accuracy]:
     return {
         task.name: task.evaluate(network, device="cpu", quiet=True)
         for task in build_all(["small"], inputs(folder))
@@ -102,8 +103,8 @@ def theirs(network, folder, tmp_path_factory) -> dict[str, Any]:
 @pytest.mark.parametrize("name", SUITES["small"])
 def test_every_item_is_scored_as_the_harness_scores_it(name, ours, theirs):
     mine, other = ours[name], theirs[name]
-    assert mine.accuracy.n == len(other.samples) == ITEMS
-    for row, sample in zip(mine.accuracy.rows, other.samples, strict=True):
+    assert mine.n == len(other.samples) == ITEMS
+    for row, sample in zip(mine.rows, other.samples, strict=True):
         sums = [total for total, _ in sample["filtered_resps"]] if name != "lambada_openai" else [
             sample["filtered_resps"][0][0]
         ]  # fmt: skip
@@ -113,16 +114,16 @@ def test_every_item_is_scored_as_the_harness_scores_it(name, ours, theirs):
             assert (row["pred_norm"] == row["label"]) == sample["acc_norm"]
         else:
             assert row["pred_norm"] is row["margin"] is None
-    assert mine.accuracy.acc == pytest.approx(sum(sample["acc"] for sample in other.samples) / ITEMS)
-    assert 0 < mine.accuracy.acc < 1
-    assert ("acc_norm" in other.samples[0]) == (mine.accuracy.acc_norm is not None)
+    assert mine.acc == pytest.approx(sum(sample["acc"] for sample in other.samples) / ITEMS)
+    assert 0 < mine.acc < 1
+    assert ("acc_norm" in other.samples[0]) == (mine.acc_norm is not None)
     if len(other.results) == 1:
         (result,) = other.results
         for metric, error in (("acc", "stderr"), ("acc_norm", "stderr_norm"), ("perplexity", None)):
             expected = result.get(f"{metric},none")
-            assert mine.metrics().get(metric) == (pytest.approx(expected, rel=1e-4) if expected else None)
+            assert getattr(mine, metric) == (pytest.approx(expected, rel=1e-4) if expected else None)
             if expected and error:
-                assert mine.metrics()[error] == pytest.approx(result[f"{metric}_stderr,none"])
+                assert getattr(mine, error) == pytest.approx(result[f"{metric}_stderr,none"])
 
 
 def test_bits_per_byte_are_those_of_the_right_answer_and_the_space_before_it(ours):
@@ -137,19 +138,18 @@ def test_bits_per_byte_are_those_of_the_right_answer_and_the_space_before_it(our
     for name, answer in answers.items():
         bits = [
             -row["log_likelihoods"][row["label"]] / math.log(2) / (1 + len(answer(line).encode()))
-            for row, line in zip(ours[name].accuracy.rows, rows(name), strict=True)
+            for row, line in zip(ours[name].rows, rows(name), strict=True)
         ]
-        metrics = ours[name].metrics()
-        assert metrics["answer_bits_per_byte"] == pytest.approx(sum(bits) / ITEMS), name
+        assert ours[name].answer_bits_per_byte == pytest.approx(sum(bits) / ITEMS), name
         spread = sum((each - sum(bits) / ITEMS) ** 2 for each in bits) / (ITEMS - 1) / ITEMS
-        assert metrics["answer_bits_per_byte_stderr"] == pytest.approx(math.sqrt(spread)), name
+        assert ours[name].answer_bits_per_byte_stderr == pytest.approx(math.sqrt(spread)), name
 
 
 def test_the_error_of_perplexity_is_nearly_the_bootstraps(ours, theirs):
     (result,) = theirs["lambada_openai"].results
     # Both are estimates from twelve items.
-    assert ours["lambada_openai"].metrics()["perplexity"] == pytest.approx(result["perplexity,none"])
-    assert ours["lambada_openai"].metrics()["perplexity_stderr"] > 0
+    assert ours["lambada_openai"].perplexity == pytest.approx(result["perplexity,none"])
+    assert ours["lambada_openai"].perplexity_stderr > 0
 
 
 def test_the_words_of_each_task():

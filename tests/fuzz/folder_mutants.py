@@ -50,7 +50,7 @@ def write_originals(folder: Path) -> list[Path]:
     import transformers
 
     from gptlab.data.load_tokenizer import load_tokenizer
-    from gptlab.formats.huggingface import export
+    from gptlab.formats.huggingface.write import export
     from gptlab.model.gpt import ModelConfig
     from gptlab.sample import GeneratingGPT
 

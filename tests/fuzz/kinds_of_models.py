@@ -12,7 +12,8 @@ from kinds_of_runs import try_model
 def a_hugging_face_folder(switches: Mapping[str, Any]) -> Callable[[Path], None]:
     def make(folder: Path) -> None:
         from gptlab.data.load_tokenizer import load_tokenizer
-        from gptlab.formats.huggingface import export, load_hugging_face
+        from gptlab.formats.huggingface.wrap import load_hugging_face
+        from gptlab.formats.huggingface.write import export
         from gptlab.model.gpt import ModelConfig
         from gptlab.sample import GeneratingGPT
 

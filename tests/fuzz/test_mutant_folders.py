@@ -13,7 +13,7 @@ from folder_keys import KEYS
 from folder_mutants import mutate, write_originals
 
 from gptlab.errors import GptlabError
-from gptlab.formats.huggingface import HuggingFaceModel
+from gptlab.formats.huggingface.wrap import HuggingFaceModel
 from gptlab.loading import load
 
 FEW, MANY = 60, 3_500

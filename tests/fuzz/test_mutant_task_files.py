@@ -13,7 +13,7 @@ from task_files import ROWS, mutant
 from gptlab.data.load_tokenizer import load_tokenizer
 from gptlab.errors import GptlabError
 from gptlab.eval import tasks
-from gptlab.formats.huggingface import export
+from gptlab.formats.huggingface.write import export
 from gptlab.model.gpt import ModelConfig
 from gptlab.sample import GeneratingGPT
 
@@ -99,7 +99,7 @@ def by_our_protocol(network: GeneratingGPT, task: str, folder: Path) -> Ends:
                 tokenizer=load_tokenizer("bytes"), context=CONTEXT, task_data=folder, protocol="harness"
             ),
         )
-        score = asked.evaluate(network, device="cpu", quiet=True).accuracy
+        score = asked.evaluate(network, device="cpu", quiet=True)
     except GptlabError as error:
         return str(error)
     sums = [row["log_likelihoods"] for row in score.rows]

@@ -177,7 +177,7 @@ def test_hours_energy_and_cost(run: Path) -> None:
 
 def test_what_is_not_known_is_not_told(run: Path) -> None:
     card = card_of(run)
-    bare = replace(card, origin=Origin("bare", {"step": 12, "tokens": 3072}, None, None, None))
+    bare = replace(card, origin=Origin({"step": 12, "tokens": 3072}, None, None, None))
     files = card_files(bare)
     assert list(files) == ["README.md"]
     text = files["README.md"].decode()
@@ -186,12 +186,12 @@ def test_what_is_not_known_is_not_told(run: Path) -> None:
     assert "## Licence\n\nNot stated.\n" in text
     assert not re.search(r"## Scores|## Time|loss\.png|optimizer|license:", text)
     assert ModelCard(text).data.eval_results is None
-    unknown = replace(card, origin=Origin("bare", {}, None, None, None))
+    unknown = replace(card, origin=Origin({}, None, None, None))
     text = card_files(unknown)["README.md"].decode()
     assert "from a folder of weights; how it was trained is unknown" in text
     assert "## Training" not in text
     state = {"step": 0, "tokens": 0, "imported": {"kind": "nanoGPT", "from": "/home/me/ckpt.pt"}}
-    text = card_files(replace(card, origin=Origin("bare", state, None, None, None)))["README.md"].decode()
+    text = card_files(replace(card, origin=Origin(state, None, None, None)))["README.md"].decode()
     assert "imported from nanoGPT (`ckpt.pt`)" in text
     assert "## Training" not in text
 

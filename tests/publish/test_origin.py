@@ -27,7 +27,6 @@ def run(finished_run: Path, tmp_path: Path) -> Path:
 
 def test_a_checkpoint_has_its_own_rows_and_no_later_ones(run: Path) -> None:
     at = found(run, 8)
-    assert at.name == "run"
     assert (at.step, at.state["tokens"]) == (8, 8 * 256)
     assert [row["step"] for row in at.rows("val")] == [8]
     assert [row["step"] for row in at.steps] == list(range(1, 9))
@@ -77,6 +76,12 @@ def test_a_recipe_tells_no_path(run: Path, tiny_data: Path) -> None:
     assert 'dtype = "float32"' in recipe
 
 
+def test_a_recipe_of_another_version_is_not_told(run: Path) -> None:
+    file = run / "config.toml"
+    file.write_text(file.read_text().replace("[optim]", "[optim]\nspeed = 1"))
+    assert found(run).recipe is None
+
+
 def test_processes_that_changed_are_not_told(run: Path) -> None:
     metrics = run / "metrics.jsonl"
     later = [line for line in metrics.read_text().splitlines() if json.loads(line)["step"] > 8]
@@ -95,7 +100,7 @@ def test_a_checkpoint_alone_and_a_run_without_a_recipe(run: Path, tmp_path: Path
     alone = tmp_path / "alone"
     (run / "checkpoints" / "step_00000012").rename(alone)
     at = find_origin(alone, json.loads((alone / "state.json").read_text()))
-    assert (at.name, at.step, at.run, at.recipe, at.data) == ("alone", 12, None, None, None)
+    assert (at.step, at.run, at.recipe, at.data) == (12, None, None, None)
     assert (at.steps, at.rows("eval"), at.processes) == ([], [], None)
     for name in ("config.toml", "environment.json"):
         (run / name).unlink()

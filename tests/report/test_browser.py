@@ -10,13 +10,10 @@ from html import escape
 import numpy as np
 import pytest
 
-from gptlab.report.chart import FLOPS, TIME
+from gptlab.report.chart import FLOPS, TIME, Chart, Curve
 from gptlab.report.page import (
-    Chart,
-    Curve,
     commands,
     details,
-    draw,
     figure,
     heading,
     page,
@@ -26,6 +23,7 @@ from gptlab.report.page import (
     table,
     tiles,
 )
+from gptlab.report.picture import draw
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = (

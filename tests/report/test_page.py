@@ -7,12 +7,10 @@ import pytest
 
 from gptlab.amounts import amount
 from gptlab.errors import ConfigError
+from gptlab.report.chart import Chart, Curve
 from gptlab.report.page import (
-    Chart,
-    Curve,
     commands,
     details,
-    draw,
     figure,
     heading,
     link,
@@ -21,9 +19,9 @@ from gptlab.report.page import (
     samples,
     table,
     tiles,
-    write,
 )
-from gptlab.report.picture import LINES
+from gptlab.report.page_folder import write
+from gptlab.report.picture import LINES, draw
 from gptlab.report.theme import DARK, LIGHT
 
 X = np.linspace(0, 1e6, 30)

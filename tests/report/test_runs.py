@@ -25,7 +25,7 @@ from gptlab import cli
 from gptlab.errors import ConfigError
 from gptlab.eval.published import beside
 from gptlab.report.charts import loss_chart
-from gptlab.report.page import file_name
+from gptlab.report.page_folder import file_name
 from gptlab.report.runs import facts, notes, rate_charts, report, score_charts
 from gptlab.runs.history import read_metrics, read_runs
 

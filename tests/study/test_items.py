@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gptlab.errors import ConfigError, DataError
-from gptlab.study.differences import Difference
+from gptlab.study.differences import Estimate
 from gptlab.study.items import compare_items, residual, with_items
 from gptlab.study.losses import compare_losses
 from gptlab.study.simultaneous import sidak_critical
@@ -107,7 +107,7 @@ def test_new_items_never_narrow_an_interval(paired: bool):
 
 
 def test_a_negative_component_is_clipped():
-    over_seeds = Difference(0.1, 0.02, 4, 0.02)
+    over_seeds = Estimate(0.1, 0.02, 4, 0.02)
     opposite_SI = np.array([[1.0, -1.0, 1.0, -1.0], [-1.0, 1.0, -1.0, 1.0]])  # item means 0, all residual
     assert with_items(over_seeds, [opposite_SI]) == over_seeds
 

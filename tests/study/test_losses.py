@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -157,7 +158,7 @@ def test_a_variant_of_too_few_runs_claims_nothing_and_hurts_nobody(paired: bool,
 def test_no_claim(runs: dict[str, dict[int, float]], paired: bool, variance: str):
     for each in compare_losses(runs, baseline="A", paired=paired, variance=variance):
         assert (each.verdict, each.interval, each.p, each.seeds_needed) == (None, None, None, None)
-        assert "NaN" not in json.dumps(each.facts())
+        assert "NaN" not in json.dumps(asdict(each))
 
 
 def test_pairs_without_a_seed_in_common():

@@ -4,12 +4,12 @@ from typing import Any
 import pytest
 
 from gptlab.eval.accuracy import summarise
-from gptlab.eval.tasks import Result
+from gptlab.eval.tasks import Task
 from gptlab.study import outcomes
 from gptlab.study.scoring import ItemScores, _by_item
 
 
-def result(task: str, *, normed: bool) -> Result:
+def by_item(name: str, *, normed: bool) -> ItemScores:
     rows: list[Any] = [
         {
             "i": i,
@@ -22,11 +22,12 @@ def result(task: str, *, normed: bool) -> Result:
         }
         for i in range(3)
     ]
-    return Result(task, "harness", 0, "a" * 64, False, summarise(rows, 0))
+    task = Task(name=name, asks="", protocol="harness", items=(), items_sha256="a" * 64, context=8)
+    return _by_item(task, summarise(rows, 0))
 
 
 def test_a_task_without_lengths_has_neither_normed_answers_nor_margins():
-    normed, plain = (_by_item(result(name, normed=name == "piqa")) for name in ("piqa", "blimp"))
+    normed, plain = (by_item(name, normed=name == "piqa") for name in ("piqa", "blimp"))
     assert (normed.acc, normed.acc_norm, normed.margin) == ([1, 0, 1], [1, 1, 1], [0.5] * 3)
     assert (plain.acc, plain.acc_norm, plain.margin) == ([1, 0, 1], [], [])
     assert plain.known_as == "blimp, harness"
@@ -36,7 +37,7 @@ def test_a_study_compares_what_a_task_has(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(outcomes, "compare_items", lambda table, **_: table)
     arm, study = SimpleNamespace(name="base"), SimpleNamespace(baseline=SimpleNamespace(name="base"))
     study.paired, study.target = True, "seeds"
-    scores: list[ItemScores] = [_by_item(result(name, normed=name == "piqa")) for name in ("piqa", "blimp")]
+    scores: list[ItemScores] = [by_item(name, normed=name == "piqa") for name in ("piqa", "blimp")]
     done: Any = [(SimpleNamespace(arm=arm, seed=1), SimpleNamespace(scores=scores))]
     found = {metric.name: metric for metric in outcomes._scores(study, [arm], done)}
     assert list(found) == ["piqa, harness, acc_norm", "piqa, harness, margin", "blimp, harness, acc"]

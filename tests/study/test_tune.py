@@ -8,7 +8,7 @@ import pytest
 
 from gptlab import recipe
 from gptlab.cli import main
-from gptlab.study.tune import carried, judge, minimum
+from gptlab.study.tune import carried, minimum, optimum
 from gptlab.train.muon import MuonConfig
 from gptlab.train.optim import at_rate
 
@@ -55,14 +55,14 @@ def test_three_points_bracket_the_bottom_and_tell_no_error():
 
 @pytest.mark.parametrize(("bottom", "edge"), [(1e-5, "lowest"), (1.0, "highest"), (1e-3, None)])
 def test_a_best_rate_at_the_edge_is_told_and_has_no_minimum(bottom, edge):
-    found = judge(rows(losses(bottom)))
+    found = optimum(rows(losses(bottom)))
     assert found["edge"] == edge
     assert (found["minimum"] is None) == (edge is not None)
 
 
 def test_runs_that_diverged_count_as_tried():
     points = losses(1e-3)
-    found = judge([*rows(points[:3]), *({"rate": rate, "loss": None} for rate, _ in points[3:])])
+    found = optimum([*rows(points[:3]), *({"rate": rate, "loss": None} for rate, _ in points[3:])])
     assert (found["rate"], found["edge"], found["minimum"]) == (1e-3, None, None)
 
 

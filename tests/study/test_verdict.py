@@ -1,3 +1,6 @@
+import json
+from dataclasses import asdict
+
 import pytest
 
 from gptlab.study.verdict import Verdict, holm, mean_sd
@@ -16,7 +19,7 @@ def verdict(**given: object) -> Verdict:
 
 
 def test_facts_have_the_keys_of_the_contract():
-    assert verdict().facts() == {
+    assert json.loads(json.dumps(asdict(verdict()))) == {
         "name": "RoPE",
         "n": 3,
         "mean": 3.26,
@@ -27,7 +30,6 @@ def test_facts_have_the_keys_of_the_contract():
         "verdict": "better",
         "seeds_needed": 3,
     }
-    assert Verdict(name="RoPE", n=0, mean=None, sd=None).facts()["interval"] is None
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Item:
+class ItemText:
     """An item to look for."""
 
     texts: tuple[str, ...]
@@ -45,28 +45,28 @@ class Item:
     """The common beginning of the texts."""
 
 
-def _hellaswag(_folder: Path, data: Path | None) -> list[Item]:
+def _hellaswag(_folder: Path, data: Path | None) -> list[ItemText]:
     return [
-        Item(tuple(f"{item.ctx} {ending}" for ending in item.endings), item.label, item.ctx)
+        ItemText(tuple(f"{item.ctx} {ending}" for ending in item.endings), item.label, item.ctx)
         for item in hellaswag.read(data or hellaswag.downloaded("val"))
     ]
 
 
-def _continuation(folder: Path, data: Path | None) -> list[Item]:
+def _continuation(folder: Path, data: Path | None) -> list[ItemText]:
     if data is not None:
         raise ConfigError(f"--data {data}: the task continuation is made from the folder; leave --data out")
     decode = Manifest.load(folder).load_tokenizer(folder).decode
     right = [item.pairs[item.label] for item in continuation.build(folder)]
-    return [Item((decode(context + ending),), 0, decode(context)) for context, ending in right]
+    return [ItemText((decode(context + ending),), 0, decode(context)) for context, ending in right]
 
 
-def _small(name: str, _folder: Path, data: Path | None) -> list[Item]:
+def _small(name: str, _folder: Path, data: Path | None) -> list[ItemText]:
     if data is None:
         raise ConfigError(
             f"--task {name}: has no file of its own to download; name the task's with --data FILE"
         )
     return [
-        Item(tuple(asked.words + ending for ending in asked.endings), asked.label, asked.words)
+        ItemText(tuple(asked.words + ending for ending in asked.endings), asked.label, asked.words)
         for asked in small.questions(name, data)
     ]
 
@@ -83,14 +83,7 @@ def contamination(
 ) -> Row:
     """Search a prepared folder's training shards for the n-grams of a task's items, or of any documents.
 
-    Args:
-        folder: the prepared folder.
-        task: a name of TASKS.
-        data: the task's file, if it has one; None downloads HellaSwag's.
-        items: instead of a task, a file or folder of .txt, .jsonl or .parquet; each document is an item.
-        text_column: the column of .jsonl and .parquet files that holds the items; None finds it.
-        n: the number of words in an n-gram.
-        workers: how many processes search; None means one per processor.
+    Arguments as in `gptlab data contamination`.
 
     Returns:
         `items`, and how many of them overlap, in which part; `overlapping`, a row for each of these; `worst`, those
@@ -103,8 +96,8 @@ def contamination(
     """
     if (task is None) == (items is None):
         raise ConfigError("--task and --items: give exactly one of them")
-    if task not in (None, *TASKS):
-        raise ConfigError(f"--task {task}: is not known; choose one of {', '.join(TASKS)}")
+    if task not in (None, *ITEM_TEXTS):
+        raise ConfigError(f"--task {task}: is not known; choose one of {', '.join(ITEM_TEXTS)}")
     if items is None and text_column is not None:
         raise ConfigError(f"--text-column {text_column}: names the column of --items; give both or neither")
     if task is None and data is not None:
@@ -113,11 +106,11 @@ def contamination(
         if value is not None and value < 1:
             raise ConfigError(f"--{name} {value}: must be at least 1")
     if items is not None:
-        wanted = [Item((text,)) for text in find_source(items, text_column).documents()]
+        wanted = [ItemText((text,)) for text in find_source(items, text_column).documents()]
         if not wanted:
             raise ConfigError(f"--items {items}: holds no text; give a file that does")
     else:
-        wanted = TASKS[str(task)](folder, data)
+        wanted = ITEM_TEXTS[str(task)](folder, data)
     choices = max(len(item.texts) for item in wanted)
     ngrams = Ngrams([text for item in wanted for text in item.texts], n)
     search = Search.through(folder, ngrams)
@@ -145,7 +138,7 @@ def contamination(
     }
 
 
-def _row(i: int, item: Item, parts: Sequence[Integers], found: Found, n: int) -> Row:
+def _row(i: int, item: ItemText, parts: Sequence[Integers], found: Found, n: int) -> Row:
     """Count how much of an item was found, and in which part of it."""
     together = np.unique(np.concatenate(parts))
     documents = found.documents[together]
@@ -163,7 +156,7 @@ def _row(i: int, item: Item, parts: Sequence[Integers], found: Found, n: int) ->
 
 
 def _evidence(
-    item: Item,
+    item: ItemText,
     parts: Sequence[Integers],
     search: Search,
     found: Found,
@@ -222,7 +215,7 @@ def told(facts: Row) -> str:
     return "\n".join([*lines, "", "A shared n-gram is a reason to look, not proof."])
 
 
-TASKS: dict[str, Callable[[Path, Path | None], list[Item]]] = {
+ITEM_TEXTS: dict[str, Callable[[Path, Path | None], list[ItemText]]] = {
     "hellaswag": _hellaswag,
     "continuation": _continuation,
     **{name: partial(_small, name) for name in small.SMALL},

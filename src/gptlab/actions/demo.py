@@ -20,15 +20,17 @@ from gptlab.data.manifest import Manifest
 from gptlab.data.prepare.prepare import prepare
 from gptlab.data.sources.table import find_source
 from gptlab.data.train_tokenizer import train_tokenizer
-from gptlab.errors import ConfigError, TrainError
+from gptlab.errors import TrainError
 from gptlab.eval import chance
 from gptlab.loading import load
 from gptlab.model.size import measure
-from gptlab.outputs import occupied
+from gptlab.outputs import require_empty
 from gptlab.recipe import Raw, check, merge, to_toml
-from gptlab.report import page
-from gptlab.report import runs as report
 from gptlab.report.charts import loss_chart
+from gptlab.report.page import figure, heading, page, paragraph, samples, table
+from gptlab.report.page_folder import INDEX, write
+from gptlab.report.picture import draw
+from gptlab.report.score_charts import score_charts
 from gptlab.runs.history import read_runs
 from gptlab.sample import sample_text
 
@@ -38,7 +40,7 @@ VAL_TOKENS = 60_000
 PROMPT = "Return the"
 CHANCE = chance.CHANCE["continuation"]
 
-RECIPE: Raw = {
+BASE: Raw = {
     "model": {"n_layer": 4, "n_head": 4, "n_embd": 192, "context": 128, "vocab_size": VOCABULARY},
     "train": {"steps": 160, "batch_tokens": 4096, "micro_batch": 32},
     "optim": {"lr": 3e-3},
@@ -66,16 +68,14 @@ def demo(out: Path) -> dict[str, Any]:
         ConfigError: the folder is not empty.
         TrainError: the run was interrupted.
     """
-    refusal = occupied(out)  # not even a demo is replaced, as somebody may have continued its runs
-    if refusal is not None:
-        raise ConfigError(refusal)
+    require_empty(out)  # not even a demo is replaced, as somebody may have continued its runs
     out.mkdir(parents=True, exist_ok=True)
     data = _prepare(out)
     unigram = unigram_bits_per_byte(data)
     models = [_model(name, out, data, unigram) for name in MODELS]
     (out / "demo.json").write_text(json.dumps(models, indent=1) + "\n", encoding="utf-8")
     _write_page(out, data, models)
-    print(f"\n{out / 'index.html'}: curves, table and samples")
+    print(f"\n{out / INDEX}: curves, table and samples")
     return {"models": models}
 
 
@@ -91,7 +91,7 @@ def _model(name: str, out: Path, data: Path, unigram: float) -> dict[str, Any]:
     """Train, score, sample and export one of MODELS."""
     began = time.monotonic()
     run = out / "runs" / name
-    config = check(merge(merge(RECIPE, {"data": {"path": str(data)}}), MODELS[name]))
+    config = check(merge(merge(BASE, {"data": {"path": str(data)}}), MODELS[name]))
     recipe = out / f"{name}.toml"
     recipe.write_text(to_toml(config), encoding="utf-8")
     print(f"\n{TITLES[name]}", flush=True)
@@ -142,7 +142,7 @@ def unigram_bits_per_byte(data: Path) -> float:
 
 def _write_page(out: Path, data: Path, models: list[dict[str, Any]]) -> None:
     runs = read_runs([Path(model["run"]) for model in models])
-    pictures = {chart.name: page.draw(chart) for chart in (loss_chart(runs), *report.score_charts(runs))}
+    pictures = {chart.name: draw(chart) for chart in (loss_chart(runs), *score_charts(runs))}
     summary = Manifest.load(data).summary()
     rows = [
         [
@@ -183,13 +183,12 @@ def _write_page(out: Path, data: Path, models: list[dict[str, Any]]) -> None:
         f"documentation ({summary['train']['documents']} documents), on this machine."
     )
     sections = {
-        "Results": page.table(head, rows) + page.paragraph(explanation, "faint"),
-        "Curves": "".join(page.figure(picture) for picture in pictures.values()),
+        "Results": table(head, rows) + paragraph(explanation, "faint"),
+        "Curves": "".join(figure(picture) for picture in pictures.values()),
         "Samples": "".join(
-            page.heading(model["name"])
-            + page.samples({"prompt": PROMPT, "text": text} for text in model["texts"])
+            heading(model["name"]) + samples({"prompt": PROMPT, "text": text} for text in model["texts"])
             for model in models
         ),
     }
     files = {f"{name}.png": picture.light for name, picture in pictures.items()}
-    page.write(out, files | {"index.html": page.page("gptlab demo", lead, sections).encode()})
+    write(out, files | {INDEX: page("gptlab demo", lead, sections).encode()})

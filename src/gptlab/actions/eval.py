@@ -14,11 +14,12 @@ from gptlab.data.batches import Windows, validation_batches, validation_windows
 from gptlab.errors import ConfigError, TaskError
 from gptlab.eval import paired as compare
 from gptlab.eval import published, small, tasks
+from gptlab.eval.accuracy import Accuracy
 from gptlab.eval.hellaswag import VALIDATION_ITEMS
 from gptlab.eval.score import good_batch_tokens
 from gptlab.eval.validation import mean_loss, windows_sha256
 from gptlab.machine.device import DeviceName, DTypeName
-from gptlab.outputs import file_unwritable
+from gptlab.outputs import require_writable_file
 from gptlab.report.results import doubt, results, standard_error, told_items
 from gptlab.runs.metrics import ACCURACIES
 
@@ -58,8 +59,8 @@ class Request:
                 "--task-data DIR, but for the first two); lm-evaluation-harness writes its own with gptlab lm-eval ... "
                 "--log_samples --output_path DIR"
             )
-        if self.samples is not None and (refusal := file_unwritable(self.samples, "--samples")) is not None:
-            raise ConfigError(refusal)
+        if self.samples is not None:
+            require_writable_file(self.samples, "--samples")
         if theirs := [name for name in self.foreign if name in ONLY_OURS]:
             raise ConfigError(
                 f"--task {theirs[0]}: is gptlab's own, not lm-evaluation-harness's; leave --protocol out"
@@ -135,13 +136,12 @@ def _ask(model: ScoredModel | None, path: Path, request: Request, *, keep: bool)
             facts, windows = _loss(task, model, request)
             yield common | facts, {"task": "loss", "windows": windows}
         else:
-            result = _score(task, model, request)
-            facts = result.metrics()
+            score, facts = _score(task, model, request)
             if run is not None:
                 run.keep({**facts, "dtype": request.dtype}, task.source)
             if request.samples is not None:
-                _write_samples(request.samples, result)
-            yield common | facts, {"task": task.name, "accuracy": result.accuracy}
+                _write_samples(request.samples, score)
+            yield common | facts, {"task": task.name, "accuracy": score}
     if request.foreign:
         lines = harness_module().evaluate(
             asked_by_harness(model),
@@ -193,55 +193,50 @@ def _made(name: str, model: ScoredModel, request: Request) -> list[tasks.Task] |
     return tasks.build_all([name], inputs)
 
 
-def _score(task: tasks.Task, model: ScoredModel, request: Request) -> tasks.Result:
-    result = task.evaluate(model.logits, device=model.device)
-    score = result.accuracy
-    facts: dict[str, Any] = {
-        **result.metrics(),
-        "data": task.source.name if task.source is not None else None,
-    }
+def _score(task: tasks.Task, model: ScoredModel, request: Request) -> tuple[Accuracy, dict[str, Any]]:
+    """Score a model, print what it scores, and return that with its line in metrics.jsonl."""
+    score = task.evaluate(model.logits, device=model.device)
+    facts = task.metrics(score)
     print(
         f"{model.path}: {task.name}, protocol {task.protocol}, {task.shots} shots, {score.n} items, {request.dtype}"
     )
-    print(f"  {told_items([facts])}")
+    named = {"data": task.source.name if task.source is not None else None}
+    print(f"  {told_items([facts | named])}")
     for metric, error in ACCURACIES.items():
         if facts[metric] is not None:
             print(f"  {metric:<8} {_percent(facts[metric], facts[error])}{_doubt(facts, metric)}")
     unit = "character" if task.protocol.startswith("harness") else "token"
-    for metric, value, error, what in (
+    for name, metric, error, what in (
         (
             "margin",
-            score.margin,
-            score.stderr_margin,
+            "margin",
+            "stderr_margin",
             f"nats a {unit}, the right choice above the mean of the wrong ones",
         ),
         (
             "bits",
-            score.answer_bits_per_byte,
-            score.stderr_answer_bits_per_byte,
+            "answer_bits_per_byte",
+            "answer_bits_per_byte_stderr",
             "per byte of the right answer; lower is better",
         ),
-        ("perplexity", score.perplexity, score.stderr_perplexity, "of the answers"),
+        ("perplexity", "perplexity", "perplexity_stderr", "of the answers"),
     ):
-        if value is not None:
+        if (value := facts.get(metric)) is not None:
             sign = "+" if metric == "margin" else ""
-            print(
-                f"  {metric:<8} {value:{sign}.4f}"
-                + (f" +- {error:.4f}" if error is not None else "")
-                + f" {what}"
-            )
+            known = f" +- {facts[error]:.4f}" if facts[error] is not None else ""
+            print(f"  {name:<8} {value:{sign}.4f}{known} {what}")
     if score.truncated:
         print(
             f"  {score.truncated} items were longer than the context of {model.context} and lost their beginning"
         )
-    return result
+    return score, facts
 
 
-def _write_samples(file: Path, result: tasks.Result) -> None:
+def _write_samples(file: Path, score: Accuracy) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("w", encoding="utf-8") as lines:
-            lines.writelines(json.dumps(row) + "\n" for row in result.samples())
+            lines.writelines(json.dumps(row) + "\n" for row in score.samples())
     except OSError as error:
         raise ConfigError(
             f"--samples {file}: cannot be written ({error.strerror}); choose another"
@@ -320,7 +315,7 @@ def _compare_all(first: Sequence[Answer], second: Sequence[Answer], models: Sequ
 
 def _compare(
     first: dict[str, Any], second: dict[str, Any]
-) -> Mapping[str, compare.Difference | compare.Shift]:
+) -> Mapping[str, compare.AccuracyDifference | compare.Shift]:
     if "windows" in first:
         return {"loss": compare.losses(first["windows"], second["windows"])}
     if "accuracy" in first:

@@ -5,19 +5,19 @@ from pathlib import Path
 
 from gptlab import __version__
 from gptlab.errors import ExportError
-from gptlab.formats.gguf import ExportedGGUF, GGUFDType, export_gguf, gguf_file, refuse_file
-from gptlab.formats.huggingface import (
+from gptlab.formats.gguf.write import ExportedGGUF, GGUFDType, export_gguf, gguf_file, require_own_gguf
+from gptlab.formats.huggingface.classes import OWN, format_of
+from gptlab.formats.huggingface.write import (
+    CARD,
+    CURVE,
     FILES,
     Exported,
     export,
     fit_vocabulary,
-    format_of,
     mark_of,
     read_mark,
-    refuse_place,
+    require_own_export,
 )
-from gptlab.formats.huggingface.classes import OWN
-from gptlab.formats.huggingface.write import CARD, CURVE
 from gptlab.loading import Place, find, load
 from gptlab.model.gpt import GPT
 from gptlab.outputs import fingerprint
@@ -45,7 +45,7 @@ def export_folder(
     """
     place = find(model)
     of = _whose(place)
-    refuse_place(out, of)
+    require_own_export(out, of)
     opened = place.open("cpu")
     network, tokenizer = opened.network, opened.tokenizer
     if not isinstance(network, GPT):
@@ -100,12 +100,7 @@ def publish(
 ) -> tuple[Exported, Pushed]:
     """Export a model and push it to the Hugging Face hub; a second call sends only what is missing.
 
-    Args:
-        model: MODEL of the command line.
-        repository: OWNER/NAME.
-        public: whether others may see it.
-        licence: the hub's identifier of the model's licence, for the card.
-        verify: compare the export with transformers before pushing.
+    Arguments as in `gptlab publish`.
 
     Raises:
         GptlabError: the model cannot be exported, nobody is logged in, or the hub refuses.
@@ -129,18 +124,13 @@ def export_file(
 ) -> ExportedGGUF:
     """Write a GGUF file.
 
-    Args:
-        model: MODEL of the command line.
-        out: the .gguf file, or a folder that receives one named after the run.
-        dtype: number format of its matrices.
-        licence: the hub's identifier of the model's licence, stored in the file.
-        verify: compare with llama.cpp, if installed, before the file gets its name.
+    Arguments as in `gptlab export`.
 
     Raises:
         GptlabError: the model cannot be loaded, or cannot be written there.
     """
     name, of = (run_of(model) or model.resolve()).name, _whose(find(model))
-    refuse_file(gguf_file(out, name, dtype), of)
+    require_own_gguf(gguf_file(out, name, dtype), of)
     network, tokenizer = load(model, "cpu")
     return export_gguf(network, tokenizer, out, name=name, dtype=dtype, licence=licence, verify=verify, of=of)
 

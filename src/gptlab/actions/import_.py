@@ -20,12 +20,14 @@ from gptlab.data.characters import AS_JSON
 from gptlab.data.load_tokenizer import TOKENIZERS, load_tokenizer
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import CheckpointError, ConfigError, DataError, ExportError
-from gptlab.formats.huggingface import compare_logits, folder_tokenizer, read_ours
+from gptlab.formats.huggingface.compare import compare_logits
+from gptlab.formats.huggingface.read import read_ours
+from gptlab.formats.huggingface.wrap import folder_tokenizer
 from gptlab.formats.llmc import MAGIC, read_llmc
 from gptlab.formats.nanogpt import RopePairs, read_nanogpt
 from gptlab.model.gpt import GPT, ModelConfig
 from gptlab.model.size import measure
-from gptlab.outputs import occupied
+from gptlab.outputs import require_empty
 from gptlab.runs import checkpoint
 from gptlab.runs.folder import RECIPE
 from gptlab.storage import whole_folder
@@ -51,9 +53,7 @@ def import_model(
         GptlabError: the source is damaged, unsafe, of an unknown kind or not one of our models; its tokenizer is
             unknown; or `out` holds files.
     """
-    refusal = occupied(out)  # an import is never replaced: it may have been trained further
-    if refusal is not None:
-        raise ConfigError(refusal)
+    require_empty(out)  # an import is never replaced: it may have been trained further
     kind = _kind(source)
     model_like = recipe.load([like]).model if like is not None else None
     if kind != "nanoGPT" and (model_like is not None or rope_pairs != "halves"):

@@ -5,9 +5,9 @@ from typing import Any
 
 from gptlab import recipe, storage
 from gptlab.errors import ConfigError
-from gptlab.outputs import unwritable
+from gptlab.outputs import require_writable
 
-RECIPE = """\
+RECIPE_TEMPLATE = """\
 # {name}: what differs from gptlab's {base}, which `gptlab config recipe.toml` prints whole.
 base = "{base}"
 
@@ -15,7 +15,7 @@ base = "{base}"
 path = "data/{data}"
 """
 
-STUDY = """\
+STUDY_TEMPLATE = """\
 # What a position encoding is worth: two variants, three seeds each, equal tokens.
 base = "recipe.toml"
 seeds = [1, 2, 3]
@@ -31,7 +31,7 @@ name = "RoPE"
 model = {{ position = "rope" }}
 """
 
-README = """\
+README_TEMPLATE = """\
 # {name}
 
     gptlab data prepare {source} data/{data}{flags}
@@ -64,19 +64,16 @@ SOURCES = {
 
 
 def new(folder: Path, base: str) -> dict[str, Any]:
-    """Write a folder with a recipe over one of gptlab's, a study of it, and a README.
+    """Write a folder with a recipe over one of gptlab's, a study of it, and a README_TEMPLATE.
 
-    Args:
-        folder: what to write; its name is the project's.
-        base: the name of a recipe.
+    Arguments as in `gptlab new`.
 
     Raises:
         ConfigError: there is no such recipe, or the folder is there already.
     """
     if folder.exists():
         raise ConfigError(f"{folder}: exists already; choose a new folder")
-    if (refusal := unwritable(folder, "NAME")) is not None:
-        raise ConfigError(refusal)
+    require_writable(folder, "NAME")
     config = recipe.load([Path(base)])
     source, data, flags = SOURCES["bytes" if config.model.n_embd < 256 else "gpt2"]
     steps = config.train.steps or 1000
@@ -89,7 +86,11 @@ def new(folder: Path, base: str) -> dict[str, Any]:
         "tokens": steps * config.train.batch_tokens,
     }
     folder.mkdir(parents=True)
-    for name, text in {"recipe.toml": RECIPE, "study.toml": STUDY, "README.md": README}.items():
+    for name, text in {
+        "recipe.toml": RECIPE_TEMPLATE,
+        "study.toml": STUDY_TEMPLATE,
+        "README.md": README_TEMPLATE,
+    }.items():
         storage.replace_text(folder / name, text.format(**said))
     print(f"{folder}: recipe.toml, study.toml and README.md, which says how to begin")
     return {"folder": str(folder)}

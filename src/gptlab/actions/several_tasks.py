@@ -6,7 +6,7 @@ from typing import Any
 
 from gptlab.eval.accuracy import Accuracy
 from gptlab.eval.chance import CHANCE
-from gptlab.eval.paired import Difference, Shift
+from gptlab.eval.paired import AccuracyDifference, Shift
 from gptlab.report.results import ANSWER_BITS, doubt
 from gptlab.runs.metrics import ACCURACIES, main_accuracy
 from gptlab.study.verdict import ALPHA, holm
@@ -38,7 +38,7 @@ class Beside:
 
     task: str
     scores: tuple[Accuracy, Accuracy]
-    found: Mapping[str, Difference | Shift]
+    found: Mapping[str, AccuracyDifference | Shift]
 
     @property
     def metric(self) -> str:

@@ -16,12 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gptlab.data.batches import Windows
-from gptlab.data.mixture import DataConfig
-from gptlab.errors import ConfigError
-from gptlab.outputs import Record, file_refusal, fingerprint
-from gptlab.runs.folder import LATEST
-from gptlab.train.config import TrainConfig
+from gptlab.errors import INTERRUPTED, ConfigError
+from gptlab.outputs import Record, fingerprint, require_own_file
 
 KIND = "batch file"
 RECORD = re.compile(r"# Of (\w+) of gptlab; by (\w+) it is seen whether somebody changed it\.\n")
@@ -58,22 +54,15 @@ srun bash -c 'RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTA
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What to ask Slurm for."""
+    """What to ask Slurm for: the flags of `gptlab slurm`; `gpus = 0` is one process without a GPU."""
 
     hours: float
-    """Time limit of one job."""
     nodes: int
-    """Machines."""
     gpus: int
-    """GPUs of each machine, one process each; 0 means one process without a GPU."""
     cpus: int
-    """Processor cores of each process."""
     mem_gb: int | None = None
-    """Memory of each machine, in GiB; None means the cluster's default."""
     partition: str | None
-    """Queue; None means the cluster's default."""
     account: str | None
-    """Account to charge; None means the user's own."""
 
     def __post_init__(self) -> None:
         for name, least in (("nodes", 1), ("gpus", 0), ("cpus", 1), ("mem_gb", 1)):
@@ -119,9 +108,7 @@ class Job:
         yield "#SBATCH --requeue"
 
 
-def batch_file(
-    file: Path, recipes: Sequence[Path], out: Path, flags: Mapping[str, Any], job: Job, interrupted: int
-) -> str:
+def batch_file(file: Path, recipes: Sequence[Path], out: Path, flags: Mapping[str, Any], job: Job) -> str:
     """Return the text of a batch file.
 
     Args:
@@ -130,16 +117,15 @@ def batch_file(
         out: the run folder.
         flags: a raw recipe, merged over the others.
         job: what to ask for.
-        interrupted: the exit code of a run that saved and should continue.
     """
     # The full path, as the job's shell may have another environment.
     program = shutil.which("gptlab") or "gptlab"
     command = shlex.join([program, "train", *map(str, recipes), *_spell(flags), "--out", str(out)])
     launch = SEVERAL.format(command=command) if job.processes > 1 else f"srun {command}"
-    return _written(file, out, job, [*job.directives(out)], launch, interrupted)
+    return _written(file, out, job, [*job.directives(out)], launch)
 
 
-def array_file(file: Path, study: Path, out: Path, runs: Sequence[str], job: Job, interrupted: int) -> str:
+def array_file(file: Path, study: Path, out: Path, runs: Sequence[str], job: Job) -> str:
     """Return the text of a batch file that does the runs of a study, each as a job of one array.
 
     Args:
@@ -148,7 +134,6 @@ def array_file(file: Path, study: Path, out: Path, runs: Sequence[str], job: Job
         out: the study's folder.
         runs: their names.
         job: what to ask for, for each run.
-        interrupted: the exit code of a run that saved and should continue.
 
     Raises:
         ConfigError: more than one process a run.
@@ -161,19 +146,17 @@ def array_file(file: Path, study: Path, out: Path, runs: Sequence[str], job: Job
     command = shlex.join(["srun", program, "study", str(study), "--out", str(out), "--only"])
     launch = f'runs=({shlex.join(runs)})\n{command} "${{runs[$SLURM_ARRAY_TASK_ID]}}"'
     directives = [line.replace(".%j.log", ".%A_%a.log") for line in job.directives(out)]
-    return _written(file, out, job, [*directives, f"#SBATCH --array=0-{len(runs) - 1}"], launch, interrupted)
+    return _written(file, out, job, [*directives, f"#SBATCH --array=0-{len(runs) - 1}"], launch)
 
 
-def _written(
-    file: Path, out: Path, job: Job, directives: Sequence[str], launch: str, interrupted: int
-) -> str:
+def _written(file: Path, out: Path, job: Job, directives: Sequence[str], launch: str) -> str:
     text = TEMPLATE.format(
         file=shlex.quote(str(file)),
         out=out,
         hours=job.hours,
         directives="\n".join(directives),
         launch=launch,
-        interrupted=interrupted,
+        interrupted=INTERRUPTED,
     )
     head, _, rest = text.partition("\n")
     record = (
@@ -182,7 +165,7 @@ def _written(
     return f"{head}\n{record}{rest}"
 
 
-def refuse_place(file: Path, out: Path) -> None:
+def require_own_batch_file(file: Path, out: Path) -> None:
     """Refuse to overwrite a file other than this run's unchanged batch file.
 
     Args:
@@ -195,9 +178,7 @@ def refuse_place(file: Path, out: Path) -> None:
     text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
     found = RECORD.search(text)
     record = Record(KIND, found[1], _trained(text)) if found is not None else None
-    refusal = file_refusal(file, KIND, _identity(out), record)
-    if refusal is not None:
-        raise ConfigError(refusal)
+    require_own_file(file, KIND, _identity(out), record)
     if found is not None and fingerprint(RECORD.sub("", text, count=1)) != found[2]:
         raise ConfigError(
             f"{file}: has changed since it was written; choose another --file, or move it away and copy your "
@@ -212,28 +193,6 @@ def _identity(out: Path) -> str:
 def _trained(text: str) -> str:
     found = re.search(r"^# It trains until (.*) is finished", text, re.MULTILINE)
     return found[1] if found is not None else "another run"
-
-
-def check_ready(data: DataConfig, train: TrainConfig, context: int, out: Path) -> None:
-    """Refuse now what would fail after the queue: missing data, or a missing model to start from.
-
-    Args:
-        data: the recipe's [data].
-        train: the recipe's [train].
-        context: tokens that the model sees at once.
-        out: the run folder; a run with a checkpoint needs no other model.
-
-    Raises:
-        DataError: a data folder is missing, unfinished or too small.
-        ConfigError: there is no such model.
-    """
-    for part in data.parts:
-        for split in ("train", "val"):
-            Windows(part.path, split, context)
-    for key in ("init_from", "anneal_from") if not (out / LATEST).is_file() else ():
-        start = getattr(train, key)
-        if start is not None and not Path(start).is_dir():
-            raise ConfigError(f"train.{key} = {start}: there is no such folder; name a run or a checkpoint")
 
 
 def _spell(flags: Mapping[str, Any]) -> Iterator[str]:

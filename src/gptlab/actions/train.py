@@ -83,12 +83,7 @@ def train(
 ) -> dict[str, Any]:
     """Train a run, or continue it if `out` holds a checkpoint.
 
-    Args:
-        recipes: TOML files, merged left to right; none means the run's own.
-        out: the run folder.
-        flags: a raw recipe, merged over the others.
-        max_hours: the time after which to save and stop.
-        replan: whether to measure again how many steps fit into `train.hours`.
+    Arguments as in `gptlab train`; `flags` are merged over the recipes.
 
     Returns:
         The run's status ("finished" or "interrupted"), step, tokens and best validation loss.

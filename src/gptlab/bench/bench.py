@@ -26,10 +26,7 @@ FEWEST, MOST, ENOUGH_S = 3, 20, 60.0
 def bench(config: RunConfig, *, steps: int | None = None, trace: Path | None = None) -> dict[str, Any]:
     """Measure a recipe's training step.
 
-    Args:
-        config: the recipe.
-        steps: how many to measure; None means as many as fit a minute.
-        trace: a file for a profiler's trace of one more step.
+    Arguments as in `gptlab bench`.
 
     Returns:
         The facts of `gptlab bench --json`; seconds and bytes.
@@ -125,14 +122,15 @@ class Row:
 def ladder(config: RunConfig, steps: int | None = None) -> Iterator[Row]:
     """Measure a recipe as it is made faster, and yield each row as soon as it is known."""
     below: float | None = None
-    for climbed in climb(config, choose_device(config.train.device)):
-        name = climbed.rung.name
-        if climbed.refusal is not None:
-            yield Row(name, why=climbed.refusal)
+    device = choose_device(config.train.device)
+    for rung, made in climb(config, device):
+        name = rung.name
+        if (refusal := rung.refusal(device)) is not None:
+            yield Row(name, why=refusal)
             continue
         try:
-            with head(padded=climbed.padded_head), Rig(climbed.config) as rig:
-                if climbed.config.train.compile and not rig.compiled:
+            with head(padded=rung.padded_head), Rig(made) as rig:
+                if made.train.compile and not rig.compiled:
                     yield Row(name, why="torch.compile fails here")
                     continue
                 rig.step()

@@ -59,25 +59,14 @@ LADDER = (
 )
 
 
-@dataclass(frozen=True)
-class Climbed:
-    """A rung as a recipe."""
-
-    rung: Rung
-    config: RunConfig
-    padded_head: bool
-    refusal: str | None
-
-
-def climb(config: RunConfig, device: torch.device) -> Iterator[Climbed]:
-    """Yield the rungs from the slowest; a rung that the device cannot run changes nothing."""
+def climb(config: RunConfig, device: torch.device) -> Iterator[tuple[Rung, RunConfig]]:
+    """Yield the rungs from the slowest, each with its recipe; a rung that the device cannot run changes nothing."""
     keys, padded = dict(SLOWEST), False
     for rung in LADDER:
-        refusal = rung.refusal(device)
-        if refusal is None:
+        if rung.refusal(device) is None:
             keys |= rung.keys
             padded = padded or rung.padded_head
-        yield Climbed(rung, replace(config, train=replace(config.train, **keys)), padded, refusal)
+        yield replace(rung, padded_head=padded), replace(config, train=replace(config.train, **keys))
 
 
 @contextmanager

@@ -3,7 +3,5 @@
 from collections.abc import Mapping
 from typing import Any
 
-INTERRUPTED = 75  # sysexits.h: EX_TEMPFAIL, "try again"
-
 Flags = Mapping[str, Any]
 """Keys of a recipe as flags, `--section.key VALUE`; the parser builds the list only when it needs it."""

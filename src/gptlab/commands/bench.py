@@ -33,13 +33,13 @@ def run(
     from gptlab.bench.bench import Row, bench
     from gptlab.bench.bench import ladder as climb
     from gptlab.bench.printed import draw, lines, row_line
-    from gptlab.outputs import file_unwritable
+    from gptlab.outputs import require_writable_file
 
     if steps is not None and steps < 1:
         raise ConfigError(f"--steps {steps}: must be at least 1; leave it out for a minute's worth")
     for flag, file in (("--trace", trace), ("--picture", picture)):
-        if file is not None and (refusal := file_unwritable(file, flag)) is not None:
-            raise ConfigError(refusal)
+        if file is not None:
+            require_writable_file(file, flag)
     config = recipe.load(recipes, flags)
     facts = bench(config, steps=steps, trace=trace)
     print("\n".join(lines(facts)), flush=True)

@@ -18,7 +18,7 @@ def run(recipes: tuple[Path, ...], /, *, overfit: bool = False, flags: Flags) ->
     """
     from gptlab import recipe
     from gptlab.actions import overfit as one_batch
-    from gptlab.formats.huggingface import format_of
+    from gptlab.formats.huggingface.classes import format_of
     from gptlab.model.check import CheckResult, run_checks
 
     config = recipe.load(recipes, flags)

@@ -12,10 +12,10 @@ def run(folder: Path, /, *, out: Path | None = None) -> dict[str, Any]:
         out: folder for the same as a page, `index.html` and its pictures; None writes none.
     """
     from gptlab.data.audit.inspect import inspect
-    from gptlab.report.datasheet import refuse_place, told, write_page
+    from gptlab.report.datasheet import require_own_datasheet, told, write_page
 
     if out is not None:
-        refuse_place(folder, out)
+        require_own_datasheet(folder, out)
     facts = inspect(folder)
     print(told(facts))
     if out is not None:

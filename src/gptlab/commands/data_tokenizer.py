@@ -17,15 +17,14 @@ def run(source: str, out: Path, /, *, vocab_size: int, text_column: str | None =
     """
     from gptlab.data.sources.table import find_source
     from gptlab.data.train_tokenizer import train_tokenizer
-    from gptlab.outputs import unwritable
+    from gptlab.outputs import require_writable
     from gptlab.storage import whole_file
 
     if out.exists():
         raise ConfigError(f"{out}: exists; choose another file, or delete it first")
     if not out.parent.is_dir():
         raise ConfigError(f"{out}: there is no folder {out.parent}; make it first")
-    if (refusal := unwritable(out)) is not None:
-        raise ConfigError(refusal)
+    require_writable(out)
     trained = train_tokenizer(find_source(source, text_column).documents(), vocab_size)
     with whole_file(out) as file:
         file.write(trained.to_str(pretty=True).encode())

@@ -27,37 +27,24 @@ def run(
         verify: load it in transformers, or in llama.cpp if llama-cpp-python is installed, and compare its logits with
             the model's.
     """
-    if to == "gguf":
-        return _export_gguf(model, out, dtype=dtype, licence=licence, verify=verify)
-    if dtype != "float32":
+    if to == "huggingface" and dtype != "float32":
         raise ConfigError(
             f"--dtype {dtype}: is for --to gguf; a Hugging Face folder holds float32, and whoever loads it chooses"
         )
-    from gptlab.actions.export import compared, export_folder
+    from gptlab.actions.export import compared, export_file, export_folder
+    from gptlab.amounts import quantity
 
+    if to == "gguf":
+        written = export_file(model, out, dtype=dtype, licence=licence, verify=verify)
+        print(
+            f"{written['file']}: {written['architecture']} of llama.cpp, {dtype}, "
+            f"{quantity(written['bytes'], 'B')}, {compared(written['max_diff'])}"
+        )
+        if verify and written["max_diff"] is None:
+            print("  llama-cpp-python is not installed, so llama.cpp has not loaded it")
+        return {**written}
     facts = export_folder(model, out, verify=verify, licence=licence)
     print(f"{out}: {facts['class']}, {compared(facts['max_diff'])}")
     if facts["remote_code"] is not None:
         print(f"  {facts['remote_code']}; loading it needs trust_remote_code=True")
-    return {**facts}
-
-
-def _export_gguf(
-    model: Path,
-    out: Path,
-    *,
-    dtype: Literal["float32", "float16", "bfloat16"],
-    licence: str | None,
-    verify: bool,
-) -> dict[str, Any]:
-    from gptlab.actions.export import compared, export_file
-    from gptlab.amounts import quantity
-
-    facts = export_file(model, out, dtype=dtype, licence=licence, verify=verify)
-    print(
-        f"{facts['file']}: {facts['architecture']} of llama.cpp, {dtype}, {quantity(facts['bytes'], 'B')}, "
-        + compared(facts["max_diff"])
-    )
-    if verify and facts["max_diff"] is None:
-        print("  llama-cpp-python is not installed, so llama.cpp has not loaded it")
     return {**facts}

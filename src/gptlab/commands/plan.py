@@ -36,9 +36,9 @@ def run(
         given = {"--hours": hours, "--dollars": dollars, "--write": write, "--calibrate": calibrate or None}
         for flag in (flag for flag, value in given.items() if value is not None):
             raise ConfigError(f"{flag}: is for a new plan; a run has its own recipe, so leave it out")
-        from gptlab.plan.course import judge
+        from gptlab.plan.course import course_of
 
-        return judge(run)
+        return course_of(run)
     from gptlab.plan.plan import plan
 
     return plan(

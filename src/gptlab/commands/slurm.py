@@ -42,8 +42,8 @@ def run(
         flags: keys of the recipe.
     """
     from gptlab import recipe
-    from gptlab.actions.slurm import Job, batch_file, check_ready, refuse_place
-    from gptlab.commands import INTERRUPTED
+    from gptlab.actions.ready import check_ready
+    from gptlab.actions.slurm import Job, batch_file, require_own_batch_file
     from gptlab.study.study_file import is_study
 
     job = Job(
@@ -52,7 +52,7 @@ def run(
     file = file or out.with_name(out.name + ".sbatch")
     if len(recipes) == 1 and is_study(recipes[0]):
         return _array(recipes[0], out, file, job, flags)
-    refuse_place(file, out)
+    require_own_batch_file(file, out)
     own = out / RECIPE
     if not recipes and not own.is_file():
         raise ConfigError(f"--out {out}: holds no run to continue; name a recipe to start one")
@@ -60,15 +60,14 @@ def run(
     config = recipe.load(recipes or [own], flags)
     check_ready(config.data, config.train, config.model.context, out)
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(batch_file(file, recipes, out, flags, job, INTERRUPTED), encoding="utf-8")
+    file.write_text(batch_file(file, recipes, out, flags, job), encoding="utf-8")
     print(f"{file}: written; submit it with: sbatch {file}")
     return {"file": str(file), "processes": job.processes}
 
 
 def _array(study: Path, out: Path, file: Path, job: "Job", flags: Flags) -> dict[str, Any]:
     """Write a batch file for the runs of a study, and first one for its learning-rate search, if any."""
-    from gptlab.actions.slurm import array_file, refuse_place
-    from gptlab.commands import INTERRUPTED
+    from gptlab.actions.slurm import array_file, require_own_batch_file
     from gptlab.study.conduct import planned
 
     if any(flags.values()):
@@ -77,9 +76,9 @@ def _array(study: Path, out: Path, file: Path, job: "Job", flags: Flags) -> dict
     files = {file.with_name(f"{file.stem}-search{file.suffix}"): search} if search else {}
     files[file] = counted
     for each, runs in files.items():
-        refuse_place(each, out)
+        require_own_batch_file(each, out)
         each.parent.mkdir(parents=True, exist_ok=True)
-        each.write_text(array_file(each, study, out, runs, job, INTERRUPTED), encoding="utf-8")
+        each.write_text(array_file(each, study, out, runs, job), encoding="utf-8")
         print(f"{each}: written, {len(runs)} jobs")
     first, *rest = files
     print(

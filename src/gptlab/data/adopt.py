@@ -15,7 +15,7 @@ from gptlab.data.shards import read_shard
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.data.verify import measure
 from gptlab.errors import DataError
-from gptlab.outputs import unwritable
+from gptlab.outputs import require_writable
 from gptlab.progress import Progress
 
 _VALIDATION = {"val", "valid", "validation"}
@@ -31,6 +31,7 @@ def adopt(folder: str | Path, *, tokenizer: str | Path = "gpt2", val: Sequence[P
     Raises:
         DataError: a file is not a whole shard, a token is outside the vocabulary, there is nothing left to train on,
             or the folder has changed since it was adopted.
+        ConfigError: the manifest cannot be written.
     """
     folder = Path(folder)
     paths = _shard_files(folder)
@@ -40,8 +41,7 @@ def adopt(folder: str | Path, *, tokenizer: str | Path = "gpt2", val: Sequence[P
         raise DataError(
             f'{folder}: was made by "gptlab data {there.made_by}" and has a manifest; there is nothing to adopt'
         )
-    if (refusal := unwritable(folder / MANIFEST)) is not None:  # before the shards are read
-        raise DataError(refusal)
+    require_writable(folder / MANIFEST)  # before the shards are read
     encoder = load_tokenizer(tokenizer)
     manifest = Manifest(
         tokenizer=TokenizerRecord.of(encoder),

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 
@@ -15,6 +15,8 @@ from gptlab.progress import Progress
 # Items are built and scored in windows of about this many tokens, so that memory does not grow with their number.
 WINDOW_TOKENS = 1 << 18
 LARGEST_NATS = 700.0  # e to the power of more is no float
+SAMPLE = ("i", "label", "log_likelihoods", "pred", "pred_norm")
+"""What a samples file says of an item."""
 
 
 class Row(TypedDict):
@@ -35,42 +37,44 @@ class Row(TypedDict):
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How often the right choice was the most likely one; fractions, not per cent."""
+    """How often the right choice was the most likely one; fractions, not per cent.
+
+    Each number has its standard error, which is None for a single item; the perplexity's is from that of its logarithm.
+    """
 
     acc: float
     """By log-likelihood."""
     acc_norm: float | None
     """By log-likelihood divided by the ending's length; None if the task does not divide."""
+    stderr: float | None
+    stderr_norm: float | None
     margin: float | None
     """Nats per unit of length by which the right choice is likelier than the wrong ones on average.
 
     It moves before accuracy does, and is zero for any model that cannot tell the choices apart, whatever its loss;
     measured against the likeliest wrong choice it would only follow the loss.
     """
+    stderr_margin: float | None
     answer_bits_per_byte: float | None
     """Mean over the items of the right choice's negative log2-likelihood over its bytes of UTF-8, with the space before
     it; lower is better. It is less noisy than accuracy.
 
     Source: `bits_per_byte_corr` in allenai/olmes and allenai/signal-and-noise (https://arxiv.org/abs/2508.13144).
     """
+    answer_bits_per_byte_stderr: float | None
     perplexity: float | None
     """Of the answers, where the model is to write them: e to the power of the mean negative log-likelihood."""
-    stderr: float | None
-    """Standard error of `acc`; None for a single item."""
-    stderr_norm: float | None
-    """Standard error of `acc_norm`."""
-    stderr_margin: float | None
-    """Standard error of `margin`."""
-    stderr_answer_bits_per_byte: float | None
-    """Standard error of `answer_bits_per_byte`."""
-    stderr_perplexity: float | None
-    """Standard error of `perplexity`, from that of the logarithm."""
+    perplexity_stderr: float | None
     n: int
     """Items scored."""
     truncated: int
     """Items with a choice that was too long for the model and was cut."""
     rows: list[Row]
     """Item by item, in order."""
+
+    def samples(self) -> list[dict[str, Any]]:
+        """Return the outcome of each item, as lines of a samples file."""
+        return [{key: row[key] for key in SAMPLE} for row in self.rows]
 
 
 def multiple_choice(
@@ -177,14 +181,14 @@ def summarise(rows: list[Row], truncated: int) -> Accuracy:
     return Accuracy(
         acc=acc,
         acc_norm=acc_norm,
-        margin=margin,
-        answer_bits_per_byte=bits,
-        perplexity=perplexity,
         stderr=stderr,
         stderr_norm=stderr_norm,
+        margin=margin,
         stderr_margin=stderr_margin,
-        stderr_answer_bits_per_byte=stderr_bits,
-        stderr_perplexity=stderr_perplexity,
+        answer_bits_per_byte=bits,
+        answer_bits_per_byte_stderr=stderr_bits,
+        perplexity=perplexity,
+        perplexity_stderr=stderr_perplexity,
         n=len(rows),
         truncated=truncated,
         rows=rows,

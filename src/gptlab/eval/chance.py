@@ -9,7 +9,7 @@ import math
 from gptlab.eval import continuation, hellaswag
 
 UNLIKELY = 0.05
-MANY = 100_000  # above this the sum has too many terms, and a normal distribution is as good
+MANY = 100_000  # above this a normal distribution is as good, and scipy's sum may be NaN
 CHANCE = {
     "hellaswag": 1 / hellaswag.CHOICES,
     "continuation": 1 / continuation.CHOICES,
@@ -47,9 +47,6 @@ def tail(right: int, n: int, chance: float) -> float:
     """Return the probability that guessing gets at least `right` of n items right."""
     if n > MANY:
         return math.erfc((right - 0.5 - n * chance) / math.sqrt(2 * n * chance * (1 - chance))) / 2
-    term = [
-        math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
-        + k * math.log(chance) + (n - k) * math.log1p(-chance)
-        for k in range(right, n + 1)
-    ]  # fmt: skip
-    return min(1.0, math.fsum(map(math.exp, term)))
+    from scipy.special import bdtrc  # here, as it takes a while to import
+
+    return float(bdtrc(right - 1, n, chance))

@@ -25,13 +25,7 @@ ENDING_TOKENS = 32
 TRIES = 100
 
 
-def build(
-    folder: Path,
-    limit: int | None = None,
-    *,
-    context_tokens: int = CONTEXT_TOKENS,
-    ending_tokens: int = ENDING_TOKENS,
-) -> list[Item]:
+def build(folder: Path, limit: int | None = None) -> list[Item]:
     """Return items spread evenly over the folder's held-out split, from passages that do not overlap.
 
     The wrong contexts come from other documents, as long as there are enough of them.
@@ -39,8 +33,6 @@ def build(
     Args:
         folder: shards and their manifest.
         limit: how many items; None means ITEMS; fewer if the split has fewer passages.
-        context_tokens: length of each context.
-        ending_tokens: length of the ending that one of them precedes.
 
     Raises:
         DataError: the folder, its manifest or a shard is missing or damaged.
@@ -48,7 +40,7 @@ def build(
     """
     manifest = Manifest.load(folder)
     shards = [manifest.read_shard(folder, shard) for shard in manifest.split("val")]
-    length = context_tokens + ending_tokens
+    length = CONTEXT_TOKENS + ENDING_TOKENS
     passages = _passages(shards, manifest.tokenizer.end_of_text, length)
     if len(passages) < CHOICES:
         raise TaskError(
@@ -67,12 +59,12 @@ def build(
         label = number % CHOICES
         order = _wrong(answer, passages[:, 1], random.Random(number))
         order.insert(label, answer)
-        ending = tokens(answer)[context_tokens:]
+        ending = tokens(answer)[CONTEXT_TOKENS:]
         items.append(
             Item(
-                pairs=tuple((tokens(passage)[:context_tokens], ending) for passage in order),
+                pairs=tuple((tokens(passage)[:CONTEXT_TOKENS], ending) for passage in order),
                 label=label,
-                lengths=(ending_tokens,) * CHOICES,
+                lengths=(ENDING_TOKENS,) * CHOICES,
             )
         )
     return items

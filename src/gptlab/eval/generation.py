@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 from torch import Tensor
 
@@ -274,8 +273,3 @@ def cut_at(text: str, stops: Sequence[str]) -> str:
         if stop:
             text = text.split(stop)[0]
     return text
-
-
-def fresh_seed() -> int:
-    """Draw a seed from torch's own random state, which the harness seeds: repeats differ, runs are reproducible."""
-    return int(torch.randint(2**62, ()).item())

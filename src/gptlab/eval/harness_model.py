@@ -221,6 +221,8 @@ class HarnessModel(TemplateLM):
         stop_ids = self._defaults.stop_ids
         # As far back as transformers' criteria look: a stop may be spelled with other tokens than its own.
         looks = {stop: len(self._text.encode(stop, framed=False)) + 2 for stop in plan.stops}
+        # From torch's own random state, which the harness seeds: repeats differ, runs are reproducible.
+        seed = int(torch.randint(2**62, ()).item()) if plan.temperature else 0
         ids: list[int] = []
         for id_ in self._write(
             prompt,
@@ -228,7 +230,7 @@ class HarnessModel(TemplateLM):
             temperature=plan.temperature,
             top_k=plan.top_k,
             top_p=plan.top_p,
-            seed=generation.fresh_seed() if plan.temperature else 0,
+            seed=seed,
             adjust=plan.adjust(len(prompt), stop_ids),
         ):
             ids.append(id_)

@@ -9,48 +9,13 @@ Source: lm-evaluation-harness 0.4.13, models/huggingface.py.
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import TaskError, brief
 
 Turns = list[dict[str, str]]
 TEMPLATE_FILES = "tokenizer_config.json (chat_template) or chat_template.jinja"
-
-
-class Text(Protocol):
-    """Turns the harness's texts into ids and back."""
-
-    end: int
-    """The token that ends a text."""
-    bos: str | None
-    """Spelling of the token that begins a text; None if there is none."""
-    eos: str | None
-    """Spelling of `end`; None if there is none."""
-    prefix: int | None
-    """The token that precedes a text without a context; None if there is none."""
-    name: str
-    """The tokenizer's name, for caches."""
-
-    def encode(self, text: str, *, framed: bool) -> list[int]:
-        """Return a text's ids; if framed, with the tokens that the tokenizer puts around a text."""
-        ...
-
-    def decode(self, ids: Sequence[int], *, special: bool) -> str:
-        """Return the text of ids, with special tokens spelled out or left out."""
-        ...
-
-    def template(self, asked: bool | str) -> str:
-        """Return the requested chat template.
-
-        Raises:
-            TaskError: there is none, or none of that name.
-        """
-        ...
-
-    def chat(self, turns: Turns, *, prompting: bool, options: Mapping[str, Any]) -> str:
-        """Write a conversation as the chat template does; errors as in `template`."""
-        ...
 
 
 class OwnText:
@@ -71,7 +36,7 @@ class OwnText:
         spelled = {tokenizer.decode([id_]): id_ for id_ in known}
         self._special = {text: id_ for text, id_ in spelled.items() if text}
         self.end = tokenizer.end_of_text
-        # A vocabulary of single characters has none.
+        # What precedes a text without a context; a vocabulary of single characters has none.
         self.prefix = self.end if self.end in known else None
         self.bos = self.eos = None if self.prefix is None else tokenizer.decode([self.end])
         self.name = model.replace("/", "__")
@@ -81,12 +46,14 @@ class OwnText:
         self._cut = re.compile("(" + ("|".join(map(re.escape, longest_first)) or "(?!)") + ")")
 
     def encode(self, text: str, *, framed: bool) -> list[int]:
+        """Return a text's ids; if framed, with the tokens that the tokenizer puts around a text."""
         ids: list[int] = []
         for number, part in enumerate(self._cut.split(text)):
             ids += [self._special[part]] if number % 2 else self._tokenizer.encode(part) if part else []
         return [*self._before, *ids, *self._behind] if framed else ids
 
     def decode(self, ids: Sequence[int], *, special: bool) -> str:
+        """Return the text of ids, with special tokens spelled out or left out."""
         left_out = () if special else self._tokenizer.special
         return self._tokenizer.decode(id_ for id_ in ids if id_ not in left_out)
 
@@ -196,7 +163,7 @@ class FolderText:
 
 
 def text_of(
-    model: Path | None, tokenizer: Tokenizer, rows: int | None, add_bos_token: bool | None
+    model: Path | None, tokenizer: Tokenizer, rows: int, add_bos_token: bool | None
 ) -> OwnText | FolderText:
     """Return what reads and writes a model's texts.
 
@@ -208,9 +175,7 @@ def text_of(
     """
     if model is not None and (model / "config.json").is_file():
         try:
-            return FolderText(
-                model, rows or tokenizer.vocab_size, tokenizer.end_of_text, add_bos_token=add_bos_token
-            )
+            return FolderText(model, rows, tokenizer.end_of_text, add_bos_token=add_bos_token)
         except ImportError:
             why = 'chat templates need transformers: pip install "gptlab[hf]"'
     else:

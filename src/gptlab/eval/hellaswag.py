@@ -10,8 +10,7 @@ Source: Zellers et al. (2019), https://arxiv.org/abs/1905.07830; https://github.
 import hashlib
 import json
 import re
-from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass
 from http.client import HTTPException
 from itertools import islice
@@ -20,8 +19,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.request import urlopen
 
 from gptlab.errors import TaskError
+from gptlab.eval import columns
 from gptlab.eval.encoding import Encode, pairs
-from gptlab.eval.item import Item, Lazy
+from gptlab.eval.item import Item
 from gptlab.parsing import parse_json
 from gptlab.progress import Progress
 from gptlab.storage import file_sha256, whole_file
@@ -50,41 +50,38 @@ class Example:
     label: int
 
 
-class Examples(Lazy[Example]):
-    """The examples of a file, each read on access; the whole file was checked before."""
+class Examples(list[Example]):
+    """The examples of a file."""
 
-    def __init__(self, path: Path, offsets: "array[int]", keys: "array[int]", sha256: str) -> None:
-        super().__init__(self._read, range(len(offsets)))
-        self.path = path
-        self.sha256 = sha256
-        """A hash of the examples, whatever else their lines hold and however they are spelled."""
+    def __init__(self, examples: Iterable[Example], keys: Sequence[int], sha256: str) -> None:
+        super().__init__(examples)
         self.keys = keys
         """A number for each example, equal if two agree in every field."""
-        self._offsets = offsets
-
-    def _read(self, number: int) -> Example:
-        with self.path.open("rb") as file:
-            file.seek(self._offsets[number])
-            return _example(file.readline(), f"{self.path} item {number}")[0]
+        self.sha256 = sha256
+        """A hash of the examples, whatever else their lines hold and however they are spelled."""
 
 
 def read(path: Path, limit: int | None = None) -> Examples:
-    """Check the first `limit` lines of a JSONL file in the data set's schema; None means all.
+    """Read the first `limit` lines of a JSONL file in the data set's schema; None means all, and blank ones are none.
 
     Raises:
         TaskError: the file cannot be read, holds no example, or holds one that is broken.
     """
-    offsets, keys = array("q"), array("q")
+    examples, keys = list[Example](), list[int]()
     digest = hashlib.sha256()
     try:
-        with path.open("rb") as lines:
-            for offset, (example, key) in _checked(lines, str(path), limit):
-                offsets.append(offset)
+        with path.open("rb") as file:
+            lines = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
+            for number, line in islice(lines, limit):
+                example, key = _example(line.decode(), f"{path} line {number}")
+                examples.append(example)
                 keys.append(key)
                 digest.update(json.dumps(astuple(example)).encode() + b"\n")
     except (OSError, UnicodeDecodeError) as error:
         raise TaskError(f"{path}: cannot be read as a HellaSwag file ({error}); give a JSONL file") from error
-    return Examples(path, offsets, keys, digest.hexdigest())
+    if not examples:
+        raise TaskError(f"{path}: holds no HellaSwag item; give a JSONL file with one item per line")
+    return Examples(examples, keys, digest.hexdigest())
 
 
 def official(path: Path, split: str) -> bool:
@@ -92,55 +89,31 @@ def official(path: Path, split: str) -> bool:
     return file_sha256(path) == SHA256[split]
 
 
-def _checked(
-    lines: Iterable[bytes], place: str, limit: int | None = None
-) -> Iterator[tuple[int, tuple[Example, int]]]:
-    """Yield each example and its offset, until one is broken; blank lines do not count."""
-    found = False
-    for offset, number, line in islice(_written(lines), limit):
-        found = True
-        yield offset, _example(line, f"{place} line {number}")
-    if not found:
-        raise TaskError(f"{place}: holds no HellaSwag item; give a JSONL file with one item per line")
-
-
-def _written(lines: Iterable[bytes]) -> Iterator[tuple[int, int, bytes]]:
-    offset = 0
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            yield offset, number, line
-        offset += len(line)
-
-
-def _example(line: bytes, place: str) -> tuple[Example, int]:
+def _example(line: str, place: str) -> tuple[Example, int]:
     """Return an example and a number made from all its fields."""
 
     def refuse(problem: str) -> TaskError:
         return TaskError(f"{place}: {problem}; fix it after HellaSwag's own file, {URL.format(split='val')}")
 
-    text = line.decode()
     try:
-        raw: Any = parse_json(text)
+        raw: Any = parse_json(line)
     except ValueError as error:
         raise refuse(f"not JSON ({error})") from error
     if not isinstance(raw, dict):
         raise refuse("not a JSON object")
-    for field in ("activity_label", "ctx_a", "ctx_b", "ctx", "endings", "label"):
-        if field not in raw:
-            raise refuse(f"field '{field}' is missing")
-    texts: dict[str, str] = {}
-    for field in ("activity_label", "ctx_a", "ctx_b", "ctx"):
-        if not isinstance(raw[field], str):
-            raise refuse(f"field '{field}' is {raw[field]!r}, not text")
-        texts[field] = raw[field]
+    try:
+        texts = {field: columns.text(raw, field) for field in ("activity_label", "ctx_a", "ctx_b", "ctx")}
+        endings, label = raw["endings"], str(raw["label"])
+    except KeyError as error:
+        raise refuse(f"field {error} is missing") from error
+    except ValueError as error:
+        raise refuse(str(error)) from error
     if not texts["ctx"].strip():
         raise refuse("field 'ctx' is empty, so there is nothing to continue")
-    endings: Any = raw["endings"]
     if not isinstance(endings, list) or not all(isinstance(ending, str) for ending in endings):
         raise refuse("field 'endings' is not a list of texts")
     if len(endings) != CHOICES:
         raise refuse(f"field 'endings' has {len(endings)} of them, but an item has {CHOICES}")
-    label = str(raw["label"])
     if label not in map(str, range(CHOICES)):
         raise refuse(f"field 'label' is {raw['label']!r}, but the right ending is one of 0 to {CHOICES - 1}")
     key = hash(json.dumps(raw, sort_keys=True))

@@ -27,7 +27,7 @@ SHIFTS = (
 
 
 @dataclass(frozen=True)
-class Difference:
+class AccuracyDifference:
     """What the second model gains over the first, as fractions of the items."""
 
     metric: str
@@ -107,7 +107,7 @@ class Shift:
         )
 
 
-def difference(metric: str, first: Sequence[bool], second: Sequence[bool]) -> Difference:
+def difference(metric: str, first: Sequence[bool], second: Sequence[bool]) -> AccuracyDifference:
     """Compare which items two models get right.
 
     Raises:
@@ -122,20 +122,17 @@ def difference(metric: str, first: Sequence[bool], second: Sequence[bool]) -> Di
     steps = [int(b) - int(a) for a, b in zip(first, second, strict=True)]
     average, stderr = mean(steps)
     gained, lost = steps.count(1), steps.count(-1)
-    return Difference(metric, gained, lost, len(steps), average, stderr, mcnemar(gained, lost))
+    return AccuracyDifference(metric, gained, lost, len(steps), average, stderr, mcnemar(gained, lost))
 
 
 def mcnemar(gained: int, lost: int) -> float:
     """Return the probability of a split at least as uneven if both sides are equally likely."""
-    n, fewer = gained + lost, min(gained, lost)
-    term, tail = 1, 0
-    for k in range(fewer + 1):
-        tail += term
-        term = term * (n - k) // (k + 1)
-    return min(1.0, 2 * tail / 2**n)
+    from scipy.special import bdtr  # here, as it takes a while to import
+
+    return min(1.0, 2 * float(bdtr(min(gained, lost), gained + lost, 0.5)))
 
 
-def compare(first: Accuracy, second: Accuracy) -> dict[str, Difference | Shift]:
+def compare(first: Accuracy, second: Accuracy) -> dict[str, AccuracyDifference | Shift]:
     """Compare two models on the same items, in all that the task measures of an item.
 
     Raises:
@@ -146,7 +143,7 @@ def compare(first: Accuracy, second: Accuracy) -> dict[str, Difference | Shift]:
         raise TaskError("the two models were asked different items; give both the same file and --limit")
     acc = [[row["pred"] == row["label"] for row in score.rows] for score in scores]
     acc_norm = [[row["pred_norm"] == row["label"] for row in score.rows] for score in scores]
-    found: dict[str, Difference | Shift] = {"acc": difference("acc", *acc)}
+    found: dict[str, AccuracyDifference | Shift] = {"acc": difference("acc", *acc)}
     if first.acc_norm is not None:
         found["acc_norm"] = difference("acc_norm", *acc_norm)
     for name, what, unit in SHIFTS:

@@ -11,15 +11,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any
 
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import TaskError
-from gptlab.eval import encoding, task_data
+from gptlab.eval import columns, encoding, task_data
+from gptlab.eval.columns import Columns
 from gptlab.eval.item import Item
-
-Columns = dict[str, Any]
-"""A row of a data set."""
 
 
 @dataclass(frozen=True)
@@ -144,27 +141,6 @@ def _some(asked: Sequence[Question], limit: int | None, of_each: int | None) -> 
     return [asked[number] for number in sorted(number for _, number in ranks)]
 
 
-def _text(row: Columns, field: str) -> str:
-    value = row[field]
-    if not isinstance(value, str):
-        raise ValueError(f"field '{field}' is {value!r}, not text")
-    return value
-
-
-def _texts(row: Columns, field: str) -> list[str]:
-    value = row[field]
-    if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
-        raise ValueError(f"field '{field}' is {value!r}, not a list of texts")
-    return value
-
-
-def _label(row: Columns, field: str, choices: int) -> int:
-    value = row[field]
-    if type(value) is not int or not 0 <= value < choices:
-        raise ValueError(f"field '{field}' is {value!r}, not a number from 0 to {choices - 1}")
-    return value
-
-
 def _choice(words: str, choices: Sequence[str], label: int, about: str = "", part: str = "") -> Question:
     """Ask for one of several choices, which follow the question after a space."""
     endings, lengths = tuple(f" {text}" for text in choices), tuple(map(len, choices))
@@ -175,19 +151,20 @@ def _arc(row: Columns) -> Question:
     choices = row["choices"]
     if not isinstance(choices, dict):
         raise ValueError(f"field 'choices' is {choices!r}, not texts and labels")
-    texts, labels, answer = _texts(choices, "text"), _texts(choices, "label"), _text(row, "answerKey")
+    texts, labels = columns.texts(choices, "text"), columns.texts(choices, "label")
+    answer = columns.text(row, "answerKey")
     if answer not in labels or len(texts) != len(labels):
         raise ValueError(f"field 'answerKey' is {answer!r}, the labels are {labels}, of {len(texts)} texts")
-    return _choice(_text(row, "question"), texts, labels.index(answer))
+    return _choice(columns.text(row, "question"), texts, labels.index(answer))
 
 
 def _piqa(row: Columns) -> Question:
-    choices = [_text(row, "sol1"), _text(row, "sol2")]
-    return _choice(_text(row, "goal"), choices, _label(row, "label", 2))
+    choices = [columns.text(row, "sol1"), columns.text(row, "sol2")]
+    return _choice(columns.text(row, "goal"), choices, columns.label(row, "label", 2))
 
 
 def _lambada(row: Columns) -> Question:
-    words = _text(row, "text").split(" ")
+    words = columns.text(row, "text").split(" ")
     context = " ".join(words[:-1])
     if context and not context.strip():
         raise ValueError("field 'text' has no word before its last one")
@@ -195,16 +172,16 @@ def _lambada(row: Columns) -> Question:
 
 
 def _mmlu(row: Columns) -> Question:
-    subject, choices = _text(row, "subject"), _texts(row, "choices")
+    subject, choices = columns.text(row, "subject"), columns.texts(row, "choices")
     about = f"The following are questions (with answers) about {subject.replace('_', ' ')}.\n\n"
-    label = _label(row, "answer", len(choices))
-    return _choice(_text(row, "question").strip(), choices, label, about, subject)
+    label = columns.label(row, "answer", len(choices))
+    return _choice(columns.text(row, "question").strip(), choices, label, about, subject)
 
 
 def _blimp(row: Columns) -> Question:
     # The space before a choice belongs to lm-evaluation-harness's question here, too.
-    good, bad = (f" {_text(row, f'sentence_{kind}')}" for kind in ("good", "bad"))
-    return Question("", (good, bad), part=_text(row, "UID"))
+    good, bad = (f" {columns.text(row, f'sentence_{kind}')}" for kind in ("good", "bad"))
+    return Question("", (good, bad), part=columns.text(row, "UID"))
 
 
 SMALL = {

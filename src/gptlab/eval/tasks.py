@@ -15,53 +15,9 @@ from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import TaskError
 from gptlab.eval import continuation, fewshot, hellaswag, small, task_data
 from gptlab.eval.accuracy import Accuracy, multiple_choice
-from gptlab.eval.hellaswag import PROTOCOLS, ProtocolName
+from gptlab.eval.hellaswag import PROTOCOLS, Example
 from gptlab.eval.item import Item, Lazy
 from gptlab.eval.score import Logits, Stop
-
-SAMPLE = ("i", "label", "log_likelihoods", "pred", "pred_norm")
-"""What a samples file says of an item."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """A task's numbers, together with what makes them comparable."""
-
-    task: str
-    protocol: str
-    shots: int
-    items_sha256: str
-    official: bool
-    accuracy: Accuracy
-
-    def samples(self) -> list[dict[str, Any]]:
-        """Return the outcome of each item, as lines of a samples file."""
-        return [{key: row[key] for key in SAMPLE} for row in self.accuracy.rows]
-
-    def metrics(self) -> dict[str, str | int | float | None]:
-        """Return its fields in a line of metrics.jsonl."""
-        score = self.accuracy
-        of_answers = {"perplexity": score.perplexity, "perplexity_stderr": score.stderr_perplexity}
-        if score.perplexity is None:
-            of_answers.clear()
-        return {
-            "task": self.task,
-            "protocol": self.protocol,
-            "shots": self.shots,
-            "acc": score.acc,
-            "acc_norm": score.acc_norm,
-            "stderr": score.stderr,
-            "stderr_norm": score.stderr_norm,
-            "margin": score.margin,
-            "stderr_margin": score.stderr_margin,
-            "answer_bits_per_byte": score.answer_bits_per_byte,
-            "answer_bits_per_byte_stderr": score.stderr_answer_bits_per_byte,
-            **of_answers,
-            "n": score.n,
-            "items_sha256": self.items_sha256,
-            "official": self.official,
-            "truncated": score.truncated,
-        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +49,9 @@ class Task:
         batch_tokens: int | None = None,
         stop: Stop | None = None,
         quiet: bool = False,
-    ) -> Result:
+    ) -> Accuracy:
         """Score a model on the items; arguments and errors as in `accuracy.multiple_choice`."""
-        accuracy = multiple_choice(
+        return multiple_choice(
             logits,
             self.items,
             context=self.context,
@@ -104,11 +60,20 @@ class Task:
             stop=stop,
             quiet=quiet,
         )
-        return self.result(accuracy)
 
-    def result(self, accuracy: Accuracy) -> Result:
-        """Label a count of right choices with its task."""
-        return Result(self.name, self.protocol, self.shots, self.items_sha256, self.official, accuracy)
+    def metrics(self, accuracy: Accuracy) -> dict[str, Any]:
+        """Return the fields of a score in a line of metrics.jsonl: its numbers, and what makes them comparable."""
+        numbers = {key: value for key, value in vars(accuracy).items() if key != "rows"}
+        if accuracy.perplexity is None:
+            del numbers["perplexity"], numbers["perplexity_stderr"]
+        return {
+            "task": self.name,
+            "protocol": self.protocol,
+            "shots": self.shots,
+            **numbers,
+            "items_sha256": self.items_sha256,
+            "official": self.official,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,13 +109,8 @@ def _hellaswag(inputs: Inputs) -> Task:
     # As in lm-evaluation-harness and transformers: a model reads texts as it was trained to.
     before, _ = inputs.tokenizer.frame
 
-    def begun(item: Item) -> Item:
-        return replace(item, pairs=tuple(([*before, *context], ending) for context, ending in item.pairs))
-
-    def plain(i: int) -> Item:
-        return begun(ask(examples[i], encode))
-
-    make = plain
+    pool: Sequence[Example] = ()
+    drawn: list[tuple[int, ...]] = []
     if inputs.shots:
         solved = inputs.fewshot or hellaswag.downloaded("train")
         pool = hellaswag.read(solved)
@@ -158,11 +118,14 @@ def _hellaswag(inputs: Inputs) -> Task:
         official = official and hellaswag.official(solved, "train")
         drawn = fewshot.draws(inputs.shots, examples.keys, pool.keys)
 
-        def with_shots(i: int) -> Item:
+    def make(i: int) -> Item:
+        if drawn:
             shown = "".join(hellaswag.solved(pool[number]) for number in drawn[i])
-            return begun(hellaswag.harness(examples[i], encode, shown))
+            item = hellaswag.harness(examples[i], encode, shown)
+        else:
+            item = ask(examples[i], encode)
+        return replace(item, pairs=tuple(([*before, *context], ending) for context, ending in item.pairs))
 
-        make = with_shots
     return Task(
         name="hellaswag",
         asks="which of four endings fits; chance is 25 %",
@@ -299,37 +262,3 @@ if TYPE_CHECKING:
     TaskName = str
 else:
     TaskName = Literal[(*TASKS, *SUITES)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvalConfig:
-    """What is measured during training, always at the first and the last step."""
-
-    every_steps: int = 250
-    """Optimizer steps between two validations, each with the tasks."""
-    tasks: tuple[TaskName, ...] = ()
-    """Tasks to score besides the validation loss."""
-    val_tokens: int | None = 10_485_760
-    """Tokens of the held-out split to take the validation loss over; None means all."""
-    protocol: ProtocolName = "completion"
-    """How HellaSwag is asked: as llm.c does (completion) or as lm-evaluation-harness does (harness)."""
-    limit: int | None = None
-    """First items of each task, for MMLU and BLiMP evenly of each part; None means all."""
-    hellaswag_file: str | None = None
-    """HellaSwag's validation set as JSONL; None downloads it once into ~/.cache/gptlab."""
-    task_data: str | None = None
-    """A folder with a file for each task, which `small` and its tasks need; docs/small_tasks.md has the commands."""
-
-    def __post_init__(self) -> None:
-        for name in ("every_steps", "val_tokens", "limit"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} = {value}: must be at least 1")
-        tasks = expanded(self.tasks)
-        if len(set(tasks)) < len(tasks):
-            raise ValueError(f"tasks = {list(self.tasks)}: names one twice")
-        if self.task_data is None and any(name in small.SMALL for name in tasks):
-            raise ValueError(
-                f"tasks = {list(self.tasks)}: reads local files; write them as docs/small_tasks.md says, and name "
-                "their folder in task_data"
-            )

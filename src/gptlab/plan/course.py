@@ -21,7 +21,7 @@ UNDECAYED = 0.2
 """Nats that a loss may lie above the surface before the learning rate has come down; estimated."""
 
 
-def judge(run: Path) -> dict[str, Any]:
+def course_of(run: Path) -> dict[str, Any]:
     """Print whether a run is on course, too slow, or above what can be expected, and what to do.
 
     Returns:

@@ -150,38 +150,34 @@ def _row(name: str, config: RunConfig, pace: Pace, data: Data, hours: float) -> 
         why = f"no published fit reaches {quantity(size.parameters)} parameters"
     elif size.flops_per_token * tokens > MOST_FLOPS:
         why = f"no published fit reaches {size.flops_per_token * tokens:.1e} FLOPs"
-    row = Row(
-        name,
-        size.parameters,
-        steps,
-        tokens,
-        tokens / data.tokens,
-        None,
-        None,
-        None,
-        None,
-        PROTOCOL,
-        used,
-        None if pace.usd_per_hour is None else pace.usd_per_hour * used,
-        int(memory),
-        int(KEPT * saved + TOKEN_BYTES * data.tokens),
-        why,
-    )
-    if why is not None:
-        return row, config
-    fast = config.optim.name == "muon"
-    loss = data.surface.loss(size.parameters, tokens * (MUON_TOKENS if fast else 1.0))
-    if loss >= math.log(c.vocab_size):  # a guess
-        return replace(row, why="no published fit reaches so few tokens"), config
-    best = data.surface.loss(size.parameters, tokens * CPU_TOKENS) if fast else loss
-    score = hellaswag(data.surface, size.parameters, tokens * (MUON_TOKENS if fast else 1.0))
-    band = (score + HELLASWAG_BAND[0], score + HELLASWAG_BAND[1])
-    return replace(
-        row,
+    loss = band = score = score_band = None
+    if why is None:
+        fast = config.optim.name == "muon"
+        worth = tokens * (MUON_TOKENS if fast else 1.0)
+        expected = data.surface.loss(size.parameters, worth)
+        if expected >= math.log(c.vocab_size):  # a guess
+            why = "no published fit reaches so few tokens"
+        else:
+            loss, score = expected, hellaswag(data.surface, size.parameters, worth)
+            best = data.surface.loss(size.parameters, tokens * CPU_TOKENS) if fast else loss
+            band = (best - BAND, loss + BAND)
+            score_band = (score + HELLASWAG_BAND[0], score + HELLASWAG_BAND[1])
+    return Row(
+        size=name,
+        parameters=size.parameters,
+        steps=steps,
+        tokens=tokens,
+        epochs=tokens / data.tokens,
         loss=loss,
-        loss_band=(best - BAND, loss + BAND),
+        loss_band=band,
         hellaswag=score,
-        hellaswag_band=band,
+        hellaswag_band=score_band,
+        protocol=PROTOCOL,
+        hours=used,
+        dollars=None if pace.usd_per_hour is None else pace.usd_per_hour * used,
+        memory_bytes=int(memory),
+        disk_bytes=int(KEPT * saved + TOKEN_BYTES * data.tokens),
+        why=why,
     ), config
 
 

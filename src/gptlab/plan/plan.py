@@ -8,7 +8,7 @@ from gptlab import recipe, storage
 from gptlab.actions.announcement import MANY_EPOCHS
 from gptlab.amounts import quantity
 from gptlab.errors import ConfigError
-from gptlab.outputs import file_unwritable
+from gptlab.outputs import require_writable_file
 from gptlab.plan.options import PROTOCOL, Data, Row, best, data_named, expected, rows, table
 from gptlab.plan.pace import Pace, assumed, calibrated
 from gptlab.plan.surface import COMPLETION, CPU_TOKENS, LARGEST, MOST_FLOPS, MUON_TOKENS, SMALLEST
@@ -41,8 +41,8 @@ def plan(
             raise ConfigError(f"{flag} {value}: must be above 0")
     if calibrate and gpus != 1:
         raise ConfigError(f"--gpus {gpus}: --calibrate measures one process here; leave one out")
-    if write is not None and (refusal := file_unwritable(write, "--write")) is not None:
-        raise ConfigError(refusal)
+    if write is not None:
+        require_writable_file(write, "--write")
     on = data_named(data)
     # A prepared folder decides the vocabulary, and what evaluations read.
     config = recipe.load([file], {"data": {"path": data}} if Path(data).is_dir() else {})

@@ -17,7 +17,8 @@ from gptlab.model.size import measure
 from gptlab.publish.cost import estimate_cost
 from gptlab.publish.origin import DataSet, Origin, last_part
 from gptlab.report.charts import loss_chart
-from gptlab.report.page import DASH, draw
+from gptlab.report.page import DASH
+from gptlab.report.picture import draw
 from gptlab.report.results import ANSWER_BITS, CALLED, doubt, results, score, told_items
 from gptlab.runs.history import as_number, training_hours
 from gptlab.runs.metrics import ACCURACIES, Row
@@ -207,7 +208,7 @@ def _progress(at: Origin) -> Rows:
     rate = at.past.highest_rate if at.past is not None else None
     yield "steps", f"{at.step:,}" + (f" of {planned:,}" if planned else "")
     yield "tokens", f"{at.state['tokens']:,}"
-    for name, (key, form) in RECIPE.items():
+    for name, (key, form) in SETTINGS.items():
         if key in config:
             yield name, form.format(config[key])
         if key == "optim.name" and rate is not None:
@@ -288,7 +289,7 @@ def _line(*cells: str) -> str:
 
 
 # Keys of the recipe that the table shows; the card holds the whole recipe below.
-RECIPE = {
+SETTINGS = {
     "tokens a step": ("train.batch_tokens", "{:,}"),
     "optimizer": ("optim.name", "{}"),
     "schedule": ("schedule.name", "{}"),

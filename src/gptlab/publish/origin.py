@@ -1,18 +1,18 @@
 """Where a model comes from, according to its files; what they do not say is None, never guessed."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
 from typing import Any, cast
 
+from gptlab import recipe
 from gptlab.data.manifest import Manifest
 from gptlab.data.mixture import fingerprint, share_block
 from gptlab.data.sources.hub_source import PREFIX, split_name
-from gptlab.errors import DataError
+from gptlab.errors import ConfigError, DataError
 from gptlab.parsing import parse_toml
-from gptlab.runs.changes import read_none, spelled, told
+from gptlab.runs.changes import spelled, told
 from gptlab.runs.folder import METRICS, RECIPE, run_of
 from gptlab.runs.history import Run, read_runs
 from gptlab.runs.metrics import Row
@@ -50,8 +50,6 @@ class DataSet:
 class Origin:
     """What is known about a model."""
 
-    name: str
-    """The run's, or its folder's."""
     state: Mapping[str, Any]
     """The checkpoint's state; empty if there is no checkpoint."""
     run: Run | None
@@ -109,11 +107,11 @@ def find_origin(model: Path, state: Mapping[str, Any]) -> Origin:
     """
     folder = run_of(model) if state else None
     if folder is None:
-        return Origin(model.resolve().name, state, None, None, None)
+        return Origin(state, None, None, None)
     run = read_runs([folder])[0] if (folder / METRICS).is_file() else None
     own = folder / RECIPE
     text = own.read_text("utf-8") if run is not None and run.config and own.is_file() else None
-    found = Origin(folder.name, state, run, None, _data_sets(run, state) if run is not None else None)
+    found = Origin(state, run, None, _data_sets(run, state) if run is not None else None)
     return replace(found, recipe=_recipe(text, found.past)) if text and found.past is not None else found
 
 
@@ -122,43 +120,22 @@ def last_part(path: str) -> str:
     return PureWindowsPath(path).name or path
 
 
-def _recipe(text: str, run: Run) -> str:
-    """Return a config.toml with the values of a run's last step.
+def _recipe(text: str, run: Run) -> str | None:
+    """Return a config.toml with the values of a run's last step; None if it is no recipe of this version.
 
     Data paths stay as they are: the data is the same, or the run would not have continued.
     """
     written = parse_toml(text.encode())
     for key in run.history:
         section, _, name = key.rpartition(".")
-        if section in ("", "data"):
-            continue
-        table = written.get(section)
-        before = read_none(table.get(name)) if isinstance(table, dict) else None
-        value = run.config.get(key)
-        if before != read_none(value):
-            # A path that is None is left out; any other key says "none".
-            left_out = value is None and isinstance(before, str)
-            text = _with_line(text, section, name, "" if left_out else f"{name} = {_toml(value)}\n")
+        if section not in ("", "data") and isinstance(table := written.setdefault(section, {}), dict):
+            table[name] = run.config.get(key)
+    try:
+        text = recipe.to_toml(recipe.check(written))
+    except ConfigError:
+        return None
     paths = re.compile(rf'^({"|".join(PATHS)}) = "(.*)"$', re.MULTILINE)
     return paths.sub(lambda found: f'{found[1]} = "{last_part(found[2])}"', text)
-
-
-def _with_line(text: str, section: str, name: str, line: str) -> str:
-    """Replace a key's line, or put the line at the head of its section."""
-    begin = re.search(rf"^\[{re.escape(section)}\]\n", text, re.MULTILINE)
-    if begin is None:
-        return f"{text}\n[{section}]\n{line}"
-    end = re.compile(r"^\[", re.MULTILINE).search(text, begin.end())
-    stop = end.start() if end is not None else len(text)
-    old = re.compile(rf"^{re.escape(name)} = .*\n", re.MULTILINE).search(text, begin.end(), stop)
-    first, last = old.span() if old is not None else (begin.end(), begin.end())
-    return text[:first] + line + text[last:]
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, list):
-        return f"[{', '.join(map(_toml, cast(list[Any], value)))}]"
-    return json.dumps("none" if value is None else value, ensure_ascii=False)
 
 
 def _bare(key: str, value: Any) -> Any:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from gptlab.errors import ExportError
-from gptlab.formats.huggingface import mark_of, read_mark
 from gptlab.formats.huggingface.wrap import CONFIG
+from gptlab.formats.huggingface.write import mark_of, read_mark
 
 NO_TOKEN = (
     "there is no token for the Hugging Face hub; create one with write access in the hub's settings, and log in with "
@@ -64,7 +64,7 @@ def open_repository(name: str, *, public: bool, of: str) -> None:
                 mark = read_mark(Path(folder))
                 if mark is None:
                     raise ExportError(f"{name}: holds a model that gptlab did not write; choose another name")
-                if mark_of(mark) not in (of, None):
+                if mark_of(mark) != of:
                     raise ExportError(f"{name}: holds another model of gptlab's; choose another name")
 
 

@@ -75,7 +75,6 @@ class Chart:
     """The upper end of the frame; None for the highest point."""
     x_label: str = TOKENS
     x_scale: Scale = "linear"
-    y_scale: Scale = "linear"
     front: bool = False
     """Whether a line marks the points that no other point beats in both x and y."""
 

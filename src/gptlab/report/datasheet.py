@@ -9,21 +9,10 @@ import numpy as np
 import gptlab
 from gptlab.data.manifest import Manifest
 from gptlab.outputs import Record, fingerprint
-from gptlab.report.page import (
-    DASH,
-    INDEX,
-    Chart,
-    Curve,
-    draw,
-    figure,
-    heading,
-    page,
-    paragraph,
-    refuse,
-    samples,
-    table,
-    write,
-)
+from gptlab.report.chart import Chart, Curve
+from gptlab.report.page import DASH, figure, heading, page, paragraph, samples, table
+from gptlab.report.page_folder import INDEX, require_own_page, write
+from gptlab.report.picture import draw
 
 KIND = "data sheet"
 BAR_WIDTH = 50
@@ -158,13 +147,13 @@ def lengths_chart(name: str, split: Row) -> Chart:
     )
 
 
-def refuse_place(folder: Path, out: Path) -> None:
+def require_own_datasheet(folder: Path, out: Path) -> None:
     """Say before a folder is looked through that its page must not be written there.
 
     Raises:
         ConfigError: another data sheet is there, or files of somebody's.
     """
-    refuse(out, KIND, _identity(folder))
+    require_own_page(out, KIND, _identity(folder))
 
 
 def _identity(folder: Path) -> str:
@@ -177,7 +166,7 @@ def write_page(facts: Row, out: Path) -> list[str]:
     Raises:
         ConfigError: the folder holds something else, or cannot be written.
     """
-    refuse_place(Path(facts["folder"]), out)
+    require_own_datasheet(Path(facts["folder"]), out)
     splits: dict[str, Row] = facts["splits"]
     files: dict[str, bytes] = {}
     figures: list[str] = []

@@ -35,7 +35,7 @@ def payload(chart: Chart) -> str:
     said = {
         "axes": axes,
         "frame": [chart.low, chart.high],
-        "log": [chart.x_scale == "log", chart.y_scale == "log"],
+        "log": [chart.x_scale == "log", False],
         "references": [[label, value] for label, value in chart.references],
         "front": chart.front,
         "curves": curves,

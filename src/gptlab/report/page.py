@@ -15,40 +15,10 @@ from typing import Any
 from urllib.parse import quote
 
 from gptlab.outputs import Record
-from gptlab.report.chart import FLOPS, TIME, TOKENS, Chart, Curve
 from gptlab.report.interactive import payload, script, script_hash, style
-from gptlab.report.page_folder import INDEX, file_name, read_record, record_tag, refuse, write
-from gptlab.report.picture import Picture, draw
+from gptlab.report.page_folder import record_tag
+from gptlab.report.picture import Picture
 from gptlab.report.theme import DARK, LIGHT
-
-__all__ = [
-    "DASH",
-    "FLOPS",
-    "INDEX",
-    "TIME",
-    "TOKENS",
-    "Chart",
-    "Curve",
-    "Html",
-    "Picture",
-    "commands",
-    "details",
-    "draw",
-    "figure",
-    "file_name",
-    "heading",
-    "link",
-    "link_to",
-    "page",
-    "pair",
-    "paragraph",
-    "read_record",
-    "refuse",
-    "samples",
-    "table",
-    "tiles",
-    "write",
-]
 
 DASH = "\N{EN DASH}"  # stands in a table for what is not known
 BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n){2,}")
@@ -112,10 +82,9 @@ def page(
 """
 
 
-def heading(text: str, anchor: str = "") -> str:
-    """Set a heading within a section; links reach it as `#anchor`."""
-    named = f' id="{html.escape(anchor)}"' if anchor else ""
-    return f"<h3{named}>{_escape(text)}</h3>\n"
+def heading(text: str) -> str:
+    """Set a heading within a section."""
+    return f"<h3>{_escape(text)}</h3>\n"
 
 
 def paragraph(text: str, style: str = "") -> str:
@@ -128,9 +97,9 @@ def link(text: str, href: str) -> Html:
     return Html(f'<a href="{html.escape(href)}">{html.escape(text)}</a>')
 
 
-def link_to(target: Path, out: Path, text: str = "") -> Html:
-    """Return a link from a page in `out` to a file or folder, by its path as given unless another text is."""
-    return link(text or str(target), quote(os.path.relpath(target.resolve(), out.resolve())))
+def link_to(target: Path, out: Path) -> Html:
+    """Return a link from a page in `out` to a file or folder, by its path as given."""
+    return link(str(target), quote(os.path.relpath(target.resolve(), out.resolve())))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

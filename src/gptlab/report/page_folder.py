@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from gptlab.errors import ConfigError
-from gptlab.outputs import Record, fingerprint, folder_refusal
+from gptlab.outputs import Record, fingerprint, require_own_folder
 from gptlab.parsing import names_neighbour, parse_json
 
 INDEX = "index.html"
-NAME_LETTERS = 60
+FILE_NAME_LETTERS = 60
 RECORD = re.compile(r'<meta name="gptlab" content="([^"]*)">')
 HEAD_LETTERS = 1 << 16  # of a page, in which its record is
 
@@ -36,15 +36,13 @@ def read_record(folder: Path) -> Record | None:
     return Record(str(kind), str(of), str(name), mine | {_aside(each) for each in mine})
 
 
-def refuse(out: Path, kind: str, of: str) -> None:
+def require_own_page(out: Path, kind: str, of: str) -> None:
     """Check before the work of a page begins that it may be written there.
 
     Raises:
         ConfigError: the folder holds another page, or somebody's files.
     """
-    refusal = folder_refusal(out, kind, of, read_record(out))
-    if refusal is not None:
-        raise ConfigError(refusal)
+    require_own_folder(out, kind, of, read_record(out))
 
 
 def write(out: Path, files: Mapping[str, bytes]) -> None:
@@ -73,7 +71,7 @@ def write(out: Path, files: Mapping[str, bytes]) -> None:
 def file_name(text: str) -> str:
     """Return a file name, without an ending, that no other text has and that is short in any alphabet."""
     plain = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
-    return f"{plain[:NAME_LETTERS]}_{fingerprint(text)[:8]}"
+    return f"{plain[:FILE_NAME_LETTERS]}_{fingerprint(text)[:8]}"
 
 
 def _aside(name: str) -> str:

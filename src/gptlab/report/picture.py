@@ -95,8 +95,6 @@ def _pngs(chart: Chart) -> tuple[bytes, bytes]:
     else:
         right = max((float(curve.x.max()) for curve in chart.curves if len(curve.x)), default=0.0) or 1.0
         axes.set_xlim(-0.008 * right, 1.008 * right)
-    if chart.y_scale == "log":
-        axes.set_yscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(_tick))
     axes.yaxis.set_major_formatter(FuncFormatter(_tick))
     axes.set_ylim(chart.low, chart.high)

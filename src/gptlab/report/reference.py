@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gptlab.errors import ConfigError
 from gptlab.parsing import parse_json, typed
-from gptlab.report.results import NAME_LETTERS
+from gptlab.report.results import SHOWN_LETTERS
 from gptlab.runs.history import Run, validated_texts
 
 HIGHEST = 1000.0
@@ -35,7 +35,7 @@ def read_references(file: Path, runs: Sequence[Run]) -> list[tuple[str, float]]:
         for model, _, sha256 in found:
             if text != sha256:
                 raise ConfigError(_refusal(file, model, run))
-    return [((Path(model).name or model)[:NAME_LETTERS], loss) for model, loss, _ in found]
+    return [((Path(model).name or model)[:SHOWN_LETTERS], loss) for model, loss, _ in found]
 
 
 def _refusal(file: Path, model: str, run: Run) -> str:

@@ -29,7 +29,7 @@ ANSWER_BITS = "answer_bits_per_byte"
 CALLED = {ANSWER_BITS: "right answer, bits per byte"}
 """What results are called where their key does not say it."""
 
-NAME_LETTERS = 40  # of a file, in a heading
+SHOWN_LETTERS = 40  # of a file, in a heading
 
 
 def results(row: Row) -> list[str]:
@@ -40,6 +40,12 @@ def results(row: Row) -> list[str]:
         if name not in NO_METRICS and "stderr" not in name and math.isfinite(as_number(value))
     ]
     return sorted(found, key=lambda name: [*ACCURACIES, name].index(name))
+
+
+def accuracy(rows: Iterable[Row]) -> str | None:
+    """Return the accuracy that stands for some scores: the one by length if any has it; None if none has one."""
+    found = {name for row in rows for name in results(row)}
+    return next((name for name in ("acc_norm", "acc") if name in found), None)
 
 
 def standard_error(row: Row, name: str) -> float:
@@ -68,7 +74,7 @@ def told_items(rows: Iterable[Row]) -> str:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= NAME_LETTERS else f"{name[:NAME_LETTERS]}..."
+    return name if len(name) <= SHOWN_LETTERS else f"{name[:SHOWN_LETTERS]}..."
 
 
 def doubt(row: Row, name: str) -> str | None:

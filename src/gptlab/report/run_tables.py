@@ -1,6 +1,5 @@
 """Tables and remarks about runs: what they reached, how their recipes differ, and the story of each."""
 
-import json
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from gptlab.amounts import amount
 from gptlab.report.page import DASH, details, link, link_to, paragraph, samples, table
 from gptlab.report.results import ANSWER_BITS, CALLED, doubt, results, score
 from gptlab.report.score_charts import group_of, groups_of
+from gptlab.runs.changes import spelled
 from gptlab.runs.history import Run
 from gptlab.runs.metrics import ACCURACIES, Row
 
@@ -86,7 +86,7 @@ def differences_table(reached: Sequence[Row]) -> str:
 
 
 def _value(value: Any) -> str:
-    return "absent" if value is None else value if isinstance(value, str) else json.dumps(value, default=str)
+    return "absent" if value is None else spelled(value)
 
 
 def stories(runs: Sequence[Run], out: Path) -> str:

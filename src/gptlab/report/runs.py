@@ -14,7 +14,9 @@ from gptlab.progress import Progress
 from gptlab.report.answer import answer, headline, repeat, tiles_of
 from gptlab.report.chart import Chart
 from gptlab.report.charts import front_chart, loss_chart, rate_charts
-from gptlab.report.page import INDEX, commands, draw, figure, page, pair, paragraph, refuse, tiles, write
+from gptlab.report.page import commands, figure, page, pair, paragraph, tiles
+from gptlab.report.page_folder import INDEX, require_own_page, write
+from gptlab.report.picture import draw
 from gptlab.report.reference import read_references
 from gptlab.report.run_tables import differences_table, runs_table, stories
 from gptlab.report.score_charts import group_of, groups_of, score_charts
@@ -139,7 +141,7 @@ def report(runs: Sequence[Path], out: Path, *, reference: Path | None = None, wa
     loaded = read_runs(runs)
     references = read_references(reference, loaded) if reference is not None else []
     of = fingerprint(*sorted(map(identity, runs)))
-    refuse(out, KIND, of)
+    require_own_page(out, KIND, of)
     reached = [facts(run, loaded[0]) for run in loaded]
     unfair = notes(loaded, reached)
     texts = validated_texts(loaded)

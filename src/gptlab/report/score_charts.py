@@ -11,7 +11,7 @@ from gptlab.report.chart import Chart, Curve
 from gptlab.report.colours import numbers
 from gptlab.report.cost import Cost
 from gptlab.report.page_folder import file_name
-from gptlab.report.results import ANSWER_BITS, doubt, results, score, told_items
+from gptlab.report.results import ANSWER_BITS, accuracy, doubt, score, told_items
 from gptlab.runs.history import Floats, Run, columns
 from gptlab.runs.metrics import ACCURACIES, Row, items_of
 
@@ -57,14 +57,13 @@ def score_charts(runs: Sequence[Run]) -> list[Chart]:
     for group, called in groups_of(measured).items():
         of_run = [[row for row in run.metrics["eval"] if group_of(row) == group] for run in runs]
         charts.append(_accuracy_chart(group, called, runs, of_run))
-        more = _margin_chart(group, called, runs, of_run), _bits_chart(group, called, runs, of_run)
-        charts += [chart for chart in more if chart.curves]
+        charts += _measure_charts(group, called, runs, of_run)
     return charts
 
 
 def _accuracy_chart(group: Group, called: str, runs: Sequence[Run], of_run: Sequence[Sequence[Row]]) -> Chart:
     measured = [row for rows in of_run for row in rows]
-    name = "acc_norm" if any("acc_norm" in results(row) for row in measured) else "acc"
+    name = accuracy(measured) or "acc"
     curves: list[Curve] = []
     for number, run, rows in zip(numbers(runs), runs, of_run, strict=True):
         x, y, error = columns(rows, "tokens", name, ACCURACIES[name])
@@ -78,24 +77,27 @@ def _accuracy_chart(group: Group, called: str, runs: Sequence[Run], of_run: Sequ
     return Chart(group.file_name, title, caption, curves, references)
 
 
-def _margin_chart(group: Group, called: str, runs: Sequence[Run], of_run: Sequence[Sequence[Row]]) -> Chart:
-    caption = (
+def _measure_charts(
+    group: Group, called: str, runs: Sequence[Run], of_run: Sequence[Sequence[Row]]
+) -> list[Chart]:
+    """Chart what is measured besides accuracy, where any run has it."""
+    what, spread = f"{group.task} ({group.protocol})", "with a band or bar of one standard error"
+    margin = Chart(
+        f"{group.file_name}_margin",
+        f"{what}, margin of the right choice in nats",
         f"{called}: by how much the right choice is likelier than the mean of the wrong ones, in nats per unit of "
-        "length, with a band or bar of one standard error. It rises long before the accuracy leaves chance."
+        f"length, {spread}. It rises long before the accuracy leaves chance.",
+        _curves("margin", "stderr_margin", runs, of_run),
+        [("no preference", 0.0)],
     )
-    title = f"{group.task} ({group.protocol}), margin of the right choice in nats"
-    curves = _curves("margin", "stderr_margin", runs, of_run)
-    return Chart(f"{group.file_name}_margin", title, caption, curves, [("no preference", 0.0)])
-
-
-def _bits_chart(group: Group, called: str, runs: Sequence[Run], of_run: Sequence[Sequence[Row]]) -> Chart:
-    caption = (
-        f"{called}: bits per byte that the right answer costs, with a band or bar of one standard error. Fewer are "
-        "better; of small models they are mostly a less noisy measure than accuracy."
+    bits = Chart(
+        f"{group.file_name}_bits",
+        f"{what}, bits per byte of the right answer",
+        f"{called}: bits per byte that the right answer costs, {spread}. Fewer are better; of small models they are "
+        "mostly a less noisy measure than accuracy.",
+        _curves(ANSWER_BITS, f"{ANSWER_BITS}_stderr", runs, of_run),
     )
-    title = f"{group.task} ({group.protocol}), bits per byte of the right answer"
-    curves = _curves(ANSWER_BITS, f"{ANSWER_BITS}_stderr", runs, of_run)
-    return Chart(f"{group.file_name}_bits", title, caption, curves)
+    return [chart for chart in (margin, bits) if chart.curves]
 
 
 def _curves(value: str, spread: str, runs: Sequence[Run], of_run: Sequence[Sequence[Row]]) -> list[Curve]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from gptlab.eval.chance import CHANCE
 from gptlab.eval.published import ORDERED_AT_150M
 from gptlab.report.page import DASH, heading, paragraph, table
-from gptlab.report.results import ANSWER_BITS, doubt, results, score, standard_error
+from gptlab.report.results import ANSWER_BITS, accuracy, doubt, results, score, standard_error
 from gptlab.report.score_charts import Group, group_of, groups_of
 from gptlab.runs.metrics import Row
 
@@ -40,17 +40,11 @@ def telling(reached: Sequence[Row]) -> str:
     rows = [
         _cells(group, name, [part.get(group) for part in scores])
         for group in every
-        if (name := _accuracy([part.get(group) for part in scores])) is not None
+        if (name := accuracy(part[group] for part in scores if group in part)) is not None
     ]
     if not rows:
         return ""
     return heading("What these scores can tell") + table(head, rows) + paragraph(NOTE, "faint")
-
-
-def _accuracy(rows: Sequence[Row | None]) -> str | None:
-    """Return the accuracy that stands for these scores: the one by length where there is one."""
-    found = {name for row in rows if row is not None for name in results(row)}
-    return next((name for name in ("acc_norm", "acc") if name in found), None)
 
 
 def _cells(group: Group, name: str, rows: Sequence[Row | None]) -> list[str]:

@@ -13,7 +13,7 @@ EVERY_S = 3.0
 LOAD = 10  # a report that takes a second to write is written at most once in so many seconds
 
 
-def watch(runs: Sequence[Path], out: Path, *, reference: Path | None = None, every_s: float = EVERY_S) -> Row:
+def watch(runs: Sequence[Path], out: Path, *, reference: Path | None = None) -> Row:
     """Write the report of runs whenever they have new rows, until all are finished or Ctrl-C; return its facts.
 
     Raises:
@@ -32,7 +32,7 @@ def watch(runs: Sequence[Path], out: Path, *, reference: Path | None = None, eve
                         flush=True,
                     )
                 before = now
-            time.sleep(max(every_s, LOAD * (time.monotonic() - began)))
+            time.sleep(max(EVERY_S, LOAD * (time.monotonic() - began)))
     except KeyboardInterrupt:
         print(flush=True)
     return report(runs, out, reference=reference)

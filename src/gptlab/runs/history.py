@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gptlab.errors import ConfigError
-from gptlab.parsing import parse_json, parse_toml
+from gptlab.parsing import flat, parse_json, parse_toml
 from gptlab.runs.changes import History, history, read_none, spelled, told, until
 from gptlab.runs.folder import ENVIRONMENT, METRICS, RECIPE
 from gptlab.runs.metrics import ACCURACIES, GOES_BACK, IDENTITY, Row, read_rows
@@ -118,7 +118,7 @@ def _read_run(folder: Path, name: str) -> Run:
     try:
         recipe = parse_toml(config.read_bytes()) if config.is_file() else {}
         machine = parse_json(environment.read_bytes()) if environment.is_file() else {}
-        checked = _checked(_flat(recipe)), _checked(machine)
+        checked = _checked(flat(recipe)), _checked(machine)
     except ValueError as error:
         raise ConfigError(
             f"run {folder}: its config.toml or environment.json is damaged ({error}); repair or remove it"
@@ -153,13 +153,6 @@ def _fits(changed: Row) -> bool:
     """Return whether the values that a start of a run changed have the types of their settings."""
     values = ((key, value) for key, pair in changed.items() if isinstance(pair, list) for value in pair)
     return all(value is None or _misfit({key: value}) is None for key, value in values)
-
-
-def _flat(table: Row, above: str = "") -> Row:
-    flat: Row = {}
-    for key, value in table.items():
-        flat |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {above + key: value}
-    return flat
 
 
 def as_number(value: object) -> float:

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from gptlab.errors import ConfigError, DataError
-from gptlab.study.differences import Difference, Values
+from gptlab.study.differences import Estimate, Values
 from gptlab.study.power import Variance, seeds_needed
 from gptlab.study.simultaneous import dunnett_critical, dunnett_p, sidak_critical, sidak_p
-from gptlab.study.verdict import ALPHA, Verdict, judge, mean_sd
+from gptlab.study.verdict import ALPHA, Verdict, mean_sd, verdict_of
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Rules:
     lower_is_better: bool
 
 
-def conclude(values: Values, found: Mapping[str, Difference], baseline: str, rules: Rules) -> list[Verdict]:
+def conclude(values: Values, found: Mapping[str, Estimate], baseline: str, rules: Rules) -> list[Verdict]:
     """Return a verdict for each variant, in their order."""
     family = {name: difference for name, difference in found.items() if difference.claims}
     sizes = tuple(1.0 if rules.paired else len(values[name]) / len(values[baseline]) for name in family)
@@ -40,7 +40,7 @@ def conclude(values: Values, found: Mapping[str, Difference], baseline: str, rul
     return verdicts
 
 
-def _judged(plain: Verdict, found: Difference, sizes: tuple[float, ...], rules: Rules) -> Verdict:
+def _judged(plain: Verdict, found: Estimate, sizes: tuple[float, ...], rules: Rules) -> Verdict:
     t, df, count = abs(found.value) / found.error, found.df, len(sizes)
     if rules.joint:
         p, bound = dunnett_p(t, sizes, df), dunnett_critical(sizes, df, ALPHA)
@@ -51,7 +51,7 @@ def _judged(plain: Verdict, found: Difference, sizes: tuple[float, ...], rules: 
         difference=found.value,
         interval=(found.value - bound * found.error, found.value + bound * found.error),
         p=p,
-        verdict=judge(found.value, p, lower_is_better=rules.lower_is_better),
+        verdict=verdict_of(found.value, p, lower_is_better=rules.lower_is_better),
         seeds_needed=seeds_needed(
             found.value,
             found.sd,
@@ -63,7 +63,7 @@ def _judged(plain: Verdict, found: Difference, sizes: tuple[float, ...], rules: 
     )
 
 
-def validate(values: Mapping[str, Mapping[int, float]], baseline: str) -> None:
+def check_values(values: Mapping[str, Mapping[int, float]], baseline: str) -> None:
     """Refuse a comparison that cannot be made.
 
     Raises:

@@ -1,18 +1,18 @@
 """A study from its file to its page."""
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gptlab.actions.slurm import check_ready
+from gptlab.actions.ready import check_ready
 from gptlab.data.manifest import Manifest
 from gptlab.errors import ConfigError, TrainError
 from gptlab.eval import tasks
 from gptlab.evaluations import task_inputs
-from gptlab.outputs import unwritable
+from gptlab.outputs import require_writable
 from gptlab.recipe import RunConfig
+from gptlab.report.page_folder import INDEX
 from gptlab.study import runner
 from gptlab.study.design import Arm, design
 from gptlab.study.study_file import Study, read_study
@@ -44,20 +44,13 @@ def conduct(
 ) -> dict[str, Any]:
     """Run a study, from wherever it stands.
 
-    Args:
-        file: STUDY.toml.
-        out: the study's folder.
-        dry_run: print the plan, and stop.
-        jobs: runs at once; None means one per GPU.
-        only: do this one run.
-        retry: repeat the runs that failed.
+    Arguments as in `gptlab study`.
 
     Raises:
         GptlabError: the study cannot be run, or has changed since it began.
     """
     at_once = runner.checked_jobs(jobs)
-    if (refusal := unwritable(out, "--out")) is not None:
-        raise ConfigError(refusal)
+    require_writable(out, "--out")
     study, step_s = read_study(file), dict[str, float]()
     began = read_plan(out)
 
@@ -74,11 +67,8 @@ def conduct(
         return {"status": "planned", **facts}
     check_inputs(arms, out)
     begin(out, study, arms)
-    interrupt = Interrupt()
-    with ExitStack() as stack:
-        runner.alone(out, stack)
+    with runner.alone(out) as interrupt:
         notes = begin(out, study, arms)  # another process may have begun another study meanwhile
-        stack.enter_context(interrupt.listening())
         return facts | _do(study, arms, file, out, at_once, interrupt, notes, retry=retry)
 
 
@@ -138,7 +128,7 @@ def _do(
     def tell(trial: Trial) -> None:
         ended = read_ended(out, trial)
         assert ended is not None
-        what = f"loss {ended.loss:.4f}" if ended.status == "finished" else f"{ended.status}: {ended.reason}"
+        what = f"loss {ended.loss:.4f}" if ended.finished else ended.why
         print(f"{trial.name}: {what}", flush=True)
         if trial.rate is None and any(read_ended(out, each) is None for each in trials):
             write_page(out, study, arms, notes)
@@ -148,7 +138,7 @@ def _do(
         begun = {trial.arm.name for trial in trials if run_of(out, trial).exists()}
         for trial in (*(each for each in search(study, arms) if each.arm.name not in begun), *trials):
             ended = read_ended(out, trial)
-            if ended is not None and ended.status != "finished":
+            if ended is not None and not ended.finished:
                 record_of(out, trial).unlink()
     for each in (search(study, arms), trials):
         if not runner.do_all(file, out, each, jobs, interrupt, tell):
@@ -160,7 +150,7 @@ def _do(
             for name, rate in best_rates(out, study, arms).items():
                 print(f"{name}: learning rate {rate:g}", flush=True)
     facts = write_page(out, study, arms, notes)
-    print("\n".join([*facts["sentences"], f"{out / 'index.html'}: the page"]))
+    print("\n".join([*facts["sentences"], f"{out / INDEX}: the page"]))
     return {"status": "finished", **facts}
 
 
@@ -182,6 +172,6 @@ def _do_one(study: Study, arms: list[Arm], out: Path, name: str) -> dict[str, An
     assert ended is not None
     if all(read_ended(out, each) is not None for each in counted(study, arms)):
         write_page(out, study, arms, notes)  # the last of an array's jobs
-    if ended.status != "finished":
+    if not ended.finished:
         raise TrainError(f"{name}: {ended.status} ({ended.reason})")
     return {"status": "finished", "notes": notes}

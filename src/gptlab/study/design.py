@@ -11,6 +11,7 @@ from gptlab.errors import ConfigError
 from gptlab.model.check import run_checks
 from gptlab.model.mlp import MLPS
 from gptlab.model.size import Size, measure
+from gptlab.parsing import flat
 from gptlab.recipe import RunConfig
 from gptlab.study.study_file import Study, StudyBudget, Variant
 from gptlab.train.optim import at_rate
@@ -78,7 +79,12 @@ def design(study: Study, step_s: Callable[[str, RunConfig], float], *, checked: 
     Raises:
         ConfigError: a variant, by name, cannot be built or compared, or fails `gptlab check`.
     """
-    configs = {variant.name: _named(variant, _resolve, study, variant) for variant in study.variants}
+    configs: dict[str, RunConfig] = {}
+    for variant in study.variants:
+        try:
+            configs[variant.name] = _resolve(study, variant)
+        except ConfigError as error:
+            raise ConfigError(f"variant {variant.name}: {error}") from None
     baseline = configs[study.baseline.name]
     for name, config in configs.items():
         _refuse_other_text(name, config, baseline)
@@ -128,13 +134,6 @@ def _resolve(study: Study, variant: Variant) -> RunConfig:
     ]
     # The budget decides the length, whatever a base says.
     return recipe.resolve([*layers, {"train": {"steps": 1 << 40, "hours": None}}] if given else layers)
-
-
-def _named(variant: Variant, make: Callable[..., Any], *given: Any) -> Any:
-    try:
-        return make(*given)
-    except ConfigError as error:
-        raise ConfigError(f"variant {variant.name}: {error}") from None
 
 
 def _refuse_other_text(name: str, config: RunConfig, baseline: RunConfig) -> None:
@@ -204,8 +203,5 @@ def _steps(
 
 def settings(arm: Arm) -> dict[str, Any]:
     """Return a variant's settings as JSON values, by `section.key`, without its seeds and its length."""
-    written = json.loads(json.dumps(asdict(arm.config)))
-    every = {
-        f"{section}.{key}": value for section, values in written.items() for key, value in values.items()
-    }
+    every = flat(json.loads(json.dumps(asdict(arm.config))))
     return {key: value for key, value in every.items() if key not in PER_RUN}

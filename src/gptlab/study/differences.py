@@ -18,7 +18,7 @@ ROUNDING = 1e-12  # relative spread that rounding alone gives equal numbers
 
 
 @dataclass(frozen=True)
-class Difference:
+class Estimate:
     """A difference of means, and its precision."""
 
     value: float
@@ -37,7 +37,7 @@ class Difference:
         return self.df > 0 and self.error > 0
 
 
-def differences(values: Values, baseline: str, *, paired: bool, variance: str) -> dict[str, Difference]:
+def differences(values: Values, baseline: str, *, paired: bool, variance: str) -> dict[str, Estimate]:
     """Return the difference of each variant from the baseline; none for a variant without runs to compare.
 
     A variant with a single run gets a difference that claims nothing, and takes no part in the pooled variance.
@@ -49,7 +49,7 @@ def differences(values: Values, baseline: str, *, paired: bool, variance: str) -
         if name != baseline
     }
     found = {
-        name: Difference(_mean(values[name], seeds) - _mean(control, seeds if paired else control.keys()))
+        name: Estimate(_mean(values[name], seeds) - _mean(control, seeds if paired else control.keys()))
         for name, seeds in shared.items()
         if seeds and control
     }
@@ -64,14 +64,14 @@ def complete(values: Mapping[str, Mapping[int, object]], names: Sequence[str]) -
     return sorted(set.intersection(*(set(values[name]) for name in names)))
 
 
-def _pooled(values: Values, baseline: str, others: Sequence[str]) -> dict[str, Difference]:
+def _pooled(values: Values, baseline: str, others: Sequence[str]) -> dict[str, Estimate]:
     """Pool the variance of runs around their variant's mean."""
     groups = {name: _array(values[name]) for name in (baseline, *others)}
     residuals = np.concatenate([group - group.mean() for group in groups.values()])
     df = len(residuals) - len(groups)
     sd, control = _sd(residuals, df, groups.values()), groups[baseline]
     return {
-        name: Difference(
+        name: Estimate(
             float(groups[name].mean() - control.mean()),
             sd * math.sqrt(1 / len(groups[name]) + 1 / len(control)),
             df,
@@ -81,7 +81,7 @@ def _pooled(values: Values, baseline: str, others: Sequence[str]) -> dict[str, D
     }
 
 
-def _blocks(values: Values, baseline: str, others: Sequence[str]) -> dict[str, Difference]:
+def _blocks(values: Values, baseline: str, others: Sequence[str]) -> dict[str, Estimate]:
     """Pool the variance that variants and seeds leave: randomised blocks, over the seeds that all variants have."""
     seeds = complete(values, (baseline, *others))
     if len(seeds) < 2:
@@ -91,19 +91,19 @@ def _blocks(values: Values, baseline: str, others: Sequence[str]) -> dict[str, D
     df = len(others) * (len(seeds) - 1)
     sd, means_V = _sd(residuals_VS, df, [table_VS]), table_VS.mean(1)
     return {
-        name: Difference(float(mean - means_V[0]), sd * math.sqrt(2 / len(seeds)), df, sd)
+        name: Estimate(float(mean - means_V[0]), sd * math.sqrt(2 / len(seeds)), df, sd)
         for name, mean in zip(others, means_V[1:], strict=True)
     }
 
 
-def _welch(values: Values, baseline: str, others: Sequence[str]) -> dict[str, Difference]:
+def _welch(values: Values, baseline: str, others: Sequence[str]) -> dict[str, Estimate]:
     """Give each comparison the two variances of its own runs."""
-    found: dict[str, Difference] = {}
+    found: dict[str, Estimate] = {}
     for name in others:
         groups = [_array(values[name]), _array(values[baseline])]
         variances = [_sd(each - each.mean(), len(each) - 1, groups) ** 2 for each in groups]
         parts = [variance / len(each) for variance, each in zip(variances, groups, strict=True)]
-        found[name] = Difference(
+        found[name] = Estimate(
             float(groups[0].mean() - groups[1].mean()),
             math.sqrt(sum(parts)),
             satterthwaite(parts, [len(each) - 1 for each in groups]),
@@ -112,15 +112,15 @@ def _welch(values: Values, baseline: str, others: Sequence[str]) -> dict[str, Di
     return found
 
 
-def _paired(values: Values, baseline: str, others: Sequence[str]) -> dict[str, Difference]:
+def _paired(values: Values, baseline: str, others: Sequence[str]) -> dict[str, Estimate]:
     """Give each comparison the variance of its own differences."""
-    found: dict[str, Difference] = {}
+    found: dict[str, Estimate] = {}
     for name in others:
         seeds = complete(values, (baseline, name))
         runs = np.array([[values[each][seed] for seed in seeds] for each in (name, baseline)])
         shifts = runs[0] - runs[1]
         sd, n = _sd(shifts - shifts.mean(), len(seeds) - 1, [runs]), len(seeds)
-        found[name] = Difference(float(shifts.mean()), sd / math.sqrt(n), n - 1, sd / math.sqrt(2))
+        found[name] = Estimate(float(shifts.mean()), sd / math.sqrt(n), n - 1, sd / math.sqrt(2))
     return found
 
 
@@ -148,7 +148,7 @@ def _mean(runs: Runs, seeds: Collection[int]) -> float:
     return math.fsum(runs[seed] for seed in seeds) / len(seeds)
 
 
-Estimator = Callable[[Values, str, Sequence[str]], dict[str, Difference]]
+Estimator = Callable[[Values, str, Sequence[str]], dict[str, Estimate]]
 ESTIMATORS: dict[tuple[bool, str], Estimator] = {
     (False, "pooled"): _pooled,
     (True, "pooled"): _blocks,

@@ -13,11 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from gptlab.errors import DataError
-from gptlab.study.conclusions import Rules, conclude, validate
-from gptlab.study.differences import Difference, complete, differences, satterthwaite
+from gptlab.study.conclusions import Rules, check_values, conclude
+from gptlab.study.differences import Estimate, Floats, complete, differences, satterthwaite
 from gptlab.study.verdict import Verdict
 
-Floats = npt.NDArray[np.float64]
 Items = Mapping[str, Mapping[int, npt.NDArray[Any]]]  # variant -> seed -> score of each item
 
 
@@ -49,7 +48,7 @@ def compare_items(
     means = {
         name: {seed: float(np.mean(each)) for seed, each in runs.items()} for name, runs in scores.items()
     }
-    validate(means, baseline)
+    check_values(means, baseline)
     found = differences(means, baseline, paired=paired, variance="pooled")
     if target == "seeds and items":
         claimed = [name for name, difference in found.items() if difference.claims]
@@ -62,7 +61,7 @@ def compare_items(
     return conclude(means, found, baseline, rules)
 
 
-def with_items(over_seeds: Difference, crossed: list[Floats]) -> Difference:
+def with_items(over_seeds: Estimate, crossed: list[Floats]) -> Estimate:
     """Widen a difference by what other items would change.
 
     Args:

@@ -3,7 +3,7 @@
 import numpy as np
 import scipy
 
-from gptlab.study.conclusions import Rules, conclude, validate
+from gptlab.study.conclusions import Rules, check_values, conclude
 from gptlab.study.differences import Values, differences
 from gptlab.study.power import Variance
 from gptlab.study.verdict import Verdict
@@ -36,7 +36,7 @@ def compare_losses(
         ConfigError: there is no such baseline.
         DataError: a value is not finite.
     """
-    validate(values, baseline)
+    check_values(values, baseline)
     found = differences(values, baseline, paired=paired, variance=variance)
     rules = Rules(paired, variance, variance == "pooled", lower_is_better)
     return conclude(values, found, baseline, rules)

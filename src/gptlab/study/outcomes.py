@@ -40,16 +40,12 @@ class Outcome:
 
     def finished(self, name: str) -> bool:
         """Say whether a trial has finished, and so counts."""
-        return name in self.ended and self.ended[name].status == "finished"
+        return name in self.ended and self.ended[name].finished
 
     @property
     def failed(self) -> dict[str, str]:
         """Why trials failed, by name."""
-        return {
-            name: f"{one.status}: {one.reason}"
-            for name, one in self.ended.items()
-            if one.status != "finished"
-        }
+        return {name: one.why for name, one in self.ended.items() if not one.finished}
 
 
 def outcome(out: Path, study: Study, arms: Sequence[Arm]) -> Outcome:
@@ -57,7 +53,7 @@ def outcome(out: Path, study: Study, arms: Sequence[Arm]) -> Outcome:
     trials = counted(study, arms)
     every = [*search(study, arms), *trials]
     ended = {trial.name: one for trial in every if (one := read_ended(out, trial)) is not None}
-    done = [(trial, ended[trial.name]) for trial in trials if _finished(ended.get(trial.name))]
+    done = [(trial, one) for trial in trials if (one := ended.get(trial.name)) is not None and one.finished]
     losses = {
         arm.name: {trial.seed: one.loss for trial, one in done if trial.arm is arm and one.loss is not None}
         for arm in arms
@@ -74,10 +70,6 @@ def outcome(out: Path, study: Study, arms: Sequence[Arm]) -> Outcome:
     ]
     metrics += _across(_scores(study, arms, done))
     return Outcome(ended, metrics, [trial.name for trial in trials if trial.name not in ended])
-
-
-def _finished(ended: Ended | None) -> bool:
-    return ended is not None and ended.status == "finished"
 
 
 def _scores(study: Study, arms: Sequence[Arm], done: Sequence[tuple[Trial, Ended]]) -> list[Metric]:

@@ -1,9 +1,8 @@
 """What a study can show: the smallest difference it finds, and the seeds that a difference needs."""
 
 import math
+from bisect import bisect_left
 from typing import Literal
-
-import scipy
 
 from gptlab.study.simultaneous import dunnett_critical, exceeds, root, sidak_critical
 from gptlab.study.verdict import ALPHA
@@ -62,13 +61,12 @@ def detectable(
     paired: bool,
     variance: Variance = "pooled",
     floor: float = 0.0,
-    power: float = POWER,
 ) -> float:
-    """Return the smallest true difference that a study finds with the given power; other arguments as in `power_of`."""
+    """Return the smallest true difference that a study finds with POWER; arguments as in `power_of`."""
 
     def surplus(difference: float) -> float:
         found = power_of(difference, sd, n, comparisons, paired=paired, variance=variance, floor=floor)
-        return found - power
+        return found - POWER
 
     return root(surplus, 0.0, math.hypot(sd, math.sqrt(floor)))
 
@@ -81,30 +79,15 @@ def seeds_needed(
     paired: bool,
     variance: Variance = "pooled",
     floor: float = 0.0,
-    power: float = POWER,
 ) -> int | None:
-    """Return the fewest seeds that find a difference with the given power; None above 10,000, or without a spread."""
+    """Return the fewest seeds that find a difference with POWER; None above 10,000, or without a spread."""
     if not difference or not sd:
         return None
 
     def enough(n: int) -> bool:
         found = power_of(difference, sd, n, comparisons, paired=paired, variance=variance, floor=floor)
-        return found >= power
+        return found >= POWER
 
-    # A known variance needs hardly fewer seeds, so the search starts there.
-    t = dunnett_critical((1.0,) * comparisons, math.inf, ALPHA)
-    known = abs(difference) / (t + float(scipy.stats.norm.ppf(power)))
-    seeds = 2 * sd**2 / (known**2 - floor) if known**2 > floor else math.inf
-    if seeds > MOST_SEEDS or not enough(MOST_SEEDS):
+    if not enough(MOST_SEEDS):
         return None
-    low, step = max(1, math.floor(seeds) - 1), 1
-    while low > 1 and enough(low):
-        low //= 2
-    high = low + 1
-    while not enough(high):
-        low, step = high, 2 * step
-        high = min(low + step, MOST_SEEDS)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
+    return bisect_left(range(MOST_SEEDS + 1), True, lo=2, key=enough)

@@ -6,8 +6,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -15,7 +15,7 @@ from typing import IO
 
 import torch
 
-from gptlab.errors import ConfigError, TrainError
+from gptlab.errors import INTERRUPTED, ConfigError, TrainError
 from gptlab.machine.lock import lock
 from gptlab.parsing import parse_json
 from gptlab.progress import Progress
@@ -24,7 +24,6 @@ from gptlab.study.study_plan import PLAN
 from gptlab.study.trials import Ended, Trial, keep, read_ended, run_of, total
 from gptlab.train.interrupt import Interrupt
 
-INTERRUPTED = 75
 POLL_S = 0.2
 CHILD = "GPTLAB_STUDY_CHILD"
 TAIL_BYTES = 4096
@@ -51,17 +50,23 @@ def checked_jobs(asked: int | None) -> int:
     return asked or max(1, torch.cuda.device_count())
 
 
-def alone(out: Path, stack: ExitStack) -> None:
-    """Lock a study's folder, so that no other process does its runs.
+@contextmanager
+def alone(out: Path) -> Generator[Interrupt]:
+    """Lock a study's folder, so that no other process does its runs, and yield what may ask to stop meanwhile.
 
     Raises:
         TrainError: another process does.
     """
-    file = stack.enter_context((out / PLAN).open("rb+"))
-    try:
-        lock(file)
-    except BlockingIOError:
-        raise TrainError(f"{out}: another process is running this study; wait for it or stop it") from None
+    interrupt = Interrupt()
+    with (out / PLAN).open("rb+") as file:
+        try:
+            lock(file)
+        except BlockingIOError:
+            raise TrainError(
+                f"{out}: another process is running this study; wait for it or stop it"
+            ) from None
+        with interrupt.listening():
+            yield interrupt
 
 
 def do_all(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from gptlab.errors import CheckpointError
 from gptlab.eval import tasks
+from gptlab.eval.accuracy import Accuracy
 from gptlab.eval.hellaswag import PROTOCOLS
 from gptlab.evaluations import task_inputs
 from gptlab.loading import find
@@ -56,20 +57,19 @@ def score_run(run: Path, config: RunConfig) -> list[ItemScores]:
     for name in config.eval.tasks:
         for protocol in PROTOCOLS if name == "hellaswag" else ("completion",):
             for task in tasks.build_all([name], task_inputs(config, opened.tokenizer, protocol)):
-                result = task.evaluate(logits, device=device)
+                score = task.evaluate(logits, device=device)
                 if record is not None:
-                    record.keep({**result.metrics(), "dtype": dtype}, task.source)
-                found.append(_by_item(result))
+                    record.keep({**task.metrics(score), "dtype": dtype}, task.source)
+                found.append(_by_item(task, score))
     return found
 
 
-def _by_item(result: tasks.Result) -> ItemScores:
-    rows, whole = result.accuracy.rows, result.accuracy
+def _by_item(task: tasks.Task, score: Accuracy) -> ItemScores:
     return ItemScores(
-        result.task,
-        result.protocol,
-        result.items_sha256,
-        [int(row["pred"] == row["label"]) for row in rows],
-        [int(row["pred_norm"] == row["label"]) for row in rows] if whole.acc_norm is not None else [],
-        [row["margin"] for row in rows if row["margin"] is not None],
+        task.name,
+        task.protocol,
+        task.items_sha256,
+        [int(row["pred"] == row["label"]) for row in score.rows],
+        [int(row["pred_norm"] == row["label"]) for row in score.rows] if score.acc_norm is not None else [],
+        [row["margin"] for row in score.rows if row["margin"] is not None],
     )

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from gptlab.report.chart import FLOPS, TIME, Chart, Curve
 from gptlab.report.cost import FLOPS_CAPTION, Cost
-from gptlab.report.page import FLOPS, TIME, Chart, Curve
 from gptlab.runs.history import Floats, Run, columns, validations
 from gptlab.study.design import Arm
 

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import gptlab
 from gptlab.amounts import amount, duration, quantity
 from gptlab.errors import ConfigError
 from gptlab.outputs import Record
-from gptlab.report.page import DASH, INDEX, commands, draw, figure, link, page, paragraph, table, write
-from gptlab.report.page_folder import read_record
+from gptlab.report.page import DASH, commands, figure, link, page, paragraph, table
+from gptlab.report.page_folder import INDEX, read_record, write
+from gptlab.report.picture import draw
 from gptlab.runs.history import Run, columns, read_runs, validations
 from gptlab.study.design import Arm, marks
 from gptlab.study.outcomes import Metric, Outcome, outcome
@@ -20,7 +22,6 @@ from gptlab.study.study_charts import charts, seconds_at
 from gptlab.study.study_file import Study
 from gptlab.study.study_plan import identity
 from gptlab.study.trials import counted, run_of, search
-from gptlab.study.verdict import Verdict
 
 KIND = "study"
 TARGETS = {
@@ -79,11 +80,11 @@ def write_page(out: Path, study: Study, arms: Sequence[Arm], notes: Sequence[str
     text = page(title, lead, sections, record, answer=_answer(study, loss, found))
     write(out, {INDEX: text.encode(errors="replace"), **{f"{n}.png": p.light for n, p in pictures.items()}})
     return {
-        "variants": [verdict.facts() for verdict in loss.verdicts],
+        "variants": [asdict(verdict) for verdict in loss.verdicts],
         "metrics": {
-            metric.name: [verdict.facts() for verdict in metric.verdicts] for metric in found.metrics
+            metric.name: [asdict(verdict) for verdict in metric.verdicts] for metric in found.metrics
         },
-        "sentences": [_sentence(study, loss, verdict) for verdict in loss.verdicts[1:]],
+        "sentences": [verdict.sentence(study.baseline.name, loss.unit) for verdict in loss.verdicts[1:]],
         "failed": found.failed,
         "missing": found.missing,
         "page": str(out / INDEX),
@@ -100,14 +101,11 @@ def _refuse_other_page(out: Path, of: str) -> None:
 
 def _runs(out: Path, study: Study, arms: Sequence[Arm], found: Outcome) -> dict[str, list[Run]]:
     """Read the finished runs of each variant, by seed."""
-    done = [trial for trial in counted(study, arms) if found.finished(trial.name)]
-    return {
-        arm.name: read_runs([run_of(out, t) for t in done if t.arm is arm]) for arm in arms if _any(arm, done)
+    done = {
+        arm.name: [run_of(out, trial) for trial in counted(study, [arm]) if found.finished(trial.name)]
+        for arm in arms
     }
-
-
-def _any(arm: Arm, done: Sequence[Any]) -> bool:
-    return any(trial.arm is arm for trial in done)
+    return {name: read_runs(folders) for name, folders in done.items() if folders}
 
 
 def shared_seeds(study: Study, arms: Sequence[Arm], found: Outcome) -> list[int]:
@@ -154,27 +152,14 @@ def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _scaled(metric: Metric, value: float | None) -> float | None:
-    return value if value is None or metric.unit != "points" else 100 * value
-
-
-def _digits(metric: Metric) -> int:
-    return 2 if metric.unit == "points" else 4
-
-
-def _number(metric: Metric, value: float | None, sign: str = "") -> str:
-    scaled = _scaled(metric, value)
-    return DASH if scaled is None else f"{scaled:{sign}.{_digits(metric)}f}"
-
-
-def _sentence(study: Study, metric: Metric, verdict: Verdict) -> str:
-    return verdict.scaled(100 if metric.unit == "points" else 1).sentence(
-        study.baseline.name, metric.unit, _digits(metric)
-    )
+def _number(value: float | None, digits: int, sign: str = "") -> str:
+    return DASH if value is None else f"{value:{sign}.{digits}f}"
 
 
 def _verdicts(study: Study, metric: Metric, notes: Sequence[str]) -> str:
     """Write the table of a metric, a sentence for each variant, and what makes the comparison less than fair."""
+    scale, digits = (100, 2) if metric.unit == "points" else (1, 4)
+    verdicts = [verdict.scaled(scale) for verdict in metric.verdicts]
     unit = "%" if metric.unit == "points" else metric.unit
     head = [
         "variant",
@@ -191,19 +176,21 @@ def _verdicts(study: Study, metric: Metric, notes: Sequence[str]) -> str:
         [
             verdict.name,
             str(verdict.n),
-            _number(metric, verdict.mean),
-            _number(metric, verdict.sd),
-            _number(metric, verdict.difference, "+"),
+            _number(verdict.mean, digits),
+            _number(verdict.sd, digits),
+            _number(verdict.difference, digits, "+"),
             DASH
             if verdict.interval is None
-            else " to ".join(_number(metric, edge, "+") for edge in verdict.interval),
+            else " to ".join(_number(edge, digits, "+") for edge in verdict.interval),
             DASH if verdict.p is None else "< 0.001" if verdict.p < 0.001 else f"{verdict.p:.3f}",
             verdict.verdict or ("baseline" if verdict.name == study.baseline.name else DASH),
             DASH if verdict.seeds_needed is None else f"{verdict.seeds_needed:,}",
         ]
-        for verdict in metric.verdicts
+        for verdict in verdicts
     ]
-    said = "".join(paragraph(_sentence(study, metric, verdict)) for verdict in metric.verdicts[1:])
+    said = "".join(
+        paragraph(verdict.sentence(study.baseline.name, metric.unit, digits)) for verdict in verdicts[1:]
+    )
     warned = [metric.warning] if metric.warning else []
     return table(head, rows) + said + "".join(paragraph(note, "note") for note in (*warned, *notes))
 

@@ -13,7 +13,7 @@ from gptlab.bench.rig import Rig
 from gptlab.data.manifest import Manifest
 from gptlab.errors import ConfigError
 from gptlab.outputs import fingerprint
-from gptlab.parsing import parse_json
+from gptlab.parsing import flat, parse_json
 from gptlab.recipe import RunConfig
 from gptlab.study.design import Arm, marks, settings
 from gptlab.study.power import HELLASWAG_SD, LOSS_SD, detectable
@@ -28,7 +28,7 @@ JUDGED = ("seeds", "tune", "paired", "variance", "target")
 
 
 @dataclass(frozen=True)
-class Cost:
+class StudyCost:
     """What a study takes."""
 
     runs: int
@@ -44,10 +44,10 @@ def step_seconds(config: RunConfig) -> float:
         return statistics.median(rig.step().seconds for _ in range(TIMED_STEPS))
 
 
-def cost(study: Study, arms: Sequence[Arm], step_s: Mapping[str, float]) -> Cost:
+def cost(study: Study, arms: Sequence[Arm], step_s: Mapping[str, float]) -> StudyCost:
     """Return what the whole study takes."""
     trials = [*search(study, arms), *counted(study, arms)]
-    return Cost(
+    return StudyCost(
         len(trials),
         total(trials),
         sum(trial.steps * step_s[trial.arm.name] for trial in trials) / 3600,
@@ -133,7 +133,7 @@ def begin(out: Path, study: Study, arms: Sequence[Arm]) -> list[str]:
         out.mkdir(parents=True, exist_ok=True)
         storage.replace_text(out / PLAN, json.dumps(asked, indent=1) + "\n")
         return []
-    was, now, added = _flat(before), _flat(asked), list[int](before.get(ADDED, []))
+    was, now, added = flat(before), flat(asked), list[int](before.get(ADDED, []))
     for key in [*was, *(key for key in now if key not in was)]:
         if was.get(key) == now.get(key) or key in (ADDED, "gptlab"):  # the page names versions that differ
             continue
@@ -177,12 +177,4 @@ def read_plan(out: Path) -> dict[str, Any] | None:
             raise ValueError("it is not a plan")
     except ValueError as error:
         raise ConfigError(f"{file}: is damaged ({error}); choose another --out") from None
-    return found
-
-
-def _flat(plan: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in plan.items():
-        name = f"{prefix}.{key}" if prefix else key
-        found |= _flat(value, name) if isinstance(value, dict) else {name: value}
     return found

@@ -65,6 +65,16 @@ class Ended:
     peak_bytes: int | None = None
     scores: list[ItemScores] = field(default_factory=list[ItemScores])
 
+    @property
+    def finished(self) -> bool:
+        """Whether it finished, and so counts."""
+        return self.status == "finished"
+
+    @property
+    def why(self) -> str:
+        """What it came to, in words, if it did not finish."""
+        return f"{self.status}: {self.reason}"
+
 
 def search(study: Study, arms: Sequence[Arm]) -> list[Trial]:
     """List the runs of each variant's learning-rate search; their seed is not one of the study's."""
@@ -129,7 +139,7 @@ def best_rates(out: Path, study: Study, arms: Sequence[Arm]) -> dict[str, float]
                 f"{trial.name}: the search for the learning rate is not over; run the study without --only"
             )
         losses = found.setdefault(trial.arm.name, {})
-        if trial.rate is not None and ended.status == "finished" and ended.loss is not None:
+        if trial.rate is not None and ended.finished and ended.loss is not None:
             losses[trial.rate] = ended.loss
     return {name: min(losses, key=losses.__getitem__) for name, losses in found.items() if losses}
 

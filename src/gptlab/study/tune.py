@@ -5,7 +5,6 @@ Source: a rate is judged by whole, annealed runs, as a learning-rate range test 
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ import numpy as np
 
 from gptlab import recipe, storage
 from gptlab.amounts import amount, duration
-from gptlab.errors import ConfigError, TrainError
-from gptlab.outputs import unwritable
+from gptlab.errors import TrainError
+from gptlab.outputs import require_writable
 from gptlab.recipe import RunConfig
 from gptlab.report.theme import LIGHT
 from gptlab.study import runner
@@ -24,7 +23,6 @@ from gptlab.study.design import design
 from gptlab.study.study_file import parse_study
 from gptlab.study.study_plan import begin, step_seconds
 from gptlab.study.trials import read_ended, search
-from gptlab.train.interrupt import Interrupt
 
 STUDY, PICTURE = "study.toml", "rates.png"
 NEAR = 2.1  # times the best rate, and as far below: farther off the loss is no parabola
@@ -55,21 +53,13 @@ def tune(
 ) -> dict[str, Any]:
     """Train with several peak rates, on the same samples in the same order, and find the best one.
 
-    Args:
-        recipes: merged left to right.
-        flags: merged over them.
-        out: the folder of the runs and the picture; run again to continue.
-        tokens: of each run.
-        rates: peak rates of the matrices, or multiples of the recipe's; other groups keep their ratio to them.
-        jobs: runs at once; None means one per GPU.
-        carry_to: a recipe for which the best rate is estimated as well.
+    Arguments as in `gptlab tune`; `flags` are merged over the recipes.
 
     Raises:
         GptlabError: the recipe cannot be trained, or the folder holds something else.
     """
     at_once = runner.checked_jobs(jobs)
-    if (refusal := unwritable(out, "--out")) is not None:
-        raise ConfigError(refusal)
+    require_writable(out, "--out")
     config = recipe.load(recipes, flags)
     larger = recipe.load([carry_to]) if carry_to is not None else None
     text = _study(config, tokens, rates)
@@ -85,15 +75,12 @@ def tune(
             f"{len(left)} runs of {arm.steps:,} steps, {amount(arm.tokens)} tokens each: "
             f"about {duration(seconds)} of training"
         )
-    interrupt = Interrupt()
-    with ExitStack() as stack:
-        runner.alone(out, stack)
-        stack.enter_context(interrupt.listening())
+    with runner.alone(out) as interrupt:
         if not runner.do_all(out / STUDY, out, trials, at_once, interrupt, lambda trial: None):
             print(f"{out}: interrupted ({interrupt.reason}). Run the same command again to continue.")
             return {"status": "interrupted"}
     rows = [_row(out, trial) for trial in trials]
-    facts: dict[str, Any] = {"status": "finished", "tokens": arm.tokens, **judge(rows), "rows": rows}
+    facts: dict[str, Any] = {"status": "finished", "tokens": arm.tokens, **optimum(rows), "rows": rows}
     if facts["rate"] is None:
         raise TrainError(f"{out}: no run finished: {rows[0]['why']}; lower --rates")
     lines = _lines(facts)
@@ -122,15 +109,14 @@ def _is_number(text: str) -> bool:
 def _row(out: Path, trial: Any) -> dict[str, Any]:
     ended = read_ended(out, trial)
     assert ended is not None
-    finished = ended.status == "finished"
     return {
         "rate": trial.rate,
-        "loss": ended.loss if finished else None,
-        "why": None if finished else f"{ended.status}: {ended.reason}",
+        "loss": ended.loss if ended.finished else None,
+        "why": None if ended.finished else ended.why,
     }
 
 
-def judge(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def optimum(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the best of the tried rates, whether it is at the edge, and the bottom of a parabola around it."""
     points = sorted((row["rate"], row["loss"]) for row in rows if row["loss"] is not None)
     if not points:

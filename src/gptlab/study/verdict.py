@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 ALPHA = 0.05  # how often a difference may be claimed if there is none
@@ -28,10 +28,6 @@ class Verdict:
     """`better`, `worse` or `not distinguishable`; None if nothing can be claimed, and for the baseline."""
     seeds_needed: int | None = None
     """Seeds that find a difference of this size four times in five; None above 10,000."""
-
-    def facts(self) -> dict[str, Any]:
-        """Return the verdict with the keys of the JSON output."""
-        return asdict(self) | {"interval": list(self.interval) if self.interval is not None else None}
 
     def scaled(self, factor: float) -> "Verdict":
         """Return the verdict in another unit."""
@@ -74,7 +70,7 @@ class Verdict:
         )
 
 
-def judge(difference: float, p: float, *, lower_is_better: bool) -> str:
+def verdict_of(difference: float, p: float, *, lower_is_better: bool) -> str:
     """Return the verdict on a difference."""
     if p >= ALPHA:
         return "not distinguishable"

@@ -15,7 +15,7 @@ from gptlab.data.bpe_file import BPEFile
 from gptlab.data.tokenizer import Bytes
 from gptlab.data.train_tokenizer import train_tokenizer
 from gptlab.errors import ExportError
-from gptlab.formats.gguf import export_gguf
+from gptlab.formats.gguf.write import export_gguf
 from gptlab.formats.huggingface.classes.llama import Llama
 from gptlab.model.gpt import ModelConfig
 from gptlab.sample import GeneratingGPT

@@ -17,8 +17,9 @@ from gptlab.data.manifest import Manifest
 from gptlab.data.tokenizer import PROBES, Bytes, Tokenizer
 from gptlab.data.train_tokenizer import train_tokenizer
 from gptlab.errors import ExportError
-from gptlab.formats.gguf import ARCHITECTURES, DTYPES, export_gguf
+from gptlab.formats.gguf.architectures import ARCHITECTURES
 from gptlab.formats.gguf.compare import open_gguf
+from gptlab.formats.gguf.write import DTYPES, export_gguf
 from gptlab.loading import load
 from gptlab.model.gpt import ModelConfig
 from gptlab.sample import GeneratingGPT, generate

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from gptlab.errors import GptlabError
 from gptlab.eval.score import log_likelihoods
-from gptlab.formats.huggingface import HuggingFaceModel
-from gptlab.formats.huggingface.wrap import load_hugging_face, quiet_transformers
+from gptlab.formats.huggingface.wrap import HuggingFaceModel, load_hugging_face, quiet_transformers
 
 WAYS = {
     "repeated": "its cache",

@@ -10,7 +10,7 @@ from class_page import PAGE, classes, rows
 from tiny_causal import make_folder
 
 from gptlab.errors import CheckpointError
-from gptlab.formats.huggingface import load_hugging_face
+from gptlab.formats.huggingface.wrap import load_hugging_face
 from gptlab.sample import generate
 
 # Deprecation warnings of transformers and torch are not about gptlab.

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from gptlab.data.load_tokenizer import load_tokenizer
 from gptlab.errors import ExportError
-from gptlab.formats.huggingface import compare_logits, export
-from gptlab.formats.huggingface.compare import PLACES, compare, places_of
+from gptlab.formats.huggingface.compare import PLACES, compare, compare_logits, places_of
+from gptlab.formats.huggingface.write import export
 from gptlab.sample import GeneratingGPT
 
 MakeGPT = Callable[..., GeneratingGPT]
@@ -60,7 +60,9 @@ from pathlib import Path
 import torch
 from gptlab.data.load_tokenizer import load_tokenizer
 from gptlab.model.gpt import ModelConfig
-from gptlab.formats.huggingface import compare_logits, export, write as folder
+from gptlab.formats.huggingface import write as folder
+from gptlab.formats.huggingface.compare import compare_logits
+from gptlab.formats.huggingface.write import export
 from gptlab.formats.huggingface.compare import compare
 from gptlab.sample import GeneratingGPT
 

@@ -17,8 +17,10 @@ from gptlab import cli
 from gptlab.actions.import_ import import_model
 from gptlab.data.load_tokenizer import load_tokenizer
 from gptlab.errors import CheckpointError
-from gptlab.formats.huggingface import HuggingFaceModel, UnfitError, export, read_ours
 from gptlab.formats.huggingface.classes import FORMATS
+from gptlab.formats.huggingface.read import UnfitError, read_ours
+from gptlab.formats.huggingface.wrap import HuggingFaceModel
+from gptlab.formats.huggingface.write import export
 from gptlab.sample import GeneratingGPT
 
 MakeGPT = Callable[..., GeneratingGPT]

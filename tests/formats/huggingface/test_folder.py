@@ -12,10 +12,12 @@ from safetensors.torch import load_file, save_file
 
 from gptlab.data.load_tokenizer import load_tokenizer
 from gptlab.data.train_tokenizer import train_tokenizer
-from gptlab.errors import ExportError
-from gptlab.formats.huggingface import compare, export, load_hugging_face
+from gptlab.errors import ConfigError, ExportError
+from gptlab.formats.huggingface import compare
 from gptlab.formats.huggingface import write as folder
 from gptlab.formats.huggingface.classes import FORMATS, OWN
+from gptlab.formats.huggingface.wrap import load_hugging_face
+from gptlab.formats.huggingface.write import export
 from gptlab.model.gpt import ModelConfig
 from gptlab.sample import GeneratingGPT, generate
 
@@ -218,7 +220,7 @@ def test_other_peoples_files_are_left_alone(earlier: bool, gpt: MakeGPT, tmp_pat
         (out / "tokenizer.json").write_text("{}")
     (out / "notes.txt").write_text("mine")
     with pytest.raises(
-        ExportError, match=r"out: holds notes.txt, which is not part of any export; choose another folder"
+        ConfigError, match=r"out: holds notes.txt, which is not part of any export; choose another folder"
     ):
         export(gpt(**LLAMA), tokenizer, out, verify=False)
     assert (out / "notes.txt").read_text() == "mine"
@@ -227,11 +229,11 @@ def test_other_peoples_files_are_left_alone(earlier: bool, gpt: MakeGPT, tmp_pat
 
 def test_a_foreign_model_folder_is_left_alone(gpt: MakeGPT, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
-    with pytest.raises(ExportError, match=r"holds config.json, which is not part of any export"):
+    with pytest.raises(ConfigError, match=r"holds config.json, which is not part of any export"):
         export(gpt(), load_tokenizer("bytes"), tmp_path)
     file = tmp_path / "file"
     file.write_text("")
-    with pytest.raises(ExportError, match="file: is a file; choose a folder"):
+    with pytest.raises(ConfigError, match="file: is a file; choose a folder"):
         export(gpt(), load_tokenizer("bytes"), file)
 
 
@@ -319,7 +321,7 @@ def test_a_full_disk_leaves_nothing(gpt: MakeGPT, tmp_path: Path, monkeypatch: p
 
 
 def test_no_place_to_write(gpt: MakeGPT) -> None:
-    with pytest.raises(ExportError, match="/proc/gptlab/out: cannot be written"):
+    with pytest.raises(ConfigError, match="/proc/gptlab/out: cannot be written"):
         export(gpt(), load_tokenizer("bytes"), Path("/proc/gptlab/out"), verify=False)
 
 

@@ -13,8 +13,9 @@ from torch import nn
 
 from gptlab.data.load_tokenizer import load_tokenizer
 from gptlab.errors import CheckpointError
-from gptlab.formats.huggingface import HuggingFaceModel, export, load_hugging_face
 from gptlab.formats.huggingface.vocabulary import write_tokenizer
+from gptlab.formats.huggingface.wrap import HuggingFaceModel, load_hugging_face
+from gptlab.formats.huggingface.write import export
 from gptlab.sample import GeneratingGPT, sample_text
 
 MakeGPT = Callable[..., GeneratingGPT]

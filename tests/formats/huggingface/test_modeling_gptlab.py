@@ -77,8 +77,8 @@ def test_the_cache_and_padding_on_the_left(position: str, gpt: MakeGPT) -> None:
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_it_can_be_trained_and_saved(tied: bool, gpt: MakeGPT, tmp_path: Any) -> None:
-    from gptlab.formats.huggingface import read_ours
     from gptlab.formats.huggingface.modeling_gptlab import GPTLabForCausalLM
+    from gptlab.formats.huggingface.read import read_ours
 
     model, theirs = both(gpt, norm="rmsnorm", position="learned", tie_embeddings=tied)
     ids = torch.randint(29, (4, 12))

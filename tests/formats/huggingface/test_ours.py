@@ -14,9 +14,11 @@ from safetensors.torch import load_file, save_file
 import gptlab
 from gptlab.data.load_tokenizer import load_tokenizer
 from gptlab.errors import CheckpointError
-from gptlab.formats.huggingface import HuggingFaceModel, UnfitError, export, read_ours
 from gptlab.formats.huggingface.classes import FORMATS
+from gptlab.formats.huggingface.read import UnfitError, read_ours
 from gptlab.formats.huggingface.vocabulary import write_tokenizer
+from gptlab.formats.huggingface.wrap import HuggingFaceModel
+from gptlab.formats.huggingface.write import export
 from gptlab.model.gpt import GPT
 from gptlab.model.norm import NORMS
 from gptlab.sample import GeneratingGPT

@@ -14,11 +14,11 @@ from gptlab.errors import ExportError
 from gptlab.formats.gguf.architectures import architecture_of, tensors_of
 from gptlab.formats.gguf.compare import compare
 from gptlab.formats.gguf.tokenizer_keys import vocabulary_keys
-from gptlab.formats.huggingface import HuggingFaceModel
 from gptlab.formats.huggingface.classes.format import STILL
+from gptlab.formats.huggingface.wrap import HuggingFaceModel
 from gptlab.formats.huggingface.write import fit_vocabulary
 from gptlab.model.gpt import GPT, ModelConfig
-from gptlab.outputs import Record, file_refusal
+from gptlab.outputs import Record, require_own_file
 from gptlab.storage import whole_file
 
 GGUFDType = Literal["float32", "float16", "bfloat16"]
@@ -132,15 +132,13 @@ def gguf_file(out: Path, name: str, dtype: GGUFDType) -> Path:
     return out if out.suffix == ".gguf" else out / f"{name}-{dtype}.gguf"
 
 
-def refuse_file(file: Path, of: str) -> None:
+def require_own_gguf(file: Path, of: str) -> None:
     """Refuse a file that an export must not replace, before the work begins.
 
     Raises:
-        ExportError: the file is another model's, or not from gptlab.
+        ConfigError: the file is another model's, or not from gptlab.
     """
-    refusal = file_refusal(file, KIND, of, _record(file) if file.is_file() else None)
-    if refusal is not None:
-        raise ExportError(refusal)
+    require_own_file(file, KIND, of, _record(file) if file.is_file() else None)
 
 
 def _record(file: Path) -> Record | None:

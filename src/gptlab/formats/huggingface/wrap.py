@@ -22,7 +22,7 @@ from gptlab.formats.huggingface.reading import (
 )
 from gptlab.sample import Reader, Writer
 
-CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"  # for weights in several files
 MISSING = 'this needs Hugging Face\'s transformers: pip install "gptlab[hf]"'
 LAYER_BYTES = 256  # every layer has at least as many

@@ -13,17 +13,17 @@ from typing import Any, TypedDict
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from gptlab import __version__
-from gptlab.data.tokenizer import Tokenizer
-from gptlab.errors import ExportError
+from gptlab.data.tokenizer import FILE, Tokenizer
+from gptlab.errors import ConfigError, ExportError
 from gptlab.formats.huggingface.classes import FORMATS, MARK, MODELING, OWN, format_of, native_misfits
 from gptlab.formats.huggingface.compare import compare
 from gptlab.formats.huggingface.vocabulary import SPECIAL_TOKENS, TOKENIZER_CONFIG, write_tokenizer
-from gptlab.formats.huggingface.wrap import CONFIG, MISSING, TOKENIZER, WEIGHTS, HuggingFaceModel
+from gptlab.formats.huggingface.wrap import CONFIG, MISSING, WEIGHTS, HuggingFaceModel
 from gptlab.model.gpt import GPT, ModelConfig
-from gptlab.outputs import Record, folder_refusal
+from gptlab.outputs import Record, require_own_folder
 from gptlab.parsing import parse_json
 from gptlab.storage import file_sha256, whole_folder
 
@@ -35,7 +35,7 @@ FILES = (
     CONFIG,
     GENERATION_CONFIG,
     WEIGHTS,
-    TOKENIZER,
+    FILE,
     TOKENIZER_CONFIG,
     SPECIAL_TOKENS,
     MODELING.name,
@@ -73,8 +73,9 @@ def export(
         of: the fingerprint of the run or the model; None if unknown, and then any export is replaced.
 
     Raises:
-        ExportError: no class holds the model, the tokenizer is another model's, `out` holds something else or cannot be
-            written, transformers is not installed, or it loads another model.
+        ConfigError: `out` holds something else.
+        ExportError: no class holds the model, the tokenizer is another model's, `out` cannot be written, transformers
+            is not installed, or it loads another model.
     """
     if isinstance(model, HuggingFaceModel):
         raise ExportError(f"{out}: the model is already a Hugging Face folder; copy that folder")
@@ -84,8 +85,7 @@ def export(
     model = fit_vocabulary(model, tokenizer)
     out = out.resolve()
     try:
-        refuse_place(out, of)
-        _refuse_unknown(out, of, model, architecture)
+        require_own_export(out, of)
         with whole_folder(out) as aside:
             _write(model, tokenizer, architecture, aside, beside or {}, of)
             max_diff = compare(model, tokenizer, aside) if verify else None
@@ -135,18 +135,16 @@ def _require_transformers() -> None:
         raise ExportError(f"comparing the export with the model: {MISSING}") from error
 
 
-def refuse_place(out: Path, of: str | None) -> None:
+def require_own_export(out: Path, of: str | None) -> None:
     """Refuse a folder that an export must not replace, before the work begins.
 
     Raises:
-        ExportError: the folder holds foreign files, another model's export, or a card that somebody changed.
+        ConfigError: the folder holds foreign files, another model's export, or a card that somebody changed.
     """
     mark = read_mark(out)
-    refusal = folder_refusal(out, KIND, of, _record(out, mark) if mark is not None else None)
-    if refusal is not None:
-        raise ExportError(refusal)
+    require_own_folder(out, KIND, of, _record(out, mark) if mark is not None else None)
     if (out / CARD).exists() and file_sha256(out / CARD) != (mark or {}).get("card"):
-        raise ExportError(
+        raise ConfigError(
             f"{out}: somebody changed its {CARD}; move that file elsewhere, or choose another folder"
         )
 
@@ -158,29 +156,9 @@ def _record(out: Path, mark: Mapping[str, Any]) -> Record:
 
 
 def mark_of(mark: Mapping[str, Any]) -> str | None:
-    """Return the fingerprint in an export's mark; None if an older gptlab wrote none."""
+    """Return the fingerprint in an export's mark; None if it has none."""
     of = mark.get("of")
     return of if isinstance(of, str) else None
-
-
-def _refuse_unknown(out: Path, of: str | None, model: GPT, architecture: str) -> None:
-    """Refuse to replace an export without a fingerprint, unless it holds this very model."""
-    mark = read_mark(out)
-    if of is None or mark is None or mark_of(mark) is not None or _holds(out, model, architecture):
-        return
-    raise ExportError(
-        f"{out}: holds an export with other weights, which does not say whose it is; choose another folder or "
-        "delete this one"
-    )
-
-
-def _holds(out: Path, model: GPT, architecture: str) -> bool:
-    try:
-        there = load_file(out / WEIGHTS)
-    except (OSError, SafetensorError):
-        return False
-    here = dict(FORMATS[architecture].tensors(model.state_dict(), model.config))
-    return there.keys() == here.keys() and all(torch.equal(there[name], here[name]) for name in here)
 
 
 def read_mark(folder: Path) -> Mapping[str, Any] | None:
