@@ -13,7 +13,8 @@ import time
 import pytest
 
 from gptlab.cli import main
-from gptlab.errors import ConfigError
+from gptlab.errors import ConfigError, TrainError
+from gptlab.study import runner
 from gptlab.study.conduct import conduct
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked_runs")]
@@ -151,6 +152,21 @@ def test_added_seeds_and_failed_runs_are_on_the_page(study, whole, tmp_path):
     with pytest.raises(ConfigError, match=r"study.seeds was \[1, 2, 3\], is \[1, 2\]"):
         conduct(study, out)
     assert ended(out)["rope-seed1"] == ended(whole[0])["rope-seed1"]
+
+
+def test_seeds_are_not_added_while_another_process_runs_the_study(study, whole, tmp_path):
+    out = tmp_path / "copy"
+    shutil.copytree(whole[0], out)
+    before = (out / "plan.json").read_bytes()
+    file = study.with_name("while.toml")
+    file.write_text(study.read_text().replace("seeds = [1, 2]", "seeds = [1, 2, 3]"))
+    with (
+        runner.alone(out),
+        pytest.raises(TrainError, match="another process is running this study; wait for it or stop it"),
+    ):
+        conduct(file, out)
+    assert (out / "plan.json").read_bytes() == before
+    assert not (out / ".lock").exists()
 
 
 def test_one_seed_claims_nothing(study, tmp_path):

@@ -6,6 +6,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+LOCK = ".lock"
+"""The file in a folder that one process works on at a time."""
+
 
 @contextmanager
 def hold(path: Path, *, shared: bool = False) -> Generator[None]:

@@ -66,9 +66,8 @@ def conduct(
     if dry_run:
         return {"status": "planned", **facts}
     check_inputs(arms, out)
-    begin(out, study, arms)
     with runner.alone(out) as interrupt:
-        notes = begin(out, study, arms)  # another process may have begun another study meanwhile
+        notes = begin(out, study, arms)
         return facts | _do(study, arms, file, out, at_once, interrupt, notes, retry=retry)
 
 

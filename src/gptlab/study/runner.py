@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -16,11 +16,10 @@ from typing import IO
 import torch
 
 from gptlab.errors import INTERRUPTED, ConfigError, TrainError
-from gptlab.machine.lock import lock
+from gptlab.machine.lock import LOCK, hold
 from gptlab.parsing import parse_json
 from gptlab.progress import Progress
 from gptlab.runs.folder import METRICS
-from gptlab.study.study_plan import PLAN
 from gptlab.study.trials import Ended, Trial, keep, read_ended, run_of, total
 from gptlab.train.interrupt import Interrupt
 
@@ -52,21 +51,22 @@ def checked_jobs(asked: int | None) -> int:
 
 @contextmanager
 def alone(out: Path) -> Generator[Interrupt]:
-    """Lock a study's folder, so that no other process does its runs, and yield what may ask to stop meanwhile.
+    """Make and lock a study's folder, so that no other process does its runs; yield what may ask to stop meanwhile.
 
     Raises:
         TrainError: another process does.
     """
     interrupt = Interrupt()
-    with (out / PLAN).open("rb+") as file:
+    out.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
         try:
-            lock(file)
+            stack.enter_context(hold(out / LOCK))
         except BlockingIOError:
             raise TrainError(
                 f"{out}: another process is running this study; wait for it or stop it"
             ) from None
-        with interrupt.listening():
-            yield interrupt
+        stack.enter_context(interrupt.listening())
+        yield interrupt
 
 
 def do_all(

@@ -12,6 +12,7 @@ from gptlab.amounts import amount, duration, quantity
 from gptlab.bench.rig import Rig
 from gptlab.data.manifest import Manifest
 from gptlab.errors import ConfigError
+from gptlab.machine.lock import LOCK
 from gptlab.outputs import fingerprint
 from gptlab.parsing import flat, parse_json
 from gptlab.recipe import RunConfig
@@ -168,7 +169,7 @@ def read_plan(out: Path) -> dict[str, Any] | None:
     """
     file = out / PLAN
     if not file.is_file():
-        if out.is_dir() and any(file.suffix != storage.ASIDE for file in out.iterdir()):
+        if out.is_dir() and any(file.suffix != storage.ASIDE and file.name != LOCK for file in out.iterdir()):
             raise ConfigError(f"--out {out}: holds files, but no study; choose a new folder")
         return None
     try:

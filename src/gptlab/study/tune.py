@@ -66,16 +66,16 @@ def tune(
     study = parse_study(out / STUDY, text.encode())
     (arm,) = arms = design(study, lambda name, of: 0.0)
     check_inputs(arms, out)
-    begin(out, study, arms)
-    storage.replace_text(out / STUDY, text)  # which the runs read
-    trials = search(study, arms)
-    if left := [trial for trial in trials if read_ended(out, trial) is None]:
-        seconds = step_seconds(arm.run_config(study.seeds[0])) * arm.steps * len(left) / at_once
-        print(
-            f"{len(left)} runs of {arm.steps:,} steps, {amount(arm.tokens)} tokens each: "
-            f"about {duration(seconds)} of training"
-        )
     with runner.alone(out) as interrupt:
+        begin(out, study, arms)
+        storage.replace_text(out / STUDY, text)  # which the runs read
+        trials = search(study, arms)
+        if left := [trial for trial in trials if read_ended(out, trial) is None]:
+            seconds = step_seconds(arm.run_config(study.seeds[0])) * arm.steps * len(left) / at_once
+            print(
+                f"{len(left)} runs of {arm.steps:,} steps, {amount(arm.tokens)} tokens each: "
+                f"about {duration(seconds)} of training"
+            )
         if not runner.do_all(out / STUDY, out, trials, at_once, interrupt, lambda trial: None):
             print(f"{out}: interrupted ({interrupt.reason}). Run the same command again to continue.")
             return {"status": "interrupted"}

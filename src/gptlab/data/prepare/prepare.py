@@ -37,10 +37,9 @@ from gptlab.data.sources.source import Source
 from gptlab.data.sources.table import find_source
 from gptlab.data.tokenizer import MAX_VOCAB_SIZE
 from gptlab.errors import DataError
-from gptlab.machine.lock import hold
+from gptlab.machine.lock import LOCK, hold
 
 SHARD_TOKENS = 100_000_000
-LOCK = ".lock"
 
 
 def prepare(
