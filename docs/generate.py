@@ -222,21 +222,23 @@ def spelled(values: Iterable[object]) -> str:
 
 def section(name: str) -> str:
     """Describe the keys of one section, for each of its kinds."""
-    kinds = recipe.KINDS.get(name, {}) or {name: recipe.SECTIONS[name]}
-    return "\n".join(section_of_kind(name, kind) for kind in kinds.values())
+    if name not in recipe.KINDS:
+        return section_of_kind(f"[{name}]", recipe.SECTIONS[name])
+    kinds = recipe.KINDS[name].items()
+    return "\n".join(section_of_kind(f'[{name}] name = "{each}"', kind) for each, kind in kinds)
 
 
-def section_of_kind(name: str, kind: type[Any]) -> str:
+def section_of_kind(heading: str, kind: type[Any]) -> str:
     """Describe the keys of one kind of a section."""
     rows = [
         (f"`{key}`", recipe_keys.type_name(hint), f"`{written(default)}`", text)
         for key, hint, default, text in recipe_keys.entries(kind)
     ]
-    if name == "model":
+    if heading == "[model]":
         rows += [
             (f"`{key}`", recipe_keys.type_name(hint), "", text) for key, (hint, text) in SHORTHANDS.items()
         ]
-    return f"## [{name}]\n\n{summary(kind)}\n\n{table(('key', 'type', 'default', 'meaning'), rows)}"
+    return f"## {heading}\n\n{summary(kind)}\n\n{table(('key', 'type', 'default', 'meaning'), rows)}"
 
 
 def choices() -> list[str]:
@@ -333,22 +335,26 @@ def readme() -> str:
     text = (DOCS.parent / "README.md").read_text(encoding="utf-8")
     before, begin, rest = text.partition(TREE)
     _, end, after = rest.partition(END_OF_TREE)
-    return f"{before}{begin}\n```\n{tree(SOURCE, '')}```\n{end}{after}"
+    every_file = f"<details><summary>Every file</summary>\n\n```\n{tree(SOURCE, '')}```\n</details>"
+    return f"{before}{begin}\n```\n{tree(SOURCE, '', folders_only=True)}```\n{every_file}\n{end}{after}"
 
 
-def tree(folder: Path, indent: str) -> str:
-    """Describe a folder's files, then its folders with theirs."""
+def tree(folder: Path, indent: str, *, folders_only: bool = False) -> str:
+    """Describe a folder's files, unless only folders are wanted, then its folders."""
     lines = [f"{indent}{folder.name + '/':<{COLUMN - len(indent)}} {phrase(folder / '__init__.py')}\n"]
     indent += "  "
     files = [file for file in sorted(folder.glob("*.py")) if not file.name.startswith("__")]
-    if folder.name == "commands":  # their names say it all
+    if folders_only:
+        pass
+    elif folder.name == "commands":  # their names say it all
         lines += textwrap.wrap(
             ", ".join(file.stem for file in files), 110, initial_indent=indent, subsequent_indent=indent
         )
         lines[1:] = [f"{line}\n" for line in lines[1:]]
     else:
         lines += [f"{indent}{file.stem:<{COLUMN - len(indent)}} {phrase(file)}\n" for file in files]
-    lines += [tree(each, indent) for each in sorted(folder.iterdir()) if (each / "__init__.py").is_file()]
+    folders = [each for each in sorted(folder.iterdir()) if (each / "__init__.py").is_file()]
+    lines += [tree(each, indent, folders_only=folders_only) for each in folders]
     return "".join(lines)
 
 
@@ -360,7 +366,7 @@ def phrase(file: Path) -> str:
     # The tree already shows the file's name, and the file explains the phrase.
     own = re.match(rf"(?:`?gptlab[\w -]*`?|{file.stem}s?|\S+): ", sentence, re.IGNORECASE)
     sentence = sentence[own.end() :] if own else sentence
-    short = re.split("[:;] ", sentence)[0]
+    short = sentence if file.stem == "__init__" else re.split("[:;] ", sentence)[0]
     return short[0].upper() + short[1:] if own and short.split()[0].isalpha() else short
 
 

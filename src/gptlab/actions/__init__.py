@@ -1,1 +1,1 @@
-"""What the commands do, a file each; their flags are in commands/."""
+"""Work of a command that brings several packages together; its flags are in commands/."""

@@ -1,4 +1,4 @@
-"""The commands, one file each: the parameters of its `run` are the arguments and flags."""
+"""The flags of each command: the parameters of its `run`."""
 
 from collections.abc import Mapping
 from typing import Any

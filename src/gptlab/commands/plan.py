@@ -22,11 +22,11 @@ def run(
     """Turn a budget into a recipe: which size, how many tokens, what it will score and cost; or judge a run.
 
     Args:
-        run: a run to compare with what can be expected of it, in the place of a budget.
+        run: a run to compare with what can be expected of it, instead of a budget.
         hours: the time there is.
         gpu: what it will run on, a name such as A100 or T4.
         gpus: how many of them.
-        calibrate: measure this machine for a minute, in the place of the table of GPUs.
+        calibrate: measure this machine for a minute, instead of the table of GPUs.
         dollars: the money there is; hours may be left out.
         data: fineweb, fineweb-edu, or a prepared folder.
         recipe: the recipe whose sizes are compared, a file or the name of one of gptlab's.

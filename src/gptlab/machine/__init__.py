@@ -1,1 +1,1 @@
-"""The machine: devices, processes, memory, drives."""
+"""Devices, processes, memory and drives."""

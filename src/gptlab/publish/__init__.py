@@ -1,1 +1,1 @@
-"""Publishing a model: its card, its origin, and the push to the hub."""
+"""A model on the hub: its card, its origin, and the push."""

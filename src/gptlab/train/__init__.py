@@ -1,1 +1,1 @@
-"""Training: the loop and its parts."""
+"""The loop, the optimizers, the schedules, and what several processes share."""

@@ -1,4 +1,4 @@
-"""Muon: momentum, orthogonalised, for the matrices of the blocks; AdamW for everything else.
+"""Momentum, orthogonalised, for the matrices of the blocks (Muon); AdamW for everything else.
 
 Source: Jordan et al. (2024), https://kellerjordan.github.io/posts/muon/; at scale Liu et al. (2025),
 https://arxiv.org/abs/2502.16982.

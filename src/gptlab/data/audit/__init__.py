@@ -1,1 +1,1 @@
-"""Looking into prepared data."""
+"""Prepared data looked into: its documents and tokens, and test items among them."""

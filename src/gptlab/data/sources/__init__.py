@@ -1,1 +1,1 @@
-"""Where text comes from."""
+"""Where text comes from: files, folders, the hub, Python's own documentation."""
