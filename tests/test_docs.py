@@ -43,11 +43,13 @@ def test_the_page_does_not_depend_on_what_ran_before(generate, capsys):
 def test_every_key_and_command_is_there(generate):
     page = generate.page()
     for name, kind in recipe.SECTIONS.items():
-        kinds = recipe.KINDS.get(name, {name: kind}).values()
-        for kind, part in zip(kinds, page.split(f"## [{name}]\n")[1:], strict=True):
+        kinds = recipe.KINDS.get(name, {"": kind})
+        for which, kind in kinds.items():
+            heading = f'[{name}] name = "{which}"' if which else f"[{name}]"
+            part = page.split(f"\n## {heading}\n")[1].partition("\n## ")[0]
             for key, _, _, text in recipe_keys.entries(kind):
-                assert f"| `{key}` |" in part.partition("\n## ")[0], f"{name}.{key}"
-                assert text.replace("|", "\\|") in part.partition("\n## ")[0], f"{name}.{key}"
+                assert f"| `{key}` |" in part, f"{name}.{key}"
+                assert text.replace("|", "\\|") in part, f"{name}.{key}"
     for name in cli.COMMANDS:
         assert f"\n## gptlab {name}\n" in page
 
