@@ -38,12 +38,14 @@ TOKENS = 4096  # of a step whose time is taken
 CONTEXT = 1024
 
 
-def configured(size: str, kind: str, batch_tokens: int, context: int, device: str) -> RunConfig:
+def configured(
+    size: str, kind: str, batch_tokens: int, context: int, device: str, *, compiled: bool
+) -> RunConfig:
     """Return the recipe of a size under a kind."""
-    rows = {"batch_tokens": batch_tokens, "micro_batch": 1, "parallel": kind, "device": device}
+    batch = {"batch_tokens": batch_tokens, "micro_batch": 1}
+    how = {"parallel": kind, "device": device, "dtype": "auto", "compile": compiled}
     model = {"size": size, "vocab_size": 50257, "context": context}
-    flags = {"model": model, "train": {**rows, "dtype": "auto"}}
-    return recipe.load([RECIPES / "gpt2_124m.toml"], flags)
+    return recipe.load([RECIPES / "gpt2_124m.toml"], {"model": model, "train": batch | how})
 
 
 def built(config: RunConfig, world: World) -> Updater:
@@ -78,7 +80,8 @@ def held(updater: Updater) -> int:
 def memory(size: str, kind: str, device: DeviceName) -> dict[str, Any]:
     """Make one update, and return what this process holds."""
     with join_world(device, {}) as world:
-        config = configured(size, kind, 64 * world.size, 64, device)
+        # Compiling would take a minute, and changes nothing that stays after an update.
+        config = configured(size, kind, 64 * world.size, 64, device, compiled=False)
         before = resident()
         updater = built(config, world)
         gradient = updater.gradient(0, lambda: False)
@@ -94,7 +97,7 @@ def times(size: str, rounds: int, device: DeviceName) -> dict[str, Any]:
     """Time steps of ddp and zero1 in turn."""
     with join_world(device, {}) as world:
         updaters = {
-            kind: built(configured(size, kind, TOKENS, CONTEXT, device), world) for kind in ("ddp", "zero1")
+            kind: built(configured(size, kind, TOKENS, CONTEXT, device, compiled=True), world) for kind in ("ddp", "zero1")
         }
         found: dict[str, list[float]] = {kind: [] for kind in updaters}
         for number in range(rounds + 1):
