@@ -1,4 +1,4 @@
-# make demo, test, test-avx2, check, docs: the same words at the desk and in CI.
+# make demo, test, test-avx2, test-long, check, docs: the same words at the desk and in CI.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +9,7 @@ AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS
 IN_THREE := --numprocesses 3 --dist loadscope --no-loadscope-reorder
 NUMERICAL := tests/model tests/properties tests/machine tests/eval tests/formats/huggingface tests/test_sample.py tests/train/test_optim.py tests/train/test_state.py tests/train/test_loop.py
 
-.PHONY: demo test test-avx2 check docs install install-dev
+.PHONY: demo test test-avx2 test-long check docs install install-dev
 
 demo: install
 	$(BIN)/gptlab demo
@@ -19,6 +19,9 @@ test: install-dev
 
 test-avx2: install-dev
 	$(AVX2) $(BIN)/python -m pytest $(IN_THREE) -m "not slow and not long" $(NUMERICAL)
+
+test-long: install-dev
+	$(BIN)/python -m pytest -m long
 
 check: install-dev
 	$(BIN)/ruff format --check

@@ -324,7 +324,7 @@ exit $code
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long  # half a minute of silence; the parts are tried apart, here and in train/test_machines.py
 def test_a_machine_that_goes_silent_is_a_reason_to_queue_again(tiny_recipe, tmp_path, monkeypatch):
     flags = {
         "train": {"steps": 100_000, "save_every_steps": 5},

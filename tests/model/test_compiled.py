@@ -48,7 +48,7 @@ variants = [
     {"position": "alibi", "n_kv_head": 2},
 ]
 for variant in variants:
-    model = GPT(ModelConfig(n_layer=3, n_head=4, n_embd=32, context=16, vocab_size=61, **variant))
+    model = GPT(ModelConfig(n_layer=2, n_head=4, n_embd=32, context=16, vocab_size=61, **variant))
     objective, ids = Objective(model), torch.randint(61, (2, 16))
     def gradients(run):
         model.zero_grad()
