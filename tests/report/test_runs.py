@@ -269,7 +269,7 @@ def test_settings_are_those_that_steps_were_done_under(tmp_path, story):
     trained = 0.002 if story.startswith("never") else written
     [read] = read_runs([run])
     assert read.config["optim.lr"] == trained
-    told = report([run, other], tmp_path / "out")
+    told = report([run, other], tmp_path / "out", watched=True)
     page = Page((tmp_path / "out" / "index.html").read_text(encoding="utf-8"))
     assert ["optim.lr", words or str(trained), "0.01"] in page.tables[1]
     said = f"Trained under settings that changed: optim.lr {words}."
