@@ -28,10 +28,6 @@ gpu, step, parity, section = map(
 TINY = [sys.executable, "benchmarks/gpu.py", "--device", "cpu", "--tiny"]
 
 
-def run(command):
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-
-
 def sections(out):
     return gpu.kept(out)
 
@@ -48,8 +44,9 @@ def forked(command, limit_s, scratch, look):
     """Supervise a section, in a process that need not import torch."""
     process = Forked(command[2:], main=be_section)
     _, said = process.communicate()
-    status = "done" if process.returncode == 0 else f"failed: {process.returncode}"
-    return gpu.Outcome(status, 1.0, gpu.read_json(scratch / "found.json"), said.splitlines())
+    found = gpu.read_json(scratch / "found.json")
+    status = "done" if process.returncode == 0 else f"failed: {found.pop('failure', process.returncode)}"
+    return gpu.Outcome(status, 1.0, found, said.splitlines())
 
 
 @pytest.fixture
@@ -58,16 +55,24 @@ def forks(monkeypatch):
     monkeypatch.setattr(step.multiprocessing, "get_context", lambda way: FORKS)
 
 
-@pytest.mark.slow
-def test_the_whole_command(tmp_path, monkeypatch, capsys):
-    out = tmp_path / "out"
+@pytest.fixture
+def benchmark(monkeypatch):
+    """The command in this process, its sections in forked ones."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(gpu, "supervise", forked)
     monkeypatch.setattr(gpu.signal, "signal", lambda number, handler: None)
-    monkeypatch.setattr(
-        sys, "argv", [*TINY[1:], "--out", str(out), "--limit-scale", "3"]
-    )  # a busy machine is no fault
-    code = gpu.main()
+
+    def run(out, *words):
+        monkeypatch.setattr(sys, "argv", [*TINY[1:], "--out", str(out), *words])
+        return gpu.main()
+
+    return run
+
+
+@pytest.mark.slow
+def test_the_whole_command(benchmark, tmp_path, capsys):
+    out = tmp_path / "out"
+    code = benchmark(out, "--limit-scale", "3")  # a busy machine is no fault
     said = capsys.readouterr().out
     assert code == 0, said
     files = list(out.iterdir())
@@ -111,15 +116,14 @@ def test_the_whole_command(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_a_recipe_that_fails_costs_no_other_and_no_other_section(tmp_path):
+def test_a_recipe_that_fails_costs_no_other_and_no_other_section(benchmark, tmp_path):
     out, bad = tmp_path / "out", tmp_path / "bad.toml"
     bad.write_text("[train]\nno_such_key = 3\n")
     kept = {"sections": {"parity": {"status": "done", "seconds": 1.0, **FACTS, "found": {}}}}
     out.mkdir()
     (out / "parity.json").write_text(json.dumps(kept))
     only = ["--only", "environment", "--only", "learn", "--learn", str(bad), "recipes/tiny_cpu.toml"]
-    done = run([*TINY, "--out", str(out), *only])
-    assert done.returncode == 1
+    assert benchmark(out, *only) == 1
     found = sections(out)
     assert list(found) == ["environment", "parity", "learn"]
     assert found["environment"]["status"] == "done"
