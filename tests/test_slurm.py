@@ -15,10 +15,10 @@ from namespaces import network
 
 import gptlab
 from gptlab import cli
-from gptlab.actions.slurm import Job, batch_file
+from gptlab.actions.slurm import BatchJob, batch_file
 from gptlab.errors import ConfigError
 
-JOB = Job(hours=1, nodes=2, gpus=0, cpus=1, partition=None, account=None)
+JOB = BatchJob(hours=1, nodes=2, gpus=0, cpus=1, partition=None, account=None)
 
 # Stand-ins for srun and scontrol: numbered tasks, and a recorded request.
 SRUN = """#!/bin/bash
@@ -143,7 +143,7 @@ def test_names_arrive_as_they_are(tmp_path, name, gpus):
     (tmp_path / "srun").chmod(0o755)
     (tmp_path / "scontrol").write_text("#!/bin/bash\necho 127.0.0.1\n")
     (tmp_path / "scontrol").chmod(0o755)
-    job = Job(hours=1, nodes=1, gpus=gpus, cpus=1, partition=None, account=None)
+    job = BatchJob(hours=1, nodes=1, gpus=gpus, cpus=1, partition=None, account=None)
     out = Path("runs") / name
     text = batch_file(tmp_path / "x.sbatch", [Path(f"{name}.toml")], out, {}, job)
     (tmp_path / "x.sbatch").write_text(text)
@@ -164,12 +164,12 @@ def test_names_arrive_as_they_are(tmp_path, name, gpus):
 
 @pytest.mark.parametrize(("hours", "time"), [(0.17, "0:10:00"), (1, "1:00:00"), (167.99, "167:59:00")])
 def test_the_time_is_rounded_down_to_minutes(hours, time):
-    job = Job(hours=hours, nodes=1, gpus=0, cpus=1, partition=None, account=None)
+    job = BatchJob(hours=hours, nodes=1, gpus=0, cpus=1, partition=None, account=None)
     assert f"#SBATCH --time={time}" in job.directives(Path("run"))
 
 
 def test_what_is_asked_for():
-    job = Job(hours=23.5, nodes=1, gpus=8, cpus=4, partition="gpu", account="thesis")
+    job = BatchJob(hours=23.5, nodes=1, gpus=8, cpus=4, partition="gpu", account="thesis")
     text = batch_file(Path("x.sbatch"), [Path("a b.toml")], Path("runs/x"), {}, job)
     lines = {line for line in text.splitlines() if line.startswith("#SBATCH")}
     assert {
@@ -185,7 +185,7 @@ def test_what_is_asked_for():
 
 
 def test_one_process_needs_no_addresses():
-    job = Job(hours=1, nodes=1, gpus=1, cpus=1, partition=None, account=None)
+    job = BatchJob(hours=1, nodes=1, gpus=1, cpus=1, partition=None, account=None)
     flags = {"train": {"grad_clip": None}, "eval": {"tasks": ("hellaswag", "continuation")}}
     text = batch_file(Path("x.sbatch"), [Path("a.toml")], Path("x"), flags, job)
     assert "MASTER_ADDR" not in text
@@ -208,7 +208,7 @@ def test_impossible_jobs_are_refused(wrong):
     right = {"hours": 1.0, "nodes": 1, "gpus": 1, "cpus": 1, "partition": None, "account": None}
     name, _ = next(iter(wrong.items()))
     with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')} "):
-        Job(**{**right, **wrong})
+        BatchJob(**{**right, **wrong})
 
 
 @pytest.fixture

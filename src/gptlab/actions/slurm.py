@@ -53,7 +53,7 @@ srun bash -c 'RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTA
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class BatchJob:
     """What to ask Slurm for: the flags of `gptlab slurm`; `gpus = 0` is one process without a GPU."""
 
     hours: float
@@ -108,7 +108,9 @@ class Job:
         yield "#SBATCH --requeue"
 
 
-def batch_file(file: Path, recipes: Sequence[Path], out: Path, flags: Mapping[str, Any], job: Job) -> str:
+def batch_file(
+    file: Path, recipes: Sequence[Path], out: Path, flags: Mapping[str, Any], job: BatchJob
+) -> str:
     """Return the text of a batch file.
 
     Args:
@@ -125,7 +127,7 @@ def batch_file(file: Path, recipes: Sequence[Path], out: Path, flags: Mapping[st
     return _written(file, out, job, [*job.directives(out)], launch)
 
 
-def array_file(file: Path, study: Path, out: Path, runs: Sequence[str], job: Job) -> str:
+def array_file(file: Path, study: Path, out: Path, runs: Sequence[str], job: BatchJob) -> str:
     """Return the text of a batch file that does the runs of a study, each as a job of one array.
 
     Args:
@@ -149,7 +151,7 @@ def array_file(file: Path, study: Path, out: Path, runs: Sequence[str], job: Job
     return _written(file, out, job, [*directives, f"#SBATCH --array=0-{len(runs) - 1}"], launch)
 
 
-def _written(file: Path, out: Path, job: Job, directives: Sequence[str], launch: str) -> str:
+def _written(file: Path, out: Path, job: BatchJob, directives: Sequence[str], launch: str) -> str:
     text = TEMPLATE.format(
         file=shlex.quote(str(file)),
         out=out,

@@ -107,7 +107,7 @@ def _trace(rig: Rig, file: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Row:
+class RungTime:
     """A rung of the ladder as it was measured."""
 
     name: str
@@ -119,28 +119,28 @@ class Row:
     """Why it was not measured."""
 
 
-def ladder(config: RunConfig, steps: int | None = None) -> Iterator[Row]:
+def ladder(config: RunConfig, steps: int | None = None) -> Iterator[RungTime]:
     """Measure a recipe as it is made faster, and yield each row as soon as it is known."""
     below: float | None = None
     device = choose_device(config.train.device)
     for rung, made in climb(config, device):
         name = rung.name
         if (refusal := rung.refusal(device)) is not None:
-            yield Row(name, why=refusal)
+            yield RungTime(name, why=refusal)
             continue
         try:
             with head(padded=rung.padded_head), Rig(made) as rig:
                 if made.train.compile and not rig.compiled:
-                    yield Row(name, why="torch.compile fails here")
+                    yield RungTime(name, why="torch.compile fails here")
                     continue
                 rig.step()
                 seconds = statistics.median(rig.step().seconds for _ in rounds(name, steps))
         except GptlabError as error:
-            yield Row(name, why=str(error))
+            yield RungTime(name, why=str(error))
             continue
         except RuntimeError as error:  # a kernel that this device lacks
-            yield Row(name, why=brief(error))
+            yield RungTime(name, why=brief(error))
             continue
         gain = None if below is None else below / seconds
-        yield Row(name, seconds, config.train.batch_tokens / seconds, gain)
+        yield RungTime(name, seconds, config.train.batch_tokens / seconds, gain)
         below = seconds

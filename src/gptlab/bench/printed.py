@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from gptlab.amounts import amount, duration, quantity
-from gptlab.bench.bench import Row
+from gptlab.bench.bench import RungTime
 from gptlab.report.theme import LIGHT
 
 BAR = 30  # characters
@@ -44,7 +44,7 @@ def _bars(parts: Mapping[str, float], whole: float) -> Iterator[str]:
         yield f"  {name:<{width}}  {_seconds(seconds):>9}  {share:6.1%}  {'█' * round(BAR * max(0.0, share))}"
 
 
-def row_line(row: Row) -> str:
+def row_line(row: RungTime) -> str:
     """Return a rung as a line of a table."""
     if row.step_s is None or row.tokens_per_s is None:
         return f"  {row.name:<40}  not measured: {row.why}"
@@ -60,7 +60,7 @@ def _bytes(value: float | None) -> str:
     return "unknown" if value is None else quantity(value, "B")
 
 
-def draw(facts: Mapping[str, Any], rows: Sequence[Row], file: Path) -> None:
+def draw(facts: Mapping[str, Any], rows: Sequence[RungTime], file: Path) -> None:
     """Draw the parts of a step, and the ladder if there is one, as a PNG."""
     from matplotlib.figure import Figure
 

@@ -8,7 +8,7 @@ from gptlab.errors import ConfigError
 from gptlab.runs.folder import RECIPE
 
 if TYPE_CHECKING:
-    from gptlab.actions.slurm import Job
+    from gptlab.actions.slurm import BatchJob
 
 
 def run(
@@ -43,10 +43,10 @@ def run(
     """
     from gptlab import recipe
     from gptlab.actions.ready import check_ready
-    from gptlab.actions.slurm import Job, batch_file, require_own_batch_file
+    from gptlab.actions.slurm import BatchJob, batch_file, require_own_batch_file
     from gptlab.study.study_file import is_study
 
-    job = Job(
+    job = BatchJob(
         hours=hours, gpus=gpus, nodes=nodes, cpus=cpus, mem_gb=mem_gb, partition=partition, account=account
     )
     file = file or out.with_name(out.name + ".sbatch")
@@ -65,7 +65,7 @@ def run(
     return {"file": str(file), "processes": job.processes}
 
 
-def _array(study: Path, out: Path, file: Path, job: "Job", flags: Flags) -> dict[str, Any]:
+def _array(study: Path, out: Path, file: Path, job: "BatchJob", flags: Flags) -> dict[str, Any]:
     """Write a batch file for the runs of a study, and first one for its learning-rate search, if any."""
     from gptlab.actions.slurm import array_file, require_own_batch_file
     from gptlab.study.conduct import planned

@@ -17,7 +17,7 @@ CHECKED_EVERY = 997  # one text in this many, chosen by its length in characters
 LONG_BLANK = 100_000  # blanks in a row; tiktoken fails on ten times as many
 
 
-class GPT2(Tokenizer):
+class GPT2Tokenizer(Tokenizer):
     """GPT-2's byte-level BPE by tiktoken, which downloads the vocabulary once.
 
     If gigatoken is installed, it encodes for the shards, several times faster. tiktoken remains the reference: the
@@ -86,9 +86,9 @@ class GPT2(Tokenizer):
         agrees = all(np.array_equal(encode(text), self._reference(text)) for text in PROBES)
         return encode if agrees else None
 
-    def __reduce__(self) -> tuple[type["GPT2"], tuple[()]]:
+    def __reduce__(self) -> tuple[type["GPT2Tokenizer"], tuple[()]]:
         # Each worker builds its own, as the libraries' encoders do not pickle well.
-        return GPT2, ()
+        return GPT2Tokenizer, ()
 
 
 def cut_long_blanks(text: str) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from gptlab.data import vocab_merges
 from gptlab.data.bpe_file import BPEFile
 from gptlab.data.characters import characters
-from gptlab.data.gpt2_tokenizer import GPT2
+from gptlab.data.gpt2_tokenizer import GPT2Tokenizer
 from gptlab.data.tokenizer import END_OF_TEXT, FILE, Bytes, Tokenizer
 from gptlab.errors import DataError
 
@@ -38,4 +38,4 @@ def load_tokenizer(spec: str | Path) -> Tokenizer:
         raise DataError(f"tokenizer {path}: cannot be read ({error})") from error
 
 
-TOKENIZERS: dict[str, Callable[[], Tokenizer]] = {"gpt2": GPT2, "bytes": Bytes}
+TOKENIZERS: dict[str, Callable[[], Tokenizer]] = {"gpt2": GPT2Tokenizer, "bytes": Bytes}

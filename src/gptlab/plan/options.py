@@ -37,7 +37,7 @@ TOKEN_BYTES = 2
 
 
 @dataclass(frozen=True)
-class Row:
+class Option:
     """A size and what it will do with the budget."""
 
     size: str
@@ -111,7 +111,7 @@ def _rate(parameters: int) -> float:
     return next((rate for most, rate in RATES.items() if parameters <= 1.1 * most), min(RATES.values()))
 
 
-def rows(config: RunConfig, pace: Pace, data: Data, hours: float) -> list[tuple[Row, RunConfig]]:
+def rows(config: RunConfig, pace: Pace, data: Data, hours: float) -> list[tuple[Option, RunConfig]]:
     """Return what each size makes of a time, the recipe's own first, with its recipe.
 
     Args:
@@ -132,7 +132,7 @@ def rows(config: RunConfig, pace: Pace, data: Data, hours: float) -> list[tuple[
     ]
 
 
-def _row(name: str, config: RunConfig, pace: Pace, data: Data, hours: float) -> tuple[Row, RunConfig]:
+def _row(name: str, config: RunConfig, pace: Pace, data: Data, hours: float) -> tuple[Option, RunConfig]:
     size, batch = measure(config.model), config.train.batch_tokens
     steps = pace.steps(hours, batch, size.flops_per_token)
     tokens = steps * batch
@@ -162,7 +162,7 @@ def _row(name: str, config: RunConfig, pace: Pace, data: Data, hours: float) -> 
             best = data.surface.loss(size.parameters, tokens * CPU_TOKENS) if fast else loss
             band = (best - BAND, loss + BAND)
             score_band = (score + HELLASWAG_BAND[0], score + HELLASWAG_BAND[1])
-    return Row(
+    return Option(
         size=name,
         parameters=size.parameters,
         steps=steps,
@@ -181,7 +181,7 @@ def _row(name: str, config: RunConfig, pace: Pace, data: Data, hours: float) -> 
     ), config
 
 
-def best(found: Sequence[Row], data: Data) -> Row | None:
+def best(found: Sequence[Option], data: Data) -> Option | None:
     """Return the row with the lowest loss; of those within the fit's deviation, the smallest model."""
     known = [row for row in found if row.loss is not None]
     if not known:
@@ -191,7 +191,7 @@ def best(found: Sequence[Row], data: Data) -> Row | None:
     return min(near, key=lambda row: row.parameters)
 
 
-def table(found: Sequence[Row], chosen: Row | None) -> list[str]:
+def table(found: Sequence[Option], chosen: Option | None) -> list[str]:
     """Return the rows as lines, the chosen one marked."""
     lines = [
         (
@@ -225,7 +225,7 @@ def table(found: Sequence[Row], chosen: Row | None) -> list[str]:
     return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
 
 
-def expected(row: Row) -> tuple[str, str]:
+def expected(row: Option) -> tuple[str, str]:
     """Return loss and score with their bands as text, or why there are none."""
     if row.loss is None or row.loss_band is None or row.hellaswag is None or row.hellaswag_band is None:
         return "-", row.why or "-"

@@ -9,7 +9,7 @@ from gptlab.actions.announcement import MANY_EPOCHS
 from gptlab.amounts import quantity
 from gptlab.errors import ConfigError
 from gptlab.outputs import require_writable_file
-from gptlab.plan.options import PROTOCOL, Data, Row, best, data_named, expected, rows, table
+from gptlab.plan.options import PROTOCOL, Data, Option, best, data_named, expected, rows, table
 from gptlab.plan.pace import Pace, assumed, calibrated
 from gptlab.plan.surface import COMPLETION, CPU_TOKENS, LARGEST, MOST_FLOPS, MUON_TOKENS, SMALLEST
 from gptlab.recipe import RunConfig
@@ -65,7 +65,7 @@ def plan(
     return {"best": asdict(chosen), "rows": [asdict(row) for row, _ in found]}
 
 
-def _nothing(hours: float, found: list[Row], pace: Pace) -> str:
+def _nothing(hours: float, found: list[Option], pace: Pace) -> str:
     """Say why nothing can be expected of a budget."""
     if not any(row.steps for row in found):
         return (
@@ -90,7 +90,7 @@ def _hours(hours: float | None, dollars: float | None, pace: Pace) -> float:
     return min(allowed)
 
 
-def _reasons(chosen: Row, found: list[Row], data: Data, *, fast: bool) -> list[str]:
+def _reasons(chosen: Option, found: list[Option], data: Data, *, fast: bool) -> list[str]:
     """Say why a size was chosen, and what is assumed."""
     said = [f"best: {chosen.size}, {chosen.steps:,} steps"]
     for row in (row for row in found if row.loss is not None and row is not chosen):
@@ -114,7 +114,7 @@ def _reasons(chosen: Row, found: list[Row], data: Data, *, fast: bool) -> list[s
     return said
 
 
-def written(row: Row, config: RunConfig, data: Data, hours: float, pace: Pace) -> str:
+def written(row: Option, config: RunConfig, data: Data, hours: float, pace: Pace) -> str:
     """Return the recipe of a size: its steps, its rates, and a schedule that ends in time."""
     warmup = max(1, min(config.schedule.warmup_steps, row.steps // 10))
     planned = replace(

@@ -14,7 +14,7 @@ from gptlab.eval.chance import CHANCE
 from gptlab.formats.huggingface.write import CARD, CURVE
 from gptlab.model.gpt import ModelConfig
 from gptlab.model.size import measure
-from gptlab.publish.cost import estimate_cost
+from gptlab.publish.bill import estimate_bill
 from gptlab.publish.origin import DataSet, Origin, last_part
 from gptlab.report.charts import loss_chart
 from gptlab.report.page import DASH
@@ -273,7 +273,7 @@ def _cost(at: Origin) -> str:
     hours, processes, device = training_hours(at.steps), at.processes, at.run.environment.get("device")
     rows = [("hardware", f"{processes or 'several'} x {device}" if device else UNKNOWN)]
     rows.append(("hours", UNKNOWN if hours is None else f"{hours:.2f} in steps, without evaluations"))
-    found = estimate_cost(device, hours * processes) if device and hours and processes else None
+    found = estimate_bill(device, hours * processes) if device and hours and processes else None
     rows.append(("energy", f"about {found.kwh:.2g} kWh (estimated)" if found else UNKNOWN))
     rows.append(("cost", f"about {found.usd:.2g} US dollars (estimated)" if found else UNKNOWN))
     note = f"\nEstimated from the hours, assuming {found.assuming}.\n" if found else ""

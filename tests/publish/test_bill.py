@@ -1,11 +1,11 @@
 import pytest
 
-from gptlab.publish.cost import estimate_cost
+from gptlab.publish.bill import estimate_bill
 
 
 def test_a_published_run() -> None:
     # llm.c, discussion 481: 124M on 8 A100 in 1.5 hours, about 20 dollars.
-    found = estimate_cost("NVIDIA A100-SXM4-80GB", 8 * 1.5)
+    found = estimate_bill("NVIDIA A100-SXM4-80GB", 8 * 1.5)
     assert found is not None
     assert found.kwh == pytest.approx(4.8)
     assert found.usd == pytest.approx(20, rel=0.15)
@@ -25,7 +25,7 @@ def test_a_published_run() -> None:
     ],
 )
 def test_devices_by_the_names_of_their_drivers(device: str, watts: float) -> None:
-    found = estimate_cost(device, 10)
+    found = estimate_bill(device, 10)
     assert found is not None
     assert found.kwh == pytest.approx(watts / 100)
 
@@ -34,4 +34,4 @@ def test_devices_by_the_names_of_their_drivers(device: str, watts: float) -> Non
     "device", ["AMD EPYC", "NVIDIA L40", "NVIDIA T400", "NVIDIA GeForce RTX 4090 Laptop GPU"]
 )
 def test_of_what_is_not_known_nothing_is_estimated(device: str) -> None:
-    assert estimate_cost(device, 10) is None
+    assert estimate_bill(device, 10) is None
