@@ -30,7 +30,7 @@ def run(
     from dataclasses import asdict
 
     from gptlab import recipe
-    from gptlab.bench.bench import Row, bench
+    from gptlab.bench.bench import RungTime, bench
     from gptlab.bench.bench import ladder as climb
     from gptlab.bench.printed import draw, lines, row_line
     from gptlab.outputs import require_writable_file
@@ -43,7 +43,7 @@ def run(
     config = recipe.load(recipes, flags)
     facts = bench(config, steps=steps, trace=trace)
     print("\n".join(lines(facts)), flush=True)
-    rows: list[Row] = []
+    rows: list[RungTime] = []
     for row in climb(config, steps) if ladder else ():
         print(("" if rows else "\n") + row_line(row), flush=True)
         rows.append(row)
