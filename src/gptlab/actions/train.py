@@ -30,7 +30,7 @@ from gptlab.model.size import measure
 from gptlab.parsing import parse_json
 from gptlab.recipe import RunConfig
 from gptlab.runs import checkpoint, mirrors
-from gptlab.runs.folder import ENVIRONMENT, METRICS, RECIPE, alone
+from gptlab.runs.folder import ENVIRONMENT, METRICS, RECIPE, run_lock
 from gptlab.runs.metrics import MetricsLog, read_rows
 from gptlab.runs.tensor_file import in_memory
 from gptlab.train.interrupt import Interrupt
@@ -105,7 +105,7 @@ def train(
         _saved_before_silence(out),
         join_world(config.train.device, _same(config, sets)) as world,
         interrupt.listening(),
-        alone(out, world),
+        run_lock(out, world),
     ):
         _check_first(out, world)
         changed = _compare(own, config, out)

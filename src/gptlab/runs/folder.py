@@ -39,7 +39,7 @@ def identity(run: Path) -> str:
 
 
 @contextmanager
-def alone(out: Path, world: "World") -> Generator[None]:
+def run_lock(out: Path, world: "World") -> Generator[None]:
     """Hold the lock on a run: on metrics.jsonl, by the process that writes it.
 
     Raises:
