@@ -83,10 +83,10 @@ def memory(size: str, kind: str, device: DeviceName) -> dict[str, Any]:
         updater = built(config, world)
         gradient = updater.gradient(0, lambda: False)
         assert gradient is not None
-        updater.state.sharing.update(updater.state.optimizer)  # and the gradient stays
+        updater.state.parallel.update(updater.state.optimizer)  # and the gradient stays
         sizes = measure(config.model)
         state = state_bytes(config.optim, sizes.counts)
-        foretold = PARALLEL[kind].bytes_of(sizes.parameters, state, world.size)
+        foretold = PARALLEL[kind].memory_bytes(sizes.parameters, state, world.size)
         return {"held": held(updater), "formula": foretold, "grown": resident() - before}
 
 

@@ -13,7 +13,7 @@ from gptlab.recipe import RunConfig
 from gptlab.train import plausible
 from gptlab.train.loop import Trainer
 from gptlab.train.optim import state_bytes
-from gptlab.train.parallel import BUCKET_MB, PARALLEL
+from gptlab.train.parallel import PARALLEL
 
 # Muennighoff et al. (2023), https://arxiv.org/abs/2305.16264: up to four are nearly as good as new text.
 MANY_EPOCHS = 4
@@ -46,7 +46,7 @@ def announce(
         f"{shape.context}, {most}{trainer.updater.slices.rows} at once on {world.size} process(es), "
         f"{trainer.updater.dtype}, {attention_kernel(config, world.device)} attention, {world.device.type}{compiling}"
     )
-    for line in _sharing(config, trainer):
+    for line in _parallel(config, trainer):
         print(line)
     warn_if_emulated(trainer.updater.dtype, world.device, "--train.dtype")
     plan = trainer.budget.plan
@@ -78,18 +78,18 @@ def announce(
         print(f"annealing {config.train.anneal_from} from step {trainer.state.step} on", flush=True)
 
 
-def _sharing(config: RunConfig, trainer: Trainer) -> Iterator[str]:
-    """Say what several processes share, and what each of them holds."""
-    kind, size, processes = config.train.parallel, measure(config.model), trainer.world.size
+def _parallel(config: RunConfig, trainer: Trainer) -> Iterator[str]:
+    """Say what is split across processes, and what each of them holds."""
+    name, size, processes = config.train.parallel, measure(config.model), trainer.world.size
     if processes == 1:
-        if kind != "ddp":
-            yield f"parallel: {kind} shares among several processes; this one is alone and holds everything"
+        if name != "ddp":
+            yield f"parallel: {name} shares among several processes; this one is alone and holds everything"
         return
-    held = PARALLEL[kind].bytes_of(size.parameters, state_bytes(config.optim, size.counts), processes)
-    sums = f"buckets of {BUCKET_MB} MB" if kind != "fsdp" else "each block"
+    parallel = PARALLEL[name]
+    held = parallel.memory_bytes(size.parameters, state_bytes(config.optim, size.counts), processes)
     yield (
-        f"parallel: {kind}, each process holds {quantity(held, 'B')} of parameters, gradients and optimizer state; "
-        f"gradients are summed in {config.train.reduce_dtype}, {sums} at a time"
+        f"parallel: {name}, each process holds {quantity(held, 'B')} of parameters, gradients and optimizer state; "
+        f"gradients are summed in {config.train.reduce_dtype}, {parallel.sum_unit} at a time"
     )
 
 

@@ -32,7 +32,8 @@ class TrainConfig:
     device: DeviceName = "auto"
     """Where to train; auto is CUDA if available, else Apple's GPU (mps), else the CPU."""
     parallel: ParallelName = "ddp"
-    """What several processes share: the work (ddp), also the optimizer's state (zero1), or everything (fsdp)."""
+    """What is split across processes: only the batch (ddp), also the optimizer's state (zero1), or parameters and
+    gradients as well (fsdp)."""
     reduce_dtype: ReduceName = "float32"
     """Number format in which the gradients of several processes are summed."""
     init_from: str | None = None

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from gptlab.machine.device import product_type, supported_dtype
 from gptlab.model.attention import Attention
 from gptlab.model.roles import role
-from gptlab.train.adamw import Parts
+from gptlab.train.parallel import Parts
 
 # Jordan et al.'s: singular values from 0.003 to 1 of the scaled matrix end between 0.68 and 1.14, in five rounds.
 COEFFICIENTS = ((3.4445, -4.7750, 2.0315),) * 5

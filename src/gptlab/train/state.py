@@ -20,7 +20,7 @@ from gptlab.train.average import TRAINED, Average, trained
 from gptlab.train.budget import Budget
 from gptlab.train.guard import Guard
 from gptlab.train.optim import check_optimizer_state, load_optimizer_state, optimizer_state
-from gptlab.train.parallel import Alone
+from gptlab.train.parallel import Parallel
 from gptlab.train.skip import Skipping
 
 
@@ -34,7 +34,8 @@ class State:
     """
 
     model: GPT
-    sharing: Alone
+    parallel: Parallel
+    """What this process holds of parameters, gradients and optimizer state."""
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     guard: Guard
@@ -73,18 +74,18 @@ class State:
 
     @contextmanager
     def measured(self) -> Generator[None]:
-        """Let the readable model have the weights that are measured: all, and their mean where there is one."""
-        with self.average.used() if self.average is not None else nullcontext(), self.sharing.measured():
+        """Give the model for evaluations the weights that are measured: all, and their mean where there is one."""
+        with self.average.used() if self.average is not None else nullcontext(), self.parallel.gathered():
             yield
 
     def tensors(self) -> dict[str, dict[str, Tensor | Scattered]]:
         """Return the tensors of a checkpoint, by the file's stem; all processes call this together."""
-        share, average = self.sharing, self.average
-        weights = {name: share.to_save(name, weight) for name, weight in self.model.named_parameters()}
-        optimizer = dict(share.state_to_save(optimizer_state(self.optimizer, share.parts)))
+        parallel, average = self.parallel, self.average
+        weights = {name: parallel.to_save(name, weight) for name, weight in self.model.named_parameters()}
+        optimizer = dict(parallel.state_to_save(optimizer_state(self.optimizer, parallel.parts)))
         if average is None:
             return {"model": weights, "optimizer": optimizer}
-        means = {name: share.to_save(name, mean) for name, mean in average.means.items()}
+        means = {name: parallel.to_save(name, mean) for name, mean in average.means.items()}
         return {
             "model": means,
             "optimizer": optimizer | {f"{name}{TRAINED}": weights[name] for name in weights},
@@ -122,10 +123,10 @@ class State:
                     raise ValueError(f"{name} is {found.get(name)} there and {shapes.get(name)} here")
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
-                whole = weights[name].read()
-                self.sharing.hold(name, parameter, whole)
+                full = weights[name].read()
+                self.parallel.copy_local(name, parameter, full)
                 if name in means:
-                    self.sharing.hold(name, means[name], whole if mean is None else mean[name].read())
+                    self.parallel.copy_local(name, means[name], full if mean is None else mean[name].read())
 
     def restore(self, found: Checkpoint) -> None:
         """Continue from a checkpoint; the caller restores the budget.
@@ -138,15 +139,15 @@ class State:
             self.start(trained(model, optimizer), mean=model)
         except ValueError as error:
             raise CheckpointError(f"{found.folder}: its weights do not fit this model ({error})") from None
-        share, misfit = self.sharing, None
+        parallel, misfit = self.parallel, None
         try:
-            check_optimizer_state(self.optimizer, self.model, optimizer, share.parts)
+            check_optimizer_state(self.optimizer, self.model, optimizer, parallel.parts)
         except CheckpointError as error:
             misfit = error
         if self.world.count(misfit is not None)[0]:  # else the others would wait for this one
             raise misfit or CheckpointError(f"{found.folder}: does not fit; see another process's message")
         self.optimizer.state.clear()
-        load_optimizer_state(self.optimizer, optimizer, share.parts, share.cut)
+        load_optimizer_state(self.optimizer, optimizer, parallel.parts, parallel.local_part)
         with found.blamed():
             place = typed(_Place, {item.name: found.state[item.name] for item in fields(_Place)})
             restore_random_state(found.state["random"], self.world.device)

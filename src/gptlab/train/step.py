@@ -33,9 +33,9 @@ class Updater:
 
     def __init__(self, state: State, objective: Objective, config: TrainConfig, dtype: DTypeName) -> None:
         world, context = state.world, state.context
-        self.state, self._config, self._world, self._sharing = state, config, world, state.sharing
+        self.state, self._config, self._world, self._parallel = state, config, world, state.parallel
         self.dtype: DTypeName = dtype
-        self._inner, self.objective = objective, state.sharing.called
+        self._inner, self.objective = objective, state.parallel.forward_module
         # What float16's scaler divides is every gradient, whoever updates from it.
         self._gradients: Any = SimpleNamespace(param_groups=[{"params": [*state.model.parameters()]}])
         n_sequence, auto = config.batch_tokens // context, config.micro_batch == "auto"
@@ -66,7 +66,7 @@ class Updater:
         """
         began = time.monotonic()
         trials = self._config.micro_batch == "auto" or self._config.compile
-        if trials and not self._sharing.meets_in_passes:
+        if trials and not self._parallel.synchronises_every_pass:
             self.probe.run(say)
         if self.compiled_as != "nothing":
             say(f"compiled in {duration(time.monotonic() - began)}, a pass included")
@@ -95,7 +95,7 @@ class Updater:
             ids, targets = map(self._to_device, self.slices.ahead.ask(*request))
             nats += self._backward(ids, targets, weight, synchronise=number == len(passes))
         scaler.unscale_(self._gradients)
-        norm = self._sharing.clip(self._config.grad_clip if self._config.grad_clip is not None else math.inf)
+        norm = self._parallel.clip(self._config.grad_clip if self._config.grad_clip is not None else math.inf)
         # One process decides for all, as their weights must stay equal.
         total, lost = self._world.sum(nats.item(), not math.isfinite(norm))
         found = Gradient(total / n_token, math.nan if lost else norm)
@@ -106,7 +106,7 @@ class Updater:
         """Update the weights, unless the gradient is not finite."""
         if gradient.finite:
             with self._memory_named():
-                self._sharing.update(self.state.optimizer)
+                self._parallel.update(self.state.optimizer)
                 if self.state.average is not None:
                     self.state.average.update(self.state.step + 1)
         self.state.scaler.update()  # halves the loss scale if the gradient is not finite
@@ -124,7 +124,7 @@ class Updater:
     def _backward(self, ids: Tensor, targets: Tensor, weight: float, *, synchronise: bool) -> Tensor:
         # For the backward pass too, in which recomputed blocks attend again.
         kernel = kernels.only(self._config.attention_kernel)
-        with nullcontext() if synchronise else self._sharing.unsynchronised(), self._memory_named(), kernel:
+        with nullcontext() if synchronise else self._parallel.unsynchronised(), self._memory_named(), kernel:
             with autocast(self.dtype, self._world.device):
                 nats = self.objective(ids, targets)
             self.state.scaler.scale(nats * weight).backward()
