@@ -31,7 +31,7 @@ def checked(tiny_recipe, capsys, monkeypatch):
 
 def test_the_batch_is_the_first_of_the_run(tiny_recipe):
     config = recipe.load([tiny_recipe])
-    ids, targets = Sets(config.data, 32, config.order_seed).order.batch(0, 4)
+    ids, targets = Sets(config.data, 32, config.order_seed).batches.batch(0, 4)
     batch = overfit.first_batch(config)
     assert torch.equal(batch.ids, ids)
     assert torch.equal(batch.targets, targets)

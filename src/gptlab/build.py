@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from gptlab.amounts import quantity
-from gptlab.data.mixture import Order, Sets
+from gptlab.data.mixture import Batches, Sets
 from gptlab.errors import ConfigError
 from gptlab.evaluations import evaluations
 from gptlab.machine.device import (
@@ -39,7 +39,7 @@ from gptlab.train.optim import OPTIMIZERS, build_optimizer, state_bytes
 from gptlab.train.parallel import FLOAT32_BYTES, FSDP, PARALLEL, Parallel, SingleProcess
 from gptlab.train.saver import Saver
 from gptlab.train.schedule import rate
-from gptlab.train.skip import Skipping
+from gptlab.train.skip import BatchesWithSkips
 from gptlab.train.state import State
 from gptlab.train.step import Updater
 
@@ -76,7 +76,7 @@ def build(
         "seed": config.order_seed,
         "data": sets.fingerprint,
     }
-    updater = build_updater(config, sets.order, world, identity=identity, replan=replan)
+    updater = build_updater(config, sets.batches, world, identity=identity, replan=replan)
     state, dtype, peak = updater.state, updater.dtype, peak_flops(world.device, updater.dtype)
     eval_model, flops_per_token = state.parallel.eval_model, measure(config.model).flops_per_token
     return Trainer(
@@ -100,7 +100,7 @@ def build(
 
 def build_updater(
     config: RunConfig,
-    order: Order,
+    batches: Batches,
     world: World,
     *,
     identity: Mapping[str, Any] | None = None,
@@ -110,7 +110,7 @@ def build_updater(
 
     Args:
         config: the recipe.
-        order: the training sequences.
+        batches: the training data.
         world: the processes.
         identity: what a checkpoint must have in common with the run, as State says.
         replan: whether to measure anew how many steps fit `train.hours`.
@@ -143,7 +143,7 @@ def build_updater(
             evaluate_every=config.eval.every_steps,
             again=replan,
         ),
-        Skipping(order),
+        BatchesWithSkips(batches),
         identity=identity or {},
         context=config.model.context,
         world=world,

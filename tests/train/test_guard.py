@@ -87,7 +87,9 @@ def poison(monkeypatch):
     def spoiled(self, first, stop):
         found = plain(self, first, stop)
         skipped = self.state.batches.skip
-        numbers = {skip.number(first + place, skipped) for place in range(self.slices.n_sequence)}
+        numbers = {
+            skip.index_of(first + place, skipped) for place in range(self.micro_batches.batch_sequences)
+        }
         return replace(found, norm=math.inf) if found and numbers & poisoned else found
 
     monkeypatch.setattr(Updater, "gradient", spoiled)

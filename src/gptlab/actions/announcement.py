@@ -43,7 +43,7 @@ def announce(
     compiling = "; compiling takes some minutes at first" if config.train.compile else ""
     print(
         f"training: {_length(config)} of {config.train.batch_tokens:,} tokens = {n_sequence} sequences of "
-        f"{shape.context}, {most}{trainer.updater.slices.rows} at once on {world.size} process(es), "
+        f"{shape.context}, {most}{trainer.updater.micro_batches.sequences} at once on {world.size} process(es), "
         f"{trainer.updater.dtype}, {attention_kernel(config, world.device)} attention, {world.device.type}{compiling}"
     )
     for line in _parallel(config, trainer):

@@ -51,7 +51,7 @@ def first_batch(config: RunConfig) -> OneBatch:
     context, asked = config.model.context, config.train.micro_batch
     most = SEQUENCES if asked == "auto" else min(SEQUENCES, asked)
     rows = min(most, max(1, TOKENS // context), config.train.batch_tokens // context)
-    return OneBatch(*open_sets(config).order.batch(0, rows))
+    return OneBatch(*open_sets(config).batches.batch(0, rows))
 
 
 def overfit(config: RunConfig, batch: OneBatch) -> CheckResult:
@@ -66,7 +66,7 @@ def _learn(config: RunConfig, batch: OneBatch) -> CheckResult:
     updater = build_updater(replace(config, train=alone), batch, world)
     losses: list[float] = []
     began = time.monotonic()
-    with updater.slices.ahead, Progress("overfitting", STEPS, " steps") as progress:
+    with updater.micro_batches.ahead, Progress("overfitting", STEPS, " steps") as progress:
         for step in range(STEPS + 1):
             gradient = updater.gradient(step * rows, lambda: False)
             assert gradient is not None

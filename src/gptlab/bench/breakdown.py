@@ -26,7 +26,7 @@ Work = Callable[[], Tensor]
 def parts_of(rig: Rig) -> dict[str, Callable[[], float]]:
     """Return what measures the seconds that each part takes of a whole step."""
     model, config, device = rig.updater.state.model, rig.config, rig.world.device
-    shape = (rig.rows, config.model.context, config.model.n_embd)
+    shape = (rig.sequences, config.model.context, config.model.n_embd)
     dtype = product_type(rig.updater.dtype)
     x = torch.randn(shape, device=device, dtype=dtype if model.cast_residual else torch.float32)
     x.requires_grad_()

@@ -28,7 +28,11 @@ class Product:
 
 def products_of(rig: Rig) -> Counter[Product]:
     """Count the products of a pass by shape."""
-    model, tokens, device = rig.updater.state.model, rig.rows * rig.config.model.context, rig.world.device
+    model, tokens, device = (
+        rig.updater.state.model,
+        rig.sequences * rig.config.model.context,
+        rig.world.device,
+    )
     found: Counter[Product] = Counter()
     for module in model.blocks.modules():
         if isinstance(module, nn.Linear):

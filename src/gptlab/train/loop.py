@@ -98,7 +98,7 @@ class Trainer:
         """Continue from one of the run's own checkpoints, and set aside all later ones."""
         at = self.state
         at.restore(found)
-        self.updater.slices.ahead.forget()
+        self.updater.micro_batches.ahead.forget()
         self.saver.saved = at.step
         if at.best is not None and not checkpoint.folder_of(self.saver.run, at.best["step"]).is_dir():
             at.best = None  # a later one was better, but it is gone too
@@ -114,7 +114,7 @@ class Trainer:
         steps = self.budget.plan.steps if self.budget.plan is not None else None
         record = Record(log, self.world, self.work, steps=steps, step=self.state.step)
         self.updater.prepare(record.say)
-        with self.saver, self.updater.slices.ahead:
+        with self.saver, self.updater.micro_batches.ahead:
             return self._fit(record)
 
     def _fit(self, record: Record) -> Literal["finished", "interrupted"]:
@@ -158,7 +158,7 @@ class Trainer:
                 self.after_step = None
             self._watch_saver(record)
             if complaint is not None:
-                samples = self._numbers(at.sample - self.config.batch_tokens // self.state.context)
+                samples = self._indices(at.sample - self.config.batch_tokens // self.state.context)
                 record.event("skip", at.step, reason=complaint, samples=samples, skipped=at.guard.skipped)
             if at.guard.exhausted:
                 self._go_back(record, f"{complaint}, {at.guard.bad} times in a row")
@@ -179,10 +179,10 @@ class Trainer:
     def _stop(self) -> bool:
         return self.world.count(self.interrupt.wanted())[0] > 0
 
-    def _numbers(self, first: int) -> skip.Range:
-        """Return the numbers of the first and last sample consumed after `first` others."""
+    def _indices(self, first: int) -> skip.Range:
+        """Return the indices of the first and last sample consumed after `first` others."""
         before = self.state.batches.skip
-        return skip.number(first, before), skip.number(self.state.sample - 1, before)
+        return skip.index_of(first, before), skip.index_of(self.state.sample - 1, before)
 
     def _go_back(self, record: Record, complaint: str) -> None:
         """Return to a checkpoint from before the trouble, and skip the samples around it.
@@ -208,7 +208,7 @@ class Trainer:
                 "--optim.lr, or with --train.dtype bfloat16"
             )
         before = guard.config.patience * self.config.batch_tokens // self.state.context
-        samples = self._numbers(max(sample - before, found.state["sample"]))
+        samples = self._indices(max(sample - before, found.state["sample"]))
         ranges = skip.joined([*at.batches.skip, samples])
         left, skipped, rollbacks = at.step, guard.skipped, guard.rollbacks + 1
         self._restore(found)
@@ -264,7 +264,7 @@ class Trainer:
             return
         record.log.sync()  # what a checkpoint takes for granted must not be lost in a power cut
         self.saver.start(
-            {**at.facts(), "micro_batch": self.updater.slices.rows},
+            {**at.facts(), "micro_batch": self.updater.micro_batches.sequences},
             **at.tensors(),
             good=at.guard.good,
         )

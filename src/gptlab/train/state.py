@@ -21,7 +21,7 @@ from gptlab.train.budget import Budget
 from gptlab.train.guard import Guard
 from gptlab.train.optim import check_optimizer_state, load_optimizer_state, optimizer_state
 from gptlab.train.parallel import Parallel
-from gptlab.train.skip import Skipping
+from gptlab.train.skip import BatchesWithSkips
 
 
 @dataclass
@@ -40,7 +40,7 @@ class State:
     scaler: torch.amp.GradScaler
     guard: Guard
     budget: Budget
-    batches: Skipping
+    batches: BatchesWithSkips
     identity: Mapping[str, Any]
     context: int
     world: World
