@@ -81,8 +81,8 @@ def memory(size: str, kind: str, device: DeviceName) -> dict[str, Any]:
         config = configured(size, kind, 64 * world.size, 64, device)
         before = resident()
         updater = built(config, world)
-        gradient = updater.gradient(0, lambda: False)
-        assert gradient is not None
+        stats = updater.compute_gradient(0, lambda: False)
+        assert stats is not None
         updater.state.parallel.update(updater.state.optimizer)  # and the gradient stays
         sizes = measure(config.model)
         state = state_bytes(config.optim, sizes.counts)
@@ -101,9 +101,9 @@ def times(size: str, rounds: int, device: DeviceName) -> dict[str, Any]:
             for kind, updater in updaters.items():
                 world.barrier()
                 began = time.perf_counter()
-                gradient = updater.gradient(number * TOKENS // CONTEXT, lambda: False)
-                assert gradient is not None
-                updater.update(gradient)
+                stats = updater.compute_gradient(number * TOKENS // CONTEXT, lambda: False)
+                assert stats is not None
+                updater.update(stats)
                 world.barrier()
                 found[kind].append(time.perf_counter() - began)
         kept = {kind: seconds[1:] for kind, seconds in found.items()}

@@ -176,7 +176,7 @@ def test_out_of_memory_names_the_flag(tiny_recipe, tmp_path, torch_settings):
     trainer = build(tiny_recipe, tmp_path, {"train": {"micro_batch": 4}})
     trainer.updater._forward = TooLarge(trainer.updater._forward)
     with pytest.raises(TrainError, match=r"train\.micro_batch = 4"):
-        trainer.updater.gradient(0, lambda: False)
+        trainer.updater.compute_gradient(0, lambda: False)
 
 
 def test_updates_that_are_not_finite_are_skipped_then_refused(train, tmp_path, monkeypatch):

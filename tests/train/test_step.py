@@ -50,7 +50,7 @@ def watched(tiny_recipe, out, flags, *errors):
 
 def test_every_pass_has_one_shape(tiny_recipe, tmp_path, torch_settings):
     whole, cut = (watched(tiny_recipe, tmp_path, {"micro_batch": size}) for size in (8, 3))
-    expected, found = (updater.gradient(0, lambda: False) for updater in (whole, cut))
+    expected, found = (updater.compute_gradient(0, lambda: False) for updater in (whole, cut))
     assert whole._forward.seen == [((8, 32), 8)]
     assert cut._forward.seen == [((3, 32), 3), ((3, 32), 3), ((3, 32), 2)]
     assert found.loss == pytest.approx(expected.loss, rel=1e-6)
@@ -162,7 +162,7 @@ def test_memory_that_runs_out_in_the_first_update_is_named(
     tiny_recipe, tmp_path, torch_settings, monkeypatch
 ):
     updater = build(tiny_recipe, tmp_path).updater
-    found = updater.gradient(0, lambda: False)
+    found = updater.compute_gradient(0, lambda: False)
 
     def full(*_, **__):
         raise torch.OutOfMemoryError("full")
@@ -248,7 +248,7 @@ def test_the_residual_stream_in_the_format_of_the_products(tiny_recipe, tmp_path
         first.register_forward_hook(
             lambda block, given, y, name=residual: seen.update({name: (given[0].dtype, y.dtype)})
         )
-        losses[residual] = trainer.updater.gradient(0, lambda: False)
+        losses[residual] = trainer.updater.compute_gradient(0, lambda: False)
     assert seen == {"float32": (torch.float32,) * 2, "products": (torch.bfloat16,) * 2}
     assert losses["products"].loss == pytest.approx(losses["float32"].loss, rel=1e-3)
     assert losses["products"].norm == pytest.approx(losses["float32"].norm, rel=2e-2)
@@ -263,7 +263,7 @@ def test_recomputed_blocks_attend_by_the_same_kernel(tiny_recipe, tmp_path, torc
     for recompute in (False, True):
         flags = {"attention_kernel": "math", "recompute": recompute}
         updater = build(tiny_recipe, tmp_path, {"train": flags}).updater
-        found[recompute] = updater.gradient(0, lambda: False)
+        found[recompute] = updater.compute_gradient(0, lambda: False)
     assert found[True] == found[False]
 
 

@@ -109,12 +109,12 @@ class Rig:
         updater, micro_batches = self.updater, self.updater.micro_batches
         waited = micro_batches.ahead.waited_s
         began = self._now()
-        gradient = updater.gradient(self._sample, lambda: False)
+        stats = updater.compute_gradient(self._sample, lambda: False)
         passed = self._now() - began
-        assert gradient is not None
+        assert stats is not None
         clip = self._clip()
         began = self._now()
-        updater.update(gradient)
+        updater.update(stats)
         updated = self._now() - began
         self._sample += micro_batches.batch_sequences
         whole = self.passes * self.sequences / micro_batches.batch_sequences

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from gptlab.parsing import typed
-from gptlab.train.gradient import Gradient
+from gptlab.train.step_stats import StepStats
 
 ROLLBACKS = 3  # more would hide the cause
 WINDOW = 128  # earlier losses that a new one is compared with
@@ -63,23 +63,21 @@ class Guard(Seen):
         super().__init__(bad=0, since=(0, 0), skipped=0, rollbacks=0, losses=[])
         self.config = config
 
-    def judge(self, gradient: Gradient, *, step: int, sample: int) -> str | None:
+    def judge(self, stats: StepStats, *, step: int, sample: int) -> str | None:
         """Judge a step, and return what is wrong with it; None if it is good.
 
         `step` and `sample` count those before it.
         """
-        self.skipped += not gradient.finite
-        if gradient.overflow:
+        self.skipped += not stats.finite
+        if stats.overflow:
             # Expected while the loss scaler searches: it halves the scale and the next step tries again.
             return "the gradient overflows float16; the loss scale is halved"
-        if not gradient.finite:
+        if not stats.finite:
             complaint = "the loss or gradient is not finite"
-        elif gradient.loss > self._bound():
-            complaint = (
-                f"loss {gradient.loss:.4f} is far above the {statistics.median(self.losses):.4f} before"
-            )
+        elif stats.loss > self._bound():
+            complaint = f"loss {stats.loss:.4f} is far above the {statistics.median(self.losses):.4f} before"
         else:
-            self.losses = [*self.losses, gradient.loss][-WINDOW:]
+            self.losses = [*self.losses, stats.loss][-WINDOW:]
             self.bad = 0
             return None
         if not self.bad:

@@ -142,17 +142,17 @@ class Trainer:
             began = time.monotonic()
             fraction = self.rate(at.step, self.budget.progress(at.step))
             lr = set_rate(at.optimizer, fraction)
-            gradient = self.updater.gradient(at.sample, self._stop)
-            if gradient is None:
+            stats = self.updater.compute_gradient(at.sample, self._stop)
+            if stats is None:
                 stop = True
                 continue
-            self.updater.update(gradient)
-            complaint = at.guard.judge(gradient, step=at.step, sample=at.sample)
+            self.updater.update(stats)
+            complaint = at.guard.judge(stats, step=at.step, sample=at.sample)
             at.step += 1
             at.tokens += self.config.batch_tokens
             step_s = time.monotonic() - began
             self.budget.note_step(step_s)
-            record.step(at.step, at.tokens, gradient, lr=lr, step_s=step_s)
+            record.step(at.step, at.tokens, stats, lr=lr, step_s=step_s)
             if self.after_step is not None:
                 self.after_step()
                 self.after_step = None

@@ -19,13 +19,13 @@ from gptlab.machine.memory import ran_out
 from gptlab.model import kernels
 from gptlab.model.in_format import autocast
 from gptlab.train.config import TrainConfig
-from gptlab.train.gradient import Gradient
 from gptlab.train.micro_batch_size import ENOUGH_TOKENS, even
 from gptlab.train.micro_batches import MicroBatches
 from gptlab.train.objective import Compiled, Objective
 from gptlab.train.optim import state_bytes_to_come
 from gptlab.train.probe import Probe
 from gptlab.train.state import State
+from gptlab.train.step_stats import StepStats
 
 
 class Updater:
@@ -71,7 +71,7 @@ class Updater:
         if self.compiled_as != "nothing":
             say(f"compiled in {duration(time.monotonic() - began)}, a pass included")
 
-    def gradient(self, first: int, stop: Callable[[], bool]) -> Gradient | None:
+    def compute_gradient(self, first: int, stop: Callable[[], bool]) -> StepStats | None:
         """Compute and clip the gradient of the batch that begins at sample `first`.
 
         Args:
@@ -98,13 +98,13 @@ class Updater:
         norm = self._parallel.clip(self._config.grad_clip if self._config.grad_clip is not None else math.inf)
         # One process decides for all, as their weights must stay equal.
         total, lost = self._world.sum(nats.item(), not math.isfinite(norm))
-        found = Gradient(total / n_token, math.nan if lost else norm)
+        found = StepStats(total / n_token, math.nan if lost else norm)
         scaled = scaler.is_enabled() and not found.finite and scaler.get_scale() > 1
         return replace(found, overflow=scaled and math.isfinite(found.loss))
 
-    def update(self, gradient: Gradient) -> None:
+    def update(self, stats: StepStats) -> None:
         """Update the weights, unless the gradient is not finite."""
-        if gradient.finite:
+        if stats.finite:
             with self._memory_named():
                 self._parallel.update(self.state.optimizer)
                 if self.state.average is not None:
