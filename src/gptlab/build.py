@@ -28,9 +28,9 @@ from gptlab.model.in_format import InFormat
 from gptlab.model.position import POSITIONS, Position
 from gptlab.model.size import measure
 from gptlab.recipe import RunConfig
-from gptlab.train.average import Average
 from gptlab.train.budget import Budget
 from gptlab.train.console import Work
+from gptlab.train.ema import EMA
 from gptlab.train.guard import Guard
 from gptlab.train.interrupt import Interrupt
 from gptlab.train.loop import Trainer
@@ -147,7 +147,7 @@ def build_updater(
         identity=identity or {},
         context=config.model.context,
         world=world,
-        average=Average(model, config.train.average) if config.train.average is not None else None,
+        ema=EMA(model, config.train.average) if config.train.average is not None else None,
     )
     return Updater(state, objective, config.train, dtype)
 

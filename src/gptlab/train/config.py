@@ -47,7 +47,7 @@ class TrainConfig:
     recompute: bool = False
     """Whether to recompute activations in the backward pass: less memory, a third more work."""
     average: float | None = None
-    """Decay rate of a running mean of the weights, which is then what is measured, saved, sampled and exported."""
+    """Decay of an exponential moving average (EMA) of the weights, which is then measured, saved and exported."""
     grad_clip: float | None = 1.0
     """Largest L2 norm of the gradient; larger gradients are scaled down to it. None means no bound."""
     deterministic: bool | None = None

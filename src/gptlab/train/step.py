@@ -107,8 +107,8 @@ class Updater:
         if stats.finite:
             with self._memory_named():
                 self._parallel.update(self.state.optimizer)
-                if self.state.average is not None:
-                    self.state.average.update(self.state.step + 1)
+                if self.state.ema is not None:
+                    self.state.ema.update(self.state.step + 1)
         self.state.scaler.update()  # halves the loss scale if the gradient is not finite
         self.discard()
 
