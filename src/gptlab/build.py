@@ -141,7 +141,7 @@ def build_updater(
             config.train,
             warmup_steps=config.schedule.warmup_steps,
             evaluate_every=config.eval.every_steps,
-            again=replan,
+            replan=replan,
         ),
         BatchesWithSkips(batches),
         identity=identity or {},

@@ -32,7 +32,7 @@ def test_what_is_far_above_is_bad_and_the_rest_is_not(guard):
     assert guard.judge(stats(3.4), step=200, sample=0) is None  # many deviations, but less than half a nat
     assert guard.judge(stats(0.1), step=201, sample=0) is None
     assert "far above the 3.0" in guard.judge(stats(9.0), step=202, sample=1616)
-    assert (guard.bad, guard.since, guard.skipped) == (1, (202, 1616), 0)
+    assert (guard.seen.bad, guard.seen.since, guard.seen.skipped) == (1, (202, 1616), 0)
 
 
 def test_a_new_run_may_do_what_it_likes_but_be_finite():
@@ -41,7 +41,7 @@ def test_a_new_run_may_do_what_it_likes_but_be_finite():
     assert guard.judge(stats(50.0), step=1, sample=8) is None
     assert guard.judge(stats(math.nan), step=2, sample=16) == "the loss or gradient is not finite"
     assert guard.judge(stats(3.0, math.inf), step=3, sample=24) == "the loss or gradient is not finite"
-    assert (guard.bad, guard.skipped) == (2, 2)
+    assert (guard.seen.bad, guard.seen.skipped) == (2, 2)
 
 
 def test_only_many_in_a_row_are_too_many(guard):
@@ -52,14 +52,14 @@ def test_only_many_in_a_row_are_too_many(guard):
     for step in range(3):
         guard.judge(stats(9.0), step=100 + step, sample=0)
     assert guard.exhausted
-    assert guard.good == 97
+    assert guard.rollback_limit == 97
 
 
 def test_float16_finding_its_scale_is_no_offence():
     guard = Guard(GuardConfig(patience=2))
     for step in range(10):
         assert "scale is halved" in guard.judge(stats(3.0, math.nan, overflow=True), step=step, sample=0)
-    assert (guard.bad, guard.skipped, guard.exhausted) == (0, 10, False)
+    assert (guard.seen.bad, guard.seen.skipped, guard.exhausted) == (0, 10, False)
 
 
 def test_spikes_need_not_be_looked_for():
@@ -75,7 +75,7 @@ def test_what_it_knows_survives(guard):
     for one in (guard, again):
         one.judge(stats(8.0), step=301, sample=2408)
     assert again.state() == guard.state()
-    assert again.bad == 2
+    assert again.seen.bad == 2
 
 
 @pytest.fixture

@@ -106,7 +106,7 @@ def _remaining(trainer: Trainer) -> str:
         return "of a number not measured yet"
     if budget.hours is None:
         return f"of {budget.plan.steps}"
-    plan = "a new plan will be made" if budget.again else "the plan is kept; --replan makes a new one"
+    plan = "a new plan will be made" if budget.replan else "the plan is kept; --replan makes a new one"
     return f"of {budget.plan.steps}, with {budget.used_s / 3600:.2f} of {budget.hours:g} h used ({plan})"
 
 
@@ -126,5 +126,5 @@ def _time(trainer: Trainer) -> str:
     budget, at = trainer.budget, trainer.state
     if budget.hours is None:
         return ""
-    end = f"; train.steps = {budget.most} ended it" if at.step == budget.most else ""
+    end = f"; train.steps = {budget.max_steps} ended it" if at.step == budget.max_steps else ""
     return f" in {budget.used_s / 3600:.2f} of {budget.hours:g} h{end}"

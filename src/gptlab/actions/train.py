@@ -125,11 +125,11 @@ def train(
         world.barrier()
         world.watch()
         at = trainer.state
-        over = resumed and trainer.budget.over(at.step)
-        if over and changed and world.main:
+        finished = resumed and trainer.budget.finished(at.step)
+        if finished and changed and world.main:
             unused = ", ".join(f"{key} = {after}" for key, (_, after) in changed.items())
             print(f"{out}: is finished, so nothing is trained with {unused}", flush=True)
-        changed = {} if over else changed
+        changed = {} if finished else changed
         with _open_log(config, out, at.step) if world.main else nullcontext(_Silent()) as log:
             if resumed or changed is not None:
                 facts = {"processes": world.size, "restarts": restarts()}

@@ -148,7 +148,7 @@ def _pause_seconds(config: RunConfig, rig: Rig) -> tuple[float, float]:
         with TemporaryDirectory(dir=".", prefix=".calibrating_") as folder, at.measured():
             began = time.perf_counter()
             saver = Saver(Path(folder), keep=1, keep_every=None, files={})
-            saver.start(at.facts(), **at.tensors(), good=None)
+            saver.start(at.facts(), **at.tensors(), rollback_limit=None)
             at.model.eval()
             for evaluation in found:
                 evaluation.run()

@@ -241,21 +241,22 @@ def _counts(folder: Path) -> bool:
     return folder.name.removeprefix("step_").isdecimal() and folder.is_dir()
 
 
-def prune(run: Path, keep: int, *, every: int | None = None, before: int | None = None) -> None:
+def prune(run: Path, keep: int, *, every: int | None = None, rollback_limit: int | None = None) -> None:
     """Delete the checkpoints that need not be kept, and what a crash left half-written.
 
     Args:
         run: the run folder.
         keep: how many of the newest to keep, in addition to those that RUN/best and RUN/latest name.
         every: also keep checkpoints whose step this divides.
-        before: also keep the newest one up to this step, or else the oldest.
+        rollback_limit: also keep the newest one up to this step, or else the oldest.
     """
     folders = folders_of(run)
     kept = {pointed(run / BEST), pointed(run / LATEST), *folders[-keep:]}
     if every is not None:
         kept |= {folder for folder in folders if step_of(folder) % every == 0}
-    if before is not None:
-        kept |= {*([folder for folder in folders if step_of(folder) <= before][-1:] or folders[:1])}
+    if rollback_limit is not None:
+        before = [folder for folder in folders if step_of(folder) <= rollback_limit]
+        kept |= {*(before[-1:] or folders[:1])}
     for folder in (run / CHECKPOINTS).glob("step_*"):
         if folder not in kept and (_counts(folder) or folder.suffix == storage.ASIDE):
             storage.remove(folder)

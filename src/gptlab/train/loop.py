@@ -88,7 +88,7 @@ class Trainer:
         self.state.restore(found)
         self.state.best = None
         self.budget.start(self.state.step)
-        if self.budget.over(self.state.step):
+        if self.budget.finished(self.state.step):
             raise TrainError(
                 f"train.steps = {self.config.steps}: {found.folder} is already at step {self.state.step}; "
                 "steps count from the start of that run"
@@ -121,7 +121,7 @@ class Trainer:
         at = self.state
         stop = False
         while True:
-            done = self.budget.over(at.step)
+            done = self.budget.finished(at.step)
             due = done or at.step % self.evaluate_every == 0
             if self._save_is_due(due):
                 self._save(record)
@@ -136,7 +136,7 @@ class Trainer:
                 return "interrupted"
             if done:
                 return "finished"
-            if self.budget.may_change(at.step, evaluated=due):
+            if self.budget.may_replan(at.step, evaluated=due):
                 self._plan(record)
 
             began = time.monotonic()
@@ -159,9 +159,11 @@ class Trainer:
             self._watch_saver(record)
             if complaint is not None:
                 samples = self._indices(at.sample - self.config.batch_tokens // self.state.context)
-                record.event("skip", at.step, reason=complaint, samples=samples, skipped=at.guard.skipped)
+                record.event(
+                    "skip", at.step, reason=complaint, samples=samples, skipped=at.guard.seen.skipped
+                )
             if at.guard.exhausted:
-                self._go_back(record, f"{complaint}, {at.guard.bad} times in a row")
+                self._go_back(record, f"{complaint}, {at.guard.seen.bad} times in a row")
 
     def _plan(self, record: Record) -> None:
         """Plan again if the time requires it, by the first process's clock.
@@ -170,7 +172,7 @@ class Trainer:
             TrainError: the time is too short.
         """
         step, budget = self.state.step, self.budget
-        plan = self.world.from_main(budget.forecast(step, save_s=self.saver.seconds))
+        plan = self.world.from_main(budget.new_plan(step, save_s=self.saver.seconds))
         if plan is None:
             return
         budget.follow(plan)
@@ -192,15 +194,15 @@ class Trainer:
         """
         at, guard = self.state, self.state.guard
         self.saver.wait()
-        step, sample = guard.since
+        step, sample = guard.seen.since
         found = None
-        if guard.rollbacks < ROLLBACKS:
+        if guard.seen.rollbacks < ROLLBACKS:
             # Preferably one from well before the trouble, as its cause may lie earlier.
-            found = self._find(guard.good) or self._find(step)
+            found = self._find(guard.rollback_limit) or self._find(step)
         if found is None:
             tried = (
-                f"after {guard.rollbacks} rollbacks"
-                if guard.rollbacks
+                f"after {guard.seen.rollbacks} rollbacks"
+                if guard.seen.rollbacks
                 else "with no checkpoint to go back to"
             )
             raise TrainError(
@@ -210,9 +212,9 @@ class Trainer:
         before = guard.config.patience * self.config.batch_tokens // self.state.context
         samples = self._indices(max(sample - before, found.state["sample"]))
         ranges = skip.joined([*at.batches.skip, samples])
-        left, skipped, rollbacks = at.step, guard.skipped, guard.rollbacks + 1
+        left, skipped, rollbacks = at.step, guard.seen.skipped, guard.seen.rollbacks + 1
         self._restore(found)
-        at.batches.skip, guard.skipped, guard.rollbacks = ranges, skipped, rollbacks
+        at.batches.skip, guard.seen.skipped, guard.seen.rollbacks = ranges, skipped, rollbacks
         record.event("rollback", at.step, reason=complaint, left=left, samples=samples)
         record.say(
             f"step {left}: {complaint}; back to step {at.step}, skipping samples {samples[0]} to {samples[1]}"
@@ -266,7 +268,7 @@ class Trainer:
         self.saver.start(
             {**at.facts(), "micro_batch": self.updater.micro_batches.sequences},
             **at.tensors(),
-            good=at.guard.good,
+            rollback_limit=at.guard.rollback_limit,
         )
         self._saved_time = time.monotonic()
 
@@ -288,7 +290,7 @@ class Trainer:
                 f"{failure}; the newest whole checkpoint is that of step {self.saver.saved}. Fix the disk and run the "
                 "same command again to continue from there"
             )
-        self.saver.prune(self.state.guard.good)
+        self.saver.prune(self.state.guard.rollback_limit)
 
     def _watch_saver(self, record: Record) -> str | None:
         """Record a failed save, and reserve as much time for the last save as the slowest one took."""
