@@ -252,7 +252,7 @@ def test_after_a_failed_save_all_processes_know_and_the_next_one_works(tmp_path,
     wire = Wire(numbers.repeat(2))
     held = Scattered(torch.Size((10,)), (Span(0, 0, 2), Span(1, 2, 10)), torch.zeros(2), wire)
     told, write = [], checkpoint.save
-    monkeypatch.setattr(wire, "tell", lambda outcome: told.append(outcome) or outcome)
+    monkeypatch.setattr(wire, "broadcast_outcome", lambda outcome: told.append(outcome) or outcome)
     with Saver(tmp_path, keep=3, keep_every=None, files={}, link=wire) as saver:
         monkeypatch.setattr(checkpoint, "save", full)
         saver.start({"step": 1}, model={}, optimizer={"a/b": held})

@@ -65,11 +65,11 @@ class Link:
             with suppress(RuntimeError):  # a process that died says so elsewhere; the others still send
                 self.receive(*piece)
 
-    def tell(self, outcome: bool) -> bool:
-        """Tell all processes the first one's outcome."""
-        said = torch.tensor(int(outcome))
-        dist.broadcast(said, 0, self._group)
-        return bool(said)
+    def broadcast_outcome(self, written: bool | None) -> bool:
+        """Return in all processes whether the first one has written the file; only that one knows, others give None."""
+        outcome = torch.tensor(int(bool(written)))
+        dist.broadcast(outcome, 0, self._group)
+        return bool(outcome)
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ class Plan:
 class Budget:
     """The time of a run, and the plan made from it.
 
-    The decay's progress is here for runs of steps too, as it depends on the last step, which a run of hours has to learn.
+    The decay's progress is here for runs of steps too, as it depends on the last step, which a run of hours must learn.
 
     Time counts from when a process is ready to train, includes evaluations and checkpoints, and adds up over all starts
     of the run. Time between the last checkpoint and a crash does not count, nor does waiting in a queue.

@@ -146,14 +146,14 @@ class Saver:
         if not link.main:
             for tensor in scattered:
                 deque(tensor.stream(), maxlen=0)
-            return link.tell(False)
+            return link.broadcast_outcome(None)
         written = False
         try:
             checkpoint.save(self.run, state, **parts, files=self._files)
             written = True
         finally:
             link.drain(scattered)
-            link.tell(written)
+            link.broadcast_outcome(written)
         return True
 
 
