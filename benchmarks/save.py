@@ -21,11 +21,11 @@ from gptlab.machine.world import World
 from gptlab.model.gpt import GPT, SIZES, ModelConfig
 from gptlab.model.in_format import autocast
 from gptlab.runs.metrics import MetricsLog
-from gptlab.train.console import Record, Work
 from gptlab.train.guard import WINDOW, Guard, GuardConfig
 from gptlab.train.optim import AdamWConfig, build_optimizer, optimizer_state
 from gptlab.train.saver import Saver
 from gptlab.train.step import Objective, StepStats
+from gptlab.train.step_reporter import StepReporter, Work
 
 CONTEXT, ROWS = 1024, 1000
 
@@ -36,12 +36,12 @@ def bookkeeping_s(folder: Path, device: torch.device) -> float:
     for step in range(WINDOW):
         guard.judge(StepStats(3.0 + 0.01 * (step % 7), 1.0), step=step, sample=step)
     with MetricsLog(folder / "metrics.jsonl") as log:
-        record = Record(log, World(0, 1, device), Work(524_288, 8.6e8, None), steps=ROWS, step=0)
+        reporter = StepReporter(log, World(0, 1, device), Work(524_288, 8.6e8, None), steps=ROWS, step=0)
         began = time.perf_counter()
         for step in range(ROWS):
             stats = StepStats(3.0 + 0.01 * (step % 5), 1.0)
             guard.judge(stats, step=step, sample=step)
-            record.step(step, step, stats, lr=1e-4, step_s=1.0)
+            reporter.step(step, step, stats, lr=1e-4, step_s=1.0)
         return (time.perf_counter() - began) / ROWS
 
 

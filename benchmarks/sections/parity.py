@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gptlab.errors import brief
 from gptlab.eval import tree
-from gptlab.machine.device import product_type, set_matmul_precision
+from gptlab.machine.device import operand_dtype, set_matmul_precision
 from gptlab.model.gpt import GPT, ModelConfig
 from gptlab.model.in_format import InFormat, autocast
 from gptlab.train.objective import Objective
@@ -173,7 +173,7 @@ def _cached(device: torch.device, case: Case, dtype: Any) -> tuple[float]:
     model, ids = _on(device, case), case.ids.to(device)
     half = ids.shape[1] // 2
     parts = ids.split((half, 1, 1, 1, ids.shape[1] - half - 3), 1)
-    cache = model.new_cache(*ids.shape, product_type(dtype))
+    cache = model.new_cache(*ids.shape, operand_dtype(dtype))
     reader = InFormat(model, dtype, device)
     logits = torch.cat([reader.head(reader.hidden(part, cache)) for part in parts], 1)
     return (_error(logits, case.logits),)

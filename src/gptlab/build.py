@@ -14,8 +14,8 @@ from gptlab.errors import ConfigError
 from gptlab.evaluations import evaluations
 from gptlab.machine.device import (
     choose_dtype,
+    operand_dtype,
     peak_flops,
-    product_type,
     set_deterministic,
     set_matmul_precision,
 )
@@ -29,7 +29,6 @@ from gptlab.model.position import POSITIONS, Position
 from gptlab.model.size import measure
 from gptlab.recipe import RunConfig
 from gptlab.train.budget import Budget
-from gptlab.train.console import Work
 from gptlab.train.ema import EMA
 from gptlab.train.guard import Guard
 from gptlab.train.interrupt import Interrupt
@@ -42,6 +41,7 @@ from gptlab.train.schedule import rate
 from gptlab.train.skip import BatchesWithSkips
 from gptlab.train.state import State
 from gptlab.train.step import Updater
+from gptlab.train.step_reporter import Work
 
 
 def open_sets(config: RunConfig) -> Sets:
@@ -182,7 +182,7 @@ def attention_kernel(config: RunConfig, device: torch.device) -> str:
         ConfigError: the recipe asks for a kernel that cannot.
     """
     asked, shape = config.train.attention_kernel, config.model
-    dtype = product_type(choose_dtype(config.train.dtype, device))
+    dtype = operand_dtype(choose_dtype(config.train.dtype, device))
     grouped = shape.kv_heads < shape.n_head and asked == "auto"  # any other kernel repeats them if it must
     masked = POSITIONS[shape.position].bias is not Position.bias  # a bias of the scores is a mask to torch
     with kernels.only(asked):

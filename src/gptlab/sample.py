@@ -131,7 +131,7 @@ class Writer:
             seed: of the draws; None means a different one every time.
             stop_id: the id that ends a text, such as `tokenizer.end_of_text`; the rest of its row repeats it.
             samples: texts per prompt.
-            dtype: number format of matrix products.
+            dtype: data type of matrix multiplications.
 
         Raises:
             ConfigError: an option is out of range, or a prompt is empty or has ids outside the vocabulary.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gptlab.bench.rig import Rig
-from gptlab.machine.device import product_type, synchronise
+from gptlab.machine.device import operand_dtype, synchronise
 from gptlab.model import kernels
 from gptlab.model.attention import Reading, masked
 from gptlab.model.in_format import autocast
@@ -27,7 +27,7 @@ def parts_of(rig: Rig) -> dict[str, Callable[[], float]]:
     """Return what measures the seconds that each part takes of a whole step."""
     model, config, device = rig.updater.state.model, rig.config, rig.world.device
     shape = (rig.sequences, config.model.context, config.model.n_embd)
-    dtype = product_type(rig.updater.dtype)
+    dtype = operand_dtype(rig.updater.dtype)
     x = torch.randn(shape, device=device, dtype=dtype if model.cast_residual else torch.float32)
     x.requires_grad_()
     targets = torch.zeros(shape[:2], dtype=torch.long, device=device)

@@ -33,7 +33,7 @@ def run(
         fewshot_data: JSONL that HellaSwag's solved examples are drawn from; None downloads its training set.
         task_data: folder with a file for each task, which small needs; None downloads those of the harness.
         limit: first items, for MMLU and BLiMP evenly of each part, or for `loss` tokens; None means all.
-        dtype: number format of matrix products.
+        dtype: data type of matrix multiplications.
         device: where to run.
         samples: file for one JSON line per item.
     """

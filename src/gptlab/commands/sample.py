@@ -29,7 +29,7 @@ def run(
         top_p: draw from the likeliest tokens that together reach this probability; None means all.
         seed: of the draws; None means a different one every time.
         samples: texts to write from the prompt.
-        dtype: number format of matrix products; auto is a 16-bit one if the device multiplies it natively, else
+        dtype: data type of matrix multiplications; auto is a 16-bit one if the device multiplies it natively, else
             float32, in which texts are the same everywhere.
     """
     import torch

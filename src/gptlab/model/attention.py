@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from gptlab.model.kernels import attend, format_of_products
+from gptlab.model.kernels import attend, compute_dtype
 from gptlab.model.norm import NORMS
 from gptlab.model.position import Position
 
@@ -154,4 +154,4 @@ def masked(
     n_query, n_key = bias.shape[-2:]
     visible = _visible(layout, n_query, n_key, bias.device)
     # In attention's own format: autocast would convert it again in every block.
-    return bias.masked_fill(~visible, -torch.inf).to(format_of_products(bias))
+    return bias.masked_fill(~visible, -torch.inf).to(compute_dtype(bias))

@@ -5,13 +5,13 @@ from contextlib import contextmanager
 
 import torch
 
-from gptlab.machine.device import DTypeName, product_type
+from gptlab.machine.device import DTypeName, operand_dtype
 from gptlab.model.kernels import any_shape
 
 
 def autocast(name: DTypeName | torch.dtype, device: torch.device) -> torch.autocast:
     """Return the autocast context for a number format; it does nothing for float32."""
-    dtype = name if isinstance(name, torch.dtype) else product_type(name)
+    dtype = name if isinstance(name, torch.dtype) else operand_dtype(name)
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 

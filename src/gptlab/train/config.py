@@ -1,4 +1,4 @@
-"""The recipe's [train]: how long, in what batches and in what number format."""
+"""The recipe's [train]: how long, in what batches and in what data type."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,7 +10,7 @@ from gptlab.train.parallel import ParallelName, ReduceName
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How long, in what batches and in what number format to train."""
+    """How long, in what batches and in what data type to train."""
 
     steps: int | None = None
     """Updates of the weights; with `hours`, an upper limit. None means as many as fit `hours`, or else 1000.
@@ -24,9 +24,9 @@ class TrainConfig:
     micro_batch: int | Literal["auto"] = "auto"
     """Sequences a process computes at once; auto is as many as fit in memory and still help."""
     dtype: DTypeName = "auto"
-    """Number format of the products; auto is bfloat16 where supported and not slower. float16 uses loss scaling."""
+    """Data type of matrix multiplications; auto is bfloat16 if supported and not slower. float16 uses loss scaling."""
     residual: Literal["float32", "products"] = "float32"
-    """Number format of the residual stream: float32, or that of the products, with less memory and coarser sums."""
+    """Data type of the residual stream; products is that of matrix multiplications: less memory, but coarser sums."""
     attention_kernel: KernelName = "auto"
     """Kernel that computes attention in training; auto lets torch choose."""
     device: DeviceName = "auto"
@@ -35,7 +35,7 @@ class TrainConfig:
     """What is split across processes: only the batch (ddp), also the optimizer's state (zero1), or parameters and
     gradients as well (fsdp)."""
     reduce_dtype: ReduceName = "float32"
-    """Number format in which the gradients of several processes are summed."""
+    """Data type in which the gradients of several processes are summed."""
     init_from: str | None = None
     """A model to start from: a run, a checkpoint or a Hugging Face folder. None means random weights."""
     anneal_from: str | None = None

@@ -16,7 +16,6 @@ from gptlab.runs.folder import BEST
 from gptlab.runs.metrics import MetricsLog
 from gptlab.train import skip
 from gptlab.train.config import TrainConfig
-from gptlab.train.console import Record, Work
 from gptlab.train.evaluation import Evaluation, evaluate
 from gptlab.train.guard import ROLLBACKS
 from gptlab.train.interrupt import Interrupt
@@ -24,6 +23,7 @@ from gptlab.train.optim import set_rate
 from gptlab.train.saver import Saver
 from gptlab.train.state import State
 from gptlab.train.step import Updater
+from gptlab.train.step_reporter import StepReporter, Work
 
 
 @dataclass
@@ -112,32 +112,32 @@ class Trainer:
             TrainError: rollbacks do not help, memory is too small, or the last checkpoint cannot be written.
         """
         steps = self.budget.plan.steps if self.budget.plan is not None else None
-        record = Record(log, self.world, self.work, steps=steps, step=self.state.step)
-        self.updater.prepare(record.say)
+        reporter = StepReporter(log, self.world, self.work, steps=steps, step=self.state.step)
+        self.updater.prepare(reporter.say)
         with self.saver, self.updater.micro_batches.ahead:
-            return self._fit(record)
+            return self._fit(reporter)
 
-    def _fit(self, record: Record) -> Literal["finished", "interrupted"]:
+    def _fit(self, reporter: StepReporter) -> Literal["finished", "interrupted"]:
         at = self.state
         stop = False
         while True:
             done = self.budget.finished(at.step)
             due = done or at.step % self.evaluate_every == 0
             if self._save_is_due(due):
-                self._save(record)
+                self._save(reporter)
             if due and not stop:
-                self._evaluate(record)
+                self._evaluate(reporter)
                 stop = self._stop()
             if done or stop:
-                self._save_at_last(record)
+                self._save_at_last(reporter)
             if stop:
                 reason = self.interrupt.reason or "another process was asked to stop"
-                record.event("signal", at.step, reason=reason)
+                reporter.event("signal", at.step, reason=reason)
                 return "interrupted"
             if done:
                 return "finished"
             if self.budget.may_replan(at.step, evaluated=due):
-                self._plan(record)
+                self._plan(reporter)
 
             began = time.monotonic()
             fraction = self.rate(at.step, self.budget.progress(at.step))
@@ -152,20 +152,20 @@ class Trainer:
             at.tokens += self.config.batch_tokens
             step_s = time.monotonic() - began
             self.budget.note_step(step_s)
-            record.step(at.step, at.tokens, stats, lr=lr, step_s=step_s)
+            reporter.step(at.step, at.tokens, stats, lr=lr, step_s=step_s)
             if self.after_step is not None:
                 self.after_step()
                 self.after_step = None
-            self._watch_saver(record)
+            self._watch_saver(reporter)
             if complaint is not None:
                 samples = self._indices(at.sample - self.config.batch_tokens // self.state.context)
-                record.event(
+                reporter.event(
                     "skip", at.step, reason=complaint, samples=samples, skipped=at.guard.seen.skipped
                 )
             if at.guard.exhausted:
-                self._go_back(record, f"{complaint}, {at.guard.seen.bad} times in a row")
+                self._go_back(reporter, f"{complaint}, {at.guard.seen.bad} times in a row")
 
-    def _plan(self, record: Record) -> None:
+    def _plan(self, reporter: StepReporter) -> None:
         """Plan again if the time requires it, by the first process's clock.
 
         Raises:
@@ -176,7 +176,7 @@ class Trainer:
         if plan is None:
             return
         budget.follow(plan)
-        record.plan(step, plan.steps, budget.used_s)
+        reporter.plan(step, plan.steps, budget.used_s)
 
     def _stop(self) -> bool:
         return self.world.count(self.interrupt.wanted())[0] > 0
@@ -186,7 +186,7 @@ class Trainer:
         before = self.state.batches.skip
         return skip.index_of(first, before), skip.index_of(self.state.sample - 1, before)
 
-    def _go_back(self, record: Record, complaint: str) -> None:
+    def _go_back(self, reporter: StepReporter, complaint: str) -> None:
         """Return to a checkpoint from before the trouble, and skip the samples around it.
 
         Raises:
@@ -215,19 +215,21 @@ class Trainer:
         left, skipped, rollbacks = at.step, guard.seen.skipped, guard.seen.rollbacks + 1
         self._restore(found)
         at.batches.skip, guard.seen.skipped, guard.seen.rollbacks = ranges, skipped, rollbacks
-        record.event("rollback", at.step, reason=complaint, left=left, samples=samples)
-        record.say(
+        reporter.event("rollback", at.step, reason=complaint, left=left, samples=samples)
+        reporter.say(
             f"step {left}: {complaint}; back to step {at.step}, skipping samples {samples[0]} to {samples[1]}"
         )
 
-    def _evaluate(self, record: Record) -> None:
+    def _evaluate(self, reporter: StepReporter) -> None:
         """Run the evaluations, and point RUN/best at a new best checkpoint."""
         at = self.state
         at.model.eval()
         began = time.monotonic()
         with at.measured():
-            loss = evaluate(self.evaluations, step=at.step, tokens=at.tokens, record=record, world=self.world)
-        if at.step == 0 or at.step > record.first:  # else most rows were on record and took no time
+            loss = evaluate(
+                self.evaluations, step=at.step, tokens=at.tokens, reporter=reporter, world=self.world
+            )
+        if at.step == 0 or at.step > reporter.first:  # else most rows were on record and took no time
             self.budget.note_evaluation(time.monotonic() - began)
         if not at.step or loss is None or (at.best is not None and loss >= at.best["loss"]):
             return
@@ -255,16 +257,16 @@ class Trainer:
         """Whether this process takes part in a save."""
         return self.world.main or self.saver.link is not None
 
-    def _save(self, record: Record) -> None:
+    def _save(self, reporter: StepReporter) -> None:
         """Begin to save, unless this step is saved already."""
         at = self.state
         if not self._saves:
             return
         self.saver.wait()
-        self._watch_saver(record)
+        self._watch_saver(reporter)
         if self.saver.saved == at.step:
             return
-        record.log.sync()  # what a checkpoint takes for granted must not be lost in a power cut
+        reporter.log.sync()  # what a checkpoint takes for granted must not be lost in a power cut
         self.saver.start(
             {**at.facts(), "micro_batch": self.updater.micro_batches.sequences},
             **at.tensors(),
@@ -272,7 +274,7 @@ class Trainer:
         )
         self._saved_time = time.monotonic()
 
-    def _save_at_last(self, record: Record) -> None:
+    def _save_at_last(self, reporter: StepReporter) -> None:
         """Save, and wait until the checkpoint is written.
 
         Raises:
@@ -280,9 +282,9 @@ class Trainer:
         """
         if not self._saves:
             return
-        self._save(record)
+        self._save(reporter)
         self.saver.wait()
-        failure = self._watch_saver(record)
+        failure = self._watch_saver(reporter)
         if not self.world.main:
             return
         if self.saver.saved != self.state.step:
@@ -292,14 +294,14 @@ class Trainer:
             )
         self.saver.prune(self.state.guard.rollback_limit)
 
-    def _watch_saver(self, record: Record) -> str | None:
+    def _watch_saver(self, reporter: StepReporter) -> str | None:
         """Record a failed save, and reserve as much time for the last save as the slowest one took."""
         self.interrupt.reserve_s = self.saver.seconds
         failure = self.saver.failure()
         if failure is None:
             return None
         step, reason = failure
-        record.event("save_failed", step, reason=reason)
+        reporter.event("save_failed", step, reason=reason)
         text = f"the checkpoint of step {step} could not be saved ({reason})"
-        record.say(f"warning: {text}; training continues and tries again when the next one is due")
+        reporter.say(f"warning: {text}; training continues and tries again when the next one is due")
         return text

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gptlab.machine.device import product_type, supported_dtype
+from gptlab.machine.device import operand_dtype, supported_dtype
 from gptlab.model.attention import Attention
 from gptlab.model.roles import role
 from gptlab.train.parallel import Parts
@@ -164,7 +164,7 @@ def orthogonalised(matrices_NRC: Float[Tensor, "N R C"]) -> Float[Tensor, "N R C
     device = matrices_NRC.device
     fast = device.type == "cuda" and supported_dtype(device) == "bfloat16"
     tall = matrices_NRC.shape[-2] > matrices_NRC.shape[-1]
-    x = (matrices_NRC.mT if tall else matrices_NRC).to(product_type("bfloat16" if fast else "float32"))
+    x = (matrices_NRC.mT if tall else matrices_NRC).to(operand_dtype("bfloat16" if fast else "float32"))
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)  # no singular value is above one now
     for a, b, c in COEFFICIENTS:
         square = x @ x.mT

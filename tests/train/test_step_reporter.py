@@ -9,13 +9,13 @@ import torch
 from gptlab import progress
 from gptlab.machine.world import World
 from gptlab.runs.metrics import MetricsLog
-from gptlab.train import console as record
-from gptlab.train.console import Record, Work
+from gptlab.train import step_reporter
+from gptlab.train.step_reporter import StepReporter, Work
 from gptlab.train.step_stats import StepStats
 
 
 def recorded(log, rank=0, peak_flops=8e6):
-    return Record(
+    return StepReporter(
         log,
         World(rank, 2, torch.device("cpu")),
         Work(batch_tokens=100, flops_per_token=1e4, peak_flops=peak_flops),
@@ -53,7 +53,7 @@ def test_only_the_first_process_writes_and_speaks(tmp_path, capsys):
 
 def test_the_time_left_is_reckoned_from_the_steps_of_this_start(tmp_path, monkeypatch, capsys):
     clock = SimpleNamespace(now=1000.0, monotonic=lambda: clock.now)
-    monkeypatch.setattr(record, "time", clock)
+    monkeypatch.setattr(step_reporter, "time", clock)
     monkeypatch.setattr(progress, "LOG_FILE_EVERY_S", 0.0)
     with MetricsLog(tmp_path / "metrics.jsonl") as log:
         resumed = recorded(log)

@@ -23,7 +23,7 @@ class Work:
     """Peak of all devices together, in FLOP/s; None where it is unknown."""
 
 
-class Record:
+class StepReporter:
     """Writes rows and shows lines, in the first process only; `steps` is the last step, None while unknown."""
 
     def __init__(self, log: MetricsLog, world: World, work: Work, *, steps: int | None, step: int) -> None:
