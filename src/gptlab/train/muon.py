@@ -22,7 +22,7 @@ from gptlab.train.parallel import Parts
 
 # Jordan et al.'s: singular values from 0.003 to 1 of the scaled matrix end between 0.68 and 1.14, in five rounds.
 COEFFICIENTS = ((3.4445, -4.7750, 2.0315),) * 5
-MOST_NUMBERS = 2**26  # of matrices that are worked on together, which bounds their copies' memory
+MOST_ELEMENTS = 2**26  # of matrices that are worked on together, which bounds their copies' memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +123,7 @@ class Muon(torch.optim.Optimizer):
             for weight, mean in zip(parameter.split(rows), self._mean(parameter).split(rows), strict=True):
                 alike[weight.shape].append((weight, mean))
         for shape, pairs in alike.items():
-            most = max(1, MOST_NUMBERS // shape.numel())
+            most = max(1, MOST_ELEMENTS // shape.numel())
             for first in range(0, len(pairs), most):
                 yield pairs[first : first + most]
 
