@@ -109,15 +109,15 @@ def test_where_memory_is_short_the_run_measures_in_smaller_parts(whole, train, t
     refused = []
 
     def bounded(plain):
-        def hidden(self, ids, *rest, **options):
+        def hidden_states(self, ids, *rest, **options):
             if not self.training and len(ids) > 2:
                 refused.append(len(ids))
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
             return plain(self, ids, *rest, **options)
 
-        return hidden
+        return hidden_states
 
-    for name in ("hidden", "hidden_at"):
+    for name in ("hidden_states", "hidden_states_at"):
         monkeypatch.setattr(GPT, name, bounded(getattr(GPT, name)))
     assert train(tmp_path / "run", FLAGS)["status"] == "finished"
     assert refused

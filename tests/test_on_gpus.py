@@ -241,7 +241,7 @@ def test_no_float64_reaches_apples_gpu(monkeypatch, optimizer):
             model = GPT(config).requires_grad_(False)
         ids = torch.zeros(2, 16, dtype=torch.long).to("mps:0")
         with autocast("bfloat16", torch.device("mps:0")):
-            hidden = model.hidden(ids)
+            hidden = model.hidden_states(ids)
             monkeypatch.setattr(torch, "is_grad_enabled", lambda: True)  # the loss makes its own gradients
             loss = next_token_loss(hidden, model.head_weight_VD, ids)
             monkeypatch.undo()

@@ -51,8 +51,8 @@ def test_a_sound_recipe_learns_it(checked, tmp_path, words):
 
 
 def detached(monkeypatch):
-    hidden = gpt.GPT.hidden
-    monkeypatch.setattr(gpt.GPT, "hidden", lambda *given, **named: hidden(*given, **named).detach())
+    hidden = gpt.GPT.hidden_states
+    monkeypatch.setattr(gpt.GPT, "hidden_states", lambda *given, **named: hidden(*given, **named).detach())
 
 
 def not_updated(monkeypatch):

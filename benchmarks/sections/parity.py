@@ -117,7 +117,7 @@ def _case(job: Job, switches: Mapping[str, Any]) -> Case:
     loss, gradients = _gradients(model, Objective(model), ids, targets, "float32")
     with torch.no_grad():
         alone = [
-            model.hidden(torch.tensor([before + ending[:-1]]))[0, len(before) - 1 :]
+            model.hidden_states(torch.tensor([before + ending[:-1]]))[0, len(before) - 1 :]
             for before, ending in pairs
         ]
         return Case(model, ids, targets, pairs, loss, gradients, torch.cat(alone), model(ids))
@@ -162,7 +162,7 @@ def _masked(device: torch.device, case: Case, dtype: Any) -> tuple[float]:
     positions, parts = batch.positions_BT.to(device), batch.parts_BT.to(device)
     layout = positions, tree.visible(positions, parts)
     reader = InFormat(_on(device, case), dtype, device)
-    (hidden,) = reader.hidden_at(batch.ids_BT.to(device), batch.cells_N.to(device), *layout)
+    (hidden,) = reader.hidden_states_at(batch.ids_BT.to(device), batch.cells_N.to(device), *layout)
     order = batch.pairs_N.argsort(stable=True).to(device)  # ending by ending, as the truth was read
     return (_error(hidden[order], case.hidden),)
 
@@ -175,7 +175,7 @@ def _cached(device: torch.device, case: Case, dtype: Any) -> tuple[float]:
     parts = ids.split((half, 1, 1, 1, ids.shape[1] - half - 3), 1)
     cache = model.new_cache(*ids.shape, product_type(dtype))
     reader = InFormat(model, dtype, device)
-    logits = torch.cat([reader.head(reader.hidden(part, cache)) for part in parts], 1)
+    logits = torch.cat([reader.head(reader.hidden_states(part, cache)) for part in parts], 1)
     return (_error(logits, case.logits),)
 
 

@@ -191,7 +191,7 @@ class GPTReader:
     def _next_logits(self, ids: Tensor, cache: list[LayerCache]) -> Tensor:
         # The logits of a whole prompt would take more memory than everything else.
         with in_format(attention_dtype(self.device, self._dtype), self.device):
-            return self._model.head(self._model.hidden(ids, cache)[:, -1:])[:, 0]
+            return self._model.head(self._model.hidden_states(ids, cache)[:, -1:])[:, 0]
 
 
 def kept_tokens(length: int, context: int) -> int:

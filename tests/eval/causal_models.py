@@ -25,7 +25,7 @@ class Recurrent(nn.Module):
 class Headed(Recurrent):
     """The same one with its head apart, as GPT has it."""
 
-    def hidden(self, ids_BT: Tensor) -> Tensor:
+    def hidden_states(self, ids_BT: Tensor) -> Tensor:
         self.shapes.append(tuple(ids_BT.shape))
         return self.recurrent(self.embed(ids_BT))[0]
 

@@ -99,11 +99,11 @@ def test_a_shared_context_is_read_once():
     read: list[tuple[int, int]] = []
 
     class Counting(GPT):
-        def hidden_at(self, ids_BT, cells_N, *layout):
+        def hidden_states_at(self, ids_BT, cells_N, *layout):
             read.append((ids_BT.numel(), len(cells_N)))
-            return super().hidden_at(ids_BT, cells_N, *layout)
+            return super().hidden_states_at(ids_BT, cells_N, *layout)
 
-        def hidden(self, ids_BT, cache=None):
+        def hidden_states(self, ids_BT, cache=None):
             raise AssertionError("read as plain texts")
 
     score(Counting(ModelConfig(**SHAPE)), [([1, 2, 3, 4, 5], [6, 7, n]) for n in range(4)])

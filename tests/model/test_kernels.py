@@ -138,10 +138,10 @@ def test_reading_leaves_cudnn_out_and_training_does_not():
         seen.append(torch.backends.cuda.cudnn_sdp_enabled())
         return ids
 
-    model.hidden = model
+    model.hidden_states = model
     cpu = torch.device("cpu")
     InFormat(model, "float32", cpu)(torch.zeros(1))
-    InFormat(model, "bfloat16", cpu).hidden(torch.zeros(1))
+    InFormat(model, "bfloat16", cpu).hidden_states(torch.zeros(1))
     with in_format(torch.bfloat16, cpu):
         model(0)
     assert seen == [False, False, False]

@@ -36,7 +36,7 @@ def announce(
     print(
         f"model: {quantity(size.parameters)} parameters ({quantity(size.non_embedding)} without embeddings), "
         f"{shape.n_layer} layers of {shape.n_embd}, {shape.n_head} heads, {shape.kv_heads} key/value heads, "
-        f"{shape.mlp} of {shape.hidden}, {shape.norm}, {shape.position}"
+        f"{shape.mlp} of {shape.mlp_width}, {shape.norm}, {shape.position}"
     )
     n_sequence = config.train.batch_tokens // shape.context
     most = "at most " if config.train.micro_batch == "auto" and not resumed else ""

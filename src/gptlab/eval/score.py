@@ -1,7 +1,8 @@
 """Log-likelihoods of endings, from whatever maps ids to logits: a GPT, or a Hugging Face model behind a lambda.
 
-A model with `hidden` and `head` computes logits only where a token is predicted, and one with `hidden_at`, like
-GPT, reads a context once for all its endings. Logits of any type become float32; autocast is up to the caller.
+A model with `hidden_states` and `head` computes logits only where a token is predicted, and one with
+`hidden_states_at`, like GPT, reads a context once for all its endings. Logits of any type become float32; autocast is
+up to the caller.
 Axes: B batch, T time, N predicted tokens, U places of prediction, V vocabulary.
 """
 
@@ -63,19 +64,19 @@ class Reader:
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self._headed = hasattr(model, "hidden") and hasattr(model, "head")
-        self.branching: bool = hasattr(model, "hidden_at")
+        self._headed = hasattr(model, "hidden_states") and hasattr(model, "head")
+        self.branching: bool = hasattr(model, "hidden_states_at")
         """Whether one row may hold several endings of one context."""
 
     def outputs(self, ids_BT: Int[Tensor, "B T"]) -> Tensor:
         """Return hidden states; the logits themselves if the model has no head of its own."""
-        return self._model.hidden(ids_BT) if self._headed else self._model(ids_BT)
+        return self._model.hidden_states(ids_BT) if self._headed else self._model(ids_BT)
 
     def outputs_at(self, ids_BT: Int[Tensor, "B T"], cells_U: Int[Tensor, " U"], *layout: Tensor) -> Tensor:
         """Return the outputs of some tokens, given by their indices in the flattened rows."""
         if not self.branching:
             return self.outputs(ids_BT).flatten(0, 1)[cells_U]
-        return self._model.hidden_at(ids_BT, cells_U, *layout)[0]
+        return self._model.hidden_states_at(ids_BT, cells_U, *layout)[0]
 
     def logits(self, outputs_UX: Tensor) -> Float32[Tensor, "U V"]:
         """Return the logits of outputs; the caller may overwrite them."""

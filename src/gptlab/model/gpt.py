@@ -58,7 +58,7 @@ class Block(nn.Module):
             norm_eps=c.norm_eps,
         )
         self.norm2 = norm(c.n_embd, eps=c.norm_eps, bias=c.bias)
-        self.mlp = MLPS[c.mlp](c.n_embd, c.hidden, bias=c.bias)
+        self.mlp = MLPS[c.mlp](c.n_embd, c.mlp_width, bias=c.bias)
 
     def forward(
         self, x_BTD: Float[Tensor, "B T D"], reading: Reading = PLAIN
@@ -187,7 +187,7 @@ class ModelConfig:
         return self.n_kv_head if self.n_kv_head is not None else self.n_head
 
     @property
-    def hidden(self) -> int:
+    def mlp_width(self) -> int:
         """Hidden width of the MLP, by default that of its kind."""
         return self.n_hidden if self.n_hidden is not None else MLPS[self.mlp].default_hidden(self.n_embd)
 
@@ -222,9 +222,9 @@ class GPT(nn.Module):
 
     def forward(self, ids_BT: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
         """Return the logits of the token after each prefix."""
-        return self.head(self.hidden(ids_BT))
+        return self.head(self.hidden_states(ids_BT))
 
-    def hidden(
+    def hidden_states(
         self,
         ids_BT: Int[Tensor, "B T"],
         cache: Sequence[LayerCache] | None = None,
@@ -248,7 +248,7 @@ class GPT(nn.Module):
             )
         return self._through_blocks(ids_BT, start, cache, run=run)
 
-    def hidden_at(
+    def hidden_states_at(
         self,
         ids_BT: Int[Tensor, "B T"],
         cells_N: Int[Tensor, " N"],

@@ -30,7 +30,7 @@ def attention_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
 
 
 class InFormat:
-    """A model whose passes compute in a number format; it has `hidden` and `head` where the model has them."""
+    """A model whose passes compute in a number format; it has `hidden_states` and `head` where the model has them."""
 
     def __init__(
         self, model: Callable[[torch.Tensor], torch.Tensor], name: DTypeName, device: torch.device

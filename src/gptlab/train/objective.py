@@ -42,5 +42,5 @@ class Objective(nn.Module):
 
     def _nats(self, ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
         cap = self.model.config.logit_soft_cap
-        x_BTD = self.model.hidden(ids_BT, run=self._run)
+        x_BTD = self.model.hidden_states(ids_BT, run=self._run)
         return self._loss(x_BTD, self.model.head_weight_VD, targets_BT, logit_soft_cap=cap)

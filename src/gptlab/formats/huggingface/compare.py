@@ -88,7 +88,7 @@ def places_of(length: int) -> Tensor:
 @torch.inference_mode()
 def logits_at(model: GPT, ids: Tensor, places: Tensor) -> Tensor:
     """Return a row's logits at some positions, (1, places, vocabulary), without computing the others."""
-    return model.head(model.hidden(ids)[:, places])
+    return model.head(model.hidden_states(ids)[:, places])
 
 
 @torch.inference_mode()
