@@ -162,7 +162,7 @@ def _masked(device: torch.device, case: Case, dtype: Any) -> tuple[float]:
     positions, parts = batch.positions_BT.to(device), batch.parts_BT.to(device)
     layout = positions, tree.visible(positions, parts)
     reader = InFormat(_on(device, case), dtype, device)
-    (hidden,) = reader.hidden_states_at(batch.ids_BT.to(device), batch.cells_N.to(device), *layout)
+    (hidden,) = reader.hidden_states_at(batch.ids_BT.to(device), batch.token_indices_N.to(device), *layout)
     order = batch.pairs_N.argsort(stable=True).to(device)  # ending by ending, as the truth was read
     return (_error(hidden[order], case.hidden),)
 

@@ -99,9 +99,9 @@ def test_a_shared_context_is_read_once():
     read: list[tuple[int, int]] = []
 
     class Counting(GPT):
-        def hidden_states_at(self, ids_BT, cells_N, *layout):
-            read.append((ids_BT.numel(), len(cells_N)))
-            return super().hidden_states_at(ids_BT, cells_N, *layout)
+        def hidden_states_at(self, ids_BT, token_indices_N, *layout):
+            read.append((ids_BT.numel(), len(token_indices_N)))
+            return super().hidden_states_at(ids_BT, token_indices_N, *layout)
 
         def hidden_states(self, ids_BT, cache=None):
             raise AssertionError("read as plain texts")

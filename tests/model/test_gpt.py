@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gptlab.model.gpt import GPT, SIZES, ModelConfig, init_weights, plain, recomputed, soft_cap
+from gptlab.model.gpt import GPT, SIZES, ModelConfig, init_weights, recomputed, run_block, soft_cap
 from gptlab.model.size import measure
 
 SHAPE = {"n_layer": 2, "n_head": 4, "n_embd": 32, "context": 24, "vocab_size": 61}
@@ -273,7 +273,7 @@ def test_recomputed_blocks_give_the_same_gradients():
     model = GPT(ModelConfig(**SHAPE))
     ids = torch.randint(61, (2, 24))
     gradients = []
-    for run in (plain, recomputed):
+    for run in (run_block, recomputed):
         model.zero_grad()
         model.hidden_states(ids, run=run).square().mean().backward()
         gradients.append([p.grad.clone() for p in model.parameters()])

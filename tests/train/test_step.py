@@ -20,7 +20,7 @@ from gptlab.errors import TrainError
 from gptlab.machine import device
 from gptlab.machine.memory import ran_out
 from gptlab.machine.world import World
-from gptlab.model.gpt import GPT, ModelConfig, plain
+from gptlab.model.gpt import GPT, ModelConfig, run_block
 from gptlab.model.position import POSITIONS
 from gptlab.train import probe
 from gptlab.train.objective import Objective
@@ -206,7 +206,7 @@ def test_ddp_sends_the_last_blocks_gradients_before_the_first_blocks_are_compute
     events = []
 
     def noted(block, x, *rest):
-        y = plain(block, x, *rest)
+        y = run_block(block, x, *rest)
         if block is model.blocks[0]:
             y.register_hook(lambda gradient: events.append("first block"))
         return y

@@ -72,11 +72,13 @@ class Reader:
         """Return hidden states; the logits themselves if the model has no head of its own."""
         return self._model.hidden_states(ids_BT) if self._headed else self._model(ids_BT)
 
-    def outputs_at(self, ids_BT: Int[Tensor, "B T"], cells_U: Int[Tensor, " U"], *layout: Tensor) -> Tensor:
+    def outputs_at(
+        self, ids_BT: Int[Tensor, "B T"], token_indices_U: Int[Tensor, " U"], *layout: Tensor
+    ) -> Tensor:
         """Return the outputs of some tokens, given by their indices in the flattened rows."""
         if not self.branching:
-            return self.outputs(ids_BT).flatten(0, 1)[cells_U]
-        return self._model.hidden_states_at(ids_BT, cells_U, *layout)[0]
+            return self.outputs(ids_BT).flatten(0, 1)[token_indices_U]
+        return self._model.hidden_states_at(ids_BT, token_indices_U, *layout)[0]
 
     def logits(self, outputs_UX: Tensor) -> Float32[Tensor, "U V"]:
         """Return the logits of outputs; the caller may overwrite them."""
@@ -150,12 +152,12 @@ def _score(
     """Return, for every token predicted in a few rows, its pair, log-probability, and whether another is likelier."""
     batch = tree.batch(rows)
     ids_BT, targets_N = batch.ids_BT.to(device), batch.targets_N.to(device)
-    cells_U, places_N = batch.cells_N.to(device).unique_consecutive(return_inverse=True)
+    token_indices_U, places_N = batch.token_indices_N.to(device).unique_consecutive(return_inverse=True)
     layout: tuple[Tensor, ...] = ()
     if batch.branching:
         positions_BT, parts_BT = batch.positions_BT.to(device), batch.parts_BT.to(device)
         layout = positions_BT, tree.visible(positions_BT, parts_BT)
-    outputs_UX = reader.outputs_at(ids_BT, cells_U, *layout)
+    outputs_UX = reader.outputs_at(ids_BT, token_indices_U, *layout)
     log_probs_N, greedy_N = predictions(reader, outputs_UX, places_N, targets_N)
     return batch.pairs_N.numpy(), log_probs_N.cpu().double().numpy(), ~greedy_N.cpu().numpy()
 

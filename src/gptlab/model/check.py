@@ -169,7 +169,7 @@ def relative_shift(config: ModelConfig) -> CheckResult:
         return _unrotated("relative_shift", config)
     ids_BT = _distinct_ids(small)[:, :shift]
     logits_BTV = model(ids_BT)
-    model.position.rotate = lambda x_BHTK, start: rotate(x_BHTK, start + shift)
+    model.position.rotate = lambda x_BHTK, positions: rotate(x_BHTK, positions + shift)
     change = _distance(model(ids_BT), logits_BTV).max().item()
     return _judge(
         "relative_shift",

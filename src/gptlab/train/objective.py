@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from gptlab.model.gpt import GPT, plain, recomputed
+from gptlab.model.gpt import GPT, recomputed, run_block
 from gptlab.model.loss import next_token_loss
 
 Compiled = Literal["nothing", "parts", "whole"]
@@ -21,7 +21,7 @@ class Objective(nn.Module):
     def __init__(self, model: GPT, *, recompute: bool = False) -> None:
         super().__init__()
         self.model = model
-        self._block = recomputed if recompute else plain
+        self._block = recomputed if recompute else run_block
         self.compile_as("nothing")
 
     def compile_as(self, what: Compiled) -> None:
