@@ -194,7 +194,7 @@ def _check_memory(config: RunConfig, world: World) -> None:
     held = PARALLEL[config.train.parallel] if world.size > 1 else Alone
     averaged = (config.train.average is not None) * size.parameters
     needed = held.bytes_of(size.parameters, state_bytes(config.optim, size.counts), world.size)
-    needed += NUMBER_BYTES * size.tables
+    needed += NUMBER_BYTES * size.buffers
     if held is FSDP:  # whole before it is cut up, and while something is measured
         needed += NUMBER_BYTES * (size.parameters + averaged // world.size)
     else:

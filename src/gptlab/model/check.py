@@ -295,7 +295,7 @@ def _lively(config: ModelConfig, seed: int = 0) -> GPT:
         match role(name).kind:
             case "gain" | "bias":
                 parameter.add_(0.02 * noise)
-            case "table":
+            case "embedding":
                 parameter.copy_(0.5 * noise)
             case "head" | "matrix":
                 parameter.copy_(noise / parameter.shape[1] ** 0.5)

@@ -326,7 +326,7 @@ def init_weights(model: GPT) -> None:
     spread = 0.02
     small = spread / (2 * model.config.n_layer) ** 0.5 if model.config.residual_init == "small" else 0.0
     for name, parameter in model.named_parameters():
-        match role(name).start:
+        match role(name).init:
             case "normal":
                 nn.init.normal_(parameter, std=spread)
             case "residual":

@@ -138,7 +138,7 @@ def _row(name: str, config: RunConfig, pace: Pace, data: Data, hours: float) -> 
     tokens = steps * batch
     used = pace.hours(tokens, size.flops_per_token)
     c = config.model
-    state = NUMBER_BYTES * (2 * size.parameters + size.tables) + state_bytes(config.optim, size.counts)
+    state = NUMBER_BYTES * (2 * size.parameters + size.buffers) + state_bytes(config.optim, size.counts)
     memory = state + ACTIVATION_BYTES * c.n_layer * c.n_embd * c.context
     saved = NUMBER_BYTES * size.parameters + state_bytes(config.optim, size.counts)
     why = None

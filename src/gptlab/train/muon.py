@@ -65,7 +65,7 @@ class MuonConfig:
 
 def muon(model: nn.Module, parts: Parts, config: MuonConfig) -> torch.optim.Optimizer:
     """Build Muon over parts of a model's parameters; those of matrices are whole."""
-    rates = {"matrix": config.lr, "table": config.embedding_lr, "head": config.head_lr}
+    rates = {"matrix": config.lr, "embedding": config.embedding_lr, "head": config.head_lr}
     groups: dict[str, dict[str, Any]] = {}
     for name, _ in model.named_parameters():
         kind, decayed = role(name).kind, role(name).decayed
