@@ -18,8 +18,8 @@ import torch
 
 from gptlab.machine.device import choose_device
 from gptlab.machine.world import World
+from gptlab.model.autocast import autocast
 from gptlab.model.gpt import GPT, SIZES, ModelConfig
-from gptlab.model.in_format import autocast
 from gptlab.runs.metrics import MetricsLog
 from gptlab.train.console import Record, Work
 from gptlab.train.guard import WINDOW, Guard, GuardConfig

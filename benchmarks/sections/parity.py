@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from gptlab.errors import brief
 from gptlab.eval import tree
 from gptlab.machine.device import product_type, set_matmul_precision
+from gptlab.model.autocast import AutocastModel, autocast, inference_autocast
 from gptlab.model.gpt import GPT, ModelConfig
-from gptlab.model.in_format import InFormat, autocast
 from gptlab.train.objective import Objective
 
 from .section import Complaint, Job
@@ -161,8 +161,8 @@ def _masked(device: torch.device, case: Case, dtype: Any) -> tuple[float]:
     batch = tree.batch(tree.rows(case.pairs, branching=True))
     positions, parts = batch.positions_BT.to(device), batch.parts_BT.to(device)
     layout = positions, tree.visible(positions, parts)
-    reader = InFormat(_on(device, case), dtype, device)
-    (hidden,) = reader.hidden_states_at(batch.ids_BT.to(device), batch.token_indices_N.to(device), *layout)
+    model = AutocastModel(_on(device, case), dtype, device)
+    (hidden,) = model.hidden_states_at(batch.ids_BT.to(device), batch.token_indices_N.to(device), *layout)
     order = batch.pairs_N.argsort(stable=True).to(device)  # ending by ending, as the truth was read
     return (_error(hidden[order], case.hidden),)
 
@@ -174,8 +174,8 @@ def _cached(device: torch.device, case: Case, dtype: Any) -> tuple[float]:
     half = ids.shape[1] // 2
     parts = ids.split((half, 1, 1, 1, ids.shape[1] - half - 3), 1)
     cache = model.new_cache(*ids.shape, product_type(dtype))
-    reader = InFormat(model, dtype, device)
-    logits = torch.cat([reader.head(reader.hidden_states(part, cache)) for part in parts], 1)
+    with inference_autocast(dtype, device):
+        logits = torch.cat([model.head(model.hidden_states(part, cache)) for part in parts], 1)
     return (_error(logits, case.logits),)
 
 

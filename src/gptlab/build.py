@@ -24,7 +24,6 @@ from gptlab.machine.random_states import seed_all
 from gptlab.machine.world import World
 from gptlab.model import kernels
 from gptlab.model.gpt import GPT
-from gptlab.model.in_format import InFormat
 from gptlab.model.position import POSITIONS, Position
 from gptlab.model.size import measure
 from gptlab.recipe import RunConfig
@@ -91,7 +90,7 @@ def build(
         ),
         partial(rate, config.schedule),
         config.train,
-        evaluations(config, readable, InFormat(readable, dtype, world.device), sets, world, interrupt),
+        evaluations(config, readable, dtype, sets, world, interrupt),
         config.eval.every_steps,
         Work(config.train.batch_tokens, flops_per_token, peak * world.size if peak is not None else None),
         interrupt,

@@ -101,7 +101,7 @@ def _formats(folder: Path) -> Found:
     import torch
 
     from gptlab.machine.device import choose_device, choose_dtype, synchronise
-    from gptlab.model.in_format import autocast
+    from gptlab.model.autocast import autocast
 
     device = choose_device("auto")
     chosen = choose_dtype("auto", device)

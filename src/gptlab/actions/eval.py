@@ -195,7 +195,7 @@ def _made(name: str, model: ScoredModel, request: Request) -> list[tasks.Task] |
 
 def _score(task: tasks.Task, model: ScoredModel, request: Request) -> tuple[Accuracy, dict[str, Any]]:
     """Score a model, print what it scores, and return that with its line in metrics.jsonl."""
-    score = task.evaluate(model.logits, device=model.device)
+    score = task.evaluate(model.model, device=model.device)
     facts = task.metrics(score)
     print(
         f"{model.path}: {task.name}, protocol {task.protocol}, {task.shots} shots, {score.n} items, {request.dtype}"
@@ -264,7 +264,7 @@ def _loss(held_out: Windows, model: ScoredModel, request: Request) -> tuple[dict
     rows = max(1, good_batch_tokens(model.device) // model.context)
     batches = validation_batches(held_out, rows, request.limit)
     loss = mean_loss(
-        model.logits,
+        model.model,
         batches,
         device=model.device,
         total=validation_windows(held_out, request.limit) * model.context,

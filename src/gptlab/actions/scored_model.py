@@ -9,7 +9,7 @@ import torch
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.loading import find
 from gptlab.machine.device import DeviceName, DTypeName, choose_device, warn_if_emulated
-from gptlab.model.in_format import InFormat
+from gptlab.model.autocast import AutocastModel
 from gptlab.model.packed import packed
 from gptlab.scores import Scored, scored
 
@@ -19,8 +19,9 @@ class ScoredModel:
     """A model ready to be scored."""
 
     path: Path
-    network: Any
-    logits: InFormat
+    bare_model: Any
+    """Without autocast, for writing."""
+    model: AutocastModel
     tokenizer: Tokenizer
     context: int
     device: torch.device
@@ -43,5 +44,5 @@ def open_to_score(path: Path, device: DeviceName, dtype: DTypeName) -> ScoredMod
     if dtype == "float32":  # in bfloat16 it gains nothing with rows of this length
         network = packed(network)
     return ScoredModel(
-        path, network, InFormat(network, dtype, where), opened.tokenizer, network.context, where, run
+        path, network, AutocastModel(network, dtype, where), opened.tokenizer, network.context, where, run
     )

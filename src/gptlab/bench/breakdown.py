@@ -17,7 +17,7 @@ from gptlab.bench.rig import Rig
 from gptlab.machine.device import product_type, synchronise
 from gptlab.model import kernels
 from gptlab.model.attention import BlockInputs, masked
-from gptlab.model.in_format import autocast
+from gptlab.model.autocast import autocast
 from gptlab.model.loss import next_token_loss
 
 Work = Callable[[], Tensor]

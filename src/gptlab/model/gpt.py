@@ -200,6 +200,8 @@ def _nearest_divisor(whole: int, wanted: int) -> int:
 class GPT(nn.Module):
     """A decoder-only transformer over token ids."""
 
+    reads_trees = True
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config

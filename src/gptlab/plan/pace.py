@@ -19,7 +19,6 @@ from gptlab.evaluations import evaluations
 from gptlab.machine.device import describe
 from gptlab.machine.gpus import GPU, GPUS, known
 from gptlab.machine.memory import total_bytes
-from gptlab.model.in_format import InFormat
 from gptlab.model.size import measure
 from gptlab.recipe import RunConfig
 from gptlab.train.budget import SPARE
@@ -139,9 +138,8 @@ def _pause_seconds(config: RunConfig, rig: Rig) -> tuple[float, float]:
         ConfigError: the checkpoint cannot be written.
     """
     at, world = rig.updater.state, rig.world
-    model = InFormat(at.model, rig.updater.dtype, world.device)
     began = time.perf_counter()
-    found = evaluations(config, at.model, model, open_sets(config), world, Interrupt())
+    found = evaluations(config, at.model, rig.updater.dtype, open_sets(config), world, Interrupt())
     build_s = time.perf_counter() - began
     try:
         # In the current folder, where runs are: that of temporary files may be memory.

@@ -10,7 +10,7 @@ from gptlab.eval.hellaswag import PROTOCOLS
 from gptlab.evaluations import task_inputs
 from gptlab.loading import find
 from gptlab.machine.device import choose_device, choose_dtype
-from gptlab.model.in_format import InFormat
+from gptlab.model.autocast import AutocastModel
 from gptlab.model.packed import packed
 from gptlab.recipe import RunConfig
 from gptlab.runs.checkpoint import pointed
@@ -52,12 +52,12 @@ def score_run(run: Path, config: RunConfig) -> list[ItemScores]:
     place, device = find(folder), choose_device(config.train.device)
     record, opened = scored(place), place.open(config.train.device)
     dtype = choose_dtype(config.train.dtype, device)
-    logits = InFormat(packed(opened.network) if dtype == "float32" else opened.network, dtype, device)
+    model = AutocastModel(packed(opened.network) if dtype == "float32" else opened.network, dtype, device)
     found: list[ItemScores] = []
     for name in config.eval.tasks:
         for protocol in PROTOCOLS if name == "hellaswag" else ("completion",):
             for task in tasks.build_all([name], task_inputs(config, opened.tokenizer, protocol)):
-                score = task.evaluate(logits, device=device)
+                score = task.evaluate(model, device=device)
                 if record is not None:
                     record.keep({**task.metrics(score), "dtype": dtype}, task.source)
                 found.append(_by_item(task, score))

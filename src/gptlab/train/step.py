@@ -17,7 +17,7 @@ from gptlab.errors import TrainError
 from gptlab.machine.device import DTypeName
 from gptlab.machine.memory import ran_out
 from gptlab.model import kernels
-from gptlab.model.in_format import autocast
+from gptlab.model.autocast import autocast
 from gptlab.train.config import TrainConfig
 from gptlab.train.gradient import Gradient
 from gptlab.train.micro_batch import ENOUGH_TOKENS, even

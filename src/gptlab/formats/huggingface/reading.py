@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from gptlab.errors import CheckpointError, brief
 from gptlab.machine.memory import ran_out
-from gptlab.model.in_format import attention_dtype, in_format
+from gptlab.model.autocast import attention_dtype, inference_autocast
 from gptlab.progress import QUIET_S, StatusLine
 from gptlab.sample import Reader
 
@@ -168,7 +168,7 @@ class CacheReader:
 
     def read(self, ids: Tensor) -> Tensor:
         cache = {self._cache_name: self._cache}
-        with in_format(self._attention_dtype, self.device), named(self._model, ids):
+        with inference_autocast(self._attention_dtype, self.device), named(self._model, ids):
             output = self._model(input_ids=ids, use_cache=True, **cache, **self._last_only)
         self._cache = output[self._cache_name]
         return output.logits[:, -1]
@@ -205,7 +205,7 @@ class WholeReader:
         return self._logits()
 
     def _logits(self) -> Tensor:
-        with in_format(self._attention_dtype, self.device):
+        with inference_autocast(self._attention_dtype, self.device):
             return logits_of(self._model, self._text, **self._last_only)[:, -1]
 
 

@@ -20,6 +20,7 @@ from gptlab.formats.huggingface.reading import (
     require_causal,
     vocabulary_of,
 )
+from gptlab.model.causal_lm import LogitsOnly
 from gptlab.sample import Reader, Writer
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -30,7 +31,7 @@ NUMBERS_A_BYTE = 4  # 4-bit weights have two; tied weights and tables add to the
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
-class HuggingFaceModel(Writer, nn.Module):
+class HuggingFaceModel(Writer, LogitsOnly, nn.Module):
     """A causal language model of transformers, called like ours: ids to logits.
 
     Raises:
