@@ -11,7 +11,6 @@ import torch
 from gptlab.amounts import quantity
 from gptlab.data.mixture import Order, Sets
 from gptlab.errors import ConfigError
-from gptlab.evaluations import evaluations
 from gptlab.machine.device import (
     choose_dtype,
     peak_flops,
@@ -41,6 +40,7 @@ from gptlab.train.schedule import rate
 from gptlab.train.skip import Skipping
 from gptlab.train.state import State
 from gptlab.train.step import Updater
+from gptlab.training_evals import evaluations
 
 
 def open_sets(config: RunConfig) -> Sets:

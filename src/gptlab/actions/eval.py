@@ -12,8 +12,7 @@ from gptlab.actions.lm_eval import asked_by_harness, harness_module
 from gptlab.actions.scored_model import ScoredModel, open_to_score
 from gptlab.data.batches import Windows, validation_batches, validation_windows
 from gptlab.errors import ConfigError, TaskError
-from gptlab.eval import paired as compare
-from gptlab.eval import published, small, tasks
+from gptlab.eval import paired, published, small, tasks
 from gptlab.eval.accuracy import Accuracy
 from gptlab.eval.hellaswag import VALIDATION_ITEMS
 from gptlab.eval.score import good_batch_tokens
@@ -118,7 +117,7 @@ def evaluate(models: Sequence[Path], request: Request) -> dict[str, Any]:
     facts: dict[str, Any] = {"results": results}
     if len(models) == 2:
         facts["comparison"] = _compare_all(answers[0], answers[1], models)
-        print(compare.CHECKPOINTS_ONLY)
+        print(paired.CHECKPOINTS_ONLY)
     elif len(own := [one for one, items in answers[0] if "accuracy" in items]) > 1:
         print(several_tasks.summary(own))
     return facts
@@ -129,7 +128,7 @@ Answer = tuple[dict[str, Any], dict[str, Any]]  # what is written, and what else
 
 def _ask(model: ScoredModel | None, path: Path, request: Request, *, keep: bool) -> Iterator[Answer]:
     model = model or open_to_score(path, request.device, request.dtype)
-    run, common = model.run, {"model": str(path), "dtype": request.dtype}
+    score_log, common = model.score_log, {"model": str(path), "dtype": request.dtype}
     # All are built before the first one runs, which may take hours: one that cannot run is refused at once.
     for task in [task for name in request.own for task in _made(name, model, request)]:
         if isinstance(task, Windows):
@@ -137,8 +136,8 @@ def _ask(model: ScoredModel | None, path: Path, request: Request, *, keep: bool)
             yield common | facts, {"task": "loss", "windows": windows}
         else:
             score, facts = _score(task, model, request)
-            if run is not None:
-                run.keep({**facts, "dtype": request.dtype}, task.source)
+            if score_log is not None:
+                score_log.keep({**facts, "dtype": request.dtype}, task.source)
             if request.samples is not None:
                 _write_samples(request.samples, score)
             yield common | facts, {"task": task.name, "accuracy": score}
@@ -154,8 +153,8 @@ def _ask(model: ScoredModel | None, path: Path, request: Request, *, keep: bool)
         for line in lines:
             items = line.pop("items", {})
             _print_line(line, request.dtype)
-            if run is not None and "group" not in line:  # a group's mean stands for its many parts
-                run.keep({**line, "dtype": request.dtype}, request.task_data)
+            if score_log is not None and "group" not in line:  # a group's mean stands for its many parts
+                score_log.keep({**line, "dtype": request.dtype}, request.task_data)
             yield common | line, {"task": line["task"], "items": items}
 
 
@@ -315,13 +314,13 @@ def _compare_all(first: Sequence[Answer], second: Sequence[Answer], models: Sequ
 
 def _compare(
     first: dict[str, Any], second: dict[str, Any]
-) -> Mapping[str, compare.AccuracyDifference | compare.Shift]:
+) -> Mapping[str, paired.AccuracyDifference | paired.Shift]:
     if "windows" in first:
-        return {"loss": compare.losses(first["windows"], second["windows"])}
+        return {"loss": paired.losses(first["windows"], second["windows"])}
     if "accuracy" in first:
-        return compare.compare(first["accuracy"], second["accuracy"])
+        return paired.compare(first["accuracy"], second["accuracy"])
     return {
-        metric: compare.difference(metric, items, second["items"][metric])
+        metric: paired.difference(metric, items, second["items"][metric])
         for metric, items in first["items"].items()
     }
 

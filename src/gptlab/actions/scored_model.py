@@ -11,7 +11,7 @@ from gptlab.loading import find
 from gptlab.machine.device import DeviceName, DTypeName, choose_device, warn_if_emulated
 from gptlab.model.autocast import AutocastModel
 from gptlab.model.packed import packed
-from gptlab.scores import Scored, scored
+from gptlab.runs.score_log import ScoreLog, score_log_of
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class ScoredModel:
     tokenizer: Tokenizer
     context: int
     device: torch.device
-    run: Scored | None = None
+    score_log: ScoreLog | None = None
     """Keeps its scores; None if it belongs to no run."""
 
 
@@ -38,11 +38,19 @@ def open_to_score(path: Path, device: DeviceName, dtype: DTypeName) -> ScoredMod
     where = choose_device(device)
     warn_if_emulated(dtype, where, "--dtype")
     place = find(path)
-    run = scored(place)  # before the weights are read, as the run may go on meanwhile
+    score_log = score_log_of(
+        place.run, place.checkpoint
+    )  # before the weights are read, as the run may go on meanwhile
     opened = place.open(device)
     network = opened.network
     if dtype == "float32":  # in bfloat16 it gains nothing with rows of this length
         network = packed(network)
     return ScoredModel(
-        path, network, AutocastModel(network, dtype, where), opened.tokenizer, network.context, where, run
+        path,
+        network,
+        AutocastModel(network, dtype, where),
+        opened.tokenizer,
+        network.context,
+        where,
+        score_log,
     )

@@ -15,7 +15,6 @@ from gptlab.bench.bench import rounds
 from gptlab.bench.rig import Rig
 from gptlab.build import open_sets
 from gptlab.errors import ConfigError
-from gptlab.evaluations import evaluations
 from gptlab.machine.device import describe
 from gptlab.machine.gpus import GPU, GPUS, known
 from gptlab.machine.memory import total_bytes
@@ -24,6 +23,7 @@ from gptlab.recipe import RunConfig
 from gptlab.train.budget import SPARE
 from gptlab.train.interrupt import Interrupt
 from gptlab.train.saver import Saver
+from gptlab.training_evals import evaluations
 
 SHARE = 0.4
 """Of the peak, where nothing was measured.

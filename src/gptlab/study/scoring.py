@@ -7,7 +7,6 @@ from gptlab.errors import CheckpointError
 from gptlab.eval import tasks
 from gptlab.eval.accuracy import Accuracy
 from gptlab.eval.hellaswag import PROTOCOLS
-from gptlab.evaluations import task_inputs
 from gptlab.loading import find
 from gptlab.machine.device import choose_device, choose_dtype
 from gptlab.model.autocast import AutocastModel
@@ -15,7 +14,8 @@ from gptlab.model.packed import packed
 from gptlab.recipe import RunConfig
 from gptlab.runs.checkpoint import pointed
 from gptlab.runs.folder import LATEST
-from gptlab.scores import scored
+from gptlab.runs.score_log import score_log_of
+from gptlab.training_evals import task_inputs
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def score_run(run: Path, config: RunConfig) -> list[ItemScores]:
     if folder is None:
         raise CheckpointError(f"{run}: has no last checkpoint to score; train it again")
     place, device = find(folder), choose_device(config.train.device)
-    record, opened = scored(place), place.open(config.train.device)
+    score_log, opened = score_log_of(place.run, place.checkpoint), place.open(config.train.device)
     dtype = choose_dtype(config.train.dtype, device)
     model = AutocastModel(packed(opened.network) if dtype == "float32" else opened.network, dtype, device)
     found: list[ItemScores] = []
@@ -58,8 +58,8 @@ def score_run(run: Path, config: RunConfig) -> list[ItemScores]:
         for protocol in PROTOCOLS if name == "hellaswag" else ("completion",):
             for task in tasks.build_all([name], task_inputs(config, opened.tokenizer, protocol)):
                 score = task.evaluate(model, device=device)
-                if record is not None:
-                    record.keep({**task.metrics(score), "dtype": dtype}, task.source)
+                if score_log is not None:
+                    score_log.keep({**task.metrics(score), "dtype": dtype}, task.source)
                 found.append(_by_item(task, score))
     return found
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gptlab import cli, evaluations
+from gptlab import cli, training_evals
 from gptlab.eval import tasks
 from gptlab.model.gpt import GPT
 from gptlab.runs import checkpoint
@@ -33,9 +33,9 @@ def close(value):
 def once(patch, happens, kind, step):
     """Let something happen in the first batch of an evaluation of a step, after `together` has begun to ask."""
     owner, name = {
-        "val": (evaluations, "mean_loss"),
+        "val": (training_evals, "mean_loss"),
         "eval": (tasks.Task, "evaluate"),
-        "sample": (evaluations, "sample_text"),
+        "sample": (training_evals, "sample_text"),
     }[kind]
     measure, visits = getattr(owner, name), []
     # Step 0 is the first of the evaluations; each has two prompts.
