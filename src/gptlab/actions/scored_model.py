@@ -37,20 +37,19 @@ def open_to_score(path: Path, device: DeviceName, dtype: DTypeName) -> ScoredMod
     """
     where = choose_device(device)
     warn_if_emulated(dtype, where, "--dtype")
-    place = find(path)
-    score_log = score_log_of(
-        place.run, place.checkpoint
-    )  # before the weights are read, as the run may go on meanwhile
-    opened = place.open(device)
-    network = opened.network
+    found = find(path)
+    # Before the weights are read, as the run may go on meanwhile.
+    score_log = score_log_of(found.run, found.checkpoint)
+    loaded = found.open(device)
+    model = loaded.model
     if dtype == "float32":  # in bfloat16 it gains nothing with rows of this length
-        network = packed(network)
+        model = packed(model)
     return ScoredModel(
         path,
-        network,
-        AutocastModel(network, dtype, where),
-        opened.tokenizer,
-        network.context,
+        model,
+        AutocastModel(model, dtype, where),
+        loaded.tokenizer,
+        model.context,
         where,
         score_log,
     )

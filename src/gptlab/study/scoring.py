@@ -49,14 +49,14 @@ def score_run(run: Path, config: RunConfig) -> list[ItemScores]:
     folder = pointed(run / LATEST)
     if folder is None:
         raise CheckpointError(f"{run}: has no last checkpoint to score; train it again")
-    place, device = find(folder), choose_device(config.train.device)
-    score_log, opened = score_log_of(place.run, place.checkpoint), place.open(config.train.device)
+    path, device = find(folder), choose_device(config.train.device)
+    score_log, loaded = score_log_of(path.run, path.checkpoint), path.open(config.train.device)
     dtype = choose_dtype(config.train.dtype, device)
-    model = AutocastModel(packed(opened.network) if dtype == "float32" else opened.network, dtype, device)
+    model = AutocastModel(packed(loaded.model) if dtype == "float32" else loaded.model, dtype, device)
     found: list[ItemScores] = []
     for name in config.eval.tasks:
         for protocol in PROTOCOLS if name == "hellaswag" else ("completion",):
-            for task in tasks.build_all([name], task_inputs(config, opened.tokenizer, protocol)):
+            for task in tasks.build_all([name], task_inputs(config, loaded.tokenizer, protocol)):
                 score = task.evaluate(model, device=device)
                 if score_log is not None:
                     score_log.keep({**task.metrics(score), "dtype": dtype}, task.source)

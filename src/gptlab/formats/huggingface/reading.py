@@ -80,7 +80,7 @@ Way = Literal["repeated", "continued", "whole"]
 CACHED: tuple[Way, ...] = ("repeated", "continued")
 
 
-class Network:
+class Trials:
     """What trials of a model of transformers found; copies of the model share it."""
 
     def __init__(self, model: Any) -> None:
@@ -88,7 +88,7 @@ class Network:
         self._model = model
         self._way: Way | None = None
 
-    def __deepcopy__(self, memo: dict[int, object]) -> "Network":
+    def __deepcopy__(self, memo: dict[int, object]) -> "Trials":
         return self
 
     def way(self, context: int, vocab_size: int) -> Way:
@@ -135,11 +135,11 @@ def taken(model: Any, **options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name in known}
 
 
-def reader_of(model: Any, network: Network, context: int, vocab_size: int, dtype: torch.dtype) -> Reader:
+def reader_of(model: Any, trials: Trials, context: int, vocab_size: int, dtype: torch.dtype) -> Reader:
     """Return a reader that has read nothing, with the model's cache if that can be trusted."""
-    way = network.way(context, vocab_size)
+    way = trials.way(context, vocab_size)
     if way == "whole":
-        return WholeReader(model, context, vocab_size, dtype, network)
+        return WholeReader(model, context, vocab_size, dtype, trials)
     return CacheReader(model, context, vocab_size, dtype, way)
 
 
@@ -177,12 +177,10 @@ class CacheReader:
 class WholeReader:
     """A model of transformers that rereads the whole text for every token."""
 
-    def __init__(
-        self, model: Any, context: int, vocab_size: int, dtype: torch.dtype, network: Network
-    ) -> None:
+    def __init__(self, model: Any, context: int, vocab_size: int, dtype: torch.dtype, trials: Trials) -> None:
         self.context, self.vocab_size = context, vocab_size
         self.device: torch.device = model.device
-        self._model, self._network = model, network
+        self._model, self._trials = model, trials
         self._attention_dtype = attention_dtype(self.device, dtype)
         self._last_only = taken(model, logits_to_keep=1)
         self._text, self._start = torch.empty(0), time.monotonic()
@@ -194,8 +192,8 @@ class WholeReader:
         return logits.repeat_interleave(copies, 0)
 
     def read(self, ids: Tensor) -> Tensor:
-        if not self._network.warned and time.monotonic() - self._start > QUIET_S:
-            self._network.warned = True
+        if not self._trials.warned and time.monotonic() - self._start > QUIET_S:
+            self._trials.warned = True
             StatusLine().show(
                 f"{type(self._model).__name__} has no cache that gives its own logits: every token rereads the whole "
                 f"text, up to {self.context:,} tokens",

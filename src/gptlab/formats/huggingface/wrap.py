@@ -13,7 +13,7 @@ from gptlab.data.load_tokenizer import load_tokenizer
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import CheckpointError, DataError
 from gptlab.formats.huggingface.reading import (
-    Network,
+    Trials,
     logits_of,
     longest_text,
     reader_of,
@@ -48,7 +48,7 @@ class HuggingFaceModel(Writer, LogitsOnly, nn.Module):
                 "add it to the folder's copy, set to the length of the texts that the model was trained on"
             )
         self.context, self.vocab_size = context, vocabulary_of(model)
-        self._network = Network(model)
+        self._trials = Trials(model)
 
     def forward(self, ids: Int[Tensor, "rows time"]) -> Float[Tensor, "rows time vocab"]:
         """Return the logits of the token that follows each prefix."""
@@ -56,7 +56,7 @@ class HuggingFaceModel(Writer, LogitsOnly, nn.Module):
 
     def reader(self, dtype: torch.dtype) -> Reader:
         """Return a reader that has read nothing and multiplies in the given number format."""
-        return reader_of(self.model, self._network, self.context, self.vocab_size, dtype)
+        return reader_of(self.model, self._trials, self.context, self.vocab_size, dtype)
 
 
 def load_hugging_face(folder: Path, device: torch.device | str = "cpu") -> tuple[HuggingFaceModel, Tokenizer]:
