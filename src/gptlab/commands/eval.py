@@ -22,7 +22,7 @@ def run(
     """Score a model on tasks, or compare two checkpoints; runs keep their scores for report and model card.
 
     Args:
-        models: one or two of a run, a checkpoint, or a Hugging Face folder.
+        models: one or two of a run (its best checkpoint), a checkpoint, or a Hugging Face folder.
         task: hellaswag, continuation, loss (on prepared shards), or small, seven tasks that say something of small
             models; any other name is a task or group of lm-evaluation-harness, such as arc_easy or openllm; separate
             several with commas.

@@ -21,7 +21,7 @@ def run(
     """Write text with a model.
 
     Args:
-        model: a run, a checkpoint, or a Hugging Face folder.
+        model: a run (its best checkpoint), a checkpoint, or a Hugging Face folder.
         prompt: how the text begins; an empty one starts a document.
         max_tokens: the most new tokens.
         temperature: divides the logits; 0 takes the likeliest token.

@@ -219,7 +219,7 @@ def newest(run: Path, complain: Callable[[str], None], at_most: int | None = Non
     return None
 
 
-def chosen(path: Path, complain: Callable[[str], None]) -> Checkpoint:
+def newest_or_at(path: Path, complain: Callable[[str], None]) -> Checkpoint:
     """Read the checkpoint at a path, or the newest whole one if the path is a run.
 
     Raises:

@@ -36,9 +36,9 @@ class TrainConfig:
     reduce_dtype: ReduceName = "float32"
     """Number format in which the gradients of several processes are summed."""
     init_from: str | None = None
-    """A model to start from: a run, a checkpoint or a Hugging Face folder. None means random weights."""
+    """A run (its best checkpoint), a checkpoint or a Hugging Face folder to start from. None means random weights."""
     anneal_from: str | None = None
-    """A run or checkpoint on the same data to continue from, with its optimizer but with a new [schedule]."""
+    """A checkpoint, or a run (its newest one), on the same data to continue, with its optimizer but a new [schedule]."""
     seed: int = 1337
     """Decides the initial weights, and the order of the data unless [data] has its own seed."""
     compile: bool = False

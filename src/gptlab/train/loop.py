@@ -82,7 +82,7 @@ class Trainer:
         Raises:
             CheckpointError: there is none, or it belongs to another model, tokenizer or data.
         """
-        found = self.world.from_main(checkpoint.chosen(path, print) if self.world.main else None)
+        found = self.world.from_main(checkpoint.newest_or_at(path, print) if self.world.main else None)
         assert found is not None
         self.state.check(found)
         self.state.restore(found)
