@@ -38,7 +38,7 @@ class TrainConfig:
     init_from: str | None = None
     """A run (its best checkpoint), a checkpoint or a Hugging Face folder to start from. None means random weights."""
     anneal_from: str | None = None
-    """A checkpoint, or a run (its newest one), on the same data to continue, with its optimizer but a new [schedule]."""
+    """A checkpoint or a run (its newest one) on the same data to continue, with its optimizer but a new [schedule]."""
     seed: int = 1337
     """Decides the initial weights, and the order of the data unless [data] has its own seed."""
     compile: bool = False
