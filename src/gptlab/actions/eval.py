@@ -23,8 +23,8 @@ from gptlab.report.results import doubt, results, standard_error, told_items
 from gptlab.runs.metrics import ACCURACIES
 
 LM_EVAL = "lm-eval"  # the protocol of tasks that lm-evaluation-harness runs itself
-ALSO_THEIRS = {"hellaswag", *small.SMALL}  # lm-evaluation-harness has these too
-ONLY_OURS = {*tasks.TASKS, *tasks.SUITES, "loss"} - ALSO_THEIRS
+IN_BOTH = {"hellaswag", *small.SMALL}  # lm-evaluation-harness has these too
+GPTLAB_ONLY = {*tasks.TASKS, *tasks.SUITES, "loss"} - IN_BOTH
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class Request:
         asked = tasks.expanded(self.names)
         if twice := [name for name in asked if asked.count(name) > 1]:
             raise ConfigError(f"--task {self.task}: asks {twice[0]} twice; name it once")
-        if self.samples is not None and len(tasks.expanded(self.own)) != 1:
+        if self.samples is not None and len(tasks.expanded(self.by_gptlab)) != 1:
             raise ConfigError(
                 f"--samples: holds the items of one of {', '.join(tasks.TASKS)}, run by gptlab itself (of the files in "
                 "--task-data DIR, but for the first two); lm-evaluation-harness writes its own with gptlab lm-eval ... "
@@ -60,12 +60,12 @@ class Request:
             )
         if self.samples is not None:
             require_writable_file(self.samples, "--samples")
-        if theirs := [name for name in self.foreign if name in ONLY_OURS]:
+        if theirs := [name for name in self.by_lm_eval if name in GPTLAB_ONLY]:
             raise ConfigError(
                 f"--task {theirs[0]}: is gptlab's own, not lm-evaluation-harness's; leave --protocol out"
             )
-        if self.foreign:
-            harness_module().check_names(self.foreign)
+        if self.by_lm_eval:
+            harness_module().check_names(self.by_lm_eval)
 
     @property
     def names(self) -> list[str]:
@@ -73,19 +73,19 @@ class Request:
         return [name for name in self.task.split(",") if name]
 
     @property
-    def own(self) -> list[str]:
+    def by_gptlab(self) -> list[str]:
         """The tasks that gptlab runs itself: of those that the harness has too, the ones that read local files."""
         if self.protocol == LM_EVAL:
             return []
-        ours = {*ONLY_OURS, "hellaswag"}
+        ours = {*GPTLAB_ONLY, "hellaswag"}
         if self.task_data is not None and not self.shots:
-            ours |= ALSO_THEIRS
+            ours |= IN_BOTH
         return [name for name in self.names if name in ours]
 
     @property
-    def foreign(self) -> list[str]:
+    def by_lm_eval(self) -> list[str]:
         """The tasks that lm-evaluation-harness runs."""
-        return [name for name in self.names if name not in self.own]
+        return [name for name in self.names if name not in self.by_gptlab]
 
 
 def evaluate(models: Sequence[Path], request: Request) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def evaluate(models: Sequence[Path], request: Request) -> dict[str, Any]:
     if len(models) == 2 and request.samples is not None:
         raise ConfigError("two models: --samples is for one at a time")
     opened: list[ScoredModel | None] = [None] * len(models)
-    if len(models) == 2 and "loss" in request.own:
+    if len(models) == 2 and "loss" in request.by_gptlab:
         opened = [*_open_both(models, request)]
     # Each is freed before the next one is scored.
     answers = [[*_ask(opened.pop(0), path, request, keep=len(models) == 2)] for path in models]
@@ -130,7 +130,7 @@ def _ask(model: ScoredModel | None, path: Path, request: Request, *, keep: bool)
     model = model or open_to_score(path, request.device, request.dtype)
     score_log, common = model.score_log, {"model": str(path), "dtype": request.dtype}
     # All are built before the first one runs, which may take hours: one that cannot run is refused at once.
-    for task in [task for name in request.own for task in _made(name, model, request)]:
+    for task in [task for name in request.by_gptlab for task in _made(name, model, request)]:
         if isinstance(task, Windows):
             facts, windows = _loss(task, model, request)
             yield common | facts, {"task": "loss", "windows": windows}
@@ -141,10 +141,10 @@ def _ask(model: ScoredModel | None, path: Path, request: Request, *, keep: bool)
             if request.samples is not None:
                 _write_samples(request.samples, score)
             yield common | facts, {"task": task.name, "accuracy": score}
-    if request.foreign:
+    if request.by_lm_eval:
         lines = harness_module().evaluate(
             asked_by_harness(model),
-            request.foreign,
+            request.by_lm_eval,
             shots=request.shots,
             limit=request.limit,
             data=request.task_data,
