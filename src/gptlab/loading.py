@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gptlab.data.hugging_face_files import CONFIG
 from gptlab.data.load_tokenizer import TOKENIZERS, load_tokenizer
 from gptlab.data.tokenizer import FILE, Tokenizer
 from gptlab.errors import CheckpointError
@@ -81,13 +82,13 @@ def find(model: Path) -> ModelPath:
     """
     if not model.is_dir():
         raise CheckpointError(f"{model}: no such folder; give a run, a checkpoint or a Hugging Face folder")
-    if (model / "config.json").is_file():
+    if (model / CONFIG).is_file():
         return ModelPath(model, None)
     pointed = (checkpoint.pointed(model / pointer) for pointer in (BEST, LATEST))
     folder = model if (model / checkpoint.STATE).is_file() else next(filter(None, pointed), None)
     if folder is None:
         raise CheckpointError(
-            f"{model}: holds neither checkpoints, nor {checkpoint.STATE}, nor a Hugging Face config.json"
+            f"{model}: holds neither checkpoints, nor {checkpoint.STATE}, nor a Hugging Face {CONFIG}"
         )
     return ModelPath(model, folder)
 

@@ -27,11 +27,11 @@ from gptlab import storage
 from gptlab.errors import CheckpointError
 from gptlab.parsing import names_neighbour, parse_json, typed
 from gptlab.runs import tensor_file
-from gptlab.runs.folder import BEST, CHECKPOINTS, LATEST
+from gptlab.runs.folder import BEST, CHECKPOINTS, LATEST, STATE, folder_of, step_of
 from gptlab.runs.scattered import Scattered
 from gptlab.runs.tensor_file import Stored
 
-MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 # What torch, numpy and Python raise when asked to restore a damaged state.
 DAMAGE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 OWN_HASH = "state_sha256"
@@ -121,16 +121,6 @@ def _hash(state: Mapping[str, Any]) -> str:
     """Hash a state's content, whatever its layout in the file."""
     plain = json.loads(json.dumps(state))  # keys as JSON has them
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
-
-
-def folder_of(run: Path, step: int) -> Path:
-    """Return the folder of a step's checkpoint."""
-    return run / CHECKPOINTS / f"step_{step:08d}"
-
-
-def step_of(folder: Path) -> int:
-    """Return the step in a checkpoint folder's name."""
-    return int(folder.name.removeprefix("step_"))
 
 
 def point(pointer: Path, folder: Path) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from gptlab.parsing import parse_json, typed
-from gptlab.runs.checkpoint import STATE, folders_of
-from gptlab.runs.folder import METRICS
+from gptlab.runs.checkpoint import folders_of
+from gptlab.runs.folder import METRICS, STATE
 from gptlab.runs.metrics import append_row, count_lines, went_back
 
 BY = "gptlab eval"

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gptlab.data.hugging_face_files import CONFIG
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import ExportError
-from gptlab.formats.huggingface.wrap import CONFIG, load_causal_lm, quiet_transformers
+from gptlab.formats.huggingface.wrap import load_causal_lm, quiet_transformers
 from gptlab.model.gpt import GPT
 from gptlab.sample import generate
 

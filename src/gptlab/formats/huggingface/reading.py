@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from gptlab.data.hugging_face_files import CONFIG
 from gptlab.errors import CheckpointError, brief
 from gptlab.machine.memory import ran_out
 from gptlab.model.autocast import attention_dtype, inference_autocast
@@ -63,7 +64,7 @@ def vocabulary_of(model: Any) -> int:
     size = getattr(_text_config(model), "vocab_size", None)
     if not isinstance(size, int) or size < 1:
         raise CheckpointError(
-            f"config.json: vocab_size = {size}: must be the number of ids; add it to the folder's copy"
+            f"{CONFIG}: vocab_size = {size}: must be the number of ids; add it to the folder's copy"
         )
     return size
 
@@ -246,7 +247,7 @@ def _not_causal(name: str, model: Any) -> str:
     remedy = "use a causal model such as GPT-2"
     for key in ("is_decoder", "causal"):
         if getattr(model.config, key, None) is False:
-            asked = f'put "{key}": true into the folder\'s copy of config.json'
+            asked = f'put "{key}": true into the folder\'s copy of {CONFIG}'
             remedy = f"if it was trained to write text, {asked}; else {remedy}"
     return f"{name} is not causal here: its predictions depend on later tokens; {remedy}"
 

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from gptlab.data.hugging_face_files import CONFIG
 from gptlab.data.load_tokenizer import load_tokenizer
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import CheckpointError, DataError
@@ -23,7 +24,7 @@ from gptlab.formats.huggingface.reading import (
 from gptlab.model.causal_lm import LogitsOnly
 from gptlab.sample import Reader, Writer
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"  # for weights in several files
 MISSING = 'this needs Hugging Face\'s transformers: pip install "gptlab[hf]"'
 LAYER_BYTES = 256  # every layer has at least as many
