@@ -20,8 +20,8 @@ from gptlab.data.load_tokenizer import load_tokenizer
 from gptlab.data.manifest import Manifest, Shard, TokenizerRecord
 from gptlab.data.shards import HEADER_BYTES, TOKEN, shard_header
 from gptlab.machine.device import choose_device
+from gptlab.model.autocast import autocast
 from gptlab.model.gpt import GPT, SIZES, ModelConfig
-from gptlab.model.in_format import autocast
 from gptlab.train.optim import AdamWConfig, build_optimizer
 from gptlab.train.step import Objective
 

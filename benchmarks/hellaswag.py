@@ -45,16 +45,16 @@ from gptlab.sample import GeneratingGPT
 Side = Callable[[Path, int], np.ndarray]  # (file of items, batch size) -> log-likelihoods, a row an item
 
 
-def gptlab_side(network: Any, tokenizer: Any, data: Path, shots: int) -> Side:
+def gptlab_side(model: Any, tokenizer: Any, data: Path, shots: int) -> Side:
     """Build what `gptlab eval --protocol harness` does."""
-    device, network = choose_device("auto"), packed(network)
+    device, model = choose_device("auto"), packed(model)
 
     def score(items: Path, batch_tokens: int) -> np.ndarray:
         task = tasks.build(
             "hellaswag",
             tasks.Inputs(
                 tokenizer=tokenizer,
-                context=network.context,
+                context=model.context,
                 file=items,
                 fewshot=data,
                 protocol="harness",
@@ -62,7 +62,7 @@ def gptlab_side(network: Any, tokenizer: Any, data: Path, shots: int) -> Side:
                 limit=None,
             ),
         )
-        score = task.evaluate(network, device=device, batch_tokens=batch_tokens, quiet=True)
+        score = task.evaluate(model, device=device, batch_tokens=batch_tokens, quiet=True)
         return np.array([row["log_likelihoods"] for row in score.rows])
 
     return score
@@ -151,25 +151,25 @@ def main() -> None:
     keep_freed()  # as gptlab's commands do
 
     if arguments.model is not None:
-        network, tokenizer = load(arguments.model)
+        model, tokenizer = load(arguments.model)
     else:
         torch.manual_seed(0)
-        network = GeneratingGPT(ModelConfig(**SIZES["gpt2-124m"])).to(choose_device("auto")).eval()
+        model = GeneratingGPT(ModelConfig(**SIZES["gpt2-124m"])).to(choose_device("auto")).eval()
         tokenizer = load_tokenizer("gpt2")
     lines = [f"{line}\n" for line in arguments.data.read_text("utf-8").splitlines() if line.strip()]
     lines = lines[:: max(1, len(lines) // (arguments.limit or len(lines)))][: arguments.limit]
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "export"
-        export(network, tokenizer, folder, verify=False)
+        export(model, tokenizer, folder, verify=False)
         sides = {
-            "gptlab": gptlab_side(network, tokenizer, arguments.data, arguments.shots),
+            "gptlab": gptlab_side(model, tokenizer, arguments.data, arguments.shots),
             "lm-eval": OwnProcess(
-                folder, network.context, arguments.data, arguments.shots, keep=arguments.keep_freed
+                folder, model.context, arguments.data, arguments.shots, keep=arguments.keep_freed
             ),
         }
         usual = good_batch_tokens(choose_device("auto"))
         (items,) = dealt(lines, 1, Path(place))
-        lengths = np.array([item.lengths for item in _items(tokenizer, network.context, items)])
+        lengths = np.array([item.lengths for item in _items(tokenizer, model.context, items)])
         (trial, *_) = dealt(lines, max(1, len(lines) // arguments.trial), Path(place))
         choices = {"gptlab": [usual // 2, usual, 2 * usual], "lm-eval": [1, 2, 4, 8, 16]}
         best: dict[str, int] = {}

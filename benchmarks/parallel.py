@@ -84,12 +84,12 @@ def memory(size: str, kind: str, device: DeviceName) -> dict[str, Any]:
         config = configured(size, kind, 64 * world.size, 64, device, compiled=False)
         before = resident()
         updater = built(config, world)
-        gradient = updater.gradient(0, lambda: False)
-        assert gradient is not None
-        updater.state.sharing.update(updater.state.optimizer)  # and the gradient stays
+        stats = updater.compute_gradient(0, lambda: False)
+        assert stats is not None
+        updater.state.parallel.update(updater.state.optimizer)  # and the gradient stays
         sizes = measure(config.model)
         state = state_bytes(config.optim, sizes.counts)
-        foretold = PARALLEL[kind].bytes_of(sizes.parameters, state, world.size)
+        foretold = PARALLEL[kind].memory_bytes(sizes.parameters, state, world.size)
         return {"held": held(updater), "formula": foretold, "grown": resident() - before}
 
 
@@ -97,16 +97,17 @@ def times(size: str, rounds: int, device: DeviceName) -> dict[str, Any]:
     """Time steps of ddp and zero1 in turn."""
     with join_world(device, {}) as world:
         updaters = {
-            kind: built(configured(size, kind, TOKENS, CONTEXT, device, compiled=True), world) for kind in ("ddp", "zero1")
+            kind: built(configured(size, kind, TOKENS, CONTEXT, device, compiled=True), world)
+            for kind in ("ddp", "zero1")
         }
         found: dict[str, list[float]] = {kind: [] for kind in updaters}
         for number in range(rounds + 1):
             for kind, updater in updaters.items():
                 world.barrier()
                 began = time.perf_counter()
-                gradient = updater.gradient(number * TOKENS // CONTEXT, lambda: False)
-                assert gradient is not None
-                updater.update(gradient)
+                stats = updater.compute_gradient(number * TOKENS // CONTEXT, lambda: False)
+                assert stats is not None
+                updater.update(stats)
                 world.barrier()
                 found[kind].append(time.perf_counter() - began)
         kept = {kind: seconds[1:] for kind, seconds in found.items()}

@@ -36,9 +36,9 @@ FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Write = Callable[[Tensor, int], Tensor]  # (prompts, new tokens) -> both, a row a prompt
 
 
-def gptlab_side(network: GeneratingGPT, dtype: torch.dtype) -> Write:
+def gptlab_side(model: GeneratingGPT, dtype: torch.dtype) -> Write:
     """Build what `gptlab sample --temperature 0` does."""
-    ready = packed(network, dtype)
+    ready = packed(model, dtype)
     return lambda prompts, tokens: ready.generate(prompts, max_new_tokens=tokens, temperature=0, dtype=dtype)
 
 
@@ -71,10 +71,10 @@ def main() -> None:
 
     device = choose_device("auto")
     if arguments.model is not None:
-        network, tokenizer = load(arguments.model)
+        model, tokenizer = load(arguments.model)
     else:
         torch.manual_seed(0)
-        network = GeneratingGPT(ModelConfig(**SIZES["gpt2-124m"])).to(device).eval()
+        model = GeneratingGPT(ModelConfig(**SIZES["gpt2-124m"])).to(device).eval()
         tokenizer = load_tokenizer("gpt2")
     result = {
         "what": "greedy text with a key/value cache",
@@ -83,19 +83,19 @@ def main() -> None:
         "prompt_tokens": arguments.prompt_tokens,
         "transformers": version("transformers"),
         **record.facts(device),
-        "packing_s": {name: _seconds(packed, network, dtype)[0] for name, dtype in FORMATS.items()},
+        "packing_s": {name: _seconds(packed, model, dtype)[0] for name, dtype in FORMATS.items()},
         "batches": {},
     }
     with tempfile.TemporaryDirectory() as place:
-        export(network, tokenizer, Path(place) / "export", verify=False)
+        export(model, tokenizer, Path(place) / "export", verify=False)
         sides = {
-            "gptlab": {name: gptlab_side(network, dtype) for name, dtype in FORMATS.items()},
+            "gptlab": {name: gptlab_side(model, dtype) for name, dtype in FORMATS.items()},
             "transformers": {
                 name: transformers_side(Path(place) / "export", dtype) for name, dtype in FORMATS.items()
             },
         }
     for rows in arguments.batch:
-        prompts = torch.randint(network.config.vocab_size, (rows, arguments.prompt_tokens), device=device)
+        prompts = torch.randint(model.config.vocab_size, (rows, arguments.prompt_tokens), device=device)
         result["batches"][rows] = found = _race(sides, prompts, arguments.tokens, arguments.rounds)
         shown = ("tokens_per_s", "best", "speedup", "float32_tokens_that_differ")
         print(f"batch {rows}: " + json.dumps({key: found[key] for key in shown}, indent=1), flush=True)

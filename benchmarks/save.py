@@ -18,14 +18,14 @@ import torch
 
 from gptlab.machine.device import choose_device
 from gptlab.machine.world import World
+from gptlab.model.autocast import autocast
 from gptlab.model.gpt import GPT, SIZES, ModelConfig
-from gptlab.model.in_format import autocast
 from gptlab.runs.metrics import MetricsLog
-from gptlab.train.console import Record, Work
 from gptlab.train.guard import WINDOW, Guard, GuardConfig
 from gptlab.train.optim import AdamWConfig, build_optimizer, optimizer_state
 from gptlab.train.saver import Saver
-from gptlab.train.step import Gradient, Objective
+from gptlab.train.step import Objective, StepStats
+from gptlab.train.step_reporter import StepReporter, Work
 
 CONTEXT, ROWS = 1024, 1000
 
@@ -34,14 +34,14 @@ def bookkeeping_s(folder: Path, device: torch.device) -> float:
     """Return how long the guard and the metrics of a step take."""
     guard = Guard(GuardConfig())
     for step in range(WINDOW):
-        guard.judge(Gradient(3.0 + 0.01 * (step % 7), 1.0), step=step, sample=step)
+        guard.judge(StepStats(3.0 + 0.01 * (step % 7), 1.0), step=step, sample=step)
     with MetricsLog(folder / "metrics.jsonl") as log:
-        record = Record(log, World(0, 1, device), Work(524_288, 8.6e8, None), steps=ROWS, step=0)
+        reporter = StepReporter(log, World(0, 1, device), Work(524_288, 8.6e8, None), steps=ROWS, step=0)
         began = time.perf_counter()
         for step in range(ROWS):
-            gradient = Gradient(3.0 + 0.01 * (step % 5), 1.0)
-            guard.judge(gradient, step=step, sample=step)
-            record.step(step, step, gradient, lr=1e-4, step_s=1.0)
+            stats = StepStats(3.0 + 0.01 * (step % 5), 1.0)
+            guard.judge(stats, step=step, sample=step)
+            reporter.step(step, step, stats, lr=1e-4, step_s=1.0)
         return (time.perf_counter() - began) / ROWS
 
 

@@ -28,8 +28,8 @@ from gptlab.errors import brief
 from gptlab.machine.before_torch import keep_freed
 from gptlab.machine.device import DeviceName, DTypeName, choose_device, synchronise
 from gptlab.machine.memory import highest_bytes
+from gptlab.model.autocast import autocast
 from gptlab.model.gpt import GPT, SIZES, ModelConfig
-from gptlab.model.in_format import autocast
 from gptlab.train.objective import Objective
 from gptlab.train.optim import AdamWConfig, build_optimizer
 

@@ -248,13 +248,13 @@ def test_who_runs_a_task_that_the_harness_has_too(monkeypatch, tmp_path):
     monkeypatch.setattr(evaluate, "harness_module", lambda: SimpleNamespace(check_names=lambda names: None))
     names = "piqa,hellaswag,winogrande"
     asked = Request(task=names, task_data=tmp_path)
-    assert (asked.own, asked.foreign) == (["piqa", "hellaswag"], ["winogrande"])
+    assert (asked.by_gptlab, asked.by_lm_eval) == (["piqa", "hellaswag"], ["winogrande"])
     asked = Request(task=names)
-    assert (asked.own, asked.foreign) == (["hellaswag"], ["piqa", "winogrande"])
+    assert (asked.by_gptlab, asked.by_lm_eval) == (["hellaswag"], ["piqa", "winogrande"])
     asked = Request(task=names, task_data=tmp_path, shots=2, protocol="harness")
-    assert (asked.own, asked.foreign) == (["hellaswag"], ["piqa", "winogrande"])
+    assert (asked.by_gptlab, asked.by_lm_eval) == (["hellaswag"], ["piqa", "winogrande"])
     asked = Request(task=names, task_data=tmp_path, protocol="lm-eval")
-    assert (asked.own, asked.foreign) == ([], ["piqa", "hellaswag", "winogrande"])
+    assert (asked.by_gptlab, asked.by_lm_eval) == ([], ["piqa", "hellaswag", "winogrande"])
 
 
 def test_a_run_in_training_scores_the_suite(tiny_recipe, tmp_path):

@@ -14,10 +14,10 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from gptlab import loading as saved
 from gptlab.draw import draw
 from gptlab.eval import validation
-from gptlab.eval.score import Reader, log_likelihoods
+from gptlab.eval.score import log_likelihoods
 from gptlab.machine.memory import free_gpu_bytes, peak_bytes
+from gptlab.model.autocast import autocast
 from gptlab.model.gpt import GPT, ModelConfig
-from gptlab.model.in_format import autocast
 from gptlab.model.loss import IGNORED, next_token_loss
 from gptlab.model.unset import Unset
 from gptlab.runs.metrics import read_rows
@@ -241,7 +241,7 @@ def test_no_float64_reaches_apples_gpu(monkeypatch, optimizer):
             model = GPT(config).requires_grad_(False)
         ids = torch.zeros(2, 16, dtype=torch.long).to("mps:0")
         with autocast("bfloat16", torch.device("mps:0")):
-            hidden = model.hidden(ids)
+            hidden = model.hidden_states(ids)
             monkeypatch.setattr(torch, "is_grad_enabled", lambda: True)  # the loss makes its own gradients
             loss = next_token_loss(hidden, model.head_weight_VD, ids)
             monkeypatch.undo()
@@ -261,4 +261,4 @@ def test_no_float64_reaches_apples_gpu(monkeypatch, optimizer):
         monkeypatch.setattr(validation, "predictions", lambda *what: (probable, probable))
         rows = [(torch.zeros(16, dtype=torch.long), torch.zeros(16, dtype=torch.long))] * 2
         with pytest.raises(DataDependentOutputException):  # the numbers themselves, in the end
-            validation._nats(Reader(model), "mps:0", rows)
+            validation._nats(model, "mps:0", rows)

@@ -31,7 +31,7 @@ def checked(tiny_recipe, capsys, monkeypatch):
 
 def test_the_batch_is_the_first_of_the_run(tiny_recipe):
     config = recipe.load([tiny_recipe])
-    ids, targets = Sets(config.data, 32, config.order_seed).order.batch(0, 4)
+    ids, targets = Sets(config.data, 32, config.order_seed).batches.batch(0, 4)
     batch = overfit.first_batch(config)
     assert torch.equal(batch.ids, ids)
     assert torch.equal(batch.targets, targets)
@@ -51,8 +51,8 @@ def test_a_sound_recipe_learns_it(checked, tmp_path, words):
 
 
 def detached(monkeypatch):
-    hidden = gpt.GPT.hidden
-    monkeypatch.setattr(gpt.GPT, "hidden", lambda *given, **named: hidden(*given, **named).detach())
+    hidden = gpt.GPT.hidden_states
+    monkeypatch.setattr(gpt.GPT, "hidden_states", lambda *given, **named: hidden(*given, **named).detach())
 
 
 def not_updated(monkeypatch):

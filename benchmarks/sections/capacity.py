@@ -13,8 +13,8 @@ from step import Side, Workload, gptlab_model, training_step
 from gptlab.machine import memory
 from gptlab.machine.device import choose_device
 from gptlab.machine.memory import ran_out, release
-from gptlab.model.in_format import autocast
-from gptlab.train.micro_batch import estimate
+from gptlab.model.autocast import autocast
+from gptlab.train.micro_batch_size import estimate
 
 from .section import Job
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from gptlab.errors import brief
 from gptlab.eval import tree
-from gptlab.machine.device import product_type, set_matmul_precision
+from gptlab.machine.device import operand_dtype, set_matmul_precision
+from gptlab.model.autocast import AutocastModel, autocast, inference_autocast
 from gptlab.model.gpt import GPT, ModelConfig
-from gptlab.model.in_format import InFormat, autocast
 from gptlab.train.objective import Objective
 
 from .section import Complaint, Job
@@ -117,7 +117,7 @@ def _case(job: Job, switches: Mapping[str, Any]) -> Case:
     loss, gradients = _gradients(model, Objective(model), ids, targets, "float32")
     with torch.no_grad():
         alone = [
-            model.hidden(torch.tensor([before + ending[:-1]]))[0, len(before) - 1 :]
+            model.hidden_states(torch.tensor([before + ending[:-1]]))[0, len(before) - 1 :]
             for before, ending in pairs
         ]
         return Case(model, ids, targets, pairs, loss, gradients, torch.cat(alone), model(ids))
@@ -161,8 +161,8 @@ def _masked(device: torch.device, case: Case, dtype: Any) -> tuple[float]:
     batch = tree.batch(tree.rows(case.pairs, branching=True))
     positions, parts = batch.positions_BT.to(device), batch.parts_BT.to(device)
     layout = positions, tree.visible(positions, parts)
-    reader = InFormat(_on(device, case), dtype, device)
-    (hidden,) = reader.hidden_at(batch.ids_BT.to(device), batch.cells_N.to(device), *layout)
+    model = AutocastModel(_on(device, case), dtype, device)
+    (hidden,) = model.hidden_states_at(batch.ids_BT.to(device), batch.token_indices_N.to(device), *layout)
     order = batch.pairs_N.argsort(stable=True).to(device)  # ending by ending, as the truth was read
     return (_error(hidden[order], case.hidden),)
 
@@ -173,9 +173,9 @@ def _cached(device: torch.device, case: Case, dtype: Any) -> tuple[float]:
     model, ids = _on(device, case), case.ids.to(device)
     half = ids.shape[1] // 2
     parts = ids.split((half, 1, 1, 1, ids.shape[1] - half - 3), 1)
-    cache = model.new_cache(*ids.shape, product_type(dtype))
-    reader = InFormat(model, dtype, device)
-    logits = torch.cat([reader.head(reader.hidden(part, cache)) for part in parts], 1)
+    cache = model.new_cache(*ids.shape, operand_dtype(dtype))
+    with inference_autocast(dtype, device):
+        logits = torch.cat([model.head(model.hidden_states(part, cache)) for part in parts], 1)
     return (_error(logits, case.logits),)
 
 

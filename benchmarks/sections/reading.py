@@ -13,8 +13,8 @@ from gptlab.errors import GptlabError
 from gptlab.eval import tasks
 from gptlab.eval.score import log_likelihoods
 from gptlab.machine.device import set_matmul_precision
+from gptlab.model.autocast import AutocastModel
 from gptlab.model.gpt import GPT, ModelConfig
-from gptlab.model.in_format import InFormat
 from gptlab.model.packed import packed
 from gptlab.sample import generate
 
@@ -34,11 +34,11 @@ def run(job: Job) -> None:
     scores: dict[str, Any] = {"missing": missing}
     for dtype in ("bfloat16", "float32"):
         set_matmul_precision(dtype)
-        logits = InFormat(packed(model, getattr(torch, dtype)), dtype, job.device)
-        score = partial(log_likelihoods, logits, context=model.config.context, device=job.device)
+        scored = AutocastModel(packed(model, getattr(torch, dtype)), dtype, job.device)
+        score = partial(log_likelihoods, scored, context=model.config.context, device=job.device)
         scores[dtype] = {"random_items_per_s": _rate(job, lambda part, score=score: score(part), pairs, 4)}
         if tokenizer is not None:
-            scores[dtype] |= _hellaswag(job, logits, tokenizer, model.config.context)
+            scores[dtype] |= _hellaswag(job, scored, tokenizer, model.config.context)
         job.note(hellaswag=scores)
     ready = packed(model, torch.bfloat16)
     new = job.sized(128, 8)
@@ -79,7 +79,7 @@ def _rate(job: Job, work: Callable[[Sequence[Any]], Any], parts: Sequence[Any], 
     return len(parts) / of_item / median_s(partial(work, parts), job.device, 3, warm_up=0)
 
 
-def _hellaswag(job: Job, logits: InFormat, tokenizer: Any, context: int) -> dict[str, Any]:
+def _hellaswag(job: Job, model: AutocastModel, tokenizer: Any, context: int) -> dict[str, Any]:
     """Score HellaSwag from its texts on, as `gptlab eval` does."""
     file = HELLASWAG if HELLASWAG.is_file() and not job.tiny else job.scratch / "hellaswag.jsonl"
     if job.tiny:
@@ -87,7 +87,7 @@ def _hellaswag(job: Job, logits: InFormat, tokenizer: Any, context: int) -> dict
     task = tasks.build("hellaswag", tasks.Inputs(tokenizer=tokenizer, context=context, file=file, limit=2000))
 
     def score(items: Sequence[Any]) -> float:
-        return replace(task, items=items).evaluate(logits, device=job.device, quiet=True).acc
+        return replace(task, items=items).evaluate(model, device=job.device, quiet=True).acc
 
     return {"items": len(task.items), "items_per_s": _rate(job, score, task.items, 1)}
 

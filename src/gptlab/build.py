@@ -9,13 +9,12 @@ from typing import Any
 import torch
 
 from gptlab.amounts import quantity
-from gptlab.data.mixture import Order, Sets
+from gptlab.data.mixture import Batches, Sets
 from gptlab.errors import ConfigError
-from gptlab.evaluations import evaluations
 from gptlab.machine.device import (
     choose_dtype,
+    operand_dtype,
     peak_flops,
-    product_type,
     set_deterministic,
     set_matmul_precision,
 )
@@ -24,24 +23,24 @@ from gptlab.machine.random_states import seed_all
 from gptlab.machine.world import World
 from gptlab.model import kernels
 from gptlab.model.gpt import GPT
-from gptlab.model.in_format import InFormat
 from gptlab.model.position import POSITIONS, Position
 from gptlab.model.size import measure
 from gptlab.recipe import RunConfig
-from gptlab.train.average import Average
 from gptlab.train.budget import Budget
-from gptlab.train.console import Work
+from gptlab.train.ema import EMA
 from gptlab.train.guard import Guard
 from gptlab.train.interrupt import Interrupt
 from gptlab.train.loop import Trainer
 from gptlab.train.objective import Objective
 from gptlab.train.optim import OPTIMIZERS, build_optimizer, state_bytes
-from gptlab.train.parallel import FSDP, NUMBER_BYTES, PARALLEL, Alone
+from gptlab.train.parallel import FLOAT32_BYTES, FSDP, PARALLEL, Parallel, SingleProcess
 from gptlab.train.saver import Saver
 from gptlab.train.schedule import rate
-from gptlab.train.skip import Skipping
+from gptlab.train.skip import BatchesWithSkips
 from gptlab.train.state import State
 from gptlab.train.step import Updater
+from gptlab.train.step_reporter import Work
+from gptlab.training_evals import evaluations
 
 
 def open_sets(config: RunConfig) -> Sets:
@@ -76,9 +75,9 @@ def build(
         "seed": config.order_seed,
         "data": sets.fingerprint,
     }
-    updater = build_updater(config, sets.order, world, identity=identity, replan=replan)
+    updater = build_updater(config, sets.batches, world, identity=identity, replan=replan)
     state, dtype, peak = updater.state, updater.dtype, peak_flops(world.device, updater.dtype)
-    readable, flops_per_token = state.sharing.readable, measure(config.model).flops_per_token
+    eval_model, flops_per_token = state.parallel.eval_model, measure(config.model).flops_per_token
     return Trainer(
         state,
         updater,
@@ -87,11 +86,11 @@ def build(
             keep=config.train.keep,
             keep_every=config.train.keep_every_steps,
             files=tokenizer.files,
-            link=state.sharing.link,
+            link=state.parallel.link,
         ),
         partial(rate, config.schedule),
         config.train,
-        evaluations(config, readable, InFormat(readable, dtype, world.device), sets, world, interrupt),
+        evaluations(config, eval_model, dtype, sets, world, interrupt),
         config.eval.every_steps,
         Work(config.train.batch_tokens, flops_per_token, peak * world.size if peak is not None else None),
         interrupt,
@@ -100,7 +99,7 @@ def build(
 
 def build_updater(
     config: RunConfig,
-    order: Order,
+    batches: Batches,
     world: World,
     *,
     identity: Mapping[str, Any] | None = None,
@@ -110,7 +109,7 @@ def build_updater(
 
     Args:
         config: the recipe.
-        order: the training sequences.
+        batches: the training data.
         world: the processes.
         identity: what a checkpoint must have in common with the run, as State says.
         replan: whether to measure anew how many steps fit `train.hours`.
@@ -130,42 +129,49 @@ def build_updater(
     objective = Objective(model, recompute=config.train.recompute)
     if config.train.compile:
         objective.compile_as("whole" if world.size == 1 else "parts")
-    sharing = _share(objective, config, world)
+    parallel = build_parallel(objective, config, world)
     state = State(
         model,
-        sharing,
-        build_optimizer(model, config.optim, sharing.parts),
+        parallel,
+        build_optimizer(model, config.optim, parallel.parts),
         torch.amp.GradScaler(world.device.type, enabled=dtype == "float16"),
         Guard(config.guard),
         Budget(
             config.train,
             warmup_steps=config.schedule.warmup_steps,
             evaluate_every=config.eval.every_steps,
-            again=replan,
+            replan=replan,
         ),
-        Skipping(order),
+        BatchesWithSkips(batches),
         identity=identity or {},
         context=config.model.context,
         world=world,
-        average=Average(model, config.train.average) if config.train.average is not None else None,
+        ema=EMA(model, config.train.average) if config.train.average is not None else None,
     )
     return Updater(state, objective, config.train, dtype)
 
 
-def _share(objective: Objective, config: RunConfig, world: World) -> Alone:
+def build_parallel(objective: Objective, config: RunConfig, world: World) -> Parallel:
+    """Split the work and memory of a run as the recipe says.
+
+    Raises:
+        ConfigError: the kind of [train] parallel cannot train this recipe.
+    """
     if world.size == 1:
-        return Alone(objective, world)
-    if config.train.parallel == "fsdp" and choose_dtype(config.train.dtype, world.device) == "float16":
+        return SingleProcess(objective, world)
+    name = config.train.parallel
+    kind = PARALLEL[name]
+    if not kind.float16_ok and choose_dtype(config.train.dtype, world.device) == "float16":
         raise ConfigError(
-            "train.parallel = fsdp: has no common loss scale for float16; use bfloat16 or float32, or zero1"
+            f"train.parallel = {name}: has no common loss scale for float16; use bfloat16 or float32, or zero1"
         )
-    if config.train.parallel == "fsdp" and world.device.type == "cuda" and config.train.micro_batch == "auto":
+    if kind.synchronises_every_pass and world.device.type == "cuda" and config.train.micro_batch == "auto":
         # A trial pass that runs out of memory in one process would leave the others waiting inside it.
         raise ConfigError(
-            "train.micro_batch = auto: fsdp cannot find out what fits; give a number, as in --train.micro-batch 4"
+            f"train.micro_batch = auto: {name} cannot find out what fits; give a number, as in --train.micro-batch 4"
         )
-    whole = OPTIMIZERS[config.optim.name].whole
-    return PARALLEL[config.train.parallel](objective, world, config.train.reduce_dtype, whole)
+    unsplittable = OPTIMIZERS[config.optim.name].unsplittable
+    return kind(objective, world, config.train.reduce_dtype, unsplittable)
 
 
 def attention_kernel(config: RunConfig, device: torch.device) -> str:
@@ -175,7 +181,7 @@ def attention_kernel(config: RunConfig, device: torch.device) -> str:
         ConfigError: the recipe asks for a kernel that cannot.
     """
     asked, shape = config.train.attention_kernel, config.model
-    dtype = product_type(choose_dtype(config.train.dtype, device))
+    dtype = operand_dtype(choose_dtype(config.train.dtype, device))
     grouped = shape.kv_heads < shape.n_head and asked == "auto"  # any other kernel repeats them if it must
     masked = POSITIONS[shape.position].bias is not Position.bias  # a bias of the scores is a mask to torch
     with kernels.only(asked):
@@ -191,14 +197,14 @@ def attention_kernel(config: RunConfig, device: torch.device) -> str:
 def _check_memory(config: RunConfig, world: World) -> None:
     """Refuse a model that cannot fit before allocating it, as a system may grant memory and kill the process later."""
     size, total = measure(config.model), total_bytes(world.device.type)
-    held = PARALLEL[config.train.parallel] if world.size > 1 else Alone
+    held = PARALLEL[config.train.parallel] if world.size > 1 else SingleProcess
     averaged = (config.train.average is not None) * size.parameters
-    needed = held.bytes_of(size.parameters, state_bytes(config.optim, size.counts), world.size)
-    needed += NUMBER_BYTES * size.tables
+    needed = held.memory_bytes(size.parameters, state_bytes(config.optim, size.counts), world.size)
+    needed += FLOAT32_BYTES * size.buffers
     if held is FSDP:  # whole before it is cut up, and while something is measured
-        needed += NUMBER_BYTES * (size.parameters + averaged // world.size)
+        needed += FLOAT32_BYTES * (size.parameters + averaged // world.size)
     else:
-        needed += NUMBER_BYTES * averaged
+        needed += FLOAT32_BYTES * averaged
     if total is not None and needed > total:
         raise ConfigError(
             f"model: {quantity(size.parameters)} parameters and tables take {quantity(needed, 'B')} to train, and "

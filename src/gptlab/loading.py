@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gptlab.data.hugging_face_files import CONFIG
 from gptlab.data.load_tokenizer import TOKENIZERS, load_tokenizer
 from gptlab.data.tokenizer import FILE, Tokenizer
 from gptlab.errors import CheckpointError
@@ -26,18 +27,18 @@ Model = GeneratingGPT | HuggingFaceModel
 
 
 @dataclass(frozen=True)
-class Opened:
+class LoadedModel:
     """A model ready to read and write text, and where it comes from."""
 
-    network: Model
+    model: Model
     tokenizer: Tokenizer
     state: Mapping[str, Any]
     """What its checkpoint says of itself; nothing for a Hugging Face folder."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """What MODEL names."""
+class ModelPath:
+    """A folder that MODEL names."""
 
     path: Path
     """As it was given."""
@@ -49,7 +50,7 @@ class Place:
         """The run that the checkpoint is of, if any."""
         return run_of(self.path) if self.checkpoint is not None else None
 
-    def open(self, device: DeviceName = "auto") -> Opened:
+    def open(self, device: DeviceName = "auto") -> LoadedModel:
         """Load the model and its tokenizer.
 
         Raises:
@@ -57,23 +58,23 @@ class Place:
         """
         where, state = choose_device(device), {}
         if self.checkpoint is None:
-            network, tokenizer = _load_hugging_face(self.path, where)
+            model, tokenizer = _load_folder(self.path, where)
         else:
             found = checkpoint.load(self.checkpoint, for_reading=True)
             try:
                 config = typed(ModelConfig, found.state.get("model"))
-                network = _network(config, checked_state(config, found.model())).to(where).eval()
+                model = _gpt(config, checked_state(config, found.model())).to(where).eval()
             except ValueError as error:
                 raise CheckpointError(
                     f"{self.checkpoint}: {checkpoint.STATE} and the weights do not fit each other, or are of a "
                     f"newer gptlab: {error}"
                 ) from None
             tokenizer, state = read_tokenizer(found), found.state
-        _fit(self.path, network, tokenizer)
-        return Opened(network, tokenizer, state)
+        _match_vocabulary(self.path, model, tokenizer)
+        return LoadedModel(model, tokenizer, state)
 
 
-def find(model: Path) -> Place:
+def find(model: Path) -> ModelPath:
     """Say what MODEL names: a run (its best checkpoint), a checkpoint folder, or a Hugging Face folder.
 
     Raises:
@@ -81,15 +82,15 @@ def find(model: Path) -> Place:
     """
     if not model.is_dir():
         raise CheckpointError(f"{model}: no such folder; give a run, a checkpoint or a Hugging Face folder")
-    if (model / "config.json").is_file():
-        return Place(model, None)
+    if (model / CONFIG).is_file():
+        return ModelPath(model, None)
     pointed = (checkpoint.pointed(model / pointer) for pointer in (BEST, LATEST))
     folder = model if (model / checkpoint.STATE).is_file() else next(filter(None, pointed), None)
     if folder is None:
         raise CheckpointError(
-            f"{model}: holds neither checkpoints, nor {checkpoint.STATE}, nor a Hugging Face config.json"
+            f"{model}: holds neither checkpoints, nor {checkpoint.STATE}, nor a Hugging Face {CONFIG}"
         )
-    return Place(model, folder)
+    return ModelPath(model, folder)
 
 
 def load(model: str | Path, device: DeviceName = "auto") -> tuple[Model, Tokenizer]:
@@ -105,11 +106,11 @@ def load(model: str | Path, device: DeviceName = "auto") -> tuple[Model, Tokeniz
     Raises:
         CheckpointError: it is none of these, or damaged.
     """
-    opened = find(Path(model)).open(device)
-    return opened.network, opened.tokenizer
+    loaded = find(Path(model)).open(device)
+    return loaded.model, loaded.tokenizer
 
 
-def _fit(path: Path, model: Model, tokenizer: Tokenizer) -> None:
+def _match_vocabulary(path: Path, model: Model, tokenizer: Tokenizer) -> None:
     """Tell the model which of its rows stand for no token; refuse a tokenizer with ids that it has no row for."""
     rows = model.vocab_size if isinstance(model, HuggingFaceModel) else model.config.vocab_size
     if tokenizer.vocab_size > rows:
@@ -119,20 +120,20 @@ def _fit(path: Path, model: Model, tokenizer: Tokenizer) -> None:
     model.unknown_ids = tokenizer.unknown_below(rows)
 
 
-def _network(config: ModelConfig, state: Mapping[str, Tensor]) -> GeneratingGPT:
+def _gpt(config: ModelConfig, state: Mapping[str, Tensor]) -> GeneratingGPT:
     with Unset():
-        network = GeneratingGPT(config)
-    network.load_state_dict(state)
-    return network
+        model = GeneratingGPT(config)
+    model.load_state_dict(state)
+    return model
 
 
-def _load_hugging_face(folder: Path, where: torch.device) -> tuple[Model, Tokenizer]:
+def _load_folder(folder: Path, where: torch.device) -> tuple[Model, Tokenizer]:
     # What is one of our models runs as one, which spares transformers' detours and never runs a folder's code.
     try:
         config, state = read_ours(folder)
     except UnfitError:
         return load_hugging_face(folder, where)
-    return _network(config, state).to(where).eval(), folder_tokenizer(folder)
+    return _gpt(config, state).to(where).eval(), folder_tokenizer(folder)
 
 
 def read_tokenizer(found: checkpoint.Checkpoint) -> Tokenizer:

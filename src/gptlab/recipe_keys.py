@@ -31,6 +31,12 @@ ELSEWHERE = {
     "max_steps": "train.steps",
     "num_iterations": "train.steps",
     "max_grad_norm": "train.grad_clip",
+    "ema_decay": "train.average",
+    "gradient_checkpointing": "train.recompute",
+    "fsdp": "train.parallel",
+    "zero_stage": "train.parallel",
+    "tie_word_embeddings": "model.tie_embeddings",
+    "lr_scheduler_type": "schedule.name",
     "save_every": "train.save_every_steps",
     "beta1": "optim.betas",
     "beta2": "optim.betas",
@@ -40,7 +46,7 @@ ELSEWHERE = {
     "eval_interval": "eval.every_steps",
     "val_loss_every": "eval.every_steps",
 }
-"""What nanoGPT, build-nanogpt, llm.c and transformers call the keys of a recipe."""
+"""What nanoGPT, build-nanogpt, llm.c, transformers and DeepSpeed call the keys of a recipe."""
 
 
 def documentation(kind: type[Any]) -> dict[str, str]:

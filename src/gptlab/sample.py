@@ -18,8 +18,8 @@ from gptlab.draw import draw
 from gptlab.errors import CheckpointError, ConfigError
 from gptlab.machine.memory import in_parts
 from gptlab.model.attention import LayerCache
+from gptlab.model.autocast import attention_dtype, inference_autocast
 from gptlab.model.gpt import GPT
-from gptlab.model.in_format import attention_dtype, in_format
 from gptlab.model.packed import packed
 
 # New tokens that make packing pay off in float32; its time is saved back after about 20 of them (124M parameters).
@@ -131,7 +131,7 @@ class Writer:
             seed: of the draws; None means a different one every time.
             stop_id: the id that ends a text, such as `tokenizer.end_of_text`; the rest of its row repeats it.
             samples: texts per prompt.
-            dtype: number format of matrix products.
+            dtype: data type of matrix multiplications.
 
         Raises:
             ConfigError: an option is out of range, or a prompt is empty or has ids outside the vocabulary.
@@ -190,8 +190,8 @@ class GPTReader:
 
     def _next_logits(self, ids: Tensor, cache: list[LayerCache]) -> Tensor:
         # The logits of a whole prompt would take more memory than everything else.
-        with in_format(attention_dtype(self.device, self._dtype), self.device):
-            return self._model.head(self._model.hidden(ids, cache)[:, -1:])[:, 0]
+        with inference_autocast(attention_dtype(self.device, self._dtype), self.device):
+            return self._model.head(self._model.hidden_states(ids, cache)[:, -1:])[:, 0]
 
 
 def kept_tokens(length: int, context: int) -> int:

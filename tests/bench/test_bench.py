@@ -53,8 +53,8 @@ def test_without_data_tokens_are_random(config):
     facts = measuring.bench(config, steps=1)
     assert facts["synthetic"]
     assert any("random tokens" in line for line in lines(facts))
-    order, synthetic = rig._order(config)
-    (ids, targets), (again, _) = order.batch(4, 2), order.batch(4, 2)
+    batches, synthetic = rig._batches(config)
+    (ids, targets), (again, _) = batches.batch(4, 2), batches.batch(4, 2)
     assert synthetic
     assert torch.equal(ids, again)
     assert torch.equal(ids[:, 1:], targets[:, :-1])
@@ -64,11 +64,11 @@ def test_without_data_tokens_are_random(config):
 def test_a_long_step_is_computed_from_some_of_its_passes(config, monkeypatch):
     config = replace(config, train=replace(config.train, batch_tokens=256 * 32, micro_batch=8))
     with Rig(config) as whole:
-        assert (whole.passes, whole.updater.slices.n_sequence) == (32, 256)
+        assert (whole.passes, whole.updater.micro_batches.batch_sequences) == (32, 256)
         seconds = min(whole.step().seconds for _ in range(5))
     monkeypatch.setattr(rig, "ROUND_S", 0.0)
     with Rig(config) as cut:
-        assert cut.updater.slices.n_sequence == 8
+        assert cut.updater.micro_batches.batch_sequences == 8
         assert seconds / 3 < min(cut.step().seconds for _ in range(5)) < 3 * seconds
 
 

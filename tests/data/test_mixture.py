@@ -46,18 +46,18 @@ def test_every_block_has_each_sets_share(folders):
     sets = Sets(config(folders, a=1, b=2, c=0.5), CONTEXT, seed=3)
     samples = share_block([1, 2, 0.5])
     for block in (0, 1, 7):
-        which, numbers = sets.order.samples(block * BLOCK, BLOCK)
+        which, numbers = sets.batches.samples(block * BLOCK, BLOCK)
         for number, count in enumerate(samples):
             own = numbers[which == number]
             assert own.tolist() == list(range(block * count, (block + 1) * count))
 
 
 def test_the_sets_are_mixed_within_a_block(folders):
-    order = Sets(config(folders, a=1, b=1), CONTEXT, seed=3).order
-    which, _ = order.samples(0, BLOCK)
+    batches = Sets(config(folders, a=1, b=1), CONTEXT, seed=3).batches
+    which, _ = batches.samples(0, BLOCK)
     runs = 1 + np.count_nonzero(np.diff(which.astype(int)))
     assert abs(runs - BLOCK / 2) < 4 * BLOCK**0.5 / 2
-    other, _ = order.samples(BLOCK, BLOCK)
+    other, _ = batches.samples(BLOCK, BLOCK)
     assert np.mean(which == other) == pytest.approx(0.5, abs=0.05)
 
 
@@ -65,7 +65,7 @@ def test_every_window_of_a_set_comes_once_an_epoch(folders):
     sets = Sets(config(folders, a=1, c=2), CONTEXT, seed=5)
     size = len(sets.sets[0].train)
     needed = size * 4
-    which, numbers = sets.order.samples(0, needed)
+    which, numbers = sets.batches.samples(0, needed)
     windows = TrainBatches(sets.sets[0].train, 5).windows_of(numbers[which == 0])
     assert len(windows) > size
     assert sorted(windows[:size].tolist()) == list(range(size))
@@ -74,18 +74,18 @@ def test_every_window_of_a_set_comes_once_an_epoch(folders):
 @settings(max_examples=30)
 @given(first=st.integers(0, 10**12), count=st.integers(1, 70), cut=st.integers(1, 69))
 def test_a_sample_is_the_same_however_it_is_asked_for(folders, first, count, cut):
-    order = Sets(config(folders, a=1, b=3), CONTEXT, seed=1).order
-    whole = order.batch(first, count)
+    batches = Sets(config(folders, a=1, b=3), CONTEXT, seed=1).batches
+    whole = batches.batch(first, count)
     cut = min(cut, count)
-    parts = [order.batch(first, cut)] + ([order.batch(first + cut, count - cut)] if cut < count else [])
+    parts = [batches.batch(first, cut)] + ([batches.batch(first + cut, count - cut)] if cut < count else [])
     for side in (0, 1):
         assert torch.equal(whole[side], torch.cat([part[side] for part in parts]))
 
 
 def test_rows_are_of_the_set_that_was_drawn(folders):
-    order = Sets(config(folders, a=1, b=3), CONTEXT, seed=1).order
-    which, _ = order.samples(100, 64)
-    ids, targets = order.batch(100, 64)
+    batches = Sets(config(folders, a=1, b=3), CONTEXT, seed=1).batches
+    which, _ = batches.samples(100, 64)
+    ids, targets = batches.batch(100, 64)
     assert torch.equal(ids[:, 1:], targets[:, :-1])
     for row, number in zip(ids.tolist(), which.tolist(), strict=True):
         letters = {chr(id_) for id_ in row if id_ < 256} & set("abc")
@@ -96,7 +96,7 @@ def test_rows_are_of_the_set_that_was_drawn(folders):
 def test_one_set_is_drawn_as_it_always_was(folders):
     sets = Sets(DataConfig(path=str(folders["a"])), CONTEXT, seed=9)
     expected = TrainBatches(Windows(folders["a"], "train", CONTEXT), 9)
-    assert torch.equal(sets.order.batch(17, 40)[0], expected.batch(17, 40)[0])
+    assert torch.equal(sets.batches.batch(17, 40)[0], expected.batch(17, 40)[0])
 
 
 def test_what_makes_a_mixture_another_one(folders):
@@ -128,8 +128,8 @@ def test_a_set_without_a_window_is_refused(folders):
 
 def test_a_mixture_needs_its_sets_orders_to_differ(folders):
     windows = Windows(folders["a"], "train", CONTEXT)
-    order = Mixture([windows, windows], [BLOCK // 2, BLOCK // 2], seed=0)
-    which, _ = order.samples(0, 2000)
-    first, second = (draw.windows_of(np.arange(50, dtype=np.uint64)) for draw in order._draws)
+    mixture = Mixture([windows, windows], [BLOCK // 2, BLOCK // 2], seed=0)
+    which, _ = mixture.samples(0, 2000)
+    first, second = (draw.windows_of(np.arange(50, dtype=np.uint64)) for draw in mixture._draws)
     assert (first != second).any()
     assert set(which.tolist()) == {0, 1}

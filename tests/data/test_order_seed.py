@@ -11,7 +11,7 @@ from gptlab.errors import ConfigError
 
 def order(config):
     sets = Sets(config.data, config.model.context, config.order_seed)
-    return sets.order.batch(0, 8)[0]
+    return sets.batches.batch(0, 8)[0]
 
 
 def test_the_order_of_the_data_has_a_seed_of_its_own(tiny_recipe):

@@ -1,12 +1,26 @@
 """Small causal models for the tests of scoring."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
+
+from gptlab.model.causal_lm import LogitsOnly
 
 VOCAB = 29
 
 
-class Recurrent(nn.Module):
+class Called(LogitsOnly):
+    """Any function from ids to logits."""
+
+    def __init__(self, logits: Callable[[Tensor], Tensor]) -> None:
+        self._logits = logits
+
+    def __call__(self, ids_BT: Tensor) -> Tensor:
+        return self._logits(ids_BT)
+
+
+class Recurrent(LogitsOnly, nn.Module):
     """A causal model of a few lines: what it predicts depends on every token before."""
 
     def __init__(self) -> None:
@@ -25,7 +39,7 @@ class Recurrent(nn.Module):
 class Headed(Recurrent):
     """The same one with its head apart, as GPT has it."""
 
-    def hidden(self, ids_BT: Tensor) -> Tensor:
+    def hidden_states(self, ids_BT: Tensor) -> Tensor:
         self.shapes.append(tuple(ids_BT.shape))
         return self.recurrent(self.embed(ids_BT))[0]
 
@@ -36,7 +50,7 @@ class Headed(Recurrent):
         raise AssertionError("all logits were asked for")
 
 
-class Fixed(nn.Module):
+class Fixed(LogitsOnly, nn.Module):
     """Gives every id the same probability wherever it stands, so that a score can be worked out by hand."""
 
     def __init__(self, probabilities: list[float]) -> None:

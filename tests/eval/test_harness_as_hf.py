@@ -83,10 +83,9 @@ def test_a_run_is_asked_as_its_export(exported):
     from gptlab.loading import load
 
     network, tokenizer = load(exported, "cpu")
-    model = scored_model.ScoredModel(
-        exported / "a run", network, scored_model.InFormat(network, "float32", torch.device("cpu")), tokenizer, CONTEXT,
-        torch.device("cpu"),
-    )  # fmt: skip
+    cpu = torch.device("cpu")
+    scored = scored_model.AutocastModel(network, "float32", cpu)
+    model = scored_model.ScoredModel(exported / "a run", network, scored, tokenizer, CONTEXT, cpu)
     run = lm_eval.asked_by_harness(model)
     assert isinstance(run._text, harness_text.OwnText)
     second = theirs(exported)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from causal_models import Called
 from torch import nn
 
 from gptlab.errors import TaskError
@@ -227,7 +228,7 @@ def test_completion_scores_as_build_nanogpt_does(shared):
         return [ord(character) % 128 for character in text]
 
     items = [completion(example, ascii_ids) for example in examples]
-    result = multiple_choice(model, items, context=4096, batch_tokens=20_000, device="cpu")
+    result = multiple_choice(Called(model), items, context=4096, batch_tokens=20_000, device="cpu")
     for example, row in zip(examples, result.rows, strict=True):
         sums, means = [], []
         for ending in example.endings:

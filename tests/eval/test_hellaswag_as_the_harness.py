@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from causal_models import Called
 
 from gptlab.data.load_tokenizer import load_tokenizer
 from gptlab.eval.accuracy import multiple_choice
@@ -128,7 +129,11 @@ def test_scores_choices_and_summary_are_the_harness_own(sample, shared):
     examples = read(sample)
     items = [harness(example, lm.tokenizer.encode) for example in examples[:: len(examples) // SCORED]]
     ours = multiple_choice(
-        lambda ids_BT: lm.model(ids_BT).logits, items, context=CONTEXT, batch_tokens=2048, device="cpu"
+        Called(lambda ids_BT: lm.model(ids_BT).logits),
+        items,
+        context=CONTEXT,
+        batch_tokens=2048,
+        device="cpu",
     )
 
     samples = sorted(theirs["samples"]["hellaswag"], key=lambda line: line["doc_id"])

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from causal_models import VOCAB, Headed, Recurrent
+from causal_models import VOCAB, Called, Headed, Recurrent
 from torch import nn
 
 from gptlab.eval.score import StopEvaluation, log_likelihoods
+from gptlab.model.causal_lm import CausalLM
 from gptlab.model.gpt import GPT, ModelConfig
 
 CONTEXT = 16
@@ -34,7 +35,7 @@ def some_pairs(count: int = 40) -> list[tuple[list[int], list[int]]]:
     return [(ids(1, 2 * CONTEXT), ids(1, CONTEXT)) for _ in range(count)]
 
 
-def score(model: nn.Module, pairs: list[tuple[list[int], list[int]]], batch_tokens: int = 64):
+def score(model: CausalLM, pairs: list[tuple[list[int], list[int]]], batch_tokens: int = 64):
     return log_likelihoods(model, pairs, context=CONTEXT, batch_tokens=batch_tokens, device="cpu")
 
 
@@ -56,7 +57,7 @@ def test_equals_one_token_at_a_time_whatever_the_batch(kind, batch_tokens):
 def test_gpt_is_asked_for_logits_only_where_endings_are(change):
     torch.manual_seed(0)
     model = GPT(ModelConfig(**SHAPE | change))
-    whole = [s.log_likelihood for s in score(lambda ids_BT: model(ids_BT), some_pairs())]
+    whole = [s.log_likelihood for s in score(Called(model), some_pairs())]
     assert [s.log_likelihood for s in score(model, some_pairs())] == pytest.approx(whole, abs=1e-5)
 
 
@@ -88,7 +89,7 @@ def families(count: int = 30) -> list[tuple[list[int], list[int]]]:
 def test_a_shared_context_read_once_gives_what_reading_it_for_each_ending_gives(change, batch_tokens):
     torch.manual_seed(0)
     model, pairs = GPT(ModelConfig(**SHAPE | change)), families()
-    plain = score(lambda ids_BT: model(ids_BT), pairs, batch_tokens)
+    plain = score(Called(model), pairs, batch_tokens)
     shared = score(model, pairs, batch_tokens)
     for one, other in zip(shared, plain, strict=True):
         assert one.log_likelihood == pytest.approx(other.log_likelihood, abs=1e-4)
@@ -99,11 +100,11 @@ def test_a_shared_context_is_read_once():
     read: list[tuple[int, int]] = []
 
     class Counting(GPT):
-        def hidden_at(self, ids_BT, cells_N, *layout):
-            read.append((ids_BT.numel(), len(cells_N)))
-            return super().hidden_at(ids_BT, cells_N, *layout)
+        def hidden_states_at(self, ids_BT, token_indices_N, *layout):
+            read.append((ids_BT.numel(), len(token_indices_N)))
+            return super().hidden_states_at(ids_BT, token_indices_N, *layout)
 
-        def hidden(self, ids_BT, cache=None):
+        def hidden_states(self, ids_BT, cache=None):
             raise AssertionError("read as plain texts")
 
     score(Counting(ModelConfig(**SHAPE)), [([1, 2, 3, 4, 5], [6, 7, n]) for n in range(4)])
@@ -132,8 +133,8 @@ def test_batches_are_bounded_and_the_longest_comes_first():
 
 def test_sixteen_bit_logits_are_normalised_in_float32():
     pairs, model = some_pairs(), Recurrent()
-    rounded = [s.log_likelihood for s in score(lambda ids_BT: model(ids_BT).bfloat16(), pairs)]
-    upcast = [s.log_likelihood for s in score(lambda ids_BT: model(ids_BT).bfloat16().float(), pairs)]
+    rounded = [s.log_likelihood for s in score(Called(lambda ids_BT: model(ids_BT).bfloat16()), pairs)]
+    upcast = [s.log_likelihood for s in score(Called(lambda ids_BT: model(ids_BT).bfloat16().float()), pairs)]
     assert rounded == upcast
 
 

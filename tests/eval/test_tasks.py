@@ -5,6 +5,7 @@ from typing import get_args
 
 import pytest
 import torch
+from causal_models import Called
 from small_files import task_files
 from torch import Tensor
 
@@ -76,7 +77,7 @@ def make(name: str, tokenizer: Tokenizer, folder: Path, file: Path, /, **change:
 @pytest.mark.parametrize("name", TASKS)
 def test_every_task_is_built_and_scored_alike(name, tokenizer, folder, file, small):
     task = make(name, tokenizer, folder, file, task_data=small)
-    score = task.evaluate(copying, device="cpu")
+    score = task.evaluate(Called(copying), device="cpu")
     metrics = task.metrics(score)
     written = ("perplexity", "perplexity_stderr") if name == "lambada_openai" else ()
     assert list(metrics) == [
@@ -128,12 +129,12 @@ def test_limit_and_stop_hold_for_every_task(name, tokenizer, folder, file, small
     task = make(name, tokenizer, folder, file, task_data=small, limit=3)
     assert len(task.items) == 3
     with pytest.raises(StopEvaluation):
-        task.evaluate(copying, device="cpu", stop=lambda: True)
+        task.evaluate(Called(copying), device="cpu", stop=lambda: True)
 
 
 def test_a_model_that_reads_its_context_solves_the_continuation_task(tokenizer, folder, file):
     task = make("continuation", tokenizer, folder, file)
-    metrics = task.metrics(task.evaluate(copying, device="cpu"))
+    metrics = task.metrics(task.evaluate(Called(copying), device="cpu"))
     assert metrics["protocol"] == "continuation"
     assert metrics["acc"] == metrics["acc_norm"] > 0.9
     assert metrics["stderr"] == metrics["stderr_norm"]
@@ -146,13 +147,13 @@ def test_a_model_blind_to_its_context_is_at_chance_on_the_continuation_task(toke
 
     task = make("continuation", tokenizer, folder, file)
     # All four choices are equally likely, so the first is taken, and labels go round.
-    assert task.evaluate(blind, device="cpu").acc == pytest.approx(0.25, abs=0.02)
+    assert task.evaluate(Called(blind), device="cpu").acc == pytest.approx(0.25, abs=0.02)
 
 
 @pytest.mark.parametrize(("name", "context"), [("continuation", 40), ("hellaswag", 10)])
 def test_a_short_context_is_said(name, context, tokenizer, folder, file):
     task = make(name, tokenizer, folder, file, context=context, limit=1)
-    metrics = task.metrics(task.evaluate(copying, device="cpu"))
+    metrics = task.metrics(task.evaluate(Called(copying), device="cpu"))
     assert metrics["truncated"] == metrics["n"]
 
 

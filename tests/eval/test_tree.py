@@ -26,7 +26,7 @@ def test_a_batch_by_hand():
     assert batch.parts_BT.tolist() == [[0, 0, 0, 1, 1, 3], [0, 1, -1, -1, -1, -1]]
     assert batch.branching
     assert list(
-        zip(batch.cells_N.tolist(), batch.targets_N.tolist(), batch.pairs_N.tolist(), strict=True)
+        zip(batch.token_indices_N.tolist(), batch.targets_N.tolist(), batch.pairs_N.tolist(), strict=True)
     ) == [
         *((2, 4, 0), (2, 7, 1), (2, 8, 2), (3, 5, 0), (4, 6, 0), (5, 9, 2)),
         *((6, 3, 3), (7, 4, 3)),

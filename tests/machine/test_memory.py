@@ -6,6 +6,7 @@ import torch
 from gptlab.eval.score import log_likelihoods
 from gptlab.eval.validation import mean_loss
 from gptlab.machine.memory import in_parts, ran_out
+from gptlab.model.causal_lm import LogitsOnly
 from gptlab.model.gpt import GPT, ModelConfig
 from gptlab.sample import generate
 
@@ -54,7 +55,7 @@ def test_one_that_does_not_fit_and_other_errors_are_raised():
         list(in_parts(fails, range(3)))
 
 
-class Small:
+class Small(LogitsOnly):
     """A model that runs out of memory above a number of rows."""
 
     def __init__(self, model, most):

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import TypeCheckError
 from torch import Tensor
 
-from gptlab.model.attention import Attention, LayerCache, Layout, Reading, masked
+from gptlab.model.attention import Attention, BlockInputs, LayerCache, Layout, masked
 from gptlab.model.position import POSITIONS, Position
 
 WIDTH, HEADS, CONTEXT = 24, 6, 16
@@ -90,7 +90,7 @@ def test_attention_is_the_textbooks(n_kv_head: int, position: str, qk_norm: bool
     encoding = encoding_of(position)
     with torch.no_grad():
         expected_BTD = reference(attention, encoding, x_BTD)
-        y_BTD = attention(x_BTD, Reading(bias=masked(encoding.bias(0, 7))))
+        y_BTD = attention(x_BTD, BlockInputs(score_bias=masked(encoding.bias(0, 7))))
     torch.testing.assert_close(y_BTD, expected_BTD, atol=1e-5, rtol=1e-5)
 
 
@@ -106,7 +106,7 @@ def test_a_cache_continues_the_textbooks(n_kv_head: int, pieces: tuple[int, ...]
 
     def read(piece_BTD: Tensor) -> Tensor:
         bias = masked(encoding.bias(cache.length, piece_BTD.shape[1]))
-        return attention(piece_BTD, Reading(cache, bias=bias))
+        return attention(piece_BTD, BlockInputs(cache, score_bias=bias))
 
     with torch.no_grad():
         y_BTD = torch.cat([read(piece_BTD) for piece_BTD in x_BTD.split(pieces, 1)], 1)
@@ -137,7 +137,7 @@ def test_a_layout_keeps_texts_in_one_row_apart(position: str) -> None:
     layout = Layout(positions_BT, visible_BTT)
     with torch.no_grad():
         bias = masked(encoding.bias(positions_BT, 8), layout)
-        y_BTD = attention(x_BTD, Reading(layout=layout, bias=bias))
+        y_BTD = attention(x_BTD, BlockInputs(layout=layout, score_bias=bias))
         first_BTD = reference(attention, encoding, x_BTD[:, :5])
         second_BTD = reference(attention, encoding, x_BTD[:, [0, 1, 5, 6, 7]])
     torch.testing.assert_close(y_BTD[:, :5], first_BTD, atol=1e-5, rtol=1e-5)

@@ -21,7 +21,7 @@ def test_a_sound_model_passes():
 def test_rotating_by_head_is_found(monkeypatch):
     rotate = RoPE.rotate
     # The published mistake: heads in the place of time.
-    by_head = lambda self, x, start: rotate(self, x.transpose(1, 2), 0).transpose(1, 2)  # noqa: E731
+    by_head = lambda self, x, positions: rotate(self, x.transpose(1, 2), 0).transpose(1, 2)  # noqa: E731
     monkeypatch.setattr(RoPE, "rotate", by_head)
     assert failed() & {"order", "shift", "relative_shift", "order_sensitivity"}
 
@@ -38,13 +38,13 @@ def test_a_missing_mask_is_found(monkeypatch):
 
 def test_a_cache_that_forgets_its_place_is_found(monkeypatch):
     rotate = RoPE.rotate
-    monkeypatch.setattr(RoPE, "rotate", lambda self, x, start: rotate(self, x, 0))
+    monkeypatch.setattr(RoPE, "rotate", lambda self, x, positions: rotate(self, x, 0))
     assert "cache" in failed()
 
 
 def test_a_dead_parameter_is_found(monkeypatch):
     monkeypatch.setattr(
-        gpt.Block, "forward", lambda self, x, reading: x + self.attention(self.norm1(x), reading)
+        gpt.Block, "forward", lambda self, x, inputs: x + self.attention(self.norm1(x), inputs)
     )
     assert "gradients" in failed()
 

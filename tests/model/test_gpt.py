@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gptlab.model.gpt import GPT, SIZES, ModelConfig, init_weights, plain, recomputed, soft_cap
+from gptlab.model.gpt import GPT, SIZES, ModelConfig, init_weights, recomputed, run_block, soft_cap
 from gptlab.model.size import measure
 
 SHAPE = {"n_layer": 2, "n_head": 4, "n_embd": 32, "context": 24, "vocab_size": 61}
@@ -49,7 +49,7 @@ def theirs_of(model: GPT):
             num_attention_heads=c.n_head,
             num_key_value_heads=c.kv_heads,
             hidden_size=c.n_embd,
-            intermediate_size=c.hidden,
+            intermediate_size=c.mlp_width,
             max_position_embeddings=c.context,
             vocab_size=c.vocab_size,
             rms_norm_eps=c.norm_eps,
@@ -241,8 +241,8 @@ def test_blocks_that_begin_as_the_identity():
     plain_model, model = (GPT(ModelConfig(**SHAPE, residual_init=start)) for start in ("small", "zero"))
     ids = torch.randint(61, (2, 24))
     x = model.position.embed(model.embed(ids), 0)
-    assert torch.equal(model.hidden(ids), model.norm(x))
-    assert not torch.equal(plain_model.hidden(ids), plain_model.norm(x))
+    assert torch.equal(model.hidden_states(ids), model.norm(x))
+    assert not torch.equal(plain_model.hidden_states(ids), plain_model.norm(x))
     assert not any(
         model.get_parameter(f"blocks.{n}.{part}.weight").any() for n in (0, 1) for part in RESIDUAL
     )
@@ -257,7 +257,7 @@ def test_a_norm_after_the_embedding():
     ids = torch.randint(61, (2, 24))
     x = model.position.embed(model.embed(ids), 0)
     normal = (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True, unbiased=False) + 1e-5).sqrt()
-    assert torch.allclose(model.hidden(ids), model.norm(normal), atol=1e-5)
+    assert torch.allclose(model.hidden_states(ids), model.norm(normal), atol=1e-5)
     assert torch.allclose(model.embed_norm(x), normal, atol=1e-5)
 
 
@@ -273,9 +273,9 @@ def test_recomputed_blocks_give_the_same_gradients():
     model = GPT(ModelConfig(**SHAPE))
     ids = torch.randint(61, (2, 24))
     gradients = []
-    for run in (plain, recomputed):
+    for run in (run_block, recomputed):
         model.zero_grad()
-        model.hidden(ids, run=run).square().mean().backward()
+        model.hidden_states(ids, run=run).square().mean().backward()
         gradients.append([p.grad.clone() for p in model.parameters()])
     assert all(torch.equal(kept, again) for kept, again in zip(*gradients, strict=True))
 
@@ -321,4 +321,4 @@ def test_contradictions_are_refused(switches, message):
 
 def test_more_tokens_than_the_context_are_refused():
     with pytest.raises(ValueError, match="context = 24"):
-        GPT(ModelConfig(**SHAPE)).hidden(torch.zeros(1, 25, dtype=torch.int64))
+        GPT(ModelConfig(**SHAPE)).hidden_states(torch.zeros(1, 25, dtype=torch.int64))

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gptlab.model import kernels
-from gptlab.model.in_format import InFormat, in_format
+from gptlab.model.autocast import AutocastModel, inference_autocast
+from gptlab.model.causal_lm import LogitsOnly
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 FORMATS = [torch.float32, torch.bfloat16, torch.float16]
@@ -134,16 +135,16 @@ def test_the_kernel_that_torch_takes_is_told():
 def test_reading_leaves_cudnn_out_and_training_does_not():
     seen = []
 
-    def model(ids):
-        seen.append(torch.backends.cuda.cudnn_sdp_enabled())
-        return ids
+    class Model(LogitsOnly):
+        def __call__(self, ids):
+            seen.append(torch.backends.cuda.cudnn_sdp_enabled())
+            return torch.zeros(*ids.shape, 5)
 
-    model.hidden = model
-    cpu = torch.device("cpu")
-    InFormat(model, "float32", cpu)(torch.zeros(1))
-    InFormat(model, "bfloat16", cpu).hidden(torch.zeros(1))
-    with in_format(torch.bfloat16, cpu):
-        model(0)
+    cpu, ids = torch.device("cpu"), torch.zeros(1, 2, dtype=torch.int64)
+    AutocastModel(Model(), "float32", cpu).hidden_states(ids)
+    AutocastModel(Model(), "bfloat16", cpu).hidden_states_at(ids, torch.tensor([1]))
+    with inference_autocast(torch.bfloat16, cpu):
+        Model()(ids)
     assert seen == [False, False, False]
     assert torch.backends.cuda.cudnn_sdp_enabled()
     with kernels.only("cudnn"):

@@ -141,7 +141,9 @@ def test_a_tied_matrix_gathers_the_gradients_of_both_ends() -> None:
     for fused in (True, False):
         model.zero_grad()
         if fused:
-            next_token_loss(model.hidden(ids_BT[:, :-1]), model.head_weight_VD, ids_BT[:, 1:]).backward()
+            next_token_loss(
+                model.hidden_states(ids_BT[:, :-1]), model.head_weight_VD, ids_BT[:, 1:]
+            ).backward()
         else:
             F.cross_entropy(
                 model(ids_BT[:, :-1]).flatten(0, 1), ids_BT[:, 1:].flatten(), reduction="sum"

@@ -45,7 +45,7 @@ def no_onednn(monkeypatch):
 def read_in_parts(model, ids):
     """Read a prompt, one token and the rest with a cache."""
     cache = model.new_cache(len(ids), 20)
-    parts = [model.head(model.hidden(part, cache)) for part in (ids[:, :7], ids[:, 7:8], ids[:, 8:])]
+    parts = [model.head(model.hidden_states(part, cache)) for part in (ids[:, :7], ids[:, 7:8], ids[:, 8:])]
     return torch.cat(parts, 1)
 
 

@@ -21,8 +21,8 @@ def test_a_size_is_that_of_the_built_model() -> None:
     config = ModelConfig(**SIZES["tiny"], vocab_size=300, n_kv_head=2, mlp="swiglu", tie_embeddings=False)
     size, model = measure(config), GPT(config)
     assert size.parameters == sum(parameter.numel() for parameter in model.parameters())
-    assert size.embedding == 2 * 300 * 128 + 128 * 128
-    assert size.non_embedding == size.parameters - size.embedding
+    assert size.embedding_and_head == 2 * 300 * 128 + 128 * 128
+    assert size.non_embedding == size.parameters - size.embedding_and_head
 
 
 def test_a_tied_head_counts_once() -> None:

@@ -62,12 +62,12 @@ def test_a_run_at_that_pace_is_not_cut_short_by_its_hours(monkeypatch):
     monkeypatch.setattr(budget.time, "monotonic", lambda: now[0])
     left = Budget(TrainConfig(steps=steps, hours=hours), warmup_steps=6, evaluate_every=45)
     step = 0
-    while not left.over(step):
+    while not left.finished(step):
         due = step % 45 == 0
         if due:
             now[0] += pause_s
             left.note_evaluation(pause_s)
-        if left.may_change(step, evaluated=due) and (plan := left.forecast(step, save_s=0.0)):
+        if left.may_replan(step, evaluated=due) and (plan := left.new_plan(step, save_s=0.0)):
             left.follow(plan)
         now[0] += step_s
         left.note_step(step_s)

@@ -111,7 +111,7 @@ def test_what_is_kept(tmp_path):
     for step in range(1, 9):
         save(tmp_path, step)
     checkpoint.point(tmp_path / "best", checkpoint.folder_of(tmp_path, 2))
-    checkpoint.prune(tmp_path, 2, every=3, before=5)
+    checkpoint.prune(tmp_path, 2, every=3, rollback_limit=5)
     assert [checkpoint.step_of(folder) for folder in checkpoint.folders_of(tmp_path)] == [2, 3, 5, 6, 7, 8]
     checkpoint.prune(tmp_path, 1)
     assert [checkpoint.step_of(folder) for folder in checkpoint.folders_of(tmp_path)] == [2, 8]

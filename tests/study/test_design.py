@@ -59,7 +59,7 @@ def test_matched_parameters_are_the_closest_there_are(mlp, n_kv_head, made):
     def off(hidden):
         return abs(measure(replace(model, n_hidden=hidden)).parameters - wanted)
 
-    assert off(matched.model.hidden) == min(map(off, range(8, 1024, 8)))
+    assert off(matched.model.mlp_width) == min(map(off, range(8, 1024, 8)))
     assert f"{measure(matched.model).parameters:,}" in said
 
 

@@ -40,7 +40,7 @@ def sgd(model, parts, config):
     return torch.optim.SGD(groups)
 
 
-optim.OPTIMIZERS["sgd"] = optim.Kind(SGDConfig, sgd, lambda kind: 0)
+optim.OPTIMIZERS["sgd"] = optim.OptimizerEntry(SGDConfig, sgd, lambda kind: 0)
 optim.OptimConfig = optim.OptimConfig | SGDConfig
 
 from gptlab import cli

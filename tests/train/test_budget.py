@@ -22,20 +22,20 @@ def clock(monkeypatch):
     return now
 
 
-def budget(hours=1.0, warmup_steps=0, *, evaluate_every=100, again=False, **train):
+def budget(hours=1.0, warmup_steps=0, *, evaluate_every=100, replan=False, **train):
     config = TrainConfig(hours=hours, **train)
-    return Budget(config, warmup_steps=warmup_steps, evaluate_every=evaluate_every, again=again)
+    return Budget(config, warmup_steps=warmup_steps, evaluate_every=evaluate_every, replan=replan)
 
 
 def run(budget, clock, steps, step_s, *, start=0, evaluate_every=100, evaluation_s=0.0):
     """Take steps as the loop does, until the plan ends or earlier; return the last step and the plans made."""
     made, step = [], start
-    while not budget.over(step) and step < steps:
+    while not budget.finished(step) and step < steps:
         due = step % evaluate_every == 0
         if due:
             clock[0] += evaluation_s
             budget.note_evaluation(evaluation_s)
-        if budget.may_change(step, evaluated=due) and (new := budget.forecast(step, save_s=0.0)):
+        if budget.may_replan(step, evaluated=due) and (new := budget.new_plan(step, save_s=0.0)):
             budget.follow(new)
             made.append((step, new.steps))
         seconds = step_s(step) if callable(step_s) else step_s
@@ -54,8 +54,8 @@ def test_a_plan_is_a_line_from_where_it_was_made_to_the_end():
 def test_steps_without_hours_are_the_plan_from_the_start():
     fixed = budget(None, 10, steps=50)
     assert fixed.plan == Plan(10, 0.0, 50)
-    assert not any(fixed.may_change(step, evaluated=True) for step in range(50))
-    assert (fixed.over(49), fixed.over(50)) == (False, True)
+    assert not any(fixed.may_replan(step, evaluated=True) for step in range(50))
+    assert (fixed.finished(49), fixed.finished(50)) == (False, True)
 
 
 def test_a_steady_run_uses_its_time_and_no_more(clock):
@@ -133,7 +133,7 @@ def test_what_was_used_and_planned_outlives_the_process(clock):
 def test_a_faster_machine_keeps_the_plan_until_it_is_asked(clock):
     first = budget(1.0, 50)
     run(first, clock, 1000, 1.0)
-    kept, asked = resumed(first.state()), resumed(first.state(), again=True)
+    kept, asked = resumed(first.state()), resumed(first.state(), replan=True)
     assert run(kept, clock, 10**6, 0.5, start=1000) == (first.plan.steps, [])
     clock[0] -= kept.used_s - 1000
     stood = asked.progress(1000 + ENOUGH + UNTYPICAL)
@@ -170,8 +170,8 @@ def even(monkeypatch):
         calls.get(budget._n_step, lambda: None)()
 
     monkeypatch.setattr(Budget, "note_step", note_step)
-    forecast = Budget.forecast
-    monkeypatch.setattr(Budget, "forecast", lambda budget, step, save_s: forecast(budget, step, save_s=0.0))
+    new_plan = Budget.new_plan
+    monkeypatch.setattr(Budget, "new_plan", lambda budget, step, save_s: new_plan(budget, step, save_s=0.0))
     monkeypatch.setattr(Budget, "note_evaluation", lambda budget, seconds: None)
     monkeypatch.setattr(Budget, "used_s", property(lambda budget: budget._before_s + 0.05 * budget._n_step))
     return calls

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from real_runs import command, finish, finish_together, rows
 
-from gptlab.train.slices import Slices
+from gptlab.train.micro_batches import MicroBatches
 
 STEPS = 80
 SAVED = {"steps": STEPS, "save_every_steps": 20, "keep": 9}
@@ -60,13 +60,13 @@ def test_another_micro_batch(one, train, tmp_path, micro_batch):
 
 
 def test_the_samples_are_asked_for_in_the_same_order(one, train, tmp_path, monkeypatch):
-    asked, read = {1: [], 8: []}, Slices._read
+    asked, read = {1: [], 8: []}, MicroBatches._read
 
     def noted(self, first, size):
-        asked[self.rows] += range(first, first + size)
+        asked[self.sequences] += range(first, first + size)
         return read(self, first, size)
 
-    monkeypatch.setattr(Slices, "_read", noted)
+    monkeypatch.setattr(MicroBatches, "_read", noted)
     for micro_batch in asked:
         train(
             stopped(one, 60, tmp_path / str(micro_batch)),

@@ -12,11 +12,11 @@ from gptlab.errors import TrainError
 from gptlab.runs.metrics import read_rows
 from gptlab.train import skip
 from gptlab.train.guard import WINDOW, Guard, GuardConfig
-from gptlab.train.step import Gradient, Updater
+from gptlab.train.step import StepStats, Updater
 
 
-def gradient(loss, norm=1.0, **more):
-    return Gradient(loss, norm, **more)
+def stats(loss, norm=1.0, **more):
+    return StepStats(loss, norm, **more)
 
 
 @pytest.fixture
@@ -24,73 +24,75 @@ def guard():
     """A guard that has seen a window of losses near 3."""
     guard = Guard(GuardConfig(patience=3))
     for step in range(WINDOW):
-        assert guard.judge(gradient(3 + 0.02 * math.sin(step)), step=step, sample=8 * step) is None
+        assert guard.judge(stats(3 + 0.02 * math.sin(step)), step=step, sample=8 * step) is None
     return guard
 
 
 def test_what_is_far_above_is_bad_and_the_rest_is_not(guard):
-    assert guard.judge(gradient(3.4), step=200, sample=0) is None  # many deviations, but less than half a nat
-    assert guard.judge(gradient(0.1), step=201, sample=0) is None
-    assert "far above the 3.0" in guard.judge(gradient(9.0), step=202, sample=1616)
-    assert (guard.bad, guard.since, guard.skipped) == (1, (202, 1616), 0)
+    assert guard.judge(stats(3.4), step=200, sample=0) is None  # many deviations, but less than half a nat
+    assert guard.judge(stats(0.1), step=201, sample=0) is None
+    assert "far above the 3.0" in guard.judge(stats(9.0), step=202, sample=1616)
+    assert (guard.seen.bad, guard.seen.since, guard.seen.skipped) == (1, (202, 1616), 0)
 
 
 def test_a_new_run_may_do_what_it_likes_but_be_finite():
     guard = Guard(GuardConfig())
-    assert guard.judge(gradient(10.9), step=0, sample=0) is None
-    assert guard.judge(gradient(50.0), step=1, sample=8) is None
-    assert guard.judge(gradient(math.nan), step=2, sample=16) == "the loss or gradient is not finite"
-    assert guard.judge(gradient(3.0, math.inf), step=3, sample=24) == "the loss or gradient is not finite"
-    assert (guard.bad, guard.skipped) == (2, 2)
+    assert guard.judge(stats(10.9), step=0, sample=0) is None
+    assert guard.judge(stats(50.0), step=1, sample=8) is None
+    assert guard.judge(stats(math.nan), step=2, sample=16) == "the loss or gradient is not finite"
+    assert guard.judge(stats(3.0, math.inf), step=3, sample=24) == "the loss or gradient is not finite"
+    assert (guard.seen.bad, guard.seen.skipped) == (2, 2)
 
 
 def test_only_many_in_a_row_are_too_many(guard):
     for step in range(20):
-        guard.judge(gradient(9.0 if step % 3 else 3.0), step=step, sample=0)
+        guard.judge(stats(9.0 if step % 3 else 3.0), step=step, sample=0)
         assert not guard.exhausted
-    guard.judge(gradient(3.0), step=99, sample=0)
+    guard.judge(stats(3.0), step=99, sample=0)
     for step in range(3):
-        guard.judge(gradient(9.0), step=100 + step, sample=0)
+        guard.judge(stats(9.0), step=100 + step, sample=0)
     assert guard.exhausted
-    assert guard.good == 97
+    assert guard.rollback_limit == 97
 
 
 def test_float16_finding_its_scale_is_no_offence():
     guard = Guard(GuardConfig(patience=2))
     for step in range(10):
-        assert "scale is halved" in guard.judge(gradient(3.0, math.nan, overflow=True), step=step, sample=0)
-    assert (guard.bad, guard.skipped, guard.exhausted) == (0, 10, False)
+        assert "scale is halved" in guard.judge(stats(3.0, math.nan, overflow=True), step=step, sample=0)
+    assert (guard.seen.bad, guard.seen.skipped, guard.exhausted) == (0, 10, False)
 
 
 def test_spikes_need_not_be_looked_for():
     guard = Guard(GuardConfig(spike=None))
     for step in range(2 * WINDOW):
-        assert guard.judge(gradient(3.0 if step < WINDOW else 90.0), step=step, sample=0) is None
+        assert guard.judge(stats(3.0 if step < WINDOW else 90.0), step=step, sample=0) is None
 
 
 def test_what_it_knows_survives(guard):
-    guard.judge(gradient(9.0), step=300, sample=2400)
+    guard.judge(stats(9.0), step=300, sample=2400)
     again = Guard(guard.config)
     again.restore(json.loads(json.dumps(guard.state())))
     for one in (guard, again):
-        one.judge(gradient(8.0), step=301, sample=2408)
+        one.judge(stats(8.0), step=301, sample=2408)
     assert again.state() == guard.state()
-    assert again.bad == 2
+    assert again.seen.bad == 2
 
 
 @pytest.fixture
 def poison(monkeypatch):
     """Make the gradient of every batch with one of these samples infinite."""
     poisoned = set()
-    plain = Updater.gradient
+    plain = Updater.compute_gradient
 
     def spoiled(self, first, stop):
         found = plain(self, first, stop)
         skipped = self.state.batches.skip
-        numbers = {skip.number(first + place, skipped) for place in range(self.slices.n_sequence)}
+        numbers = {
+            skip.index_of(first + place, skipped) for place in range(self.micro_batches.batch_sequences)
+        }
         return replace(found, norm=math.inf) if found and numbers & poisoned else found
 
-    monkeypatch.setattr(Updater, "gradient", spoiled)
+    monkeypatch.setattr(Updater, "compute_gradient", spoiled)
     return poisoned
 
 

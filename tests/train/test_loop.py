@@ -166,17 +166,17 @@ class TooLarge(torch.nn.Module):
 
 def test_out_of_memory_halves_the_micro_batch_and_says_so(tiny_recipe, tmp_path, torch_settings, capsys):
     trainer = build(tiny_recipe, tmp_path, {"train": {"micro_batch": "auto"}})
-    trainer.updater.objective = TooLarge(trainer.updater.objective)
+    trainer.updater._forward = TooLarge(trainer.updater._forward)
     trainer.updater.prepare(print)
-    assert trainer.updater.slices.rows == 2
+    assert trainer.updater.micro_batches.sequences == 2
     assert "micro_batch is now 2" in capsys.readouterr().out
 
 
 def test_out_of_memory_names_the_flag(tiny_recipe, tmp_path, torch_settings):
     trainer = build(tiny_recipe, tmp_path, {"train": {"micro_batch": 4}})
-    trainer.updater.objective = TooLarge(trainer.updater.objective)
+    trainer.updater._forward = TooLarge(trainer.updater._forward)
     with pytest.raises(TrainError, match=r"train\.micro_batch = 4"):
-        trainer.updater.gradient(0, lambda: False)
+        trainer.updater.compute_gradient(0, lambda: False)
 
 
 def test_updates_that_are_not_finite_are_skipped_then_refused(train, tmp_path, monkeypatch):
@@ -202,7 +202,7 @@ def test_no_time_means_interrupted_and_then_continued(train, tmp_path):
     assert train(out)["status"] == "finished"
 
 
-def test_a_signal_is_noticed_within_a_micro_step(train, tmp_path, monkeypatch):
+def test_a_signal_is_noticed_within_a_micro_batch(train, tmp_path, monkeypatch):
     backward, calls = Updater._backward, []
 
     def counted(*arguments, **options):

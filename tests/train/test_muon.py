@@ -117,7 +117,7 @@ def test_a_gradient_of_zeros_moves_nothing():
 
 def test_how_many_are_worked_on_together_does_not_matter(monkeypatch: pytest.MonkeyPatch):
     together = learn(gpt(), CONFIG)
-    monkeypatch.setattr(muon, "MOST_NUMBERS", 1)
+    monkeypatch.setattr(muon, "MOST_ELEMENTS", 1)
     alone = learn(gpt(), CONFIG)
     for (name, one), other in zip(together.named_parameters(), alone.parameters(), strict=True):
         assert torch.allclose(one, other, atol=1e-6), name

@@ -14,7 +14,7 @@ from test_loop import build
 from torch import nn
 
 from gptlab import cli, recipe
-from gptlab.build import _share
+from gptlab.build import build_parallel
 from gptlab.errors import ConfigError
 from gptlab.machine.world import World
 from gptlab.model.gpt import GPT, ModelConfig
@@ -23,7 +23,7 @@ from gptlab.model.unset import ShapesOnly
 from gptlab.runs import checkpoint
 from gptlab.runs.scattered import Link, Scattered, Span
 from gptlab.runs.tensor_file import load_tensors, pieces
-from gptlab.train import flat
+from gptlab.train.flat import FlatBuffer, contiguous_layout, per_owner_layout
 from gptlab.train.objective import Objective
 from gptlab.train.parallel import PARALLEL
 from gptlab.train.parallel import rows as sharded_rows
@@ -149,7 +149,7 @@ def test_a_process_holds_its_share_of_adamws_state(processes):
         model = GPT(ModelConfig())
     parameters = dict(model.named_parameters())
     total = sum(p.numel() for p in parameters.values())
-    layout = flat.cut(parameters, processes)
+    layout = contiguous_layout(parameters, processes)
     assert layout.stretch <= 1.05 / processes * total
     rows = [sharded_rows(p.shape, processes) for p in parameters.values()]
     for rank in range(processes):
@@ -186,7 +186,7 @@ def test_matrices_are_dealt_by_cost(processes):
     with ShapesOnly():
         model = GPT(ModelConfig())
     matrices = {name: p for name, p in model.named_parameters() if role(name).kind == "matrix"}
-    layout = flat.dealt(matrices, processes)
+    layout = per_owner_layout(matrices, processes)
     costs = [0] * processes
     for name, matrix in matrices.items():
         rank, first = divmod(layout.starts[name], layout.stretch)
@@ -201,7 +201,7 @@ def test_no_two_parameters_share_a_place_in_the_buffer():
     }
     before = {name: p.detach().clone() for name, p in parameters.items()}
     flats = [
-        flat.Flat(parameters, flat.cut(parameters, 3), World(rank, 3, torch.device("cpu")))
+        FlatBuffer(parameters, contiguous_layout(parameters, 3), World(rank, 3, torch.device("cpu")))
         for rank in range(3)
     ]
     assert all(torch.equal(p, before[name]) for name, p in parameters.items())
@@ -252,7 +252,7 @@ def test_after_a_failed_save_all_processes_know_and_the_next_one_works(tmp_path,
     wire = Wire(numbers.repeat(2))
     held = Scattered(torch.Size((10,)), (Span(0, 0, 2), Span(1, 2, 10)), torch.zeros(2), wire)
     told, write = [], checkpoint.save
-    monkeypatch.setattr(wire, "tell", lambda outcome: told.append(outcome) or outcome)
+    monkeypatch.setattr(wire, "broadcast_outcome", lambda outcome: told.append(outcome) or outcome)
     with Saver(tmp_path, keep=3, keep_every=None, files={}, link=wire) as saver:
         monkeypatch.setattr(checkpoint, "save", full)
         saver.start({"step": 1}, model={}, optimizer={"a/b": held})
@@ -281,14 +281,14 @@ def test_fsdp_refuses_what_it_cannot(tiny_recipe, device, flags, complaint):
     config = recipe.load([tiny_recipe], {"train": {"parallel": "fsdp", **flags}})
     world = World(0, 2, torch.device(device))
     with pytest.raises(ConfigError, match=complaint):
-        _share(Objective(GPT(config.model)), config, world)
+        build_parallel(Objective(GPT(config.model)), config, world)
 
 
 @pytest.mark.parametrize("together", [True, False])
 def test_no_process_tries_a_pass_that_all_must_make(tiny_recipe, tmp_path, monkeypatch, together):
     updater, tried = build(tiny_recipe, tmp_path, {"train": {"micro_batch": "auto"}}).updater, []
     monkeypatch.setattr(updater.probe, "run", tried.append)
-    monkeypatch.setattr(updater.state.sharing, "meets_in_passes", together)
+    monkeypatch.setattr(updater.state.parallel, "synchronises_every_pass", together)
     updater.prepare(print)
     assert len(tried) == (not together)
 

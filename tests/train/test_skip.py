@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gptlab.train.skip import Skipping, joined, number, stretches
+from gptlab.train.skip import BatchesWithSkips, index_of, joined, stretches
 
 RANGES = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 9)), max_size=6).map(
     lambda pairs: joined((first, first + more) for first, more in pairs)
@@ -18,7 +18,7 @@ RANGES = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 9)), max_size=6).
 def test_is_the_list_of_all_numbers_without_the_skipped(skip, first, count):
     left_out = {n for begin, end in skip for n in range(begin, end + 1)}
     order = [n for n in range(400) if n not in left_out]
-    assert [number(n, skip) for n in range(first, first + count)] == order[first : first + count]
+    assert [index_of(n, skip) for n in range(first, first + count)] == order[first : first + count]
     found = [n for start, length in stretches(first, count, skip) for n in range(start, start + length)]
     assert found == order[first : first + count]
 
@@ -39,8 +39,8 @@ class Counting:
 
 @given(RANGES, st.integers(0, 80), st.integers(1, 20))
 def test_batches_step_over_the_samples(skip, first, count):
-    batches = Skipping(Counting())
+    batches = BatchesWithSkips(Counting())
     batches.skip = skip
     ids, targets = batches.batch(first, count)
-    assert np.array_equal(ids[:, 0], [number(n, skip) for n in range(first, first + count)])
+    assert np.array_equal(ids[:, 0], [index_of(n, skip) for n in range(first, first + count)])
     assert torch.equal(targets, ids + 1)

@@ -20,7 +20,7 @@ from gptlab.errors import TrainError
 from gptlab.machine import device
 from gptlab.machine.memory import ran_out
 from gptlab.machine.world import World
-from gptlab.model.gpt import GPT, ModelConfig, plain
+from gptlab.model.gpt import GPT, ModelConfig, run_block
 from gptlab.model.position import POSITIONS
 from gptlab.train import probe
 from gptlab.train.objective import Objective
@@ -44,21 +44,21 @@ class Shapes(nn.Module):
 
 def watched(tiny_recipe, out, flags, *errors):
     updater = build(tiny_recipe, out, {"train": flags}).updater
-    updater.objective = Shapes(updater.objective, *errors)
+    updater._forward = Shapes(updater._forward, *errors)
     return updater
 
 
 def test_every_pass_has_one_shape(tiny_recipe, tmp_path, torch_settings):
     whole, cut = (watched(tiny_recipe, tmp_path, {"micro_batch": size}) for size in (8, 3))
-    expected, found = (updater.gradient(0, lambda: False) for updater in (whole, cut))
-    assert whole.objective.seen == [((8, 32), 8)]
-    assert cut.objective.seen == [((3, 32), 3), ((3, 32), 3), ((3, 32), 2)]
+    expected, found = (updater.compute_gradient(0, lambda: False) for updater in (whole, cut))
+    assert whole._forward.seen == [((8, 32), 8)]
+    assert cut._forward.seen == [((3, 32), 3), ((3, 32), 3), ((3, 32), 2)]
     assert found.loss == pytest.approx(expected.loss, rel=1e-6)
     assert found.norm == pytest.approx(expected.norm, rel=1e-5)
 
 
 def test_more_than_a_share_at_once_is_a_share(tiny_recipe, tmp_path, torch_settings):
-    assert build(tiny_recipe, tmp_path, {"train": {"micro_batch": 100}}).updater.slices.rows == 8
+    assert build(tiny_recipe, tmp_path, {"train": {"micro_batch": 100}}).updater.micro_batches.sequences == 8
 
 
 @pytest.mark.parametrize("processes", [1, 3, 5, 6])
@@ -73,7 +73,7 @@ def test_processes_make_equal_numbers_of_passes_over_all_samples(
         updater = Updater(
             replace(parts.state, world=one), Objective(parts.state.model), parts.config, "float32"
         )
-        passes.append(list(updater.slices._passes()))
+        passes.append(list(updater.micro_batches._in_batch()))
     assert len({len(own) for own in passes}) == 1
     samples = [start + place for own in passes for start, size in own for place in range(size)]
     assert samples == list(range(8))
@@ -86,8 +86,8 @@ def test_a_compiler_that_fails_is_done_without(tiny_recipe, tmp_path, torch_sett
     assert said == [
         "torch.compile fails here (RuntimeError: no compiler); training continues without it, but slower"
     ]
-    assert updater._inner.compiled_as == "nothing"
-    assert updater.objective.seen == [((8, 32), 8)] * 2
+    assert updater._objective.compiled_as == "nothing"
+    assert updater._forward.seen == [((8, 32), 8)] * 2
     assert all(parameter.grad is None for parameter in updater.state.model.parameters())
 
 
@@ -105,7 +105,7 @@ def test_memory_that_runs_out_inside_the_compiler_is_no_failure_of_it(tiny_recip
     updater.prepare(said.append)
     assert said[0] == "out of memory with 8 sequences at once: micro_batch is now 4"
     assert said[1].startswith("torch.compile fails here")
-    assert updater.objective.seen == [((8, 32), 8), ((4, 32), 4), ((4, 32), 4)]
+    assert updater._forward.seen == [((8, 32), 8), ((4, 32), 4), ((4, 32), 4)]
 
 
 def test_a_graph_is_forgotten_before_another_size_is_tried(
@@ -132,7 +132,7 @@ def test_a_size_that_was_found_before_is_kept(tiny_recipe, tmp_path, torch_setti
     monkeypatch.setattr(torch, "empty", lambda *a, **k: None)
     monkeypatch.setattr(updater.probe, "_world", cuda)
     updater.prepare(print)
-    assert updater.slices.rows == 2
+    assert updater.micro_batches.sequences == 2
 
 
 def test_a_gpus_memory_is_estimated_with_the_optimizer_to_come(
@@ -143,7 +143,7 @@ def test_a_gpus_memory_is_estimated_with_the_optimizer_to_come(
     weights = 4 * sum(parameter.numel() for parameter in trainer.state.model.parameters())
 
     def peak(device, work, size):
-        asked.append((size, updater._inner.compiled_as))
+        asked.append((size, updater._objective.compiled_as))
         return 1000 + 100 * size
 
     monkeypatch.setattr(probe, "peak_bytes", peak)
@@ -153,7 +153,7 @@ def test_a_gpus_memory_is_estimated_with_the_optimizer_to_come(
     monkeypatch.setattr(torch, "empty", lambda size, **k: asked.append(size))
     updater.prepare(said.append)
     assert asked == [(8, "nothing"), (16, "nothing"), 2 * weights]
-    assert (updater.slices.rows, updater._inner.compiled_as) == (2, "whole")
+    assert (updater.micro_batches.sequences, updater._objective.compiled_as) == (2, "whole")
     assert said[0] == "memory holds 2 sequences at once, estimated from a pass over a few"
     assert said[1].startswith("compiled in ")
 
@@ -162,7 +162,7 @@ def test_memory_that_runs_out_in_the_first_update_is_named(
     tiny_recipe, tmp_path, torch_settings, monkeypatch
 ):
     updater = build(tiny_recipe, tmp_path).updater
-    found = updater.gradient(0, lambda: False)
+    found = updater.compute_gradient(0, lambda: False)
 
     def full(*_, **__):
         raise torch.OutOfMemoryError("full")
@@ -206,7 +206,7 @@ def test_ddp_sends_the_last_blocks_gradients_before_the_first_blocks_are_compute
     events = []
 
     def noted(block, x, *rest):
-        y = plain(block, x, *rest)
+        y = run_block(block, x, *rest)
         if block is model.blocks[0]:
             y.register_hook(lambda gradient: events.append("first block"))
         return y
@@ -248,7 +248,7 @@ def test_the_residual_stream_in_the_format_of_the_products(tiny_recipe, tmp_path
         first.register_forward_hook(
             lambda block, given, y, name=residual: seen.update({name: (given[0].dtype, y.dtype)})
         )
-        losses[residual] = trainer.updater.gradient(0, lambda: False)
+        losses[residual] = trainer.updater.compute_gradient(0, lambda: False)
     assert seen == {"float32": (torch.float32,) * 2, "products": (torch.bfloat16,) * 2}
     assert losses["products"].loss == pytest.approx(losses["float32"].loss, rel=1e-3)
     assert losses["products"].norm == pytest.approx(losses["float32"].norm, rel=2e-2)
@@ -263,7 +263,7 @@ def test_recomputed_blocks_attend_by_the_same_kernel(tiny_recipe, tmp_path, torc
     for recompute in (False, True):
         flags = {"attention_kernel": "math", "recompute": recompute}
         updater = build(tiny_recipe, tmp_path, {"train": flags}).updater
-        found[recompute] = updater.gradient(0, lambda: False)
+        found[recompute] = updater.compute_gradient(0, lambda: False)
     assert found[True] == found[False]
 
 

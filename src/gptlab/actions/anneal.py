@@ -44,7 +44,7 @@ def annealed(
         raise ConfigError(
             f"--from {start}: set the length of the decay with either --anneal-hours or --anneal-steps"
         )
-    found = checkpoint.chosen(start, print)
+    found = checkpoint.newest_or_at(start, print)
     own = (run_of(found.folder) or found.folder) / RECIPE
     if not own.is_file():
         raise ConfigError(

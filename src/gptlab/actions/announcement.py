@@ -13,7 +13,7 @@ from gptlab.recipe import RunConfig
 from gptlab.train import plausible
 from gptlab.train.loop import Trainer
 from gptlab.train.optim import state_bytes
-from gptlab.train.parallel import BUCKET_MB, PARALLEL
+from gptlab.train.parallel import PARALLEL
 
 # Muennighoff et al. (2023), https://arxiv.org/abs/2305.16264: up to four are nearly as good as new text.
 MANY_EPOCHS = 4
@@ -36,17 +36,17 @@ def announce(
     print(
         f"model: {quantity(size.parameters)} parameters ({quantity(size.non_embedding)} without embeddings), "
         f"{shape.n_layer} layers of {shape.n_embd}, {shape.n_head} heads, {shape.kv_heads} key/value heads, "
-        f"{shape.mlp} of {shape.hidden}, {shape.norm}, {shape.position}"
+        f"{shape.mlp} of {shape.mlp_width}, {shape.norm}, {shape.position}"
     )
     n_sequence = config.train.batch_tokens // shape.context
     most = "at most " if config.train.micro_batch == "auto" and not resumed else ""
     compiling = "; compiling takes some minutes at first" if config.train.compile else ""
     print(
         f"training: {_length(config)} of {config.train.batch_tokens:,} tokens = {n_sequence} sequences of "
-        f"{shape.context}, {most}{trainer.updater.slices.rows} at once on {world.size} process(es), "
+        f"{shape.context}, {most}{trainer.updater.micro_batches.sequences} at once on {world.size} process(es), "
         f"{trainer.updater.dtype}, {attention_kernel(config, world.device)} attention, {world.device.type}{compiling}"
     )
-    for line in _sharing(config, trainer):
+    for line in _parallel(config, trainer):
         print(line)
     warn_if_emulated(trainer.updater.dtype, world.device, "--train.dtype")
     plan = trainer.budget.plan
@@ -78,18 +78,18 @@ def announce(
         print(f"annealing {config.train.anneal_from} from step {trainer.state.step} on", flush=True)
 
 
-def _sharing(config: RunConfig, trainer: Trainer) -> Iterator[str]:
-    """Say what several processes share, and what each of them holds."""
-    kind, size, processes = config.train.parallel, measure(config.model), trainer.world.size
+def _parallel(config: RunConfig, trainer: Trainer) -> Iterator[str]:
+    """Say what is split across processes, and what each of them holds."""
+    name, size, processes = config.train.parallel, measure(config.model), trainer.world.size
     if processes == 1:
-        if kind != "ddp":
-            yield f"parallel: {kind} shares among several processes; this one is alone and holds everything"
+        if name != "ddp":
+            yield f"parallel: {name} shares among several processes; this one is alone and holds everything"
         return
-    held = PARALLEL[kind].bytes_of(size.parameters, state_bytes(config.optim, size.counts), processes)
-    sums = f"buckets of {BUCKET_MB} MB" if kind != "fsdp" else "each block"
+    parallel = PARALLEL[name]
+    held = parallel.memory_bytes(size.parameters, state_bytes(config.optim, size.counts), processes)
     yield (
-        f"parallel: {kind}, each process holds {quantity(held, 'B')} of parameters, gradients and optimizer state; "
-        f"gradients are summed in {config.train.reduce_dtype}, {sums} at a time"
+        f"parallel: {name}, each process holds {quantity(held, 'B')} of parameters, gradients and optimizer state; "
+        f"gradients are summed in {config.train.reduce_dtype}, {parallel.sum_unit} at a time"
     )
 
 
@@ -106,7 +106,7 @@ def _remaining(trainer: Trainer) -> str:
         return "of a number not measured yet"
     if budget.hours is None:
         return f"of {budget.plan.steps}"
-    plan = "a new plan will be made" if budget.again else "the plan is kept; --replan makes a new one"
+    plan = "a new plan will be made" if budget.replan else "the plan is kept; --replan makes a new one"
     return f"of {budget.plan.steps}, with {budget.used_s / 3600:.2f} of {budget.hours:g} h used ({plan})"
 
 
@@ -126,5 +126,5 @@ def _time(trainer: Trainer) -> str:
     budget, at = trainer.budget, trainer.state
     if budget.hours is None:
         return ""
-    end = f"; train.steps = {budget.most} ended it" if at.step == budget.most else ""
+    end = f"; train.steps = {budget.max_steps} ended it" if at.step == budget.max_steps else ""
     return f" in {budget.used_s / 3600:.2f} of {budget.hours:g} h{end}"

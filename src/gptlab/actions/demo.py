@@ -98,12 +98,10 @@ def _model(name: str, out: Path, data: Path, unigram: float) -> dict[str, Any]:
     result = train([recipe], run, {})
     if result["status"] != "finished":
         raise TrainError(f"{run}: interrupted; delete {out} and start the demo again")
-    network, tokenizer = load(run)
+    model, tokenizer = load(run)
     loss = evaluate([run], Request(task="loss", data=data))
     score = evaluate([run], Request(task="continuation", data=data))
-    texts = sample_text(
-        network, tokenizer, PROMPT, max_tokens=60, temperature=0.7, top_k=50, seed=1, samples=2
-    )
+    texts = sample_text(model, tokenizer, PROMPT, max_tokens=60, temperature=0.7, top_k=50, seed=1, samples=2)
     exported = export_folder(run, out / "export" / name)
     return {
         "name": TITLES[name],

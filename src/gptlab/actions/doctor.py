@@ -101,7 +101,7 @@ def _formats(folder: Path) -> Found:
     import torch
 
     from gptlab.machine.device import choose_device, choose_dtype, synchronise
-    from gptlab.model.in_format import autocast
+    from gptlab.model.autocast import autocast
 
     device = choose_device("auto")
     chosen = choose_dtype("auto", device)
@@ -127,11 +127,11 @@ def _attention(folder: Path) -> Found:
     """Find the kernels that compute attention in training and in reading texts of any length."""
     import torch
 
-    from gptlab.machine.device import choose_device, choose_dtype, product_type
+    from gptlab.machine.device import choose_device, choose_dtype, operand_dtype
     from gptlab.model.kernels import any_shape, choose
 
     device = choose_device("auto")
-    chosen = product_type(choose_dtype("auto", device))
+    chosen = operand_dtype(choose_dtype("auto", device))
     names: dict[torch.dtype, list[str | None]] = {}
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         training = choose(device, dtype, HEAD_DIM, False, False, True)

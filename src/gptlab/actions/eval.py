@@ -12,8 +12,7 @@ from gptlab.actions.lm_eval import asked_by_harness, harness_module
 from gptlab.actions.scored_model import ScoredModel, open_to_score
 from gptlab.data.batches import Windows, validation_batches, validation_windows
 from gptlab.errors import ConfigError, TaskError
-from gptlab.eval import paired as compare
-from gptlab.eval import published, small, tasks
+from gptlab.eval import paired, published, small, tasks
 from gptlab.eval.accuracy import Accuracy
 from gptlab.eval.hellaswag import VALIDATION_ITEMS
 from gptlab.eval.score import good_batch_tokens
@@ -24,8 +23,8 @@ from gptlab.report.results import doubt, results, standard_error, told_items
 from gptlab.runs.metrics import ACCURACIES
 
 LM_EVAL = "lm-eval"  # the protocol of tasks that lm-evaluation-harness runs itself
-ALSO_THEIRS = {"hellaswag", *small.SMALL}  # lm-evaluation-harness has these too
-ONLY_OURS = {*tasks.TASKS, *tasks.SUITES, "loss"} - ALSO_THEIRS
+IN_BOTH = {"hellaswag", *small.SMALL}  # lm-evaluation-harness has these too
+GPTLAB_ONLY = {*tasks.TASKS, *tasks.SUITES, "loss"} - IN_BOTH
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +52,7 @@ class Request:
         asked = tasks.expanded(self.names)
         if twice := [name for name in asked if asked.count(name) > 1]:
             raise ConfigError(f"--task {self.task}: asks {twice[0]} twice; name it once")
-        if self.samples is not None and len(tasks.expanded(self.own)) != 1:
+        if self.samples is not None and len(tasks.expanded(self.by_gptlab)) != 1:
             raise ConfigError(
                 f"--samples: holds the items of one of {', '.join(tasks.TASKS)}, run by gptlab itself (of the files in "
                 "--task-data DIR, but for the first two); lm-evaluation-harness writes its own with gptlab lm-eval ... "
@@ -61,12 +60,12 @@ class Request:
             )
         if self.samples is not None:
             require_writable_file(self.samples, "--samples")
-        if theirs := [name for name in self.foreign if name in ONLY_OURS]:
+        if theirs := [name for name in self.by_lm_eval if name in GPTLAB_ONLY]:
             raise ConfigError(
                 f"--task {theirs[0]}: is gptlab's own, not lm-evaluation-harness's; leave --protocol out"
             )
-        if self.foreign:
-            harness_module().check_names(self.foreign)
+        if self.by_lm_eval:
+            harness_module().check_names(self.by_lm_eval)
 
     @property
     def names(self) -> list[str]:
@@ -74,19 +73,19 @@ class Request:
         return [name for name in self.task.split(",") if name]
 
     @property
-    def own(self) -> list[str]:
+    def by_gptlab(self) -> list[str]:
         """The tasks that gptlab runs itself: of those that the harness has too, the ones that read local files."""
         if self.protocol == LM_EVAL:
             return []
-        ours = {*ONLY_OURS, "hellaswag"}
+        ours = {*GPTLAB_ONLY, "hellaswag"}
         if self.task_data is not None and not self.shots:
-            ours |= ALSO_THEIRS
+            ours |= IN_BOTH
         return [name for name in self.names if name in ours]
 
     @property
-    def foreign(self) -> list[str]:
+    def by_lm_eval(self) -> list[str]:
         """The tasks that lm-evaluation-harness runs."""
-        return [name for name in self.names if name not in self.own]
+        return [name for name in self.names if name not in self.by_gptlab]
 
 
 def evaluate(models: Sequence[Path], request: Request) -> dict[str, Any]:
@@ -104,7 +103,7 @@ def evaluate(models: Sequence[Path], request: Request) -> dict[str, Any]:
     if len(models) == 2 and request.samples is not None:
         raise ConfigError("two models: --samples is for one at a time")
     opened: list[ScoredModel | None] = [None] * len(models)
-    if len(models) == 2 and "loss" in request.own:
+    if len(models) == 2 and "loss" in request.by_gptlab:
         opened = [*_open_both(models, request)]
     # Each is freed before the next one is scored.
     answers = [[*_ask(opened.pop(0), path, request, keep=len(models) == 2)] for path in models]
@@ -118,7 +117,7 @@ def evaluate(models: Sequence[Path], request: Request) -> dict[str, Any]:
     facts: dict[str, Any] = {"results": results}
     if len(models) == 2:
         facts["comparison"] = _compare_all(answers[0], answers[1], models)
-        print(compare.CHECKPOINTS_ONLY)
+        print(paired.CHECKPOINTS_ONLY)
     elif len(own := [one for one, items in answers[0] if "accuracy" in items]) > 1:
         print(several_tasks.summary(own))
     return facts
@@ -129,23 +128,23 @@ Answer = tuple[dict[str, Any], dict[str, Any]]  # what is written, and what else
 
 def _ask(model: ScoredModel | None, path: Path, request: Request, *, keep: bool) -> Iterator[Answer]:
     model = model or open_to_score(path, request.device, request.dtype)
-    run, common = model.run, {"model": str(path), "dtype": request.dtype}
+    score_log, common = model.score_log, {"model": str(path), "dtype": request.dtype}
     # All are built before the first one runs, which may take hours: one that cannot run is refused at once.
-    for task in [task for name in request.own for task in _made(name, model, request)]:
+    for task in [task for name in request.by_gptlab for task in _made(name, model, request)]:
         if isinstance(task, Windows):
             facts, windows = _loss(task, model, request)
             yield common | facts, {"task": "loss", "windows": windows}
         else:
             score, facts = _score(task, model, request)
-            if run is not None:
-                run.keep({**facts, "dtype": request.dtype}, task.source)
+            if score_log is not None:
+                score_log.keep({**facts, "dtype": request.dtype}, task.source)
             if request.samples is not None:
                 _write_samples(request.samples, score)
             yield common | facts, {"task": task.name, "accuracy": score}
-    if request.foreign:
+    if request.by_lm_eval:
         lines = harness_module().evaluate(
             asked_by_harness(model),
-            request.foreign,
+            request.by_lm_eval,
             shots=request.shots,
             limit=request.limit,
             data=request.task_data,
@@ -154,8 +153,8 @@ def _ask(model: ScoredModel | None, path: Path, request: Request, *, keep: bool)
         for line in lines:
             items = line.pop("items", {})
             _print_line(line, request.dtype)
-            if run is not None and "group" not in line:  # a group's mean stands for its many parts
-                run.keep({**line, "dtype": request.dtype}, request.task_data)
+            if score_log is not None and "group" not in line:  # a group's mean stands for its many parts
+                score_log.keep({**line, "dtype": request.dtype}, request.task_data)
             yield common | line, {"task": line["task"], "items": items}
 
 
@@ -195,7 +194,7 @@ def _made(name: str, model: ScoredModel, request: Request) -> list[tasks.Task] |
 
 def _score(task: tasks.Task, model: ScoredModel, request: Request) -> tuple[Accuracy, dict[str, Any]]:
     """Score a model, print what it scores, and return that with its line in metrics.jsonl."""
-    score = task.evaluate(model.logits, device=model.device)
+    score = task.evaluate(model.model, device=model.device)
     facts = task.metrics(score)
     print(
         f"{model.path}: {task.name}, protocol {task.protocol}, {task.shots} shots, {score.n} items, {request.dtype}"
@@ -264,7 +263,7 @@ def _loss(held_out: Windows, model: ScoredModel, request: Request) -> tuple[dict
     rows = max(1, good_batch_tokens(model.device) // model.context)
     batches = validation_batches(held_out, rows, request.limit)
     loss = mean_loss(
-        model.logits,
+        model.model,
         batches,
         device=model.device,
         total=validation_windows(held_out, request.limit) * model.context,
@@ -315,13 +314,13 @@ def _compare_all(first: Sequence[Answer], second: Sequence[Answer], models: Sequ
 
 def _compare(
     first: dict[str, Any], second: dict[str, Any]
-) -> Mapping[str, compare.AccuracyDifference | compare.Shift]:
+) -> Mapping[str, paired.AccuracyDifference | paired.Shift]:
     if "windows" in first:
-        return {"loss": compare.losses(first["windows"], second["windows"])}
+        return {"loss": paired.losses(first["windows"], second["windows"])}
     if "accuracy" in first:
-        return compare.compare(first["accuracy"], second["accuracy"])
+        return paired.compare(first["accuracy"], second["accuracy"])
     return {
-        metric: compare.difference(metric, items, second["items"][metric])
+        metric: paired.difference(metric, items, second["items"][metric])
         for metric, items in first["items"].items()
     }
 

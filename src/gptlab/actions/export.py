@@ -18,7 +18,7 @@ from gptlab.formats.huggingface.write import (
     read_mark,
     require_own_export,
 )
-from gptlab.loading import Place, find, load
+from gptlab.loading import ModelPath, find, load
 from gptlab.model.gpt import GPT
 from gptlab.outputs import fingerprint
 from gptlab.publish.card import Card, card_files
@@ -29,12 +29,12 @@ from gptlab.storage import file_sha256
 
 
 def export_folder(
-    model: Path, out: Path, *, verify: bool = True, licence: str | None = None, address: str | None = None
+    path: Path, out: Path, *, verify: bool = True, licence: str | None = None, address: str | None = None
 ) -> Exported:
     """Write a Hugging Face folder and its card.
 
     Args:
-        model: MODEL of the command line.
+        path: MODEL of the command line.
         out: the folder.
         verify: compare with transformers before the folder gets its name.
         licence: the hub's identifier of the model's licence, for the card.
@@ -43,41 +43,40 @@ def export_folder(
     Raises:
         GptlabError: the model cannot be loaded, or cannot be written there.
     """
-    place = find(model)
-    of = _whose(place)
+    found = find(path)
+    of = _whose(found)
     require_own_export(out, of)
-    opened = place.open("cpu")
-    network, tokenizer = opened.network, opened.tokenizer
-    if not isinstance(network, GPT):
-        return export(network, tokenizer, out)  # raises the reason
-    network, address = fit_vocabulary(network, tokenizer), address or _here(out)
-    if (beside := _kept_card(model, address)) is not None:
+    loaded = found.open("cpu")
+    model, tokenizer = loaded.model, loaded.tokenizer
+    if not isinstance(model, GPT):
+        return export(model, tokenizer, out)  # raises the reason
+    model, address = fit_vocabulary(model, tokenizer), address or _here(out)
+    if (beside := _kept_card(path, address)) is not None:
         if licence is not None:
             raise ExportError(
-                f"--licence {licence}: the export in {model} has its own card; write the licence there"
+                f"--licence {licence}: the export in {path} has its own card; write the licence there"
             )
-        return export(network, tokenizer, out, verify=verify, beside=beside, of=of)
-    class_name = format_of(network.config)
+        return export(model, tokenizer, out, verify=verify, beside=beside, of=of)
+    class_name = format_of(model.config)
     card = Card(
-        origin=find_origin(model, opened.state),
-        model=network.config,
+        origin=find_origin(path, loaded.state),
+        model=model.config,
         tokenizer=tokenizer,
         class_name=class_name,
         remote_code=class_name == OWN,
         address=address,
         licence=licence,
     )
-    return export(network, tokenizer, out, verify=verify, beside=card_files(card), of=of)
+    return export(model, tokenizer, out, verify=verify, beside=card_files(card), of=of)
 
 
-def _whose(place: Place) -> str:
+def _whose(model: ModelPath) -> str:
     """Return the fingerprint of a model: its run's, or its weights' if its run is not here."""
-    if place.run is not None:
-        return identity(place.run)
-    model = place.path
-    if (mark := read_mark(model)) is not None and (of := mark_of(mark)) is not None:
+    if model.run is not None:
+        return identity(model.run)
+    if (mark := read_mark(model.path)) is not None and (of := mark_of(mark)) is not None:
         return of
-    weights = sorted(model.glob("*.safetensors"))
+    weights = sorted(model.path.glob("*.safetensors"))
     return fingerprint("model", *map(file_sha256, weights))
 
 
@@ -86,17 +85,17 @@ def _here(folder: Path) -> str:
     return f"./{folder.resolve().name}"
 
 
-def _kept_card(model: Path, address: str) -> dict[str, bytes] | None:
+def _kept_card(folder: Path, address: str) -> dict[str, bytes] | None:
     """Return the card that an export of ours already has, perhaps edited by somebody."""
-    if read_mark(model) is None or not (model / CARD).is_file():
+    if read_mark(folder) is None or not (folder / CARD).is_file():
         return None
-    files = {name: (model / name).read_bytes() for name in (CARD, CURVE) if (model / name).is_file()}
-    old, new = (f'from_pretrained("{each}"'.encode() for each in (_here(model), address))
+    files = {name: (folder / name).read_bytes() for name in (CARD, CURVE) if (folder / name).is_file()}
+    old, new = (f'from_pretrained("{each}"'.encode() for each in (_here(folder), address))
     return files | {CARD: files[CARD].replace(old, new)}
 
 
 def publish(
-    model: Path, repository: str, *, public: bool = False, licence: str | None = None, verify: bool = True
+    path: Path, repository: str, *, public: bool = False, licence: str | None = None, verify: bool = True
 ) -> tuple[Exported, Pushed]:
     """Export a model and push it to the Hugging Face hub; a second call sends only what is missing.
 
@@ -105,17 +104,17 @@ def publish(
     Raises:
         GptlabError: the model cannot be exported, nobody is logged in, or the hub refuses.
     """
-    open_repository(repository, public=public, of=_whose(find(model)))  # before the work of an export
+    open_repository(repository, public=public, of=_whose(find(path)))  # before the work of an export
     with tempfile.TemporaryDirectory(prefix="gptlab-") as folder:
         # An export is the same bytes every time, so the hub recognises what it already has.
         out = Path(folder) / "export"
-        facts = export_folder(model, out, verify=verify, licence=licence, address=repository)
+        facts = export_folder(path, out, verify=verify, licence=licence, address=repository)
         message = f"{facts['class']} from gptlab {__version__}"
         return facts, push(out, repository, names=FILES, message=message, public=public)
 
 
 def export_file(
-    model: Path,
+    path: Path,
     out: Path,
     *,
     dtype: GGUFDType = "float32",
@@ -129,10 +128,10 @@ def export_file(
     Raises:
         GptlabError: the model cannot be loaded, or cannot be written there.
     """
-    name, of = (run_of(model) or model.resolve()).name, _whose(find(model))
+    name, of = (run_of(path) or path.resolve()).name, _whose(find(path))
     require_own_gguf(gguf_file(out, name, dtype), of)
-    network, tokenizer = load(model, "cpu")
-    return export_gguf(network, tokenizer, out, name=name, dtype=dtype, licence=licence, verify=verify, of=of)
+    model, tokenizer = load(path, "cpu")
+    return export_gguf(model, tokenizer, out, name=name, dtype=dtype, licence=licence, verify=verify, of=of)
 
 
 def compared(difference: float | None) -> str:

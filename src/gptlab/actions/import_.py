@@ -17,6 +17,7 @@ from torch import Tensor
 from gptlab import recipe
 from gptlab.amounts import quantity
 from gptlab.data.characters import AS_JSON
+from gptlab.data.hugging_face_files import CONFIG
 from gptlab.data.load_tokenizer import TOKENIZERS, load_tokenizer
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import CheckpointError, ConfigError, DataError, ExportError
@@ -92,9 +93,9 @@ def import_model(
 
 def _kind(source: Path) -> str:
     if source.is_dir():
-        if (source / "config.json").is_file():
+        if (source / CONFIG).is_file():
             return "Hugging Face"
-        raise CheckpointError(f"{source}: has no config.json; if it is a run of gptlab, use it as it is")
+        raise CheckpointError(f"{source}: has no {CONFIG}; if it is a run of gptlab, use it as it is")
     try:
         with source.open("rb") as file:
             head = file.read(4)

@@ -34,20 +34,20 @@ def harness_module() -> Any:
 def asked_by_harness(model: ScoredModel, arguments: Any = None) -> Any:
     """Return a model as the harness knows models."""
     formats = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-    dtype = formats.get(model.logits.name, torch.float32)
-    writer = cache(partial(packed, model.network, dtype))  # made when a task first asks for text
+    dtype = formats.get(model.model.dtype, torch.float32)
+    writer = cache(partial(packed, model.bare_model, dtype))  # made when a task first asks for text
 
     def write(ids: list[int], **options: Any) -> Iterator[int]:
         return (int(column) for column in stream(writer(), ids, dtype=dtype, **options))
 
-    config = getattr(model.network, "config", model.network)  # transformers' models have it themselves
+    config = getattr(model.bare_model, "config", model.bare_model)  # transformers' models have it themselves
     return harness_module().HarnessModel(
-        model.logits,
+        model.model,
         model.tokenizer,
         write,
         context=model.context,
         device=model.device,
-        model=model.path,
+        path=model.path,
         rows=config.vocab_size,
         asked=arguments,
     )

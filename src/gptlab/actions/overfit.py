@@ -51,7 +51,7 @@ def first_batch(config: RunConfig) -> OneBatch:
     context, asked = config.model.context, config.train.micro_batch
     most = SEQUENCES if asked == "auto" else min(SEQUENCES, asked)
     rows = min(most, max(1, TOKENS // context), config.train.batch_tokens // context)
-    return OneBatch(*open_sets(config).order.batch(0, rows))
+    return OneBatch(*open_sets(config).batches.batch(0, rows))
 
 
 def overfit(config: RunConfig, batch: OneBatch) -> CheckResult:
@@ -66,16 +66,16 @@ def _learn(config: RunConfig, batch: OneBatch) -> CheckResult:
     updater = build_updater(replace(config, train=alone), batch, world)
     losses: list[float] = []
     began = time.monotonic()
-    with updater.slices.ahead, Progress("overfitting", STEPS, " steps") as progress:
+    with updater.micro_batches.ahead, Progress("overfitting", STEPS, " steps") as progress:
         for step in range(STEPS + 1):
-            gradient = updater.gradient(step * rows, lambda: False)
-            assert gradient is not None
-            losses.append(gradient.loss)
-            if step == STEPS or gradient.loss < LEARNED or not math.isfinite(gradient.loss):
+            stats = updater.compute_gradient(step * rows, lambda: False)
+            assert stats is not None
+            losses.append(stats.loss)
+            if step == STEPS or stats.loss < LEARNED or not math.isfinite(stats.loss):
                 break
             set_rate(updater.state.optimizer, min(1.0, (step + 1) / WARMUP))
-            updater.update(gradient)
-            progress.advance(loss=f"{gradient.loss:.3f}")
+            updater.update(stats)
+            progress.advance(loss=f"{stats.loss:.3f}")
     sets = " and ".join(part.path for part in config.data.parts)
     sequences = f"{rows} sequence{'s' * (rows > 1)} of {context:,} tokens from {sets}"
     return CheckResult(

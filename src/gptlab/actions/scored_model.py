@@ -9,9 +9,9 @@ import torch
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.loading import find
 from gptlab.machine.device import DeviceName, DTypeName, choose_device, warn_if_emulated
-from gptlab.model.in_format import InFormat
+from gptlab.model.autocast import AutocastModel
 from gptlab.model.packed import packed
-from gptlab.scores import Scored, scored
+from gptlab.runs.score_log import ScoreLog, score_log_of
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,13 @@ class ScoredModel:
     """A model ready to be scored."""
 
     path: Path
-    network: Any
-    logits: InFormat
+    bare_model: Any
+    """Without autocast, for writing."""
+    model: AutocastModel
     tokenizer: Tokenizer
     context: int
     device: torch.device
-    run: Scored | None = None
+    score_log: ScoreLog | None = None
     """Keeps its scores; None if it belongs to no run."""
 
 
@@ -36,12 +37,19 @@ def open_to_score(path: Path, device: DeviceName, dtype: DTypeName) -> ScoredMod
     """
     where = choose_device(device)
     warn_if_emulated(dtype, where, "--dtype")
-    place = find(path)
-    run = scored(place)  # before the weights are read, as the run may go on meanwhile
-    opened = place.open(device)
-    network = opened.network
+    found = find(path)
+    # Before the weights are read, as the run may go on meanwhile.
+    score_log = score_log_of(found.run, found.checkpoint)
+    loaded = found.open(device)
+    model = loaded.model
     if dtype == "float32":  # in bfloat16 it gains nothing with rows of this length
-        network = packed(network)
+        model = packed(model)
     return ScoredModel(
-        path, network, InFormat(network, dtype, where), opened.tokenizer, network.context, where, run
+        path,
+        model,
+        AutocastModel(model, dtype, where),
+        loaded.tokenizer,
+        model.context,
+        where,
+        score_log,
     )

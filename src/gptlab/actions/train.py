@@ -30,7 +30,7 @@ from gptlab.model.size import measure
 from gptlab.parsing import parse_json
 from gptlab.recipe import RunConfig
 from gptlab.runs import checkpoint, mirrors
-from gptlab.runs.folder import ENVIRONMENT, METRICS, RECIPE, alone
+from gptlab.runs.folder import ENVIRONMENT, METRICS, RECIPE, run_lock
 from gptlab.runs.metrics import MetricsLog, read_rows
 from gptlab.runs.tensor_file import in_memory
 from gptlab.train.interrupt import Interrupt
@@ -103,12 +103,12 @@ def train(
     sets = open_sets(config)
     with (
         _saved_before_silence(out),
-        join_world(config.train.device, _same(config, sets)) as world,
+        join_world(config.train.device, _must_match(config, sets)) as world,
         interrupt.listening(),
-        alone(out, world),
+        run_lock(out, world),
     ):
-        _check_first(out, world)
-        changed = _compare(own, config, out)
+        _check_first_has_newest(out, world)
+        new_run, changed = _changed_settings(own, config, out)
         dtype: DTypeName = world.from_main(_dtype(config, out, world))
         settled = replace(config, train=replace(config.train, dtype=dtype))
         trainer = build(settled, sets, out, world, interrupt, replan=replan)
@@ -125,17 +125,17 @@ def train(
         world.barrier()
         world.watch()
         at = trainer.state
-        over = resumed and trainer.budget.over(at.step)
-        if over and changed and world.main:
+        finished = resumed and trainer.budget.finished(at.step)
+        if finished and changed and world.main:
             unused = ", ".join(f"{key} = {after}" for key, (_, after) in changed.items())
             print(f"{out}: is finished, so nothing is trained with {unused}", flush=True)
-        changed = {} if over else changed
+        changed = {} if finished else changed
         with _open_log(config, out, at.step) if world.main else nullcontext(_Silent()) as log:
-            if resumed or changed is not None:
+            if resumed or not new_run:
                 facts = {"processes": world.size, "restarts": restarts()}
-                log.write("event", event="resume", step=at.step, changed=changed or {}, **facts)
+                log.write("event", event="resume", step=at.step, changed=changed, **facts)
             if world.main:
-                announce(config, trainer, sets, resumed=resumed, changed=changed or {})
+                announce(config, trainer, sets, resumed=resumed, changed=changed)
             status = trainer.fit(log)
         if world.main:
             announce_end(status, out, trainer)
@@ -149,17 +149,17 @@ def train(
         }
 
 
-def _same(config: RunConfig, sets: Sets) -> dict[str, dict[str, Any]]:
+def _must_match(config: RunConfig, sets: Sets) -> dict[str, dict[str, Any]]:
     """Return what all processes of a run must have in common, by the remedy for a difference."""
-    recipe = {
+    settings = {
         f"{section}.{key}": value for section, keys in asdict(config).items() for key, value in keys.items()
     }
     for paths in ("data.path", "data.train"):
-        del recipe[paths]  # each machine may have its own
+        del settings[paths]  # each machine may have its own
     return {
         "install the same versions on every machine": {"gptlab": __version__, "torch": torch.__version__},
         "copy the data of one machine to the other": {"data": f"the tokens {sets.fingerprint[:12]}"},
-        "start every process with the same recipe and flags": recipe,
+        "start every process with the same recipe and flags": settings,
     }
 
 
@@ -179,7 +179,7 @@ def _saved_before_silence(out: Path) -> Generator[None]:
         raise told from error
 
 
-def _check_first(out: Path, world: World) -> None:
+def _check_first_has_newest(out: Path, world: World) -> None:
     """Refuse to go back to an old checkpoint because another machine, which lacks the newest, has come first.
 
     Raises:
@@ -245,13 +245,13 @@ def _start_from(folder: str, state: State, config: RunConfig) -> None:
     state.start(in_memory(network.state_dict()))
 
 
-def _compare(own: Path, config: RunConfig, out: Path) -> dict[str, Any] | None:
-    """Return what the recipe changes in an existing run; None for a new one."""
+def _changed_settings(own: Path, config: RunConfig, out: Path) -> tuple[bool, dict[str, Any]]:
+    """Return whether the run is new, and otherwise what the recipe changes in it: key to (before, after)."""
     if not own.is_file():
         # What a kill in the first moments left behind does not count.
         if out.is_dir() and any(_is_foreign(file) for file in out.iterdir()):
             raise ConfigError(f"--out {out}: holds files but no run; choose a new folder")
-        return None
+        return True, {}
     changed = recipe.differences(recipe.load([own]), config)
     for key, (before, after) in changed.items():
         if key.startswith(PINNED):
@@ -259,7 +259,7 @@ def _compare(own: Path, config: RunConfig, out: Path) -> dict[str, Any] | None:
                 f"{key} = {after}: the run in {out} was started with {before}; choose another --out for a new run"
             )
     # As JSON, as in the metrics, including the tables of a mixture.
-    return json.loads(json.dumps(changed, default=asdict))
+    return False, json.loads(json.dumps(changed, default=asdict))
 
 
 def _is_foreign(file: Path) -> bool:
@@ -280,7 +280,7 @@ def _asked_to_stop(out: Path) -> str | None:
 
 
 def _dtype(config: RunConfig, out: Path, world: World) -> DTypeName:
-    """Return the format of the products: a run on the same device keeps the one that it began with."""
+    """Return the compute dtype: a run on the same device keeps the one that it began with."""
     if config.train.dtype == "auto":
         with suppress(OSError, ValueError):
             began: Any = parse_json((out / ENVIRONMENT).read_bytes())

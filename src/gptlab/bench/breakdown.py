@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gptlab.bench.rig import Rig
-from gptlab.machine.device import product_type, synchronise
+from gptlab.machine.device import operand_dtype, synchronise
 from gptlab.model import kernels
-from gptlab.model.attention import Reading, masked
-from gptlab.model.in_format import autocast
+from gptlab.model.attention import BlockInputs, masked
+from gptlab.model.autocast import autocast
 from gptlab.model.loss import next_token_loss
 
 Work = Callable[[], Tensor]
@@ -26,8 +26,8 @@ Work = Callable[[], Tensor]
 def parts_of(rig: Rig) -> dict[str, Callable[[], float]]:
     """Return what measures the seconds that each part takes of a whole step."""
     model, config, device = rig.updater.state.model, rig.config, rig.world.device
-    shape = (rig.rows, config.model.context, config.model.n_embd)
-    dtype = product_type(rig.updater.dtype)
+    shape = (rig.sequences, config.model.context, config.model.n_embd)
+    dtype = operand_dtype(rig.updater.dtype)
     x = torch.randn(shape, device=device, dtype=dtype if model.cast_residual else torch.float32)
     x.requires_grad_()
     targets = torch.zeros(shape[:2], dtype=torch.long, device=device)
@@ -35,16 +35,16 @@ def parts_of(rig: Rig) -> dict[str, Callable[[], float]]:
     loss = fast(next_token_loss)
 
     with autocast(rig.updater.dtype, device):
-        reading = Reading(bias=masked(model.position.bias(0, config.model.context)))
+        inputs = BlockInputs(score_bias=masked(model.position.bias(0, config.model.context)))
 
-    def through(module: nn.Module, *more: Reading) -> Work:
+    def through(module: nn.Module, *more: BlockInputs) -> Work:
         run = partial(fast(module), x, *more)
         return partial(checkpoint, run, use_reentrant=False) if config.train.recompute else run
 
     cap = config.model.logit_soft_cap
     first: Any = model.blocks[0]
     works: dict[str, tuple[Work, int]] = {
-        "attention": (through(first.attention, reading), config.model.n_layer),
+        "attention": (through(first.attention, inputs), config.model.n_layer),
         "mlp": (through(first.mlp), config.model.n_layer),
         "head and loss": (lambda: loss(x, model.head_weight_VD, targets, logit_soft_cap=cap), 1),
     }

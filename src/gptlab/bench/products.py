@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from gptlab.bench.rig import Rig
-from gptlab.machine.device import product_type, synchronise
+from gptlab.machine.device import operand_dtype, synchronise
 from gptlab.model.loss import CHUNK_TOKENS, HEAD_MULTIPLE
 
 
@@ -28,7 +28,11 @@ class Product:
 
 def products_of(rig: Rig) -> Counter[Product]:
     """Count the products of a pass by shape."""
-    model, tokens, device = rig.updater.state.model, rig.rows * rig.config.model.context, rig.world.device
+    model, tokens, device = (
+        rig.updater.state.model,
+        rig.sequences * rig.config.model.context,
+        rig.world.device,
+    )
     found: Counter[Product] = Counter()
     for module in model.blocks.modules():
         if isinstance(module, nn.Linear):
@@ -42,7 +46,7 @@ def products_of(rig: Rig) -> Counter[Product]:
 
 def product_rate(rig: Rig, products: Counter[Product]) -> float:
     """Measure the FLOP/s of products, each shape once and weighted by how often it occurs."""
-    dtype, device = product_type(rig.updater.dtype), rig.world.device
+    dtype, device = operand_dtype(rig.updater.dtype), rig.world.device
     flops = seconds = 0.0
     for product, times in products.items():
         x = torch.randn(product.tokens, product.inputs, device=device, dtype=dtype)

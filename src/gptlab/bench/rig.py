@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from gptlab.build import build_updater, open_sets
 from gptlab.data.manifest import MANIFEST
-from gptlab.data.mixture import Order
+from gptlab.data.mixture import Batches
 from gptlab.machine.device import choose_device, synchronise
 from gptlab.machine.memory import release
 from gptlab.machine.world import World
 from gptlab.recipe import RunConfig
+from gptlab.train.micro_batches import MicroBatches
 from gptlab.train.optim import set_rate
-from gptlab.train.slices import Slices
 
 ROUND_S = 2.0
 """A step with more passes than fit this time is cut to a part of them."""
@@ -72,13 +72,13 @@ class Rig:
         began = time.perf_counter()
         self.config = config
         self.world = World(0, 1, choose_device(config.train.device))
-        order, self.synthetic = _order(config)
-        self.updater = build_updater(config, order, self.world)
+        batches, self.synthetic = _batches(config)
+        self.updater = build_updater(config, batches, self.world)
         set_rate(self.updater.state.optimizer, 0.0)  # thousands of steps at the peak might diverge
         self.updater.prepare(say)
-        slices = self.updater.slices
-        self.rows = slices.rows
-        self.passes = math.ceil(slices.largest_share / slices.rows)
+        micro_batches = self.updater.micro_batches
+        self.sequences = micro_batches.sequences
+        self.passes = math.ceil(micro_batches.largest_share / micro_batches.sequences)
         """Passes of a whole step."""
         self._sample, self._stack = 0, ExitStack()
         self._cut(1)
@@ -106,19 +106,19 @@ class Rig:
 
     def step(self) -> Timed:
         """Make one step."""
-        updater, slices = self.updater, self.updater.slices
-        waited = slices.ahead.waited_s
+        updater, micro_batches = self.updater, self.updater.micro_batches
+        waited = micro_batches.ahead.waited_s
         began = self._now()
-        gradient = updater.gradient(self._sample, lambda: False)
+        stats = updater.compute_gradient(self._sample, lambda: False)
         passed = self._now() - began
-        assert gradient is not None
+        assert stats is not None
         clip = self._clip()
         began = self._now()
-        updater.update(gradient)
+        updater.update(stats)
         updated = self._now() - began
-        self._sample += slices.n_sequence
-        whole = self.passes * self.rows / slices.n_sequence
-        return Timed((passed - clip) * whole, (slices.ahead.waited_s - waited) * whole, clip + updated)
+        self._sample += micro_batches.batch_sequences
+        whole = self.passes * self.sequences / micro_batches.batch_sequences
+        return Timed((passed - clip) * whole, (micro_batches.ahead.waited_s - waited) * whole, clip + updated)
 
     def _clip(self) -> float:
         """Return how long clipping takes, by clipping once more, which changes nothing."""
@@ -131,9 +131,11 @@ class Rig:
     def _cut(self, passes: int) -> None:
         """Make steps of so many passes."""
         self._stack.close()
-        slices = Slices(self.updater.state.batches, passes * self.rows, self.rows, self.world)
-        self._stack.enter_context(slices.ahead)
-        self.updater.slices = slices
+        micro_batches = MicroBatches(
+            self.updater.state.batches, passes * self.sequences, self.sequences, self.world
+        )
+        self._stack.enter_context(micro_batches.ahead)
+        self.updater.micro_batches = micro_batches
 
     def _now(self) -> float:
         """Return the time, once the device has done all that it was given."""
@@ -141,9 +143,9 @@ class Rig:
         return time.perf_counter()
 
 
-def _order(config: RunConfig) -> tuple[Order, bool]:
-    """Return the training sequences, and whether they are made up because no data are there."""
+def _batches(config: RunConfig) -> tuple[Batches, bool]:
+    """Return the training data, and whether they are made up because no data are there."""
     model, parts = config.model, config.data.parts
     if not any((Path(part.path) / MANIFEST).is_file() for part in parts):
         return RandomTokens(model.vocab_size, model.context), True
-    return open_sets(config).order, False
+    return open_sets(config).batches, False

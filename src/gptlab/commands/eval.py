@@ -22,7 +22,7 @@ def run(
     """Score a model on tasks, or compare two checkpoints; runs keep their scores for report and model card.
 
     Args:
-        models: one or two of a run, a checkpoint, or a Hugging Face folder.
+        models: one or two of a run (its best checkpoint), a checkpoint, or a Hugging Face folder.
         task: hellaswag, continuation, loss (on prepared shards), or small, seven tasks that say something of small
             models; any other name is a task or group of lm-evaluation-harness, such as arc_easy or openllm; separate
             several with commas.
@@ -33,7 +33,7 @@ def run(
         fewshot_data: JSONL that HellaSwag's solved examples are drawn from; None downloads its training set.
         task_data: folder with a file for each task, which small needs; None downloads those of the harness.
         limit: first items, for MMLU and BLiMP evenly of each part, or for `loss` tokens; None means all.
-        dtype: number format of matrix products.
+        dtype: data type of matrix multiplications.
         device: where to run.
         samples: file for one JSON line per item.
     """

@@ -19,7 +19,7 @@ def run(
     """Export a model as a Hugging Face folder, or as a GGUF file for llama.cpp.
 
     Args:
-        model: a run, a checkpoint, or a Hugging Face folder.
+        model: a run (its best checkpoint), a checkpoint, or a Hugging Face folder.
         out: the folder to write, or the .gguf file.
         to: what to write.
         dtype: number format of a GGUF file's matrices.

@@ -8,8 +8,9 @@ Run lm-evaluation-harness's own command line, with the model `gptlab` available.
 
   gptlab lm-eval --model gptlab --model_args path=runs/x,dtype=float32 --tasks arc_easy,piqa
 
-`gptlab lm-eval run --help` lists them. The model arguments are path, a run, a checkpoint or a Hugging Face folder;
-dtype, float32, bfloat16 or float16; and device, cpu, cuda or mps. gptlab chooses the batch size."""
+`gptlab lm-eval run --help` lists them. The model arguments are path, a run (its best checkpoint), a checkpoint or
+a Hugging Face folder; dtype, float32, bfloat16 or float16; and device, cpu, cuda or mps. gptlab chooses the batch
+size."""
 
 
 def run(*words: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ def run(
     """Push a model and its card to the Hugging Face hub; run again to continue after a lost connection.
 
     Args:
-        model: a run, a checkpoint, or a Hugging Face folder; an export keeps the card that it has.
+        model: a run (its best checkpoint), a checkpoint, or a Hugging Face folder; an export keeps its card.
         repository: OWNER/NAME; created if it does not exist.
         public: let everyone see it.
         licence: the hub's identifier of the model's licence (mit, apache-2.0 ...), for the card.

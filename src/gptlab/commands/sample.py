@@ -21,7 +21,7 @@ def run(
     """Write text with a model.
 
     Args:
-        model: a run, a checkpoint, or a Hugging Face folder.
+        model: a run (its best checkpoint), a checkpoint, or a Hugging Face folder.
         prompt: how the text begins; an empty one starts a document.
         max_tokens: the most new tokens.
         temperature: divides the logits; 0 takes the likeliest token.
@@ -29,7 +29,7 @@ def run(
         top_p: draw from the likeliest tokens that together reach this probability; None means all.
         seed: of the draws; None means a different one every time.
         samples: texts to write from the prompt.
-        dtype: number format of matrix products; auto is a 16-bit one if the device multiplies it natively, else
+        dtype: data type of matrix multiplications; auto is a 16-bit one if the device multiplies it natively, else
             float32, in which texts are the same everywhere.
     """
     import torch
@@ -38,15 +38,15 @@ def run(
     from gptlab.machine.device import DTypeName, choose_device, supported_dtype, warn_if_emulated
     from gptlab.sample import kept_tokens, prompt_ids, sample_text, stream_text
 
-    network, tokenizer = load(model)
+    loaded, tokenizer = load(model)
     device = choose_device("auto")
     number_format: DTypeName = supported_dtype(device) if dtype == "auto" else dtype
     warn_if_emulated(number_format, device, "--dtype")
     given = len(prompt_ids(tokenizer, prompt))
-    read = kept_tokens(given, network.context)
+    read = kept_tokens(given, loaded.context)
     if read < given:
         print(
-            f"the prompt has {given} tokens, the context {network.context}: the last {read} are read",
+            f"the prompt has {given} tokens, the context {loaded.context}: the last {read} are read",
             file=sys.stderr,
         )
     options: Any = {
@@ -58,7 +58,7 @@ def run(
         "dtype": getattr(torch, number_format),
     }
     if samples == 1:
-        pieces = stream_text(network, tokenizer, prompt, **options)
+        pieces = stream_text(loaded, tokenizer, prompt, **options)
         # Draw the first piece before showing the prompt: an option may still be refused.
         texts = [next(pieces, "")]
         print(prompt + texts[0], end="", flush=True)
@@ -67,7 +67,7 @@ def run(
             texts[0] += piece
         print()
     else:
-        texts = sample_text(network, tokenizer, prompt, samples=samples, **options)
+        texts = sample_text(loaded, tokenizer, prompt, samples=samples, **options)
         for number, text in enumerate(texts, 1):
             print(f"--- {number}\n{prompt}{text}")
     return {"prompt": prompt, "texts": texts, "dtype": number_format}

@@ -26,7 +26,7 @@ def run(
         out: the run folder.
         max_hours: save and stop after this time, with exit code 75.
         replan: measure again how many steps fit into train.hours.
-        from_: a run or checkpoint to anneal: its learning rate decays from where it stands; OUT is a new run.
+        from_: a checkpoint or a run (its newest one) to anneal: its rate decays from where it stands; OUT is a new run.
         anneal_hours: how long the decay takes.
         anneal_steps: or how many steps it takes.
         flags: keys of the recipe.

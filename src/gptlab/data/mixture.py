@@ -75,7 +75,7 @@ class Set:
     val: Windows
 
 
-class Order(Protocol):
+class Batches(Protocol):
     """The samples of a run, by their global index."""
 
     def batch(self, first: int, count: int) -> "tuple[Tensor, Tensor]":
@@ -111,7 +111,7 @@ class Sets:
             for part, count in zip(config.parts, samples, strict=True)
         ]
         windows = [one.train for one in self.sets]
-        self.order: Order = (
+        self.batches: Batches = (
             TrainBatches(windows[0], seed) if len(windows) == 1 else Mixture(windows, samples, seed)
         )
         self.fingerprint = fingerprint([manifest.fingerprint for manifest in manifests], samples)

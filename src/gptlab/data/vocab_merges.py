@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from gptlab.data.hugging_face_files import CONFIG, TOKENIZER_CONFIG
 from gptlab.errors import DataError
 from gptlab.parsing import parse_json
 
@@ -63,17 +64,17 @@ def _refuse_other_rules(folder: Path) -> None:
     remedy = "load it in transformers and save it, which writes tokenizer.json"
     if (folder / ADDED).is_file():
         raise DataError(f"tokenizer {folder / ADDED}: has tokens that {VOCAB} lacks; {remedy}")
-    said = _object(folder / "tokenizer_config.json")
+    said = _object(folder / TOKENIZER_CONFIG)
     kind = said.get("tokenizer_class")
     if kind is None:
-        model_type = _object(folder / "config.json").get("model_type", "gpt2")
+        model_type = _object(folder / CONFIG).get("model_type", "gpt2")
         if model_type not in MODEL_TYPES:
             raise DataError(f"tokenizer {folder}: {VOCAB} does not say how {model_type} cuts words; {remedy}")
     elif kind not in CLASSES:
         raise DataError(f"tokenizer {folder}: {VOCAB} does not say how {kind} cuts words; {remedy}")
     for key in ("add_prefix_space", "add_bos_token"):
         if said.get(key):
-            raise DataError(f"tokenizer {folder}: {key} in tokenizer_config.json changes the text; {remedy}")
+            raise DataError(f"tokenizer {folder}: {key} in {TOKENIZER_CONFIG} changes the text; {remedy}")
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -9,7 +9,8 @@ import torch
 
 from gptlab.errors import TaskError
 from gptlab.eval.item import Item
-from gptlab.eval.score import Logits, Score, Stop, log_likelihoods
+from gptlab.eval.score import Score, Stop, log_likelihoods
+from gptlab.model.causal_lm import CausalLM
 from gptlab.progress import Progress
 
 # Items are built and scored in windows of about this many tokens, so that memory does not grow with their number.
@@ -78,7 +79,7 @@ class Accuracy:
 
 
 def multiple_choice(
-    logits: Logits,
+    model: CausalLM,
     items: Sequence[Item],
     *,
     context: int,
@@ -102,7 +103,7 @@ def multiple_choice(
             choices = len(window[0].pairs)
             scores = iter(
                 log_likelihoods(
-                    logits,
+                    model,
                     [pair for item in window for pair in item.pairs],
                     context=context,
                     device=device,

@@ -14,10 +14,10 @@ from typing import Any
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 from torch import Tensor
 
+from gptlab.data.hugging_face_files import CONFIG, GENERATION_CONFIG
 from gptlab.errors import TaskError
 from gptlab.parsing import parse_json
 
-GENERATION_CONFIG = "generation_config.json"
 NEW_TOKENS = 256  # lm-evaluation-harness's default
 TOP_K = 50  # transformers' default
 LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
@@ -164,9 +164,9 @@ class Defaults:
         Raises:
             TaskError: the file is broken.
         """
-        if folder is None or not (folder / "config.json").is_file():
+        if folder is None or not (folder / CONFIG).is_file():
             return cls(stop_ids=(end,))
-        name = GENERATION_CONFIG if (folder / GENERATION_CONFIG).is_file() else "config.json"
+        name = GENERATION_CONFIG if (folder / GENERATION_CONFIG).is_file() else CONFIG
         place = folder / name
         try:
             raw: Any = parse_json(place.read_bytes())

@@ -20,7 +20,8 @@ from gptlab.eval.harness_text import text_of
 from gptlab.eval.item import Pair
 from gptlab.eval.model_arguments import Arguments, check_batch_size
 from gptlab.eval.model_arguments import device as device_of
-from gptlab.eval.score import Logits, Score, log_likelihoods
+from gptlab.eval.score import Score, log_likelihoods
+from gptlab.model.causal_lm import CausalLM
 from gptlab.progress import Progress
 
 Write = Callable[..., Iterator[int]]
@@ -31,12 +32,12 @@ class HarnessModel(TemplateLM):
     """One of our models, or of transformers', as lm-evaluation-harness queries it.
 
     Args:
-        logits: the model.
+        model: the model.
         tokenizer: the model's own.
         write: writes continuations.
         context: the longest text that the model reads, in tokens.
         device: where the model is.
-        model: its path, perhaps a folder with its own rules for texts; None if it has no path.
+        path: its path, perhaps a folder with its own rules for texts; None if it has no path.
         rows: entries of its vocabulary; None means the tokenizer's.
         asked: the model arguments.
     """
@@ -46,27 +47,27 @@ class HarnessModel(TemplateLM):
 
     def __init__(
         self,
-        logits: Logits,
+        model: CausalLM,
         tokenizer: Tokenizer,
         write: Write,
         *,
         context: int,
         device: torch.device,
-        model: Path | None = None,
+        path: Path | None = None,
         rows: int | None = None,
         asked: Arguments | None = None,
     ) -> None:
         super().__init__()
-        self._asked = asked or Arguments(path=str(model))
+        self._asked = asked or Arguments(path=str(path))
         self._context = self._asked.max_length or context
         if not 1 < self._context <= context:
             raise TaskError(
                 f"--model_args: max_length = {self._context}: must be above 1 and at most the model's context of "
                 f"{context}; change it"
             )
-        self._logits, self._write, self._device = logits, write, device
+        self._model, self._write, self._device = model, write, device
         self._rows = rows or tokenizer.vocab_size
-        self._text = text_of(model, tokenizer, self._rows, self._asked.add_bos_token)
+        self._text = text_of(path, tokenizer, self._rows, self._asked.add_bos_token)
         own = self._asked.prefix_token_id
         if own is not None and not 0 <= own < self._rows:
             raise TaskError(
@@ -75,7 +76,7 @@ class HarnessModel(TemplateLM):
         self._prefix = self._text.prefix if own is None else own
         # A text that already begins with it gets no second one.
         self._begun = None if self._prefix is None else self._text.decode([self._prefix], special=True)
-        self._defaults = generation.Defaults.of(model, self._text.end)
+        self._defaults = generation.Defaults.of(path, self._text.end)
         self.truncated = 0
         """Requests so far that were longer than the context and lost their beginning."""
 
@@ -190,7 +191,7 @@ class HarnessModel(TemplateLM):
                 raise NothingToScoreError(number)
         with Progress("scoring", len(pairs), " texts") as progress:
             scores = log_likelihoods(
-                self._logits, pairs, context=self._context, device=self._device, advance=progress.advance
+                self._model, pairs, context=self._context, device=self._device, advance=progress.advance
             )
         self.truncated += sum(score.cut > 0 for score in scores)
         return scores

@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gptlab.data.hugging_face_files import CONFIG, TOKENIZER_CONFIG
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import TaskError, brief
 
 Turns = list[dict[str, str]]
-TEMPLATE_FILES = "tokenizer_config.json (chat_template) or chat_template.jinja"
+TEMPLATE_FILES = f"{TOKENIZER_CONFIG} (chat_template) or chat_template.jinja"
 
 
 class OwnText:
@@ -173,7 +174,7 @@ def text_of(
         rows: entries of its vocabulary.
         add_bos_token: as in `--model_args`.
     """
-    if model is not None and (model / "config.json").is_file():
+    if model is not None and (model / CONFIG).is_file():
         try:
             return FolderText(model, rows, tokenizer.end_of_text, add_bos_token=add_bos_token)
         except ImportError:

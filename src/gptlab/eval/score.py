@@ -1,26 +1,26 @@
-"""Log-likelihoods of endings, from whatever maps ids to logits: a GPT, or a Hugging Face model behind a lambda.
+"""Log-likelihoods of endings.
 
-A model with `hidden` and `head` computes logits only where a token is predicted, and one with `hidden_at`, like
-GPT, reads a context once for all its endings. Logits of any type become float32; autocast is up to the caller.
-Axes: B batch, T time, N predicted tokens, U places of prediction, V vocabulary.
+Logits are computed only where a token is predicted, and a model that reads trees reads a context once for all its
+endings. Logits of any type become float32; autocast is up to the caller.
+Axes: B batch, T time, N predicted tokens, U places of prediction, D what the head reads, V
+vocabulary.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Bool, Float32, Int
+from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
 from gptlab.eval import tree
 from gptlab.eval.item import Pair
 from gptlab.machine.memory import in_parts
+from gptlab.model.causal_lm import CausalLM
 
-Logits = Callable[[Tensor], Tensor]  # ids_BT -> logits_BTV
 Stop = Callable[[], bool]
 
 # Tokens per batch, padding included. On a CPU more would not fit its caches.
@@ -58,33 +58,9 @@ class Score:
     """Tokens dropped from the start of a pair that was too long for the model."""
 
 
-class Reader:
-    """A model as evaluations query it: its outputs for each token, and the logits made from them."""
-
-    def __init__(self, model: Any) -> None:
-        self._model = model
-        self._headed = hasattr(model, "hidden") and hasattr(model, "head")
-        self.branching: bool = hasattr(model, "hidden_at")
-        """Whether one row may hold several endings of one context."""
-
-    def outputs(self, ids_BT: Int[Tensor, "B T"]) -> Tensor:
-        """Return hidden states; the logits themselves if the model has no head of its own."""
-        return self._model.hidden(ids_BT) if self._headed else self._model(ids_BT)
-
-    def outputs_at(self, ids_BT: Int[Tensor, "B T"], cells_U: Int[Tensor, " U"], *layout: Tensor) -> Tensor:
-        """Return the outputs of some tokens, given by their indices in the flattened rows."""
-        if not self.branching:
-            return self.outputs(ids_BT).flatten(0, 1)[cells_U]
-        return self._model.hidden_at(ids_BT, cells_U, *layout)[0]
-
-    def logits(self, outputs_UX: Tensor) -> Float32[Tensor, "U V"]:
-        """Return the logits of outputs; the caller may overwrite them."""
-        return self._model.head(outputs_UX[None])[0].float() if self._headed else outputs_UX.float().clone()
-
-
 @torch.inference_mode()
 def log_likelihoods(
-    logits: Logits,
+    model: CausalLM,
     pairs: Sequence[Pair],
     *,
     context: int,
@@ -98,7 +74,7 @@ def log_likelihoods(
     Pairs with the same context cost least next to each other.
 
     Args:
-        logits: a causal model.
+        model: a causal model.
         pairs: contexts and endings.
         context: the longest input that the model takes, in tokens.
         device: where the model is.
@@ -115,12 +91,11 @@ def log_likelihoods(
     # Equal pairs once: computed twice they might differ in the last digits and break a tie.
     different = {_key(pair): pair for pair in pairs}
     places = {key: number for number, key in enumerate(different)}
-    reader = Reader(logits)
-    rows = tree.rows([tree.cut(pair, context) for pair in different.values()], branching=reader.branching)
+    rows = tree.rows([tree.cut(pair, context) for pair in different.values()], branching=model.reads_trees)
     sums, misses = np.zeros(len(places)), np.zeros(len(places))
     for part in tree.batches(rows, batch_tokens or good_batch_tokens(device)):
         heed(stop)
-        for _, (numbers, log_probs, missed) in in_parts(partial(_score, reader, device), part):
+        for _, (numbers, log_probs, missed) in in_parts(partial(_score, model, device), part):
             sums += np.bincount(numbers, log_probs, len(places))
             misses += np.bincount(numbers, missed, len(places))
         if advance is not None:
@@ -144,40 +119,43 @@ def _key(pair: Pair) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def _score(
-    reader: Reader, device: torch.device | str, rows: Sequence[tree.Row]
+    model: CausalLM, device: torch.device | str, rows: Sequence[tree.Row]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     """Return, for every token predicted in a few rows, its pair, log-probability, and whether another is likelier."""
     batch = tree.batch(rows)
     ids_BT, targets_N = batch.ids_BT.to(device), batch.targets_N.to(device)
-    cells_U, places_N = batch.cells_N.to(device).unique_consecutive(return_inverse=True)
+    token_indices_U, places_N = batch.token_indices_N.to(device).unique_consecutive(return_inverse=True)
     layout: tuple[Tensor, ...] = ()
     if batch.branching:
         positions_BT, parts_BT = batch.positions_BT.to(device), batch.parts_BT.to(device)
         layout = positions_BT, tree.visible(positions_BT, parts_BT)
-    outputs_UX = reader.outputs_at(ids_BT, cells_U, *layout)
-    log_probs_N, greedy_N = predictions(reader, outputs_UX, places_N, targets_N)
+    (hidden_UD,) = model.hidden_states_at(ids_BT, token_indices_U, *layout)
+    log_probs_N, greedy_N = predictions(model, hidden_UD, places_N, targets_N)
     return batch.pairs_N.numpy(), log_probs_N.cpu().double().numpy(), ~greedy_N.cpu().numpy()
 
 
 def predictions(
-    reader: Reader, outputs_UX: Tensor, places_N: Int[Tensor, " N"], targets_N: Int[Tensor, " N"]
+    model: CausalLM,
+    hidden_UD: Float[Tensor, "U D"],
+    places_N: Int[Tensor, " N"],
+    targets_N: Int[Tensor, " N"],
 ) -> tuple[Float32[Tensor, " N"], Bool[Tensor, " N"]]:
     """Return the log-probability of each target at its place, and whether it is the likeliest, the first in a tie.
 
     Args:
-        reader: the model.
-        outputs_UX: its outputs, a row for each place.
+        model: a causal model.
+        hidden_UD: its hidden states, a row for each place.
         places_N: the place of each target, in order; several may share one.
         targets_N: the tokens.
     """
     log_probs: list[Tensor] = []
     greedy: list[Tensor] = []
-    chunk = CHUNK_TOKENS.get(outputs_UX.device.type, 1024)
+    chunk = CHUNK_TOKENS.get(hidden_UD.device.type, 1024)
     counts = torch.bincount(places_N // chunk).tolist()
-    for part_UX, targets, places in zip(
-        outputs_UX.split(chunk), targets_N.split(counts), places_N.split(counts), strict=True
+    for part_UD, targets, places in zip(
+        hidden_UD.split(chunk), targets_N.split(counts), places_N.split(counts), strict=True
     ):
-        logits_UV = reader.logits(part_UX)
+        logits_UV = model.head(part_UD[None])[0].float()
         most_U, local = logits_UV.amax(-1), places % chunk
         of_targets_N = logits_UV[local, targets]
         likeliest = of_targets_N == most_U[local]

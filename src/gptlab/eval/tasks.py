@@ -17,7 +17,8 @@ from gptlab.eval import continuation, fewshot, hellaswag, small, task_data
 from gptlab.eval.accuracy import Accuracy, multiple_choice
 from gptlab.eval.hellaswag import PROTOCOLS, Example
 from gptlab.eval.item import Item, Lazy
-from gptlab.eval.score import Logits, Stop
+from gptlab.eval.score import Stop
+from gptlab.model.causal_lm import CausalLM
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,7 @@ class Task:
 
     def evaluate(
         self,
-        logits: Logits,
+        model: CausalLM,
         *,
         device: torch.device | str,
         batch_tokens: int | None = None,
@@ -52,7 +53,7 @@ class Task:
     ) -> Accuracy:
         """Score a model on the items; arguments and errors as in `accuracy.multiple_choice`."""
         return multiple_choice(
-            logits,
+            model,
             self.items,
             context=self.context,
             batch_tokens=batch_tokens,

@@ -46,7 +46,7 @@ class Batch:
     """CONTEXT, the number of an ending, or PADDING."""
     branching: bool
     """Whether any row has several endings; otherwise rows are plain texts."""
-    cells_N: Int[Tensor, " N"]
+    token_indices_N: Int[Tensor, " N"]
     """Indices in the flattened rows of the tokens whose successors are predicted; in order."""
     targets_N: Int[Tensor, " N"]
     pairs_N: Int[Tensor, " N"]
@@ -98,7 +98,7 @@ def batch(rows: Sequence[Row]) -> Batch:
     ids: list[list[int]] = []
     positions: list[list[int]] = []
     parts: list[list[int]] = []
-    cells: list[int] = []
+    token_indices: list[int] = []
     targets: list[int] = []
     pairs: list[int] = []
     for number, row in enumerate(rows):
@@ -106,12 +106,12 @@ def batch(rows: Sequence[Row]) -> Batch:
         row_ids, row_positions, row_parts = list(row.context), list(range(before)), [CONTEXT] * before
         start = number * width
         # The first tokens of all endings are predicted from the same place.
-        cells += [start + before - 1] * len(row.endings)
+        token_indices += [start + before - 1] * len(row.endings)
         targets += [ending[0] for ending in row.endings]
         pairs += row.pairs
         for part, (ending, pair) in enumerate(zip(row.endings, row.pairs, strict=True), 1):
             more = len(ending) - 1
-            cells += range(start + len(row_ids), start + len(row_ids) + more)
+            token_indices += range(start + len(row_ids), start + len(row_ids) + more)
             targets += ending[1:]
             pairs += [pair] * more
             row_ids += ending[:-1]
@@ -127,7 +127,7 @@ def batch(rows: Sequence[Row]) -> Batch:
         positions_BT=torch.tensor(positions),
         parts_BT=torch.tensor(parts),
         branching=any(len(row.endings) > 1 for row in rows),
-        cells_N=torch.tensor(cells),
+        token_indices_N=torch.tensor(token_indices),
         targets_N=torch.tensor(targets),
         pairs_N=torch.tensor(pairs),
     )

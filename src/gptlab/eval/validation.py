@@ -14,8 +14,9 @@ from torch import Tensor
 
 from gptlab.data.batches import Windows, validation_windows
 from gptlab.errors import TaskError
-from gptlab.eval.score import Logits, Reader, Stop, heed, predictions
+from gptlab.eval.score import Stop, heed, predictions
 from gptlab.machine.memory import in_parts
+from gptlab.model.causal_lm import CausalLM
 from gptlab.progress import Progress
 
 
@@ -60,19 +61,19 @@ def windows_sha256(windows: Windows, max_tokens: int | None = None) -> str:
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
-def _nats(reader: Reader, device: torch.device | str, rows: Sequence[tuple[Tensor, Tensor]]) -> list[float]:
+def _nats(model: CausalLM, device: torch.device | str, rows: Sequence[tuple[Tensor, Tensor]]) -> list[float]:
     """Return the summed cross entropy of each row of ids and targets."""
     ids_BT = torch.stack([ids for ids, _ in rows]).to(device)
     targets_N = torch.cat([targets for _, targets in rows]).to(device)
     places_N = torch.arange(len(targets_N), device=device)
-    outputs_NX = reader.outputs(ids_BT).flatten(0, 1)
-    log_probs_N, _ = predictions(reader, outputs_NX, places_N, targets_N)
+    hidden_ND = model.hidden_states(ids_BT).flatten(0, 1)
+    log_probs_N, _ = predictions(model, hidden_ND, places_N, targets_N)
     return (-log_probs_N.cpu().double()).view(len(rows), -1).sum(1).tolist()
 
 
 @torch.inference_mode()
 def mean_loss(
-    logits: Logits,
+    model: CausalLM,
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
     device: torch.device | str,
@@ -84,7 +85,7 @@ def mean_loss(
     """Sum the cross entropy of batches of (ids_BT, targets_BT); without any, the sums are zero.
 
     Args:
-        logits: a causal model.
+        model: a causal model.
         batches: int64 ids and their targets.
         device: where the model is.
         total: how many targets there are, for the progress's ETA.
@@ -101,9 +102,7 @@ def mean_loss(
         for ids_BT, targets_BT in batches:
             heed(stop)
             rows = list(zip(ids_BT, targets_BT, strict=True))
-            found = [
-                one for _, part in in_parts(partial(_nats, Reader(logits), device), rows) for one in part
-            ]
+            found = [one for _, part in in_parts(partial(_nats, model, device), rows) for one in part]
             nats += sum(found)
             means += [one / targets_BT.shape[1] for one in found]
             targets_N = targets_BT.flatten()

@@ -59,7 +59,7 @@ def read_llmc(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
 
 def _shapes(c: ModelConfig, rows: int) -> Iterator[tuple[str, int, tuple[int, ...]]]:
     """List the file's tensors in order: our name, the number of layers, and the shape of one."""
-    width, hidden = c.n_embd, c.hidden
+    width, mlp_width = c.n_embd, c.mlp_width
     layer = {
         "norm1.weight": (width,),
         "norm1.bias": (width,),
@@ -69,9 +69,9 @@ def _shapes(c: ModelConfig, rows: int) -> Iterator[tuple[str, int, tuple[int, ..
         "attention.out.bias": (width,),
         "norm2.weight": (width,),
         "norm2.bias": (width,),
-        "mlp.up.weight": (hidden, width),
-        "mlp.up.bias": (hidden,),
-        "mlp.down.weight": (width, hidden),
+        "mlp.up.weight": (mlp_width, width),
+        "mlp.up.bias": (mlp_width,),
+        "mlp.down.weight": (width, mlp_width),
         "mlp.down.bias": (width,),
     }
     yield "embed.weight", 1, (rows, width)

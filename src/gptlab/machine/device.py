@@ -77,14 +77,14 @@ def _pays() -> bool:
     return _seconds(torch.bfloat16) < PAYS * _seconds(torch.float32)
 
 
-def product_type(name: DTypeName) -> torch.dtype:
-    """Return the type of the factors in a number format's products."""
+def operand_dtype(name: DTypeName) -> torch.dtype:
+    """Return the data type of the operands of matrix multiplications under a name of [train] dtype."""
     return getattr(torch, name) if name in ("bfloat16", "float16") else torch.float32
 
 
 def warn_if_emulated(name: DTypeName, device: torch.device, flag: str) -> None:
     """Warn on standard error if a CPU emulates a number format, and say how much slower it is than float32."""
-    dtype = product_type(name)
+    dtype = operand_dtype(name)
     if device.type != "cpu" or dtype == torch.float32:
         return
     factor = _seconds(dtype) / _seconds(torch.float32)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from gptlab.model.kernels import attend, format_of_products
+from gptlab.model.kernels import attend, compute_dtype
 from gptlab.model.norm import NORMS
 from gptlab.model.position import Position
 
@@ -60,24 +60,24 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What a block is given besides its input; the default is whole texts, read from their start."""
+class BlockInputs:
+    """What a block is given besides the activations; the default is whole texts, read from their start."""
 
     cache: LayerCache | None = None
-    """Keys and values of the tokens before the input; None where it starts the text."""
+    """Keys and values of the tokens before these; None where they start the text."""
     layout: Layout | None = None
     """Positions and mask of rows that are not plain texts."""
-    cells: Int[Tensor, " N"] | None = None
+    token_indices: Int[Tensor, " N"] | None = None
     """The tokens to return, as indices into the flattened rows; None means all."""
-    bias: Float[Tensor, "rows H T S"] | None = None
+    score_bias: Float[Tensor, "rows H T S"] | None = None
     """What is added to the scores, -inf where a query does not see a key; None is nothing, and the usual mask."""
 
-    def wanted(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "rows tokens D"]:
-        """Return all tokens, or the chosen cells as one row."""
-        return x_BTD if self.cells is None else x_BTD.flatten(0, 1)[None, self.cells]
+    def select(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "rows tokens D"]:
+        """Return all tokens, or the chosen ones as one row."""
+        return x_BTD if self.token_indices is None else x_BTD.flatten(0, 1)[None, self.token_indices]
 
 
-PLAIN = Reading()
+WHOLE_TEXT = BlockInputs()
 
 
 class Attention(nn.Module):
@@ -113,11 +113,13 @@ class Attention(nn.Module):
         self.k_norm = NORMS[norm](self.head_dim, eps=norm_eps, bias=False) if qk_norm else nn.Identity()
         self.out = nn.Linear(n_embd, n_embd, bias=bias)
 
-    def forward(self, x_BTD: Float[Tensor, "B T D"], reading: Reading = PLAIN) -> Float[Tensor, "B T D"]:
+    def forward(
+        self, x_BTD: Float[Tensor, "B T D"], inputs: BlockInputs = WHOLE_TEXT
+    ) -> Float[Tensor, "B T D"]:
         heads_BHTK = self.qkv(x_BTD).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         q_BHTK, k_BGSK, v_BGSK = heads_BHTK.split((self.n_head, self.n_kv_head, self.n_kv_head), dim=1)
 
-        (position,), cache, layout = self._position, reading.cache, reading.layout
+        (position,), cache, layout = self._position, inputs.cache, inputs.layout
         start = cache.length if cache is not None else 0
         positions = layout.positions_BT if layout is not None else start
         q_BHTK = position.rotate(self.q_norm(q_BHTK), positions)
@@ -125,7 +127,7 @@ class Attention(nn.Module):
         if cache is not None:
             k_BGSK, v_BGSK = cache.append(k_BGSK, v_BGSK)
 
-        mask = reading.bias if reading.bias is not None else _mask(layout, start, q_BHTK)
+        mask = inputs.score_bias if inputs.score_bias is not None else _mask(layout, start, q_BHTK)
         y_BHTK = attend(q_BHTK, k_BGSK, v_BGSK, mask, causal=mask is None and start == 0)
         return self.out(y_BHTK.transpose(1, 2).flatten(2))
 
@@ -154,4 +156,4 @@ def masked(
     n_query, n_key = bias.shape[-2:]
     visible = _visible(layout, n_query, n_key, bias.device)
     # In attention's own format: autocast would convert it again in every block.
-    return bias.masked_fill(~visible, -torch.inf).to(format_of_products(bias))
+    return bias.masked_fill(~visible, -torch.inf).to(compute_dtype(bias))

@@ -169,7 +169,7 @@ def relative_shift(config: ModelConfig) -> CheckResult:
         return _unrotated("relative_shift", config)
     ids_BT = _distinct_ids(small)[:, :shift]
     logits_BTV = model(ids_BT)
-    model.position.rotate = lambda x_BHTK, start: rotate(x_BHTK, start + shift)
+    model.position.rotate = lambda x_BHTK, positions: rotate(x_BHTK, positions + shift)
     change = _distance(model(ids_BT), logits_BTV).max().item()
     return _judge(
         "relative_shift",
@@ -196,7 +196,7 @@ def cache(config: ModelConfig) -> CheckResult:
     for first, then in product((1, n_prompt, total - 7), (1, 3, total)):
         layers = model.new_cache(batch, total)
         pieces = [ids_BT[:, :first], *ids_BT[:, first:].split(then, 1)]
-        cached_BTV = torch.cat([model.head(model.hidden(piece, layers)) for piece in pieces], 1)
+        cached_BTV = torch.cat([model.head(model.hidden_states(piece, layers)) for piece in pieces], 1)
         changes.append(_distance(cached_BTV, logits_BTV).max())
         # Equal choices at every step of one text mean equal generations, by induction.
         same_BT &= cached_BTV[:, n_prompt - 1 : -1].argmax(-1) == ids_BT[:, n_prompt:]
@@ -295,7 +295,7 @@ def _lively(config: ModelConfig, seed: int = 0) -> GPT:
         match role(name).kind:
             case "gain" | "bias":
                 parameter.add_(0.02 * noise)
-            case "table":
+            case "embedding":
                 parameter.copy_(0.5 * noise)
             case "head" | "matrix":
                 parameter.copy_(noise / parameter.shape[1] ** 0.5)
@@ -321,7 +321,10 @@ def _unrotated(name: str, config: ModelConfig) -> CheckResult:
 
 def _loss(model: GPT, ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
     total = next_token_loss(
-        model.hidden(ids_BT), model.head_weight_VD, targets_BT, logit_soft_cap=model.config.logit_soft_cap
+        model.hidden_states(ids_BT),
+        model.head_weight_VD,
+        targets_BT,
+        logit_soft_cap=model.config.logit_soft_cap,
     )
     return total / targets_BT.numel()
 
@@ -339,7 +342,7 @@ def _sum_of_parts(config: ModelConfig) -> int:
     with ShapesOnly():
         norm = _count(NORMS[c.norm](c.n_embd, eps=c.norm_eps, bias=c.bias))
         head_norm = _count(NORMS[c.norm](c.head_dim, eps=c.norm_eps, bias=False))
-        mlp = _count(MLPS[c.mlp](c.n_embd, c.hidden, bias=c.bias))
+        mlp = _count(MLPS[c.mlp](c.n_embd, c.mlp_width, bias=c.bias))
         position = _count(POSITIONS[c.position](c.context, c.n_embd, c.head_dim, theta=c.rope_theta))
     heads = c.n_head + 2 * c.kv_heads
     attention = (c.n_embd + c.bias) * (heads * c.head_dim + c.n_embd) + 2 * c.qk_norm * head_norm

@@ -16,10 +16,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gptlab.model.attention import PLAIN, Attention, LayerCache, Layout, Reading, masked
+from gptlab.model.attention import WHOLE_TEXT, Attention, BlockInputs, LayerCache, Layout, masked
 from gptlab.model.mlp import MLPS, MLPName
 from gptlab.model.norm import NORMS, NormName
-from gptlab.model.position import POSITIONS, Position, PositionName, Start
+from gptlab.model.position import POSITIONS, Position, PositionName, TokenPositions
 from gptlab.model.roles import role
 
 SIZES: dict[str, dict[str, int]] = {
@@ -58,13 +58,13 @@ class Block(nn.Module):
             norm_eps=c.norm_eps,
         )
         self.norm2 = norm(c.n_embd, eps=c.norm_eps, bias=c.bias)
-        self.mlp = MLPS[c.mlp](c.n_embd, c.hidden, bias=c.bias)
+        self.mlp = MLPS[c.mlp](c.n_embd, c.mlp_width, bias=c.bias)
 
     def forward(
-        self, x_BTD: Float[Tensor, "B T D"], reading: Reading = PLAIN
+        self, x_BTD: Float[Tensor, "B T D"], inputs: BlockInputs = WHOLE_TEXT
     ) -> Float[Tensor, "rows tokens D"]:
-        """Return all tokens, or those that the reading asks for."""
-        x_BTD = reading.wanted(x_BTD + self.attention(self.norm1(x_BTD), reading))
+        """Return all tokens, or those that the inputs ask for."""
+        x_BTD = inputs.select(x_BTD + self.attention(self.norm1(x_BTD), inputs))
         return x_BTD + self.mlp(self.norm2(x_BTD))
 
 
@@ -77,26 +77,26 @@ class PostNormBlock(Block):
     final_norm = False
 
     def forward(
-        self, x_BTD: Float[Tensor, "B T D"], reading: Reading = PLAIN
+        self, x_BTD: Float[Tensor, "B T D"], inputs: BlockInputs = WHOLE_TEXT
     ) -> Float[Tensor, "rows tokens D"]:
-        x_BTD = reading.wanted(self.norm1(x_BTD + self.attention(x_BTD, reading)))
+        x_BTD = inputs.select(self.norm1(x_BTD + self.attention(x_BTD, inputs)))
         return self.norm2(x_BTD + self.mlp(x_BTD))
 
 
-RunBlock = Callable[[nn.Module, Tensor, Reading], Tensor]
+RunBlock = Callable[[nn.Module, Tensor, BlockInputs], Tensor]
 
 
-def plain(block: nn.Module, x_BTD: Tensor, reading: Reading) -> Tensor:
+def run_block(block: nn.Module, x_BTD: Tensor, inputs: BlockInputs) -> Tensor:
     """Run a block."""
-    return block(x_BTD, reading)
+    return block(x_BTD, inputs)
 
 
-def recomputed(block: nn.Module, x_BTD: Tensor, reading: Reading) -> Tensor:
+def recomputed(block: nn.Module, x_BTD: Tensor, inputs: BlockInputs) -> Tensor:
     """Run a block, and run it again in the backward pass instead of keeping its activations.
 
     Source: Chen et al. (2016), https://arxiv.org/abs/1604.06174.
     """
-    return checkpoint(block, x_BTD, reading, use_reentrant=False)
+    return checkpoint(block, x_BTD, inputs, use_reentrant=False)
 
 
 NORM_ORDERS = {"pre": Block, "post": PostNormBlock}
@@ -187,7 +187,7 @@ class ModelConfig:
         return self.n_kv_head if self.n_kv_head is not None else self.n_head
 
     @property
-    def hidden(self) -> int:
+    def mlp_width(self) -> int:
         """Hidden width of the MLP, by default that of its kind."""
         return self.n_hidden if self.n_hidden is not None else MLPS[self.mlp].default_hidden(self.n_embd)
 
@@ -199,6 +199,8 @@ def _nearest_divisor(whole: int, wanted: int) -> int:
 
 class GPT(nn.Module):
     """A decoder-only transformer over token ids."""
+
+    reads_trees = True
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -222,20 +224,20 @@ class GPT(nn.Module):
 
     def forward(self, ids_BT: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
         """Return the logits of the token after each prefix."""
-        return self.head(self.hidden(ids_BT))
+        return self.head(self.hidden_states(ids_BT))
 
-    def hidden(
+    def hidden_states(
         self,
         ids_BT: Int[Tensor, "B T"],
         cache: Sequence[LayerCache] | None = None,
-        run: RunBlock = plain,
+        run: RunBlock = run_block,
     ) -> Float[Tensor, "B T D"]:
         """Return the hidden states that the head reads; with a cache, the ids continue its tokens.
 
         Args:
             ids_BT: the tokens.
             cache: one for each block.
-            run: how to run a block: plain, recomputed or compiled.
+            run: how to run a block: as it is, recomputed or compiled.
 
         Raises:
             ValueError: the text exceeds the context.
@@ -248,10 +250,10 @@ class GPT(nn.Module):
             )
         return self._through_blocks(ids_BT, start, cache, run=run)
 
-    def hidden_at(
+    def hidden_states_at(
         self,
         ids_BT: Int[Tensor, "B T"],
-        cells_N: Int[Tensor, " N"],
+        token_indices_N: Int[Tensor, " N"],
         positions_BT: Int[Tensor, "B T"] | None = None,
         visible_BTT: Bool[Tensor, "B T T"] | None = None,
     ) -> Float[Tensor, "1 N D"]:
@@ -259,32 +261,32 @@ class GPT(nn.Module):
 
         Args:
             ids_BT: the tokens.
-            cells_N: the chosen tokens, as indices into the flattened rows; the last block computes only these.
+            token_indices_N: the chosen tokens, as indices into the flattened rows; the last block computes only these.
             positions_BT: each token's position in its text, below the context; None means its place in the row.
             visible_BTT: true where the token of the second axis sees the one of the third; every token must see itself.
         """
         if positions_BT is None or visible_BTT is None:
-            return self._through_blocks(ids_BT, 0, None, None, cells_N)
+            return self._through_blocks(ids_BT, 0, None, None, token_indices_N)
         layout = Layout(positions_BT, visible_BTT)
-        return self._through_blocks(ids_BT, positions_BT, None, layout, cells_N)
+        return self._through_blocks(ids_BT, positions_BT, None, layout, token_indices_N)
 
     def _through_blocks(
         self,
         ids_BT: Tensor,
-        start: Start,
+        positions: TokenPositions,
         cache: Sequence[LayerCache] | None,
         layout: Layout | None = None,
-        cells: Tensor | None = None,
-        run: RunBlock = plain,
+        token_indices: Tensor | None = None,
+        run: RunBlock = run_block,
     ) -> Tensor:
-        x = self.embed_norm(self.position.embed(self.embed(ids_BT), start))
+        x = self.embed_norm(self.position.embed(self.embed(ids_BT), positions))
         if self.cast_residual and torch.is_autocast_enabled(x.device.type):
             # Autocast leaves embeddings in float32, and sums with them stay float32.
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        bias = masked(self.position.bias(start, ids_BT.shape[1]), layout)
+        score_bias = masked(self.position.bias(positions, ids_BT.shape[1]), layout)
         for block, own in zip(self.blocks, cache or [None] * len(self.blocks), strict=True):
-            wanted = cells if block is self.blocks[-1] else None
-            x = run(block, x, Reading(own, layout, wanted, bias))
+            chosen = token_indices if block is self.blocks[-1] else None
+            x = run(block, x, BlockInputs(own, layout, chosen, score_bias))
         return self.norm(x)
 
     def head(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T V"]:
@@ -326,7 +328,7 @@ def init_weights(model: GPT) -> None:
     spread = 0.02
     small = spread / (2 * model.config.n_layer) ** 0.5 if model.config.residual_init == "small" else 0.0
     for name, parameter in model.named_parameters():
-        match role(name).start:
+        match role(name).init:
             case "normal":
                 nn.init.normal_(parameter, std=spread)
             case "residual":

@@ -77,13 +77,13 @@ def by_formula(
 
 def takes_groups(q_BHTK: Tensor, *, masked: bool) -> bool:
     """Return whether a fused kernel takes shared key/value heads for queries like these."""
-    dtype = format_of_products(q_BHTK)
+    dtype = compute_dtype(q_BHTK)
     chosen = choose(q_BHTK.device, dtype, q_BHTK.shape[-1], masked, True, torch.is_grad_enabled())
     return chosen not in ("math", None)  # None: the only kernel switched on takes no shared heads
 
 
-def format_of_products(tensor: Tensor) -> torch.dtype:
-    """Return the number format in which attention multiplies a tensor: autocast's, or the tensor's own."""
+def compute_dtype(tensor: Tensor) -> torch.dtype:
+    """Return the data type in which attention multiplies a tensor: autocast's, or the tensor's own."""
     device = tensor.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensor.dtype
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
-class UnitRMSNorm(nn.Module):
+class RMSNormNoGain(nn.Module):
     """x / rms(x), without parameters.
 
     Source: nanochat and OLMo train with gain-free norms; the rms is Zhang and Sennrich (2019), eq. 4.
@@ -58,8 +58,9 @@ class LayerNorm(nn.Module):
         return F.layer_norm(x, (self.width,), self.weight, self.bias, self.eps)
 
 
-NORMS = {"rmsnorm_no_gain": UnitRMSNorm, "rmsnorm": RMSNorm, "layernorm": LayerNorm}
+NORMS = {"rmsnorm_no_gain": RMSNormNoGain, "rmsnorm": RMSNorm, "layernorm": LayerNorm}
 
+# pyright cannot evaluate a computed Literal; pydantic checks the table's names at run time.
 if TYPE_CHECKING:
     NormName = str
 else:

@@ -1,8 +1,8 @@
 """How a token knows its position.
 
 A position encoding has three hooks, which do nothing by default: `embed` changes the embeddings before the first
-block, `rotate` changes every block's queries and keys, and `bias` adds to every block's attention scores. `start` is
-the position of a row's first token, or a tensor with the position of every token.
+block, `rotate` changes every block's queries and keys, and `bias` adds to every block's attention scores. `positions`
+is the position of a row's first token, or a tensor with the position of every token.
 Axes: B batch, T time of the queries, S time of the keys, D width, H heads, K head dimension.
 """
 
@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-Start = int | Int[Tensor, "B T"]
+TokenPositions = int | Int[Tensor, "B T"]
 
 
 class Position(nn.Module):
@@ -23,19 +23,19 @@ class Position(nn.Module):
     def __init__(self, context: int, n_embd: int, head_dim: int, *, theta: float) -> None:
         super().__init__()
 
-    def embed(self, x_BTD: Float[Tensor, "B T D"], start: Start) -> Float[Tensor, "B T D"]:
-        """Add the encoding to the embeddings of tokens at positions from `start` on."""
+    def embed(self, x_BTD: Float[Tensor, "B T D"], positions: TokenPositions) -> Float[Tensor, "B T D"]:
+        """Add the encoding to the embeddings of tokens at `positions`."""
         return x_BTD
 
-    def rotate(self, x_BHTK: Float[Tensor, "B H T K"], start: Start) -> Float[Tensor, "B H T K"]:
-        """Rotate the queries or keys of tokens at positions from `start` on."""
+    def rotate(self, x_BHTK: Float[Tensor, "B H T K"], positions: TokenPositions) -> Float[Tensor, "B H T K"]:
+        """Rotate the queries or keys of tokens at `positions`."""
         return x_BHTK
 
-    def bias(self, start: Start, length: int) -> Float[Tensor, "rows H T S"] | None:
-        """Return what is added to the attention scores of `length` tokens at positions from `start` on, or None.
+    def bias(self, positions: TokenPositions, length: int) -> Float[Tensor, "rows H T S"] | None:
+        """Return what is added to the attention scores of `length` tokens at `positions`, or None.
 
-        Their keys are their own and, where `start` is a number, those of all tokens before (`_queries_and_keys`). One
-        row serves the whole batch. What a query does not see is masked afterwards.
+        Their keys are their own and, where `positions` is a number, those of all tokens before (`_queries_and_keys`).
+        One row serves the whole batch. What a query does not see is masked afterwards.
         """
         return None
 
@@ -57,8 +57,8 @@ class Learned(Position):
         super().__init__(context, n_embd, head_dim, theta=theta)
         self.weight = nn.Parameter(torch.empty(context, n_embd))
 
-    def embed(self, x_BTD: Float[Tensor, "B T D"], start: Start) -> Float[Tensor, "B T D"]:
-        return x_BTD + _rows(self.weight, start, x_BTD.shape[1])
+    def embed(self, x_BTD: Float[Tensor, "B T D"], positions: TokenPositions) -> Float[Tensor, "B T D"]:
+        return x_BTD + _rows(self.weight, positions, x_BTD.shape[1])
 
 
 class RoPE(Position):
@@ -86,10 +86,10 @@ class RoPE(Position):
         self.cos_TK.copy_(torch.cat((angle.cos(), angle.cos()), -1))
         self.sin_TK.copy_(torch.cat((-angle.sin(), angle.sin()), -1))
 
-    def rotate(self, x_BHTK: Float[Tensor, "B H T K"], start: Start) -> Float[Tensor, "B H T K"]:
+    def rotate(self, x_BHTK: Float[Tensor, "B H T K"], positions: TokenPositions) -> Float[Tensor, "B H T K"]:
         # All heads share the angles.
         cos, sin = (
-            _rows(table, start, x_BHTK.shape[2]).unsqueeze(-3) for table in (self.cos_TK, self.sin_TK)
+            _rows(table, positions, x_BHTK.shape[2]).unsqueeze(-3) for table in (self.cos_TK, self.sin_TK)
         )
         # Computed in float32: in bfloat16 neighbouring late positions would share an angle.
         return (x_BHTK * cos + _swap_halves(x_BHTK) * sin).to(x_BHTK.dtype)
@@ -115,8 +115,8 @@ class ALiBi(Position):
         if not self.slope_H.is_meta:  # as in a model that is only counted
             self.slope_H.copy_(torch.tensor(_slopes(n_head)))
 
-    def bias(self, start: Start, length: int) -> Float[Tensor, "rows H T S"]:
-        queries_BT, keys_BS = _queries_and_keys(start, length, self.slope_H.device)
+    def bias(self, positions: TokenPositions, length: int) -> Float[Tensor, "rows H T S"]:
+        queries_BT, keys_BS = _queries_and_keys(positions, length, self.slope_H.device)
         distance_BTS = queries_BT[:, :, None] - keys_BS[:, None, :]
         return -self.slope_H[:, None, None] * distance_BTS[:, None]
 
@@ -129,16 +129,16 @@ def _slopes(n_head: int) -> list[float]:
     return slopes + [2.0 ** (-4 * i / below) for i in range(1, 2 * (n_head - below), 2)]
 
 
-def _queries_and_keys(start: Start, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _queries_and_keys(positions: TokenPositions, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the positions of the queries and of the keys in each row, or in one for all rows."""
-    if isinstance(start, int):
-        keys_1S = torch.arange(start + length, device=device)[None]
-        return keys_1S[:, start:], keys_1S
-    return start, start
+    if isinstance(positions, int):
+        keys_1S = torch.arange(positions + length, device=device)[None]
+        return keys_1S[:, positions:], keys_1S
+    return positions, positions
 
 
-def _rows(table: Tensor, start: Start, length: int) -> Tensor:
-    return table[start : start + length] if isinstance(start, int) else table[start]
+def _rows(table: Tensor, positions: TokenPositions, length: int) -> Tensor:
+    return table[positions : positions + length] if isinstance(positions, int) else table[positions]
 
 
 def _swap_halves(x: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
-"""What a parameter is, in one table: how it starts, whether it is decayed, what it counts as."""
+"""What a parameter is, in one table: how it is initialised, whether it is decayed, what it counts as."""
 
 import re
 from dataclasses import dataclass
 from typing import Literal
 
-KindName = Literal["table", "head", "matrix", "gain", "bias"]
+KindName = Literal["embedding", "head", "matrix", "gain", "bias"]
 
 
 @dataclass(frozen=True)
@@ -12,8 +12,8 @@ class Role:
     """The role of a parameter."""
 
     kind: KindName
-    """A table read by row, an untied head, a matrix of a block, the gain of a norm, or a bias."""
-    start: Literal["normal", "residual", "ones", "zeros"]
+    """An embedding read by row, an untied head, a matrix of a block, the gain of a norm, or a bias."""
+    init: Literal["normal", "residual", "ones", "zeros"]
     """Its first values; `residual` are those of matrices that write to the residual stream."""
 
     @property
@@ -35,7 +35,7 @@ def role(name: str) -> Role:
 
 
 ROLES = {
-    r"(embed|position)\.weight": Role("table", "normal"),
+    r"(embed|position)\.weight": Role("embedding", "normal"),
     r"unembed\.weight": Role("head", "normal"),
     r"blocks\.\d+\.(attention\.qkv|mlp\.(gate|up))\.weight": Role("matrix", "normal"),
     r"blocks\.\d+\.(attention\.out|mlp\.down)\.weight": Role("matrix", "residual"),

@@ -15,7 +15,7 @@ class Size:
 
     counts: Mapping[KindName, int]
     """Parameters by the kind of their role, a tied head counted once."""
-    tables: int
+    buffers: int
     """Numbers that are not parameters, such as RoPE's sines and cosines."""
     flops_per_token: int
     """Floating-point operations of a forward and a backward pass per token, at full context."""
@@ -26,14 +26,14 @@ class Size:
         return sum(self.counts.values())
 
     @property
-    def embedding(self) -> int:
+    def embedding_and_head(self) -> int:
         """Parameters of the token embedding, learned positions and an untied head."""
-        return self.counts.get("table", 0) + self.counts.get("head", 0)
+        return self.counts.get("embedding", 0) + self.counts.get("head", 0)
 
     @property
     def non_embedding(self) -> int:
         """Parameters of the blocks and the final norm."""
-        return self.parameters - self.embedding
+        return self.parameters - self.embedding_and_head
 
 
 def measure(config: ModelConfig) -> Size:
@@ -50,5 +50,5 @@ def measure(config: ModelConfig) -> Size:
         counts[role(name).kind] += parameter.numel()
     matrices = counts["matrix"] + model.head_weight_VD.numel()
     attention = 12 * config.n_layer * config.n_embd * config.context
-    tables = sum(buffer.numel() for buffer in model.buffers())
-    return Size(dict(counts), tables, 6 * matrices + attention)
+    buffers = sum(buffer.numel() for buffer in model.buffers())
+    return Size(dict(counts), buffers, 6 * matrices + attention)

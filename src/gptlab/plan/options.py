@@ -25,7 +25,7 @@ from gptlab.plan.surface import (
     hellaswag,
 )
 from gptlab.recipe import RunConfig
-from gptlab.train.optim import NUMBER_BYTES, state_bytes
+from gptlab.train.optim import FLOAT32_BYTES, state_bytes
 
 PROTOCOL = "harness, 0 shots, acc_norm"
 RATES = {124e6: 1.0, 355e6: 0.5, 774e6: 0.42, 1.6e9: 0.33}
@@ -138,9 +138,9 @@ def _row(name: str, config: RunConfig, pace: Pace, data: Data, hours: float) -> 
     tokens = steps * batch
     used = pace.hours(tokens, size.flops_per_token)
     c = config.model
-    state = NUMBER_BYTES * (2 * size.parameters + size.tables) + state_bytes(config.optim, size.counts)
+    state = FLOAT32_BYTES * (2 * size.parameters + size.buffers) + state_bytes(config.optim, size.counts)
     memory = state + ACTIVATION_BYTES * c.n_layer * c.n_embd * c.context
-    saved = NUMBER_BYTES * size.parameters + state_bytes(config.optim, size.counts)
+    saved = FLOAT32_BYTES * size.parameters + state_bytes(config.optim, size.counts)
     why = None
     if steps < 1:
         why = "not one step fits into the time"

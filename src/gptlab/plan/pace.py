@@ -15,16 +15,15 @@ from gptlab.bench.bench import rounds
 from gptlab.bench.rig import Rig
 from gptlab.build import open_sets
 from gptlab.errors import ConfigError
-from gptlab.evaluations import evaluations
 from gptlab.machine.device import describe
 from gptlab.machine.gpus import GPU, GPUS, known
 from gptlab.machine.memory import total_bytes
-from gptlab.model.in_format import InFormat
 from gptlab.model.size import measure
 from gptlab.recipe import RunConfig
 from gptlab.train.budget import SPARE
 from gptlab.train.interrupt import Interrupt
 from gptlab.train.saver import Saver
+from gptlab.training_evals import evaluations
 
 SHARE = 0.4
 """Of the peak, where nothing was measured.
@@ -139,16 +138,15 @@ def _pause_seconds(config: RunConfig, rig: Rig) -> tuple[float, float]:
         ConfigError: the checkpoint cannot be written.
     """
     at, world = rig.updater.state, rig.world
-    model = InFormat(at.model, rig.updater.dtype, world.device)
     began = time.perf_counter()
-    found = evaluations(config, at.model, model, open_sets(config), world, Interrupt())
+    found = evaluations(config, at.model, rig.updater.dtype, open_sets(config), world, Interrupt())
     build_s = time.perf_counter() - began
     try:
         # In the current folder, where runs are: that of temporary files may be memory.
         with TemporaryDirectory(dir=".", prefix=".calibrating_") as folder, at.measured():
             began = time.perf_counter()
             saver = Saver(Path(folder), keep=1, keep_every=None, files={})
-            saver.start(at.facts(), **at.tensors(), good=None)
+            saver.start(at.facts(), **at.tensors(), rollback_limit=None)
             at.model.eval()
             for evaluation in found:
                 evaluation.run()

@@ -159,7 +159,7 @@ def _architecture(card: Card) -> Rows:
     yield "parameters", f"{size.parameters:,} ({size.non_embedding:,} without embeddings)"
     yield "layers, width", f"{c.n_layer}, {c.n_embd}"
     yield "query heads, key/value heads", f"{c.n_head}, {c.kv_heads}" + (", normalised" if c.qk_norm else "")
-    yield "MLP", f"{c.mlp} of {c.hidden}, {bias}"
+    yield "MLP", f"{c.mlp} of {c.mlp_width}, {bias}"
     yield "norm", f"{c.norm}, {'before each part' if c.norm_order == 'pre' else 'after each sum'}"
     yield "positions", f"{c.position}" + (f", base {c.rope_theta:g}" if c.position == "rope" else "")
     yield "context", f"{c.context:,} tokens"

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypedDict
 
+from gptlab.data.hugging_face_files import CONFIG
 from gptlab.errors import ExportError
-from gptlab.formats.huggingface.wrap import CONFIG
 from gptlab.formats.huggingface.write import mark_of, read_mark
 
 NO_TOKEN = (

@@ -27,11 +27,11 @@ from gptlab import storage
 from gptlab.errors import CheckpointError
 from gptlab.parsing import names_neighbour, parse_json, typed
 from gptlab.runs import tensor_file
-from gptlab.runs.folder import BEST, CHECKPOINTS, LATEST
+from gptlab.runs.folder import BEST, CHECKPOINTS, LATEST, STATE, folder_of, step_of
 from gptlab.runs.scattered import Scattered
 from gptlab.runs.tensor_file import Stored
 
-MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 # What torch, numpy and Python raise when asked to restore a damaged state.
 DAMAGE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 OWN_HASH = "state_sha256"
@@ -123,16 +123,6 @@ def _hash(state: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
-def folder_of(run: Path, step: int) -> Path:
-    """Return the folder of a step's checkpoint."""
-    return run / CHECKPOINTS / f"step_{step:08d}"
-
-
-def step_of(folder: Path) -> int:
-    """Return the step in a checkpoint folder's name."""
-    return int(folder.name.removeprefix("step_"))
-
-
 def point(pointer: Path, folder: Path) -> None:
     """Point RUN/latest or RUN/best to a checkpoint folder."""
     storage.replace_text(pointer, folder.name + "\n")
@@ -219,7 +209,7 @@ def newest(run: Path, complain: Callable[[str], None], at_most: int | None = Non
     return None
 
 
-def chosen(path: Path, complain: Callable[[str], None]) -> Checkpoint:
+def newest_or_at(path: Path, complain: Callable[[str], None]) -> Checkpoint:
     """Read the checkpoint at a path, or the newest whole one if the path is a run.
 
     Raises:
@@ -241,21 +231,22 @@ def _counts(folder: Path) -> bool:
     return folder.name.removeprefix("step_").isdecimal() and folder.is_dir()
 
 
-def prune(run: Path, keep: int, *, every: int | None = None, before: int | None = None) -> None:
+def prune(run: Path, keep: int, *, every: int | None = None, rollback_limit: int | None = None) -> None:
     """Delete the checkpoints that need not be kept, and what a crash left half-written.
 
     Args:
         run: the run folder.
         keep: how many of the newest to keep, in addition to those that RUN/best and RUN/latest name.
         every: also keep checkpoints whose step this divides.
-        before: also keep the newest one up to this step, or else the oldest.
+        rollback_limit: also keep the newest one up to this step, or else the oldest.
     """
     folders = folders_of(run)
     kept = {pointed(run / BEST), pointed(run / LATEST), *folders[-keep:]}
     if every is not None:
         kept |= {folder for folder in folders if step_of(folder) % every == 0}
-    if before is not None:
-        kept |= {*([folder for folder in folders if step_of(folder) <= before][-1:] or folders[:1])}
+    if rollback_limit is not None:
+        before = [folder for folder in folders if step_of(folder) <= rollback_limit]
+        kept |= {*(before[-1:] or folders[:1])}
     for folder in (run / CHECKPOINTS).glob("step_*"):
         if folder not in kept and (_counts(folder) or folder.suffix == storage.ASIDE):
             storage.remove(folder)

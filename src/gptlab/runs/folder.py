@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 RECIPE, ENVIRONMENT, METRICS = "config.toml", "environment.json", "metrics.jsonl"
 CHECKPOINTS, LATEST, BEST = "checkpoints", "latest", "best"
+STATE = "state.json"  # in a checkpoint's folder
 
 
 def run_of(model: Path) -> Path | None:
@@ -30,16 +31,26 @@ def run_of(model: Path) -> Path | None:
     return next((folder for folder in (model, model.parent.parent) if (folder / CHECKPOINTS).is_dir()), None)
 
 
+def folder_of(run: Path, step: int) -> Path:
+    """Return the folder of a step's checkpoint."""
+    return run / CHECKPOINTS / f"step_{step:08d}"
+
+
+def step_of(folder: Path) -> int:
+    """Return the step in a checkpoint folder's name."""
+    return int(folder.name.removeprefix("step_"))
+
+
 def identity(run: Path) -> str:
     """Return the fingerprint of a run: of its name and of a file that never changes."""
-    known = (run / ENVIRONMENT, *sorted(run.glob("checkpoints/step_00000000/state.json")))
+    known = (run / ENVIRONMENT, folder_of(run, 0) / STATE)
     content = next((file.read_bytes() for file in known if file.is_file()), None)
     run = run.resolve()
     return fingerprint("run", run.name, content if content is not None else str(run))
 
 
 @contextmanager
-def alone(out: Path, world: "World") -> Generator[None]:
+def run_lock(out: Path, world: "World") -> Generator[None]:
     """Hold the lock on a run: on metrics.jsonl, by the process that writes it.
 
     Raises:

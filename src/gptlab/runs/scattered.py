@@ -1,7 +1,7 @@
-"""Tensors whose numbers several processes hold, on their way into one file.
+"""Tensors whose elements several processes hold, on their way into one file.
 
 The first process writes the file. The others send it what they hold piece by piece, in the order of the file, so that
-no process ever has more than its own numbers and a piece.
+no process ever has more than its own elements and a piece.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,12 +13,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-PIECE = 1 << 22  # numbers
+PIECE = 1 << 22  # elements
 
 
 @dataclass(frozen=True)
 class Span:
-    """The numbers from `start` to `stop` of a flattened tensor, which one process holds."""
+    """The elements from `start` to `stop` of a flattened tensor, which one process holds."""
 
     rank: int
     start: int
@@ -46,11 +46,11 @@ class Link:
         self._received = 0
 
     def send(self, piece: Tensor) -> None:
-        """Send numbers to the first process."""
+        """Send elements to the first process."""
         dist.send(piece.contiguous(), 0, self._group)
 
     def receive(self, count: int, dtype: torch.dtype, rank: int) -> Tensor:
-        """Receive numbers from another process."""
+        """Receive elements from another process."""
         piece = torch.empty(count, dtype=dtype)
         self._received += 1
         dist.recv(piece, rank, self._group)
@@ -65,28 +65,28 @@ class Link:
             with suppress(RuntimeError):  # a process that died says so elsewhere; the others still send
                 self.receive(*piece)
 
-    def tell(self, outcome: bool) -> bool:
-        """Tell all processes the first one's outcome."""
-        said = torch.tensor(int(outcome))
-        dist.broadcast(said, 0, self._group)
-        return bool(said)
+    def broadcast_outcome(self, written: bool | None) -> bool:
+        """Return in all processes whether the first one has written the file; only that one knows, others give None."""
+        outcome = torch.tensor(int(bool(written)))
+        dist.broadcast(outcome, 0, self._group)
+        return bool(outcome)
 
 
 @dataclass(frozen=True)
 class Scattered:
-    """A tensor whose numbers several processes hold."""
+    """A tensor whose elements several processes hold."""
 
     shape: torch.Size
     """Of the whole tensor."""
     spans: Sequence[Span]
-    """Who holds which numbers, in order and without gaps."""
+    """Who holds which elements, in order and without gaps."""
     own: Tensor
-    """The numbers that this process holds, one behind the other."""
+    """The elements that this process holds, one behind the other."""
     link: Link
 
     @property
     def dtype(self) -> torch.dtype:
-        """Format of the numbers."""
+        """Data type of the elements."""
         return self.own.dtype
 
     @property
@@ -95,13 +95,13 @@ class Scattered:
         return self.shape.numel() * self.own.element_size()
 
     def pieces(self) -> Iterator[tuple[int, int]]:
-        """Yield the holder of every piece, and how many numbers it has."""
+        """Yield the holder of every piece, and how many elements it has."""
         for span in self.spans:
             for start in range(span.start, span.stop, PIECE):
                 yield span.rank, min(PIECE, span.stop - start)
 
     def stream(self) -> Iterator[Tensor]:
-        """Yield all numbers in order, in the first process; in the others, send it what they hold."""
+        """Yield all elements in order, in the first process; in the others, send it what they hold."""
         used, flat = 0, self.own.reshape(-1)
         for rank, count in self.pieces():
             if rank == self.link.rank:

@@ -100,7 +100,7 @@ def read_by_main(world: World, files: Callable[[], Sequence[dict[str, Stored]]])
 
 
 def ordered(tensors: Mapping[str, Tensor | Scattered]) -> list[tuple[str, Tensor | Scattered]]:
-    """Return tensors in the file's order: wide numbers first, so that each starts at a multiple of its width."""
+    """Return tensors in the file's order: wide elements first, so that each starts at a multiple of its width."""
     return sorted(tensors.items(), key=lambda item: (-RANK[item[1].dtype], item[0]))
 
 

@@ -9,7 +9,6 @@ from gptlab.actions.ready import check_ready
 from gptlab.data.manifest import Manifest
 from gptlab.errors import ConfigError, TrainError
 from gptlab.eval import tasks
-from gptlab.evaluations import task_inputs
 from gptlab.outputs import require_writable
 from gptlab.recipe import RunConfig
 from gptlab.report.page_folder import INDEX
@@ -31,6 +30,7 @@ from gptlab.study.trials import (
     search,
 )
 from gptlab.train.interrupt import Interrupt
+from gptlab.training_evals import task_inputs
 
 
 def conduct(

@@ -163,7 +163,7 @@ def marks(arms: list[Arm]) -> list[str]:
 
 def match_parameters(config: RunConfig, wanted: int) -> tuple[RunConfig, str]:
     """Choose the hidden width, a multiple of WIDTH_STEP, that brings a model closest to a number of parameters."""
-    before = config.model.hidden
+    before = config.model.mlp_width
 
     def size(hidden: int) -> int:
         return measure(replace(config.model, n_hidden=hidden)).parameters

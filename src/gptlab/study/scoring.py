@@ -7,15 +7,15 @@ from gptlab.errors import CheckpointError
 from gptlab.eval import tasks
 from gptlab.eval.accuracy import Accuracy
 from gptlab.eval.hellaswag import PROTOCOLS
-from gptlab.evaluations import task_inputs
 from gptlab.loading import find
 from gptlab.machine.device import choose_device, choose_dtype
-from gptlab.model.in_format import InFormat
+from gptlab.model.autocast import AutocastModel
 from gptlab.model.packed import packed
 from gptlab.recipe import RunConfig
 from gptlab.runs.checkpoint import pointed
 from gptlab.runs.folder import LATEST
-from gptlab.scores import scored
+from gptlab.runs.score_log import score_log_of
+from gptlab.training_evals import task_inputs
 
 
 @dataclass(frozen=True)
@@ -49,17 +49,17 @@ def score_run(run: Path, config: RunConfig) -> list[ItemScores]:
     folder = pointed(run / LATEST)
     if folder is None:
         raise CheckpointError(f"{run}: has no last checkpoint to score; train it again")
-    place, device = find(folder), choose_device(config.train.device)
-    record, opened = scored(place), place.open(config.train.device)
+    path, device = find(folder), choose_device(config.train.device)
+    score_log, loaded = score_log_of(path.run, path.checkpoint), path.open(config.train.device)
     dtype = choose_dtype(config.train.dtype, device)
-    logits = InFormat(packed(opened.network) if dtype == "float32" else opened.network, dtype, device)
+    model = AutocastModel(packed(loaded.model) if dtype == "float32" else loaded.model, dtype, device)
     found: list[ItemScores] = []
     for name in config.eval.tasks:
         for protocol in PROTOCOLS if name == "hellaswag" else ("completion",):
-            for task in tasks.build_all([name], task_inputs(config, opened.tokenizer, protocol)):
-                score = task.evaluate(logits, device=device)
-                if record is not None:
-                    record.keep({**task.metrics(score), "dtype": dtype}, task.source)
+            for task in tasks.build_all([name], task_inputs(config, loaded.tokenizer, protocol)):
+                score = task.evaluate(model, device=device)
+                if score_log is not None:
+                    score_log.keep({**task.metrics(score), "dtype": dtype}, task.source)
                 found.append(_by_item(task, score))
     return found
 

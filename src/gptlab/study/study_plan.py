@@ -20,7 +20,7 @@ from gptlab.study.design import Arm, marks, settings
 from gptlab.study.power import HELLASWAG_SD, LOSS_SD, detectable
 from gptlab.study.study_file import Study
 from gptlab.study.trials import Trial, counted, search, total
-from gptlab.train.optim import NUMBER_BYTES, state_bytes
+from gptlab.train.optim import FLOAT32_BYTES, state_bytes
 
 PLAN = "plan.json"
 ADDED = "seeds_added"
@@ -60,7 +60,7 @@ def _disk_bytes(trial: Trial) -> int:
     config, size = trial.arm.config, trial.arm.size
     kept = config.train.keep + 1  # and the best one
     copies = 1 + (config.train.average is not None)
-    return kept * (NUMBER_BYTES * copies * size.parameters + state_bytes(config.optim, size.counts))
+    return kept * (FLOAT32_BYTES * copies * size.parameters + state_bytes(config.optim, size.counts))
 
 
 def describe(study: Study, arms: Sequence[Arm], step_s: Mapping[str, float], jobs: int) -> str:

@@ -4,17 +4,14 @@ Source: Loshchilov and Hutter (2019), https://arxiv.org/abs/1711.05101, algorith
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gptlab.model.roles import role
-
-Parts = Mapping[str, Tensor]
-"""What a process updates of each parameter, by the parameter's name."""
+from gptlab.train.parallel import Parts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,6 +39,8 @@ class Plan:
 class Budget:
     """The time of a run, and the plan made from it.
 
+    The decay's progress is here for runs of steps too, as it depends on the last step, which a run of hours must learn.
+
     Time counts from when a process is ready to train, includes evaluations and checkpoints, and adds up over all starts
     of the run. Time between the last checkpoint and a crash does not count, nor does waiting in a queue.
 
@@ -46,15 +48,15 @@ class Budget:
         config: the recipe's [train].
         warmup_steps: the schedule's.
         evaluate_every: steps between evaluations.
-        again: whether to measure again and replace an existing plan.
+        replan: whether to measure again and replace an existing plan.
     """
 
     def __init__(
-        self, config: TrainConfig, *, warmup_steps: int, evaluate_every: int, again: bool = False
+        self, config: TrainConfig, *, warmup_steps: int, evaluate_every: int, replan: bool = False
     ) -> None:
         self.plan: Plan | None = None
         """The plan in force; None while the speed is unknown."""
-        self.hours, self.again, self.most = config.hours, again, config.steps
+        self.hours, self.replan, self.max_steps = config.hours, replan, config.steps
         self._warmup_steps, self._evaluate_every = warmup_steps, evaluate_every
         self._before_s, self._began = 0.0, time.monotonic()
         self._steps_s: deque[float] = deque(maxlen=WINDOW)
@@ -64,16 +66,16 @@ class Budget:
 
     def start(self, step: int) -> None:
         """Start the schedule at a step."""
-        self._start, self._begin = step, max(step, self._warmup_steps)
+        self._start_step, self._decay_start = step, max(step, self._warmup_steps)
         if self.hours is None:
-            assert self.most is not None  # TrainConfig ensures it
-            self.plan = Plan(self._begin, 0.0, self.most)
+            assert self.max_steps is not None  # TrainConfig ensures it
+            self.plan = Plan(self._decay_start, 0.0, self.max_steps)
 
     def progress(self, step: int) -> float:
         """Return the fraction of the decay done after a number of steps."""
         return self.plan.progress(step) if self.plan is not None else 0.0
 
-    def over(self, step: int) -> bool:
+    def finished(self, step: int) -> bool:
         """Return whether the run ends after this many steps."""
         return self.plan is not None and step >= self.plan.steps
 
@@ -92,13 +94,13 @@ class Budget:
         """Record how long the evaluations at a step took."""
         self._evaluation_s = seconds
 
-    def may_change(self, step: int, *, evaluated: bool) -> bool:
+    def may_replan(self, step: int, *, evaluated: bool) -> bool:
         """Return whether a new plan may be due; the same in all processes."""
         return self.hours is not None and (
-            self.plan is None or self.again or 0 < step == self._begin or evaluated
+            self.plan is None or self.replan or 0 < step == self._decay_start or evaluated
         )
 
-    def forecast(self, step: int, *, save_s: float) -> Plan | None:
+    def new_plan(self, step: int, *, save_s: float) -> Plan | None:
         """Return a new plan if one is due: there is none, the warm-up is over, or the time will not suffice.
 
         The decay continues from where it is, so that the learning rate never jumps.
@@ -115,13 +117,13 @@ class Budget:
         step_s = sum(self._steps_s) / n_step
         took = partial(self._seconds, step, step_s)
         left_s = budget_s - self.used_s - self._evaluation_s - save_s
-        due = self.plan is None or self.again or step == self._begin
+        due = self.plan is None or self.replan or step == self._decay_start
         if self.plan is not None and not due and took(self.plan.steps) <= left_s:
             return None
-        at = max(step, self._begin)
+        at = max(step, self._decay_start)
         ends = range(step + 1, step + 2 + max(0, int(left_s / step_s)))
         steps = step + max(1, bisect_right(ends, left_s * (1 - SPARE), key=took))
-        return Plan(at, self.progress(at), steps if self.most is None else min(steps, self.most))
+        return Plan(at, self.progress(at), steps if self.max_steps is None else min(steps, self.max_steps))
 
     def _seconds(self, step: int, step_s: float, end: int) -> float:
         """Return how long the steps up to an end take, with the evaluations before it."""
@@ -134,16 +136,19 @@ class Budget:
         Raises:
             TrainError: the warm-up takes all of the time.
         """
-        if plan.steps <= self._begin > 0:
+        if plan.steps <= self._decay_start > 0:
             raise TrainError(
-                f"train.hours = {self.hours:g}: only {plan.steps:,} steps fit, and the warm-up has {self._begin:,}; "
+                f"train.hours = {self.hours:g}: only {plan.steps:,} steps fit, and the warm-up has "
+                f"{self._decay_start:,}; "
                 "give more hours, or reduce schedule.warmup_steps or train.batch_tokens"
             )
-        self.plan, self.again = plan, False
+        self.plan, self.replan = plan, False
 
     def state(self) -> dict[str, Any]:
         """Return the budget's state as JSON."""
-        return asdict(_Saved(self.hours, self.most, self._start, self.used_s, self._evaluation_s, self.plan))
+        return asdict(
+            _Saved(self.hours, self.max_steps, self._start_step, self.used_s, self._evaluation_s, self.plan)
+        )
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from what `state` returned; plan again if the hours or the steps have changed.
@@ -153,7 +158,7 @@ class Budget:
         """
         saved = typed(_Saved, state)
         self._before_s, self._evaluation_s, self.plan = saved.used_s, saved.evaluation_s, saved.plan
-        self.again |= (saved.hours, saved.most) != (self.hours, self.most)
+        self.replan |= (saved.hours, saved.most) != (self.hours, self.max_steps)
         self.start(saved.start)
 
 

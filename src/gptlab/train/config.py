@@ -1,4 +1,4 @@
-"""The recipe's [train]: how long, in what batches and in what number format."""
+"""The recipe's [train]: how long, in what batches and in what data type."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,7 +10,7 @@ from gptlab.train.parallel import ParallelName, ReduceName
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How long, in what batches and in what number format to train."""
+    """How long, in what batches and in what data type to train."""
 
     steps: int | None = None
     """Updates of the weights; with `hours`, an upper limit. None means as many as fit `hours`, or else 1000.
@@ -24,21 +24,22 @@ class TrainConfig:
     micro_batch: int | Literal["auto"] = "auto"
     """Sequences a process computes at once; auto is as many as fit in memory and still help."""
     dtype: DTypeName = "auto"
-    """Number format of the products; auto is bfloat16 where supported and not slower. float16 uses loss scaling."""
+    """Data type of matrix multiplications; auto is bfloat16 if supported and not slower. float16 uses loss scaling."""
     residual: Literal["float32", "products"] = "float32"
-    """Number format of the residual stream: float32, or that of the products, with less memory and coarser sums."""
+    """Data type of the residual stream; products is that of matrix multiplications: less memory, but coarser sums."""
     attention_kernel: KernelName = "auto"
     """Kernel that computes attention in training; auto lets torch choose."""
     device: DeviceName = "auto"
     """Where to train; auto is CUDA if available, else Apple's GPU (mps), else the CPU."""
     parallel: ParallelName = "ddp"
-    """What several processes share: the work (ddp), also the optimizer's state (zero1), or everything (fsdp)."""
+    """What is split across processes: only the batch (ddp), also the optimizer's state (zero1), or parameters and
+    gradients as well (fsdp)."""
     reduce_dtype: ReduceName = "float32"
-    """Number format in which the gradients of several processes are summed."""
+    """Data type in which the gradients of several processes are summed."""
     init_from: str | None = None
-    """A model to start from: a run, a checkpoint or a Hugging Face folder. None means random weights."""
+    """A run (its best checkpoint), a checkpoint or a Hugging Face folder to start from. None means random weights."""
     anneal_from: str | None = None
-    """A run or checkpoint on the same data to continue from, with its optimizer but with a new [schedule]."""
+    """A checkpoint or a run (its newest one) on the same data to continue, with its optimizer but a new [schedule]."""
     seed: int = 1337
     """Decides the initial weights, and the order of the data unless [data] has its own seed."""
     compile: bool = False
@@ -46,7 +47,7 @@ class TrainConfig:
     recompute: bool = False
     """Whether to recompute activations in the backward pass: less memory, a third more work."""
     average: float | None = None
-    """Decay rate of a running mean of the weights, which is then what is measured, saved, sampled and exported."""
+    """Decay of an exponential moving average (EMA) of the weights, which is then measured, saved and exported."""
     grad_clip: float | None = 1.0
     """Largest L2 norm of the gradient; larger gradients are scaled down to it. None means no bound."""
     deterministic: bool | None = None

@@ -8,7 +8,7 @@ from typing import Any
 from gptlab.amounts import duration
 from gptlab.machine.world import World
 from gptlab.runs.metrics import MetricsLog, read_rows
-from gptlab.train.console import Record
+from gptlab.train.step_reporter import StepReporter
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class Evaluation:
 
 
 def evaluate(
-    evaluations: Sequence[Evaluation], *, step: int, tokens: int, record: Record, world: World
+    evaluations: Sequence[Evaluation], *, step: int, tokens: int, reporter: StepReporter, world: World
 ) -> float | None:
     """Run the evaluations that have no rows for this step yet.
 
     Returns:
         The validation loss if it is a finite number, in the first process; None in the others.
     """
-    log = record.log
+    log = reporter.log
     measured = [(row["kind"], row.get("task", row["kind"])) for row in _rows(log, step)] if world.main else []
     known = world.from_main(measured)
     for evaluation in evaluations:
@@ -48,10 +48,10 @@ def evaluate(
         if world.main:
             for row in rows:
                 log.write(evaluation.kind, step=step, tokens=tokens, **row)
-                record.say(f"step {step} | {evaluation.say(row)}")
+                reporter.say(f"step {step} | {evaluation.say(row)}")
             if time.monotonic() - began > 60:
                 took = duration(time.monotonic() - began)
-                record.say(f"step {step} | {evaluation.name} took {took}")
+                reporter.say(f"step {step} | {evaluation.name} took {took}")
     if not world.main:
         return None
     log.sync()

@@ -1,4 +1,4 @@
-"""Parameters one behind the other in one buffer, of which every process updates an equal stretch.
+"""A buffer that holds parameters one behind the other, of which every process updates an equal stretch.
 
 After an update each sends its own to the others.
 """
@@ -13,20 +13,20 @@ from torch import Tensor
 from gptlab.machine.world import World
 from gptlab.runs.scattered import Span
 
-# Numbers. A kernel treats the last few of a tensor differently, and rounds them differently; a parameter that is cut
+# Elements. A kernel treats the last few of a tensor differently, and rounds them differently; a parameter that is cut
 # only at multiples of this many ends where it ended before.
 ALIGNED = 64
 
 
 @dataclass(frozen=True)
 class FlatLayout:
-    """Where each parameter starts in the buffer, and the length of a process's stretch, in numbers."""
+    """Where each parameter starts in the buffer, and the length of a process's stretch, in elements."""
 
     starts: Mapping[str, int]
     stretch: int
 
 
-def cut(parameters: Mapping[str, Tensor], processes: int) -> FlatLayout:
+def contiguous_layout(parameters: Mapping[str, Tensor], processes: int) -> FlatLayout:
     """Lay parameters out in order, so that a stretch may begin and end within one."""
     starts: dict[str, int] = {}
     end = 0
@@ -36,8 +36,8 @@ def cut(parameters: Mapping[str, Tensor], processes: int) -> FlatLayout:
     return FlatLayout(starts, _aligned(-(-end // processes)))
 
 
-def deal(matrices: Mapping[str, Tensor], processes: int) -> dict[str, int]:
-    """Deal whole matrices, the costliest to orthogonalise first, each to the process that has the least to do."""
+def assign_owners(matrices: Mapping[str, Tensor], processes: int) -> dict[str, int]:
+    """Assign whole matrices, the costliest to orthogonalise first, each to the process that has the least to do."""
     costs, owners = [0] * processes, dict[str, int]()
     for name, matrix in sorted(matrices.items(), key=lambda item: -item[1].numel() * min(item[1].shape)):
         owners[name] = costs.index(min(costs))
@@ -45,16 +45,16 @@ def deal(matrices: Mapping[str, Tensor], processes: int) -> dict[str, int]:
     return owners
 
 
-def dealt(matrices: Mapping[str, Tensor], processes: int) -> FlatLayout:
-    """Lay whole matrices out, those of each process in its stretch."""
-    ends, starts, owners = [0] * processes, dict[str, int](), deal(matrices, processes)
+def per_owner_layout(matrices: Mapping[str, Tensor], processes: int) -> FlatLayout:
+    """Lay whole matrices out, those of each owner in its stretch."""
+    ends, starts, owners = [0] * processes, dict[str, int](), assign_owners(matrices, processes)
     for name, rank in owners.items():
         starts[name] = ends[rank]
         ends[rank] += _aligned(matrices[name].numel())
     return FlatLayout({name: owners[name] * max(ends) + start for name, start in starts.items()}, max(ends))
 
 
-class Flat:
+class FlatBuffer:
     """A buffer that holds parameters from now on.
 
     Args:
@@ -73,7 +73,7 @@ class Flat:
             place.copy_(parameter.detach())
             parameter.data = place
         self.spans = {name: self._spans(name) for name in parameters}
-        """Which process updates which numbers of a parameter."""
+        """Which process updates which elements of a parameter."""
         own = {name: span for name, spans in self.spans.items() for span in spans if span.rank == world.rank}
         self.parts = {name: self._part(parameters[name].detach(), span) for name, span in own.items()}
         """What this process updates: whole parameters as they are, and flat parts of others."""

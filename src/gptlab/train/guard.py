@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from gptlab.parsing import typed
-from gptlab.train.gradient import Gradient
+from gptlab.train.step_stats import StepStats
 
 ROLLBACKS = 3  # more would hide the cause
 WINDOW = 128  # earlier losses that a new one is compared with
@@ -37,7 +37,7 @@ class GuardConfig:
 
 
 @dataclass
-class Seen:
+class GuardState:
     """What a guard has seen, as every checkpoint holds it."""
 
     bad: int
@@ -52,7 +52,7 @@ class Seen:
     """Those of the last good steps, WINDOW at most."""
 
 
-class Guard(Seen):
+class Guard:
     """The losses of a run so far, and its bad steps.
 
     A false alarm needs `patience` losses in a row above all in the window. Among 148 losses that vary at random, the
@@ -60,53 +60,53 @@ class Guard(Seen):
     """
 
     def __init__(self, config: GuardConfig) -> None:
-        super().__init__(bad=0, since=(0, 0), skipped=0, rollbacks=0, losses=[])
         self.config = config
+        self.seen = GuardState(bad=0, since=(0, 0), skipped=0, rollbacks=0, losses=[])
 
-    def judge(self, gradient: Gradient, *, step: int, sample: int) -> str | None:
+    def judge(self, stats: StepStats, *, step: int, sample: int) -> str | None:
         """Judge a step, and return what is wrong with it; None if it is good.
 
         `step` and `sample` count those before it.
         """
-        self.skipped += not gradient.finite
-        if gradient.overflow:
+        self.seen.skipped += not stats.finite
+        if stats.overflow:
             # Expected while the loss scaler searches: it halves the scale and the next step tries again.
             return "the gradient overflows float16; the loss scale is halved"
-        if not gradient.finite:
+        if not stats.finite:
             complaint = "the loss or gradient is not finite"
-        elif gradient.loss > self._bound():
+        elif stats.loss > self._bound():
             complaint = (
-                f"loss {gradient.loss:.4f} is far above the {statistics.median(self.losses):.4f} before"
+                f"loss {stats.loss:.4f} is far above the {statistics.median(self.seen.losses):.4f} before"
             )
         else:
-            self.losses = [*self.losses, gradient.loss][-WINDOW:]
-            self.bad = 0
+            self.seen.losses = [*self.seen.losses, stats.loss][-WINDOW:]
+            self.seen.bad = 0
             return None
-        if not self.bad:
-            self.since = step, sample
-        self.bad += 1
+        if not self.seen.bad:
+            self.seen.since = step, sample
+        self.seen.bad += 1
         return complaint
 
     def _bound(self) -> float:
-        if self.config.spike is None or len(self.losses) < WINDOW:
+        if self.config.spike is None or len(self.seen.losses) < WINDOW:
             return float("inf")
-        middle = statistics.median(self.losses)
-        spread = DEVIATION * statistics.median(abs(loss - middle) for loss in self.losses)
+        middle = statistics.median(self.seen.losses)
+        spread = DEVIATION * statistics.median(abs(loss - middle) for loss in self.seen.losses)
         return middle + max(self.config.spike * spread, SPIKE_NATS)
 
     @property
     def exhausted(self) -> bool:
         """Whether the run should go back to a checkpoint."""
-        return self.bad >= self.config.patience
+        return self.seen.bad >= self.config.patience
 
     @property
-    def good(self) -> int | None:
-        """The latest step whose checkpoint the run may have to go back to; None while all is well."""
-        return max(0, self.since[0] - self.config.patience) if self.bad else None
+    def rollback_limit(self) -> int | None:
+        """The latest step whose checkpoint the run would go back to; None while all is well."""
+        return max(0, self.seen.since[0] - self.config.patience) if self.seen.bad else None
 
     def state(self) -> dict[str, Any]:
         """Return the guard's state as JSON."""
-        return asdict(self)
+        return asdict(self.seen)
 
     def restore(self, state: dict[str, Any]) -> None:
         """Restore what `state` returned.
@@ -114,4 +114,4 @@ class Guard(Seen):
         Raises:
             ValueError: the state is not a guard's.
         """
-        vars(self).update(vars(typed(Seen, state)))
+        self.seen = typed(GuardState, state)

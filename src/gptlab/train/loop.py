@@ -16,7 +16,6 @@ from gptlab.runs.folder import BEST
 from gptlab.runs.metrics import MetricsLog
 from gptlab.train import skip
 from gptlab.train.config import TrainConfig
-from gptlab.train.console import Record, Work
 from gptlab.train.evaluation import Evaluation, evaluate
 from gptlab.train.guard import ROLLBACKS
 from gptlab.train.interrupt import Interrupt
@@ -24,6 +23,7 @@ from gptlab.train.optim import set_rate
 from gptlab.train.saver import Saver
 from gptlab.train.state import State
 from gptlab.train.step import Updater
+from gptlab.train.step_reporter import StepReporter, Work
 
 
 @dataclass
@@ -82,13 +82,13 @@ class Trainer:
         Raises:
             CheckpointError: there is none, or it belongs to another model, tokenizer or data.
         """
-        found = self.world.from_main(checkpoint.chosen(path, print) if self.world.main else None)
+        found = self.world.from_main(checkpoint.newest_or_at(path, print) if self.world.main else None)
         assert found is not None
         self.state.check(found)
         self.state.restore(found)
         self.state.best = None
         self.budget.start(self.state.step)
-        if self.budget.over(self.state.step):
+        if self.budget.finished(self.state.step):
             raise TrainError(
                 f"train.steps = {self.config.steps}: {found.folder} is already at step {self.state.step}; "
                 "steps count from the start of that run"
@@ -98,7 +98,7 @@ class Trainer:
         """Continue from one of the run's own checkpoints, and set aside all later ones."""
         at = self.state
         at.restore(found)
-        self.updater.slices.ahead.forget()
+        self.updater.micro_batches.ahead.forget()
         self.saver.saved = at.step
         if at.best is not None and not checkpoint.folder_of(self.saver.run, at.best["step"]).is_dir():
             at.best = None  # a later one was better, but it is gone too
@@ -112,79 +112,81 @@ class Trainer:
             TrainError: rollbacks do not help, memory is too small, or the last checkpoint cannot be written.
         """
         steps = self.budget.plan.steps if self.budget.plan is not None else None
-        record = Record(log, self.world, self.work, steps=steps, step=self.state.step)
-        self.updater.prepare(record.say)
-        with self.saver, self.updater.slices.ahead:
-            return self._fit(record)
+        reporter = StepReporter(log, self.world, self.work, steps=steps, step=self.state.step)
+        self.updater.prepare(reporter.say)
+        with self.saver, self.updater.micro_batches.ahead:
+            return self._fit(reporter)
 
-    def _fit(self, record: Record) -> Literal["finished", "interrupted"]:
+    def _fit(self, reporter: StepReporter) -> Literal["finished", "interrupted"]:
         at = self.state
         stop = False
         while True:
-            done = self.budget.over(at.step)
+            done = self.budget.finished(at.step)
             due = done or at.step % self.evaluate_every == 0
             if self._save_is_due(due):
-                self._save(record)
+                self._save(reporter)
             if due and not stop:
-                self._evaluate(record)
+                self._evaluate(reporter)
                 stop = self._stop()
             if done or stop:
-                self._save_at_last(record)
+                self._save_at_last(reporter)
             if stop:
                 reason = self.interrupt.reason or "another process was asked to stop"
-                record.event("signal", at.step, reason=reason)
+                reporter.event("signal", at.step, reason=reason)
                 return "interrupted"
             if done:
                 return "finished"
-            if self.budget.may_change(at.step, evaluated=due):
-                self._plan(record)
+            if self.budget.may_replan(at.step, evaluated=due):
+                self._plan(reporter)
 
             began = time.monotonic()
             fraction = self.rate(at.step, self.budget.progress(at.step))
             lr = set_rate(at.optimizer, fraction)
-            gradient = self.updater.gradient(at.sample, self._stop)
-            if gradient is None:
+            stats = self.updater.compute_gradient(at.sample, self._stop)
+            if stats is None:
                 stop = True
                 continue
-            self.updater.update(gradient)
-            complaint = at.guard.judge(gradient, step=at.step, sample=at.sample)
+            self.updater.update(stats)
+            complaint = at.guard.judge(stats, step=at.step, sample=at.sample)
             at.step += 1
             at.tokens += self.config.batch_tokens
             step_s = time.monotonic() - began
             self.budget.note_step(step_s)
-            record.step(at.step, at.tokens, gradient, lr=lr, step_s=step_s)
+            reporter.step(at.step, at.tokens, stats, lr=lr, step_s=step_s)
             if self.after_step is not None:
                 self.after_step()
                 self.after_step = None
-            self._watch_saver(record)
+            self._watch_saver(reporter)
             if complaint is not None:
-                samples = self._numbers(at.sample - self.config.batch_tokens // self.state.context)
-                record.event("skip", at.step, reason=complaint, samples=samples, skipped=at.guard.skipped)
+                samples = self._indices(at.sample - self.config.batch_tokens // self.state.context)
+                reporter.event(
+                    "skip", at.step, reason=complaint, samples=samples, skipped=at.guard.seen.skipped
+                )
             if at.guard.exhausted:
-                self._go_back(record, f"{complaint}, {at.guard.bad} times in a row")
+                self._go_back(reporter, f"{complaint}, {at.guard.seen.bad} times in a row")
 
-    def _plan(self, record: Record) -> None:
+    def _plan(self, reporter: StepReporter) -> None:
         """Plan again if the time requires it, by the first process's clock.
 
         Raises:
             TrainError: the time is too short.
         """
         step, budget = self.state.step, self.budget
-        plan = self.world.from_main(budget.forecast(step, save_s=self.saver.seconds))
+        plan = self.world.from_main(budget.new_plan(step, save_s=self.saver.seconds))
         if plan is None:
             return
         budget.follow(plan)
-        record.plan(step, plan.steps, budget.used_s)
+        reporter.plan(step, plan.steps, budget.used_s)
 
     def _stop(self) -> bool:
         return self.world.count(self.interrupt.wanted())[0] > 0
 
-    def _numbers(self, first: int) -> skip.Range:
-        """Return the numbers of the first and last sample consumed after `first` others."""
+    def _indices(self, first: int) -> skip.Range:
+        """Return the indices of the first and last sample consumed after `first` others."""
         before = self.state.batches.skip
-        return skip.number(first, before), skip.number(self.state.sample - 1, before)
+        return skip.index_of(first, before), skip.index_of(self.state.sample - 1, before)
 
-    def _go_back(self, record: Record, complaint: str) -> None:
+    def _go_back(self, reporter: StepReporter, complaint: str) -> None:
         """Return to a checkpoint from before the trouble, and skip the samples around it.
 
         Raises:
@@ -192,15 +194,15 @@ class Trainer:
         """
         at, guard = self.state, self.state.guard
         self.saver.wait()
-        step, sample = guard.since
+        step, sample = guard.seen.since
         found = None
-        if guard.rollbacks < ROLLBACKS:
+        if guard.seen.rollbacks < ROLLBACKS:
             # Preferably one from well before the trouble, as its cause may lie earlier.
-            found = self._find(guard.good) or self._find(step)
+            found = self._find(guard.rollback_limit) or self._find(step)
         if found is None:
             tried = (
-                f"after {guard.rollbacks} rollbacks"
-                if guard.rollbacks
+                f"after {guard.seen.rollbacks} rollbacks"
+                if guard.seen.rollbacks
                 else "with no checkpoint to go back to"
             )
             raise TrainError(
@@ -208,24 +210,26 @@ class Trainer:
                 "--optim.lr, or with --train.dtype bfloat16"
             )
         before = guard.config.patience * self.config.batch_tokens // self.state.context
-        samples = self._numbers(max(sample - before, found.state["sample"]))
+        samples = self._indices(max(sample - before, found.state["sample"]))
         ranges = skip.joined([*at.batches.skip, samples])
-        left, skipped, rollbacks = at.step, guard.skipped, guard.rollbacks + 1
+        left, skipped, rollbacks = at.step, guard.seen.skipped, guard.seen.rollbacks + 1
         self._restore(found)
-        at.batches.skip, guard.skipped, guard.rollbacks = ranges, skipped, rollbacks
-        record.event("rollback", at.step, reason=complaint, left=left, samples=samples)
-        record.say(
+        at.batches.skip, guard.seen.skipped, guard.seen.rollbacks = ranges, skipped, rollbacks
+        reporter.event("rollback", at.step, reason=complaint, left=left, samples=samples)
+        reporter.say(
             f"step {left}: {complaint}; back to step {at.step}, skipping samples {samples[0]} to {samples[1]}"
         )
 
-    def _evaluate(self, record: Record) -> None:
+    def _evaluate(self, reporter: StepReporter) -> None:
         """Run the evaluations, and point RUN/best at a new best checkpoint."""
         at = self.state
         at.model.eval()
         began = time.monotonic()
         with at.measured():
-            loss = evaluate(self.evaluations, step=at.step, tokens=at.tokens, record=record, world=self.world)
-        if at.step == 0 or at.step > record.first:  # else most rows were on record and took no time
+            loss = evaluate(
+                self.evaluations, step=at.step, tokens=at.tokens, reporter=reporter, world=self.world
+            )
+        if at.step == 0 or at.step > reporter.first:  # else most rows were on record and took no time
             self.budget.note_evaluation(time.monotonic() - began)
         if not at.step or loss is None or (at.best is not None and loss >= at.best["loss"]):
             return
@@ -253,24 +257,24 @@ class Trainer:
         """Whether this process takes part in a save."""
         return self.world.main or self.saver.link is not None
 
-    def _save(self, record: Record) -> None:
+    def _save(self, reporter: StepReporter) -> None:
         """Begin to save, unless this step is saved already."""
         at = self.state
         if not self._saves:
             return
         self.saver.wait()
-        self._watch_saver(record)
+        self._watch_saver(reporter)
         if self.saver.saved == at.step:
             return
-        record.log.sync()  # what a checkpoint takes for granted must not be lost in a power cut
+        reporter.log.sync()  # what a checkpoint takes for granted must not be lost in a power cut
         self.saver.start(
-            {**at.facts(), "micro_batch": self.updater.slices.rows},
+            {**at.facts(), "micro_batch": self.updater.micro_batches.sequences},
             **at.tensors(),
-            good=at.guard.good,
+            rollback_limit=at.guard.rollback_limit,
         )
         self._saved_time = time.monotonic()
 
-    def _save_at_last(self, record: Record) -> None:
+    def _save_at_last(self, reporter: StepReporter) -> None:
         """Save, and wait until the checkpoint is written.
 
         Raises:
@@ -278,9 +282,9 @@ class Trainer:
         """
         if not self._saves:
             return
-        self._save(record)
+        self._save(reporter)
         self.saver.wait()
-        failure = self._watch_saver(record)
+        failure = self._watch_saver(reporter)
         if not self.world.main:
             return
         if self.saver.saved != self.state.step:
@@ -288,16 +292,16 @@ class Trainer:
                 f"{failure}; the newest whole checkpoint is that of step {self.saver.saved}. Fix the disk and run the "
                 "same command again to continue from there"
             )
-        self.saver.prune(self.state.guard.good)
+        self.saver.prune(self.state.guard.rollback_limit)
 
-    def _watch_saver(self, record: Record) -> str | None:
+    def _watch_saver(self, reporter: StepReporter) -> str | None:
         """Record a failed save, and reserve as much time for the last save as the slowest one took."""
         self.interrupt.reserve_s = self.saver.seconds
         failure = self.saver.failure()
         if failure is None:
             return None
         step, reason = failure
-        record.event("save_failed", step, reason=reason)
+        reporter.event("save_failed", step, reason=reason)
         text = f"the checkpoint of step {step} could not be saved ({reason})"
-        record.say(f"warning: {text}; training continues and tries again when the next one is due")
+        reporter.say(f"warning: {text}; training continues and tries again when the next one is due")
         return text

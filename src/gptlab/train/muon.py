@@ -15,14 +15,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gptlab.machine.device import product_type, supported_dtype
+from gptlab.machine.device import operand_dtype, supported_dtype
 from gptlab.model.attention import Attention
 from gptlab.model.roles import role
-from gptlab.train.adamw import Parts
+from gptlab.train.parallel import Parts
 
 # Jordan et al.'s: singular values from 0.003 to 1 of the scaled matrix end between 0.68 and 1.14, in five rounds.
 COEFFICIENTS = ((3.4445, -4.7750, 2.0315),) * 5
-MOST_NUMBERS = 2**26  # of matrices that are worked on together, which bounds their copies' memory
+MOST_ELEMENTS = 2**26  # of matrices that are worked on together, which bounds their copies' memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class MuonConfig:
 
 def muon(model: nn.Module, parts: Parts, config: MuonConfig) -> torch.optim.Optimizer:
     """Build Muon over parts of a model's parameters; those of matrices are whole."""
-    rates = {"matrix": config.lr, "table": config.embedding_lr, "head": config.head_lr}
+    rates = {"matrix": config.lr, "embedding": config.embedding_lr, "head": config.head_lr}
     groups: dict[str, dict[str, Any]] = {}
     for name, _ in model.named_parameters():
         kind, decayed = role(name).kind, role(name).decayed
@@ -123,7 +123,7 @@ class Muon(torch.optim.Optimizer):
             for weight, mean in zip(parameter.split(rows), self._mean(parameter).split(rows), strict=True):
                 alike[weight.shape].append((weight, mean))
         for shape, pairs in alike.items():
-            most = max(1, MOST_NUMBERS // shape.numel())
+            most = max(1, MOST_ELEMENTS // shape.numel())
             for first in range(0, len(pairs), most):
                 yield pairs[first : first + most]
 
@@ -164,7 +164,7 @@ def orthogonalised(matrices_NRC: Float[Tensor, "N R C"]) -> Float[Tensor, "N R C
     device = matrices_NRC.device
     fast = device.type == "cuda" and supported_dtype(device) == "bfloat16"
     tall = matrices_NRC.shape[-2] > matrices_NRC.shape[-1]
-    x = (matrices_NRC.mT if tall else matrices_NRC).to(product_type("bfloat16" if fast else "float32"))
+    x = (matrices_NRC.mT if tall else matrices_NRC).to(operand_dtype("bfloat16" if fast else "float32"))
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)  # no singular value is above one now
     for a, b, c in COEFFICIENTS:
         square = x @ x.mT

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from gptlab.model.gpt import GPT, plain, recomputed
+from gptlab.model.gpt import GPT, recomputed, run_block
 from gptlab.model.loss import next_token_loss
 
 Compiled = Literal["nothing", "parts", "whole"]
@@ -21,7 +21,7 @@ class Objective(nn.Module):
     def __init__(self, model: GPT, *, recompute: bool = False) -> None:
         super().__init__()
         self.model = model
-        self._block = recomputed if recompute else plain
+        self._block = recomputed if recompute else run_block
         self.compile_as("nothing")
 
     def compile_as(self, what: Compiled) -> None:
@@ -42,5 +42,5 @@ class Objective(nn.Module):
 
     def _nats(self, ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
         cap = self.model.config.logit_soft_cap
-        x_BTD = self.model.hidden(ids_BT, run=self._run)
+        x_BTD = self.model.hidden_states(ids_BT, run=self._run)
         return self._loss(x_BTD, self.model.head_weight_VD, targets_BT, logit_soft_cap=cap)

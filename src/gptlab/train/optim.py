@@ -12,37 +12,39 @@ from torch import Tensor, nn
 from gptlab.errors import CheckpointError
 from gptlab.model.roles import KindName, role
 from gptlab.runs.tensor_file import Stored
-from gptlab.train.adamw import AdamWConfig, Parts, adamw
+from gptlab.train.adamw import AdamWConfig, adamw
 from gptlab.train.muon import MuonConfig, muon
-from gptlab.train.parallel import NUMBER_BYTES
+from gptlab.train.parallel import FLOAT32_BYTES, Parts
 
 PEAK = "peak"  # key of a group's peak rate
-MEANS = "means"  # key of how many running means it keeps of each parameter
+MOMENTS = "moments"  # key of how many running means of gradients it keeps of each parameter
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A kind of optimizer: its keys in [optim], and the function that builds it."""
+class OptimizerEntry:
+    """An optimizer: its keys in [optim], and the function that builds it."""
 
     config: type[Any]
-    """A dataclass whose `name` is the kind's, and whose `lr` is the peak rate of the matrices."""
+    """A dataclass whose `name` is the optimizer's, and whose `lr` is the peak rate of the matrices."""
     build: Callable[[nn.Module, Parts, Any], torch.optim.Optimizer]
     """Its groups hold every part once and have their peak as their rate; that of the matrices comes first."""
-    means: Callable[[KindName], int] = lambda kind: 2
+    moments: Callable[[KindName], int] = lambda kind: 2
     """How many tensors of a parameter's size it keeps, by the kind of the parameter's role."""
-    whole: frozenset[KindName] = frozenset()
-    """Kinds of parameters that it can only update whole."""
+    unsplittable: frozenset[KindName] = frozenset()
+    """Kinds of parameters that one process must update whole."""
 
 
 OPTIMIZERS = {
-    "adamw": Kind(AdamWConfig, adamw),
-    "muon": Kind(MuonConfig, muon, lambda kind: 1 if kind == "matrix" else 2, frozenset({"matrix"})),
+    "adamw": OptimizerEntry(AdamWConfig, adamw),
+    "muon": OptimizerEntry(
+        MuonConfig, muon, lambda kind: 1 if kind == "matrix" else 2, frozenset({"matrix"})
+    ),
 }
 
 if TYPE_CHECKING:
     OptimConfig = AdamWConfig | MuonConfig
 else:
-    OptimConfig = reduce(or_, (kind.config for kind in OPTIMIZERS.values()))
+    OptimConfig = reduce(or_, (entry.config for entry in OPTIMIZERS.values()))
 
 
 def build_optimizer(model: nn.Module, config: Any, parts: Parts | None = None) -> torch.optim.Optimizer:
@@ -53,21 +55,21 @@ def build_optimizer(model: nn.Module, config: Any, parts: Parts | None = None) -
         config: the recipe's [optim].
         parts: the part of each parameter that this process updates, by name; None means all of the model's.
     """
-    kind = OPTIMIZERS[config.name]
+    entry = OPTIMIZERS[config.name]
     parts = dict(model.named_parameters()) if parts is None else parts
-    optimizer = kind.build(model, parts, config)
+    optimizer = entry.build(model, parts, config)
     names = {part: name for name, part in parts.items()}
     for group in optimizer.param_groups:
         group[PEAK] = group["lr"]
         # With many processes one may have no part of a group.
-        group[MEANS] = max((kind.means(role(names[part]).kind) for part in group["params"]), default=0)
+        group[MOMENTS] = max((entry.moments(role(names[part]).kind) for part in group["params"]), default=0)
     return optimizer
 
 
 def state_bytes(config: Any, counts: Mapping[KindName, int]) -> int:
     """Return the bytes of the state that an optimizer will keep of a model."""
-    means = OPTIMIZERS[config.name].means
-    return NUMBER_BYTES * sum(means(kind) * count for kind, count in counts.items())
+    moments = OPTIMIZERS[config.name].moments
+    return FLOAT32_BYTES * sum(moments(kind) * count for kind, count in counts.items())
 
 
 def peaks(config: Any) -> dict[str, float]:
@@ -90,8 +92,8 @@ def set_rate(optimizer: torch.optim.Optimizer, fraction: float) -> float:
 def state_bytes_to_come(optimizer: torch.optim.Optimizer) -> int:
     """Return the bytes that the first update will allocate."""
     groups = optimizer.param_groups
-    coming = ((p, group[MEANS]) for group in groups for p in group["params"] if p not in optimizer.state)
-    return sum(means * p.numel() * p.element_size() for p, means in coming)
+    coming = ((p, group[MOMENTS]) for group in groups for p in group["params"] if p not in optimizer.state)
+    return sum(moments * p.numel() * p.element_size() for p, moments in coming)
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer, parts: Parts) -> dict[str, Tensor]:
@@ -119,12 +121,12 @@ def check_optimizer_state(
                 f"optimizer.safetensors holds {key}, which this model lacks; it is another model's checkpoint"
             )
         saved[name][quantity] = tensor
-    means = {part: group[MEANS] for group in optimizer.param_groups for part in group["params"]}
-    kinds: dict[int, dict[str, torch.dtype]] = {}
+    moments = {part: group[MOMENTS] for group in optimizer.param_groups for part in group["params"]}
+    dtypes: dict[int, dict[str, torch.dtype]] = {}
     for name, part in parts.items() if stored else ():
         wide = [tensor.shape for tensor in saved[name].values() if tensor.shape]
         found = {quantity: tensor.dtype for quantity, tensor in saved[name].items()}
-        if found != kinds.setdefault(means[part], found) or wide != [shapes[name]] * means[part]:
+        if found != dtypes.setdefault(moments[part], found) or wide != [shapes[name]] * moments[part]:
             raise CheckpointError(
                 f"optimizer.safetensors does not fit {name}; it is another model's or another optimizer's "
                 "checkpoint: keep optim.name, or take only the weights with --train.init-from"
@@ -135,13 +137,13 @@ def load_optimizer_state(
     optimizer: torch.optim.Optimizer,
     stored: Mapping[str, Stored],
     parts: Parts,
-    cut: Callable[[str, Tensor], Tensor] = lambda name, whole: whole,
+    local_part: Callable[[str, Tensor], Tensor] = lambda name, full: full,
 ) -> None:
-    """Restore saved tensors that fit; `cut` returns this process's part of a tensor of a parameter's shape."""
+    """Restore saved tensors that fit; `local_part` returns this process's part of a full tensor, as Parallel's does."""
     for key, tensor in stored.items():
         name, _, quantity = key.partition("/")
         value = tensor.read()  # by all processes, as the first one may read for all
         part = parts.get(name)
         if part is not None:
-            own = cut(name, value) if value.ndim else value
-            optimizer.state[part][quantity] = own.to(part.device, copy=True)
+            local = local_part(name, value) if value.ndim else value
+            optimizer.state[part][quantity] = local.to(part.device, copy=True)

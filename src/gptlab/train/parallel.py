@@ -1,6 +1,6 @@
-"""How several processes share the memory of a run: the kinds of [train] parallel, one class each.
+"""How several processes split the memory of a run: the kinds of [train] parallel, one class each.
 
-    kind    every process holds                         sends in a step, in numbers a parameter
+    kind    every process holds                         sends in a step, in elements a parameter
     ddp     parameters, gradients, optimizer state      2, the sum of the gradients
     zero1   parameters, gradients, 1/n of the state     3, that sum and the new parameters
     fsdp    1/n of all three                            3 in each pass: parameters twice, gradients once
@@ -23,45 +23,52 @@ from gptlab.machine.world import World
 from gptlab.model.gpt import GPT
 from gptlab.model.roles import KindName, role
 from gptlab.runs.scattered import Link, Scattered, Span
-from gptlab.train import flat
-from gptlab.train.flat import Flat
+from gptlab.train.flat import FlatBuffer, assign_owners, contiguous_layout, per_owner_layout
 from gptlab.train.objective import Objective
 
 ReduceName = Literal["float32", "bfloat16"]
 BUCKET_MB = 25  # of gradients that are summed at once; torch's own choice
-NUMBER_BYTES = 4  # parameters, gradients and the optimizer's running means are float32
+FLOAT32_BYTES = 4  # of each element of parameters, gradients and the optimizer's moments
 
 
-class Alone:
-    """One process, which holds everything."""
+Parts = Mapping[str, Tensor]
+"""What a process updates of each parameter, by the parameter's name."""
 
-    meets_in_passes = False
-    """Whether all processes must make each pass together, so that none can try one by itself."""
+
+class Parallel:
+    """What a process holds of parameters, gradients and optimizer state; everything, unless a kind overrides it."""
+
+    synchronises_every_pass = False
+    """Whether processes communicate in every pass, so that none can try one by itself."""
+    float16_ok = True
+    """Whether all processes find the same loss scale for float16."""
+    sum_unit = f"buckets of {BUCKET_MB} MB"
+    """Gradients that are summed at once."""
 
     def __init__(self, objective: Objective, world: World) -> None:
         self.model, self.world = objective.model, world
         self.shapes = {name: parameter.shape for name, parameter in self.model.named_parameters()}
-        """Of the whole parameters."""
-        self.called: nn.Module = objective
-        """What a pass calls."""
-        self.readable: GPT = self.model
-        """The model as evaluations read it, whole while `measured`."""
-        self.parts: Mapping[str, Tensor] = dict(self.model.named_parameters())
+        """Of the full parameters."""
+        self.forward_module: nn.Module = objective
+        """Computes the loss; where gradients are synchronised, a wrapper of the objective that does so."""
+        self.eval_model: GPT = self.model
+        """The plain model for evaluations; has all parameters only while `gathered`."""
+        self.parts: Parts = dict(self.model.named_parameters())
         """What this process updates of each parameter."""
         self.link: Link | None = None
-        """The way to the first process, which saves; None if that holds everything."""
+        """Connects to the first process, which saves; None if that holds everything."""
 
     @staticmethod
-    def bytes_of(parameters: int, state: int, processes: int) -> int:
+    def memory_bytes(parameters: int, state: int, processes: int) -> int:
         """Return the bytes of parameters, gradients and optimizer state that a process holds; `state` is in bytes."""
-        return 2 * NUMBER_BYTES * parameters + state
+        return 2 * FLOAT32_BYTES * parameters + state
 
     def unsynchronised(self) -> AbstractContextManager[None]:
-        """Return the context of a pass that is not the last of its step."""
+        """Return the context of a pass after which gradients are not synchronised yet."""
         return nullcontext()
 
     def clip(self, bound: float) -> float:
-        """Scale the gradient down to a norm, and return the norm it had."""
+        """Clip the gradient's norm, and return the norm before."""
         return nn.utils.clip_grad_norm_(self.model.parameters(), bound).item()
 
     def update(self, optimizer: torch.optim.Optimizer) -> None:
@@ -69,36 +76,40 @@ class Alone:
         optimizer.step()
 
     @contextmanager
-    def measured(self) -> Generator[None]:
-        """Let `readable` have all parameters for a while."""
+    def gathered(self) -> Generator[None]:
+        """Give `eval_model` all parameters inside this context."""
         yield
 
-    def hold(self, name: str, like: Tensor, whole: Tensor) -> None:
-        """Fill a tensor that is cut up as the parameter is with what this process holds of it."""
-        like.copy_(whole)
+    def copy_local(self, name: str, local: Tensor, full: Tensor) -> None:
+        """Copy this process's part of `full` into `local`, which is sharded like parameter `name`."""
+        local.copy_(full)
 
-    def cut(self, name: str, whole: Tensor) -> Tensor:
-        """Return the part that this process updates of a tensor of a parameter's shape."""
-        return whole
+    def local_part(self, name: str, full: Tensor) -> Tensor:
+        """Return the part of `full`, which has the shape of parameter `name`, that this process updates."""
+        return full
 
-    def to_save(self, name: str, held: Tensor) -> Tensor | Scattered:
-        """Return a tensor that is cut up as the parameter is, for a checkpoint."""
-        return held
+    def to_save(self, name: str, local: Tensor) -> Tensor | Scattered:
+        """Return `local`, which is sharded like parameter `name`, as a checkpoint takes it."""
+        return local
 
     def state_to_save(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor | Scattered]:
-        """Return the optimizer's tensors, `{parameter}/{quantity}`, for a checkpoint."""
+        """Return the optimizer's tensors, `{parameter}/{quantity}`, as a checkpoint takes them."""
         return state
 
 
-class DDP(Alone):
-    """Every process holds everything, and the gradients are summed as the backward pass makes them."""
+class SingleProcess(Parallel):
+    """One process, which holds everything."""
+
+
+class DDP(Parallel):
+    """Every process holds everything; gradients are summed while the backward pass computes them."""
 
     def __init__(
         self,
         objective: Objective,
         world: World,
         reduce: ReduceName = "float32",
-        whole: frozenset[KindName] = frozenset(),
+        unsplittable: frozenset[KindName] = frozenset(),
     ) -> None:
         super().__init__(objective, world)
         with warnings.catch_warnings():
@@ -108,10 +119,10 @@ class DDP(Alone):
             )
         if reduce == "bfloat16":
             self._ddp.register_comm_hook(None, _mean_in_bfloat16)
-        self.called = self._ddp
+        self.forward_module = self._ddp
 
     def unsynchronised(self) -> AbstractContextManager[None]:
-        """Return the context of a pass whose gradients stay in this process."""
+        """Return the context of a pass after which gradients are not synchronised yet."""
         return self._ddp.no_sync()
 
 
@@ -132,36 +143,36 @@ def _mean_in_bfloat16(
     return summed.then(finish)
 
 
-class Scattering(Alone):
-    """Several processes, none of which holds the whole state."""
+class Sharded(Parallel):
+    """Every process holds the optimizer state only of the elements that it updates."""
 
     spans: Mapping[str, Sequence[Span]]
-    """Which process updates which numbers of each parameter."""
+    """Which process updates which elements of each parameter."""
 
-    def cut(self, name: str, whole: Tensor) -> Tensor:
-        """Return the part that this process updates of a tensor of a parameter's shape."""
+    def local_part(self, name: str, full: Tensor) -> Tensor:
+        """Return the part of `full`, which has the shape of parameter `name`, that this process updates."""
         (own,) = self._own(self.spans[name])
-        if own.stop - own.start == whole.numel():
-            return whole
-        return whole.reshape(-1)[own.start : own.stop].view(self.parts[name].shape)
+        if own.stop - own.start == full.numel():
+            return full
+        return full.reshape(-1)[own.start : own.stop].view(self.parts[name].shape)
 
     def state_to_save(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor | Scattered]:
-        """Return the optimizer's tensors, for a checkpoint; all processes call this together."""
-        kinds = {key: value.dtype if value.ndim else value.cpu() for key, value in state.items()}
+        """Return the optimizer's tensors as a checkpoint takes them; all processes call this together."""
+        found = {key: value.dtype if value.ndim else value.cpu() for key, value in state.items()}
         everywhere: dict[str, Any] = {}
-        for theirs in self.world.gather([kinds]):
+        for theirs in self.world.gather([found]):
             everywhere = theirs | everywhere
-        return {key: self._state(key, kind, state.get(key)) for key, kind in everywhere.items()}
+        return {key: self._state(key, entry, state.get(key)) for key, entry in everywhere.items()}
 
-    def _state(self, key: str, kind: torch.dtype | Tensor, own: Tensor | None) -> Tensor | Scattered:
-        """Return a tensor that has a format, or a number that all have."""
-        if isinstance(kind, Tensor):
-            return kind
+    def _state(self, key: str, entry: torch.dtype | Tensor, own: Tensor | None) -> Tensor | Scattered:
+        """Return a tensor of a data type, or a scalar that is the same everywhere."""
+        if isinstance(entry, Tensor):
+            return entry
         name = key.partition("/")[0]
-        return self._scattered(name, self.spans[name], torch.empty(0, dtype=kind) if own is None else own)
+        return self._scattered(name, self.spans[name], torch.empty(0, dtype=entry) if own is None else own)
 
     def _own(self, spans: Sequence[Span]) -> list[Span]:
-        """Return what this process has of some spans: one or none."""
+        """Return this process's among some spans: one or none."""
         return [span for span in spans if span.rank == self.world.rank]
 
     def _scattered(self, name: str, spans: Sequence[Span], own: Tensor) -> Scattered:
@@ -169,29 +180,32 @@ class Scattering(Alone):
         return Scattered(self.shapes[name], spans, own, self.link)
 
 
-class Zero1(Scattering, DDP):
-    """DDP whose optimizer state is shared out; every process updates a stretch of the parameters."""
+class Zero1(Sharded, DDP):
+    """DDP in which every process updates only a stretch of the parameters, and holds the optimizer state of that."""
 
     def __init__(
-        self, objective: Objective, world: World, reduce: ReduceName, whole: frozenset[KindName]
+        self, objective: Objective, world: World, reduce: ReduceName, unsplittable: frozenset[KindName]
     ) -> None:
         parameters = dict(objective.model.named_parameters())
-        matrices = {name: p for name, p in parameters.items() if role(name).kind in whole}
+        matrices = {name: p for name, p in parameters.items() if role(name).kind in unsplittable}
         others = {name: p for name, p in parameters.items() if name not in matrices}
-        layouts = (others, flat.cut(others, world.size)), (matrices, flat.dealt(matrices, world.size))
-        self._flats = [Flat(some, layout, world) for some, layout in layouts if some]
+        layouts = (
+            (others, contiguous_layout(others, world.size)),
+            (matrices, per_owner_layout(matrices, world.size)),
+        )
+        self._flats = [FlatBuffer(some, layout, world) for some, layout in layouts if some]
         super().__init__(objective, world, reduce)
         self.parts = {name: part for one in self._flats for name, part in one.parts.items()}
         self.spans = {name: spans for one in self._flats for name, spans in one.spans.items()}
         self.link = Link(world.rank, dist.new_group(backend="gloo"))
 
     @staticmethod
-    def bytes_of(parameters: int, state: int, processes: int) -> int:
+    def memory_bytes(parameters: int, state: int, processes: int) -> int:
         """Return the bytes of parameters, gradients and optimizer state that a process holds."""
-        return 2 * NUMBER_BYTES * parameters + state // processes
+        return 2 * FLOAT32_BYTES * parameters + state // processes
 
     def update(self, optimizer: torch.optim.Optimizer) -> None:
-        """Update this process's parts, and take over the others'."""
+        """Update this process's parts, and receive the others'."""
         for one in self._flats:
             one.take_gradients()
         optimizer.step()
@@ -201,28 +215,30 @@ class Zero1(Scattering, DDP):
             one.gather()
 
 
-class FSDP(Scattering):
-    """Every process holds some rows of each parameter; blocks are whole only while they compute.
+class FSDP(Sharded):
+    """Every process holds some rows of each parameter; a block's are gathered while it computes.
 
-    A matrix that the optimizer can only update whole is so in one process, for the time of the update: `_rows` are who
-    holds what at rest, `spans` who updates what.
+    A matrix that the optimizer cannot split is gathered in one process for the update: `_rows` says who holds what
+    between updates, `spans` who updates what.
     """
 
-    meets_in_passes = True
+    synchronises_every_pass = True
+    float16_ok = False
+    sum_unit = "each block"
 
     def __init__(
-        self, objective: Objective, world: World, reduce: ReduceName, whole: frozenset[KindName]
+        self, objective: Objective, world: World, reduce: ReduceName, unsplittable: frozenset[KindName]
     ) -> None:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
         super().__init__(objective, world)
-        # A copy that shares no parameter; there is room for them only while something is measured.
+        # A copy that shares no parameter; they take memory only while gathered.
         empty = {
             id(p): nn.Parameter(p.detach().new_empty(0), requires_grad=False) for p in self.model.parameters()
         }
-        self.readable: GPT = copy.deepcopy(self.model, empty).eval()
-        self._readable = dict(self.readable.named_parameters())
+        self.eval_model: GPT = copy.deepcopy(self.model, empty).eval()
+        self._full = dict(self.eval_model.named_parameters())
         mesh = init_device_mesh(world.device.type, (world.size,))
         policy = MixedPrecisionPolicy(reduce_dtype=torch.bfloat16 if reduce == "bfloat16" else None)
         for block in self.model.blocks:
@@ -230,32 +246,32 @@ class FSDP(Scattering):
         fully_shard(objective, mesh=mesh, mp_policy=policy)
 
         self._parameters: dict[str, Any] = dict(self.model.named_parameters())
-        matrices = {name: p for name, p in self._parameters.items() if role(name).kind in whole}
-        self._owners = flat.deal(matrices, world.size)
+        matrices = {name: p for name, p in self._parameters.items() if role(name).kind in unsplittable}
+        self._owners = assign_owners(matrices, world.size)
         self._rows = {name: rows(parameter.shape, world.size) for name, parameter in self._parameters.items()}
         self.spans = self._rows | {
             name: (Span(owner, 0, matrices[name].numel()),) for name, owner in self._owners.items()
         }
-        parts = {name: _local(parameter) for name, parameter in self._parameters.items()}
+        held = {name: _local(parameter) for name, parameter in self._parameters.items()}
         self.parts = {
-            name: self._absent(name) if name in matrices else part
-            for name, part in parts.items()
+            name: self._absent(name) if name in matrices else local
+            for name, local in held.items()
             if self._own(self.spans[name])
         }
         self.link = Link(world.rank, dist.new_group(backend="gloo"))
 
     @staticmethod
-    def bytes_of(parameters: int, state: int, processes: int) -> int:
+    def memory_bytes(parameters: int, state: int, processes: int) -> int:
         """Return the bytes of parameters, gradients and optimizer state that a process holds."""
-        return (2 * NUMBER_BYTES * parameters + state) // processes
+        return (2 * FLOAT32_BYTES * parameters + state) // processes
 
     def clip(self, bound: float) -> float:
-        """Scale the gradient down to a norm, and return the norm it had."""
+        """Clip the gradient's norm, and return the norm before."""
         norm: Any = nn.utils.clip_grad_norm_(self.model.parameters(), bound)
         return norm.full_tensor().item()
 
     def update(self, optimizer: torch.optim.Optimizer) -> None:
-        """Update this process's parts, and hand the rows of whole matrices to those who hold them."""
+        """Update this process's parts; matrices that cannot be split are gathered first and sent back after."""
         for name, parameter in self._parameters.items():
             if name in self._owners:
                 weight, gradient = parameter.detach().full_tensor(), parameter.grad.full_tensor()
@@ -266,9 +282,9 @@ class FSDP(Scattering):
         optimizer.step()
         for name, owner in self._owners.items():
             own = self.parts.get(name)
-            whole = torch.empty(self.shapes[name], device=self.world.device) if own is None else own.data
-            dist.broadcast(whole, owner)
-            self.hold(name, self._parameters[name], whole)
+            full = torch.empty(self.shapes[name], device=self.world.device) if own is None else own.data
+            dist.broadcast(full, owner)
+            self.copy_local(name, self._parameters[name], full)
             if own is not None:
                 own.data, own.grad = self._absent(name), None
         for part in self.parts.values():
@@ -279,35 +295,35 @@ class FSDP(Scattering):
         return torch.empty((), device=self.world.device).expand(self.shapes[name])
 
     @contextmanager
-    def measured(self) -> Generator[None]:
-        """Let `readable` have all parameters for a while; all processes do this together."""
+    def gathered(self) -> Generator[None]:
+        """Give `eval_model` all parameters inside this context; all processes enter it together."""
         try:
             for name, parameter in self._parameters.items():
-                self._readable[name].data = parameter.detach().full_tensor()
+                self._full[name].data = parameter.detach().full_tensor()
             yield
         finally:
-            for parameter in self._readable.values():
+            for parameter in self._full.values():
                 parameter.data = parameter.data.new_empty(0)
 
-    def hold(self, name: str, like: Tensor, whole: Tensor) -> None:
-        """Fill a tensor that is cut up as the parameter is with what this process holds of it."""
+    def copy_local(self, name: str, local: Tensor, full: Tensor) -> None:
+        """Copy this process's part of `full` into `local`, which is sharded like parameter `name`."""
         for span in self._own(self._rows[name]):
-            local = _local(like)
-            local.copy_(whole.reshape(-1)[span.start : span.stop].view(local.shape))
+            rows = _local(local)
+            rows.copy_(full.reshape(-1)[span.start : span.stop].view(rows.shape))
 
-    def to_save(self, name: str, held: Tensor) -> Tensor | Scattered:
-        """Return a tensor that is cut up as the parameter is, for a checkpoint."""
-        return self._scattered(name, self._rows[name], _local(held))
+    def to_save(self, name: str, local: Tensor) -> Tensor | Scattered:
+        """Return `local`, which is sharded like parameter `name`, as a checkpoint takes it."""
+        return self._scattered(name, self._rows[name], _local(local))
 
 
 def _local(tensor: Tensor) -> Tensor:
-    """Return what this process holds of a tensor that torch has sharded."""
+    """Return this process's part of a tensor that torch has sharded."""
     sharded: Any = tensor.detach()
     return sharded.to_local()
 
 
 def rows(shape: torch.Size, processes: int) -> tuple[Span, ...]:
-    """Return which rows of a tensor each process holds, as torch's Shard(0) cuts it."""
+    """Return which rows of a tensor each process holds, as torch's Shard(0) splits it."""
     row = shape[1:].numel()
     chunk = -(-shape[0] // processes)
     edges = [min(shape[0], chunk * rank) * row for rank in range(processes + 1)]

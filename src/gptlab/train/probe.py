@@ -9,20 +9,20 @@ import torch
 from gptlab.errors import TrainError, brief
 from gptlab.machine.memory import free_gpu_bytes, peak_bytes, release
 from gptlab.machine.world import World
-from gptlab.train.micro_batch import estimate, even
+from gptlab.train.micro_batch_size import estimate, even
+from gptlab.train.micro_batches import MicroBatches
 from gptlab.train.objective import Objective
-from gptlab.train.slices import Slices
 
 
 class Probe:
-    """Makes trial passes, and adjusts the rows of a pass and the compiler to their outcome.
+    """Makes trial passes, and adjusts the micro-batch and the compiler to their outcome.
 
     Args:
         attempt: makes a pass over a number of sequences.
         objective: what is compiled.
-        slices: whose rows may be reduced.
+        micro_batches: whose size may be reduced.
         world: the processes, which all do the same.
-        auto: whether to search for the number of rows; otherwise it is fixed.
+        auto: whether to search for the micro-batch; otherwise it is fixed.
         coming: returns how many bytes the next update will allocate.
         named: the context that turns running out of memory into a TrainError.
     """
@@ -31,19 +31,25 @@ class Probe:
         self,
         attempt: Callable[[int], None],
         objective: Objective,
-        slices: Slices,
+        micro_batches: MicroBatches,
         world: World,
         *,
         auto: bool,
         coming: Callable[[], int],
         named: Callable[[], AbstractContextManager[None]],
     ) -> None:
-        self._attempt, self._objective, self._slices, self._world = attempt, objective, slices, world
+        self._attempt, self._objective, self._micro_batches, self._world = (
+            attempt,
+            objective,
+            micro_batches,
+            world,
+        )
         self._auto, self._coming, self._named, self._settled = auto, coming, named, not auto
 
-    def settle(self, rows: int) -> None:
-        """Use the rows found earlier, so that a resumed run computes the same."""
-        self._slices.rows, self._settled = max(1, min(self._slices.largest_share, rows)), True
+    def settle(self, sequences: int) -> None:
+        """Use the micro-batch found earlier, so that a resumed run computes the same."""
+        self._micro_batches.sequences = max(1, min(self._micro_batches.largest_share, sequences))
+        self._settled = True
 
     def run(self, say: Callable[[str], None]) -> None:
         """Find settings that work, the same in all processes.
@@ -61,14 +67,14 @@ class Probe:
         if 0 < self._world.count(self._objective.compiled_as != "nothing")[0] < self._world.size:
             self._objective.compile_as("nothing")
             self._find(say)
-        self._slices.rows = min(self._world.gather([self._slices.rows]))
+        self._micro_batches.sequences = min(self._world.gather([self._micro_batches.sequences]))
 
     def _find(self, say: Callable[[str], None]) -> None:
-        slices, device = self._slices, self._world.device
+        batches, device = self._micro_batches, self._world.device
         coming = self._coming() if device.type != "cpu" else 0
         if device.type == "cuda" and not self._settled:
-            most, fits = slices.rows, even(slices.largest_share, self._estimate(coming))
-            slices.rows = min(most, fits)
+            most, fits = batches.sequences, even(batches.largest_share, self._estimate(coming))
+            batches.sequences = min(most, fits)
             if fits < most:
                 say(f"memory holds {fits} sequences at once, estimated from a pass over a few")
         with self._named():
@@ -78,17 +84,17 @@ class Probe:
                 say(f"torch.compile fails here ({failure}); training continues without it, but slower")
                 self._objective.compile_as("nothing")
                 continue
-            if not self._auto or slices.rows == 1:
+            if not self._auto or batches.sequences == 1:
                 raise failure
-            size, slices.rows = slices.rows, even(slices.largest_share, slices.rows // 2)
-            say(f"out of memory with {size} sequences at once: micro_batch is now {slices.rows}")
+            size, batches.sequences = batches.sequences, even(batches.largest_share, batches.sequences // 2)
+            say(f"out of memory with {size} sequences at once: micro_batch is now {batches.sequences}")
         del reserve
 
     def _failure(self) -> TrainError | str | None:
         """Try a pass; return a TrainError if memory ran out, the compiler's message if that failed, else None."""
         compiled = self._objective.compiled_as != "nothing"
         try:
-            self._attempt(self._slices.rows)
+            self._attempt(self._micro_batches.sequences)
             return None
         except TrainError as error:
             # A copy, as the original keeps the tensors alive that did not fit.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
-Request = tuple[int, int]  # the first sample's number, and how many
+SampleRange = tuple[int, int]  # how many samples come before it, and how many it has
 T = TypeVar("T")
 
 
@@ -25,13 +25,13 @@ class ReadAhead(Generic[T]):
     def __init__(
         self,
         read: Callable[[int, int], T],
-        following: Callable[[Request], Iterator[Request]],
+        following: Callable[[SampleRange], Iterator[SampleRange]],
         depth: int,
     ) -> None:
         self._read, self._following, self._depth = read, following, depth
         self._thread = ThreadPoolExecutor(1, "read-ahead")
-        self._coming: deque[tuple[Request, Future[T]]] = deque()
-        self._next: Iterator[Request] = iter(())
+        self._coming: deque[tuple[SampleRange, Future[T]]] = deque()
+        self._next: Iterator[SampleRange] = iter(())
         self.waited_s = 0.0
         """How long answers have been waited for."""
 
@@ -45,10 +45,10 @@ class ReadAhead(Generic[T]):
         """Return `read(first, count)`, at once if it was predicted."""
         if not self._coming or self._coming[0][0] != (first, count):
             self.forget()
-            self._order((first, count))
+            self._submit((first, count))
             self._next = self._following((first, count))
         while len(self._coming) <= self._depth and (request := next(self._next, None)) is not None:
-            self._order(request)
+            self._submit(request)
         began = time.perf_counter()
         answer = self._coming.popleft()[1].result()
         self.waited_s += time.perf_counter() - began
@@ -61,5 +61,5 @@ class ReadAhead(Generic[T]):
         self._coming.clear()
         self._next = iter(())
 
-    def _order(self, request: Request) -> None:
+    def _submit(self, request: SampleRange) -> None:
         self._coming.append((request, self._thread.submit(self._read, *request)))

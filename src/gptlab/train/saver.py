@@ -62,18 +62,20 @@ class Saver:
         *,
         model: Tensors,
         optimizer: Tensors,
-        good: int | None = None,
+        rollback_limit: int | None = None,
     ) -> None:
         """Copy the state and save it in the background, once the previous save is done.
 
         With a link all processes do this together, and each copies what it holds. The newest checkpoint up to step
-        `good` is kept.
+        `rollback_limit` is kept.
         """
         self.wait()
         began = time.monotonic()
         parts = {"model": self._copy("model", model), "optimizer": self._copy("optimizer", optimizer)}
         # A daemon, as a second SIGINT must not wait for it; half a checkpoint does not count anyway.
-        self._thread = threading.Thread(target=self._save, args=(state, parts, good, began), daemon=True)
+        self._thread = threading.Thread(
+            target=self._save, args=(state, parts, rollback_limit, began), daemon=True
+        )
         self._thread.start()
 
     def wait(self) -> None:
@@ -87,9 +89,9 @@ class Saver:
         failure, self._failure = self._failure, None
         return failure
 
-    def prune(self, good: int | None = None) -> None:
+    def prune(self, rollback_limit: int | None = None) -> None:
         """Delete the checkpoints that need not be kept."""
-        checkpoint.prune(self.run, self._keep, every=self._keep_every, before=good)
+        checkpoint.prune(self.run, self._keep, every=self._keep_every, rollback_limit=rollback_limit)
 
     def _copy(self, part: str, tensors: Tensors) -> dict[str, Tensor | Scattered]:
         """Copy what this process writes or sends into buffers that the next save reuses."""
@@ -116,14 +118,14 @@ class Saver:
         self,
         state: Mapping[str, Any],
         parts: Mapping[str, Tensors],
-        good: int | None,
+        rollback_limit: int | None,
         began: float,
     ) -> None:
         try:
             if self._written(state, parts):
                 self.saved = state["step"]
             if self._writes:
-                self.prune(good)
+                self.prune(rollback_limit)
         except Exception as error:  # whatever it is, training must continue
             self._failure = state["step"], _reason(error)
         self.seconds = max(self.seconds, time.monotonic() - began)
@@ -144,14 +146,14 @@ class Saver:
         if not link.main:
             for tensor in scattered:
                 deque(tensor.stream(), maxlen=0)
-            return link.tell(False)
+            return link.broadcast_outcome(None)
         written = False
         try:
             checkpoint.save(self.run, state, **parts, files=self._files)
             written = True
         finally:
             link.drain(scattered)
-            link.tell(written)
+            link.broadcast_outcome(written)
         return True
 
 

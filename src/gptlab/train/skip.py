@@ -1,7 +1,7 @@
 """Samples that a run skips; with this list, the order of the data is still a pure function.
 
-A sample has a count, its place among those that the run consumes, and a number, its place in the batches. Without a
-skip list both are the same; the numbers in the list are never counted.
+A sample's *count* says how many this run consumed before it; its *index* is its place in the data order. They differ
+once samples have been skipped.
 """
 
 from collections.abc import Iterable, Iterator
@@ -9,14 +9,14 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from gptlab.data.mixture import Order
+from gptlab.data.mixture import Batches
 
 Range = tuple[int, int]
-"""The first and the last number of samples to skip."""
+"""The first and the last index of samples to skip."""
 
 
-def number(count: int, skip: Iterable[Range]) -> int:
-    """Return the number of the sample consumed after `count` others; `skip` must be sorted."""
+def index_of(count: int, skip: Iterable[Range]) -> int:
+    """Return the index of the sample consumed after `count` others; `skip` must be sorted."""
     for first, last in skip:
         if count < first:
             break
@@ -25,9 +25,9 @@ def number(count: int, skip: Iterable[Range]) -> int:
 
 
 def stretches(first: int, count: int, skip: list[Range]) -> Iterator[Range]:
-    """Yield the samples consumed after `first` others, as pairs of first number and length."""
+    """Yield the samples consumed after `first` others, as pairs of first index and length."""
     while count:
-        start = number(first, skip)
+        start = index_of(first, skip)
         length = min((begin - start for begin, _ in skip if begin > start), default=count)
         yield start, min(length, count)
         first, count = first + min(length, count), count - min(length, count)
@@ -44,10 +44,10 @@ def joined(ranges: Iterable[Range]) -> list[Range]:
     return result
 
 
-class Skipping:
+class BatchesWithSkips:
     """Batches without the samples of a skip list."""
 
-    def __init__(self, batches: Order) -> None:
+    def __init__(self, batches: Batches) -> None:
         self.skip: list[Range] = []
         self._batches = batches
 

@@ -16,12 +16,12 @@ from gptlab.parsing import typed
 from gptlab.runs.checkpoint import Checkpoint
 from gptlab.runs.scattered import Scattered
 from gptlab.runs.tensor_file import Stored, read_by_main
-from gptlab.train.average import TRAINED, Average, trained
 from gptlab.train.budget import Budget
+from gptlab.train.ema import EMA, TRAINED, trained
 from gptlab.train.guard import Guard
 from gptlab.train.optim import check_optimizer_state, load_optimizer_state, optimizer_state
-from gptlab.train.parallel import Alone
-from gptlab.train.skip import Skipping
+from gptlab.train.parallel import Parallel
+from gptlab.train.skip import BatchesWithSkips
 
 
 @dataclass
@@ -30,20 +30,21 @@ class State:
 
     Args:
         identity: describes the model, tokenizer and data; a checkpoint to restore must have the same.
-        average: the running mean of the weights; None if there is none.
+        ema: the average of the weights; None if there is none.
     """
 
     model: GPT
-    sharing: Alone
+    parallel: Parallel
+    """What this process holds of parameters, gradients and optimizer state."""
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     guard: Guard
     budget: Budget
-    batches: Skipping
+    batches: BatchesWithSkips
     identity: Mapping[str, Any]
     context: int
     world: World
-    average: Average | None = None
+    ema: EMA | None = None
     step: int = field(default=0, init=False)
     tokens: int = field(default=0, init=False)
     best: dict[str, Any] | None = field(default=None, init=False)
@@ -73,20 +74,20 @@ class State:
 
     @contextmanager
     def measured(self) -> Generator[None]:
-        """Let the readable model have the weights that are measured: all, and their mean where there is one."""
-        with self.average.used() if self.average is not None else nullcontext(), self.sharing.measured():
+        """Give the model for evaluations the weights that are measured: all, and their EMA where there is one."""
+        with self.ema.swapped_in() if self.ema is not None else nullcontext(), self.parallel.gathered():
             yield
 
     def tensors(self) -> dict[str, dict[str, Tensor | Scattered]]:
         """Return the tensors of a checkpoint, by the file's stem; all processes call this together."""
-        share, average = self.sharing, self.average
-        weights = {name: share.to_save(name, weight) for name, weight in self.model.named_parameters()}
-        optimizer = dict(share.state_to_save(optimizer_state(self.optimizer, share.parts)))
-        if average is None:
+        parallel, ema = self.parallel, self.ema
+        weights = {name: parallel.to_save(name, weight) for name, weight in self.model.named_parameters()}
+        optimizer = dict(parallel.state_to_save(optimizer_state(self.optimizer, parallel.parts)))
+        if ema is None:
             return {"model": weights, "optimizer": optimizer}
-        means = {name: share.to_save(name, mean) for name, mean in average.means.items()}
+        averaged = {name: parallel.to_save(name, weight) for name, weight in ema.weights.items()}
         return {
-            "model": means,
+            "model": averaged,
             "optimizer": optimizer | {f"{name}{TRAINED}": weights[name] for name in weights},
         }
 
@@ -107,25 +108,27 @@ class State:
                     "continue with the run's own config.toml or choose another --out"
                 )
 
-    def start(self, weights: Mapping[str, Stored], mean: Mapping[str, Stored] | None = None) -> None:
-        """Start from given weights, and from their mean if that is another.
+    def start(self, weights: Mapping[str, Stored], averaged: Mapping[str, Stored] | None = None) -> None:
+        """Start from given weights, and from their EMA if that is another.
 
         Raises:
             ValueError: they do not fit the model.
         """
-        means = self.average.means if self.average is not None else {}
+        ema = self.ema.weights if self.ema is not None else {}
         shapes = {name: tuple(parameter.shape) for name, parameter in self.model.named_parameters()}
-        for given in (weights, weights if mean is None else mean):
+        for given in (weights, weights if averaged is None else averaged):
             found = {name: stored.shape for name, stored in given.items()}
             for name in sorted(found.keys() | shapes.keys()):
                 if found.get(name) != shapes.get(name):
                     raise ValueError(f"{name} is {found.get(name)} there and {shapes.get(name)} here")
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
-                whole = weights[name].read()
-                self.sharing.hold(name, parameter, whole)
-                if name in means:
-                    self.sharing.hold(name, means[name], whole if mean is None else mean[name].read())
+                full = weights[name].read()
+                self.parallel.copy_local(name, parameter, full)
+                if name in ema:
+                    self.parallel.copy_local(
+                        name, ema[name], full if averaged is None else averaged[name].read()
+                    )
 
     def restore(self, found: Checkpoint) -> None:
         """Continue from a checkpoint; the caller restores the budget.
@@ -135,18 +138,18 @@ class State:
         """
         model, optimizer = read_by_main(self.world, found.tensors)
         try:
-            self.start(trained(model, optimizer), mean=model)
+            self.start(trained(model, optimizer), averaged=model)
         except ValueError as error:
             raise CheckpointError(f"{found.folder}: its weights do not fit this model ({error})") from None
-        share, misfit = self.sharing, None
+        parallel, misfit = self.parallel, None
         try:
-            check_optimizer_state(self.optimizer, self.model, optimizer, share.parts)
+            check_optimizer_state(self.optimizer, self.model, optimizer, parallel.parts)
         except CheckpointError as error:
             misfit = error
         if self.world.count(misfit is not None)[0]:  # else the others would wait for this one
             raise misfit or CheckpointError(f"{found.folder}: does not fit; see another process's message")
         self.optimizer.state.clear()
-        load_optimizer_state(self.optimizer, optimizer, share.parts, share.cut)
+        load_optimizer_state(self.optimizer, optimizer, parallel.parts, parallel.local_part)
         with found.blamed():
             place = typed(_Place, {item.name: found.state[item.name] for item in fields(_Place)})
             restore_random_state(found.state["random"], self.world.device)

@@ -1,4 +1,4 @@
-"""One update of the weights: gradients summed over passes, clipping, the optimizer."""
+"""One update of the weights: gradients summed over micro-batches, clipping, the optimizer."""
 
 import math
 import time
@@ -17,15 +17,15 @@ from gptlab.errors import TrainError
 from gptlab.machine.device import DTypeName
 from gptlab.machine.memory import ran_out
 from gptlab.model import kernels
-from gptlab.model.in_format import autocast
+from gptlab.model.autocast import autocast
 from gptlab.train.config import TrainConfig
-from gptlab.train.gradient import Gradient
-from gptlab.train.micro_batch import ENOUGH_TOKENS, even
+from gptlab.train.micro_batch_size import ENOUGH_TOKENS, even
+from gptlab.train.micro_batches import MicroBatches
 from gptlab.train.objective import Compiled, Objective
 from gptlab.train.optim import state_bytes_to_come
 from gptlab.train.probe import Probe
-from gptlab.train.slices import Slices
 from gptlab.train.state import State
+from gptlab.train.step_stats import StepStats
 
 
 class Updater:
@@ -33,20 +33,20 @@ class Updater:
 
     def __init__(self, state: State, objective: Objective, config: TrainConfig, dtype: DTypeName) -> None:
         world, context = state.world, state.context
-        self.state, self._config, self._world, self._sharing = state, config, world, state.sharing
+        self.state, self._config, self._world, self._parallel = state, config, world, state.parallel
         self.dtype: DTypeName = dtype
-        self._inner, self.objective = objective, state.sharing.called
+        self._objective, self._forward = objective, state.parallel.forward_module
         # What float16's scaler divides is every gradient, whoever updates from it.
         self._gradients: Any = SimpleNamespace(param_groups=[{"params": [*state.model.parameters()]}])
         n_sequence, auto = config.batch_tokens // context, config.micro_batch == "auto"
         share = math.ceil(n_sequence / world.size)
         enough = ENOUGH_TOKENS.get(world.device.type, 8192) // context
-        rows = even(share, enough) if config.micro_batch == "auto" else min(share, config.micro_batch)
-        self.slices = Slices(state.batches, n_sequence, rows, world)
+        sequences = even(share, enough) if config.micro_batch == "auto" else min(share, config.micro_batch)
+        self.micro_batches = MicroBatches(state.batches, n_sequence, sequences, world)
         self.probe = Probe(
             self._try,
-            self._inner,
-            self.slices,
+            self._objective,
+            self.micro_batches,
             world,
             auto=auto,
             coming=partial(state_bytes_to_come, state.optimizer),
@@ -56,7 +56,7 @@ class Updater:
     @property
     def compiled_as(self) -> Compiled:
         """What of a pass is compiled."""
-        return self._inner.compiled_as
+        return self._objective.compiled_as
 
     def prepare(self, say: Callable[[str], None]) -> None:
         """Make trial passes, to find out what fits in memory and whether the compiler works.
@@ -66,17 +66,17 @@ class Updater:
         """
         began = time.monotonic()
         trials = self._config.micro_batch == "auto" or self._config.compile
-        if trials and not self._sharing.meets_in_passes:
+        if trials and not self._parallel.synchronises_every_pass:
             self.probe.run(say)
         if self.compiled_as != "nothing":
             say(f"compiled in {duration(time.monotonic() - began)}, a pass included")
 
-    def gradient(self, first: int, stop: Callable[[], bool]) -> Gradient | None:
+    def compute_gradient(self, first: int, stop: Callable[[], bool]) -> StepStats | None:
         """Compute and clip the gradient of the batch that begins at sample `first`.
 
         Args:
             first: samples consumed before it.
-            stop: called before each pass; the same in all processes.
+            stop: called before each micro-batch; the same in all processes.
 
         Returns:
             The loss and gradient norm; None after a request to stop, as the batch is dropped and later restarted.
@@ -87,28 +87,28 @@ class Updater:
         nats = torch.zeros((), device=self._world.device)
         # DDP averages over processes, but shares may be unequal, so the result must be a sum.
         weight = self._world.size / n_token
-        passes = self.slices.of(first)
-        for number, request in enumerate(passes, 1):
+        micro_batches = self.micro_batches.of(first)
+        for number, samples in enumerate(micro_batches, 1):
             if stop():
                 self.discard()
                 return None
-            ids, targets = map(self._to_device, self.slices.ahead.ask(*request))
-            nats += self._backward(ids, targets, weight, synchronise=number == len(passes))
+            ids, targets = map(self._to_device, self.micro_batches.ahead.ask(*samples))
+            nats += self._backward(ids, targets, weight, synchronise=number == len(micro_batches))
         scaler.unscale_(self._gradients)
-        norm = self._sharing.clip(self._config.grad_clip if self._config.grad_clip is not None else math.inf)
+        norm = self._parallel.clip(self._config.grad_clip if self._config.grad_clip is not None else math.inf)
         # One process decides for all, as their weights must stay equal.
         total, lost = self._world.sum(nats.item(), not math.isfinite(norm))
-        found = Gradient(total / n_token, math.nan if lost else norm)
+        found = StepStats(total / n_token, math.nan if lost else norm)
         scaled = scaler.is_enabled() and not found.finite and scaler.get_scale() > 1
         return replace(found, overflow=scaled and math.isfinite(found.loss))
 
-    def update(self, gradient: Gradient) -> None:
+    def update(self, stats: StepStats) -> None:
         """Update the weights, unless the gradient is not finite."""
-        if gradient.finite:
+        if stats.finite:
             with self._memory_named():
-                self._sharing.update(self.state.optimizer)
-                if self.state.average is not None:
-                    self.state.average.update(self.state.step + 1)
+                self._parallel.update(self.state.optimizer)
+                if self.state.ema is not None:
+                    self.state.ema.update(self.state.step + 1)
         self.state.scaler.update()  # halves the loss scale if the gradient is not finite
         self.discard()
 
@@ -124,15 +124,15 @@ class Updater:
     def _backward(self, ids: Tensor, targets: Tensor, weight: float, *, synchronise: bool) -> Tensor:
         # For the backward pass too, in which recomputed blocks attend again.
         kernel = kernels.only(self._config.attention_kernel)
-        with nullcontext() if synchronise else self._sharing.unsynchronised(), self._memory_named(), kernel:
+        with nullcontext() if synchronise else self._parallel.unsynchronised(), self._memory_named(), kernel:
             with autocast(self.dtype, self._world.device):
-                nats = self.objective(ids, targets)
+                nats = self._forward(ids, targets)
             self.state.scaler.scale(nats * weight).backward()
         return nats.detach()
 
-    def _try(self, rows: int) -> None:
-        """Make a trial pass over rows of zeros."""
-        ids = torch.zeros(rows, self.state.context, dtype=torch.long, device=self._world.device)
+    def _try(self, sequences: int) -> None:
+        """Make a trial pass over sequences of zeros."""
+        ids = torch.zeros(sequences, self.state.context, dtype=torch.long, device=self._world.device)
         try:
             self._backward(ids, ids, 1.0, synchronise=False)
         finally:
@@ -151,6 +151,7 @@ class Updater:
             if not ran_out(error):
                 raise
             raise TrainError(
-                f"out of memory with train.micro_batch = {self.slices.rows} sequences of {self.state.context} tokens; "
+                f"out of memory with train.micro_batch = {self.micro_batches.sequences} sequences of "
+                f"{self.state.context} tokens; "
                 "set a smaller one or auto, or --train.recompute True; train.batch_tokens stays the same"
             ) from error

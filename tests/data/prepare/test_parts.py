@@ -9,7 +9,7 @@ from gptlab import cli
 from gptlab.data.manifest import MANIFEST
 from gptlab.data.prepare import jobs as jobs_module
 from gptlab.data.prepare.prepare import merge, prepare
-from gptlab.data.prepare.request import Part
+from gptlab.data.prepare.request import SourcePart
 from gptlab.data.sources import json_files
 from gptlab.data.verify import verify
 from gptlab.errors import DataError
@@ -144,7 +144,7 @@ def test_a_damaged_record_is_named(source, tmp_path):
 @pytest.mark.parametrize("text", ["", "1", "0/3", "4/3", "a/b", "1/3/5", "-1/3"])
 def test_what_is_no_part_is_refused(text):
     with pytest.raises(DataError, match=f"--part {text}: must be I/N"):
-        Part.read(text)
+        SourcePart.read(text)
 
 
 def test_a_part_takes_no_limit(source, tmp_path):
@@ -154,7 +154,7 @@ def test_a_part_takes_no_limit(source, tmp_path):
 
 def test_parts_cover_everything_once():
     for of in (1, 2, 7, 16):
-        ranges = [Part(number, of).range(1_000_003) for number in range(1, of + 1)]
+        ranges = [SourcePart(number, of).range(1_000_003) for number in range(1, of + 1)]
         assert ranges[0].start == 0
         assert ranges[-1].stop == 1_000_003
         assert all(left.stop == right.start for left, right in pairwise(ranges))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from gptlab.data.manifest import PARTIAL, TokenizerRecord
 from gptlab.data.prepare.jobs import Job, recorded
-from gptlab.data.prepare.request import Part, Preparation, Settings
+from gptlab.data.prepare.request import Preparation, Settings, SourcePart
 from gptlab.data.sources.source import File, Source
 from gptlab.errors import DataError
 from gptlab.parsing import parse_json, typed
@@ -46,7 +46,7 @@ class PartRecord:
     @property
     def name(self) -> str:
         """The part as --part names it."""
-        return str(Part(*self.part))
+        return str(SourcePart(*self.part))
 
 
 def write_record(plan: Preparation, jobs: Sequence[Job]) -> None:

@@ -25,9 +25,9 @@ from gptlab.data.prepare.parts import gather, write_record
 from gptlab.data.prepare.request import (
     WHOLE,
     Deduplicate,
-    Part,
     Preparation,
     Settings,
+    SourcePart,
     check_count,
     revision_begun,
 )
@@ -97,7 +97,7 @@ def prepare(
         encoder=encoder,
         settings=settings,
         workers=workers or os.cpu_count() or 1,
-        part=Part.read(part) if part is not None else WHOLE,
+        part=SourcePart.read(part) if part is not None else WHOLE,
     )
     partly = plan.part != WHOLE
     if partly and max_tokens is not None:

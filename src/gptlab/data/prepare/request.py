@@ -39,7 +39,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Part:
+class SourcePart:
     """The part of a source that one of several machines encodes: a range of its bytes."""
 
     number: int
@@ -48,7 +48,7 @@ class Part:
     """How many parts there are."""
 
     @staticmethod
-    def read(text: str) -> "Part":
+    def read(text: str) -> "SourcePart":
         """Read `3/16`.
 
         Raises:
@@ -57,7 +57,7 @@ class Part:
         number, slash, of = text.partition("/")
         if not (slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
             raise DataError(f"--part {text}: must be I/N with I from 1 to N, as in 3/16")
-        return Part(int(number), int(of))
+        return SourcePart(int(number), int(of))
 
     def __str__(self) -> str:
         return f"{self.number}/{self.of}"
@@ -67,7 +67,7 @@ class Part:
         return range(total * (self.number - 1) // self.of, total * self.number // self.of)
 
 
-WHOLE = Part(1, 1)
+WHOLE = SourcePart(1, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ class Preparation:
     settings: Settings
     workers: int
     """How many processes; does not change the result."""
-    part: Part = WHOLE
+    part: SourcePart = WHOLE
 
     @property
     def partial(self) -> Path:

@@ -158,7 +158,7 @@ def _write_keys(
     writer.add_context_length(c.context)
     writer.add_embedding_length(c.n_embd)
     writer.add_block_count(c.n_layer)
-    writer.add_feed_forward_length(c.hidden)
+    writer.add_feed_forward_length(c.mlp_width)
     writer.add_head_count(c.n_head)
     match c.norm:
         case "layernorm":

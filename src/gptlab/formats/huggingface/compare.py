@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gptlab.data.hugging_face_files import CONFIG
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import ExportError
-from gptlab.formats.huggingface.wrap import CONFIG, load_causal_lm, quiet_transformers
+from gptlab.formats.huggingface.wrap import load_causal_lm, quiet_transformers
 from gptlab.model.gpt import GPT
 from gptlab.sample import generate
 
@@ -88,7 +89,7 @@ def places_of(length: int) -> Tensor:
 @torch.inference_mode()
 def logits_at(model: GPT, ids: Tensor, places: Tensor) -> Tensor:
     """Return a row's logits at some positions, (1, places, vocabulary), without computing the others."""
-    return model.head(model.hidden(ids)[:, places])
+    return model.head(model.hidden_states(ids)[:, places])
 
 
 @torch.inference_mode()

@@ -11,9 +11,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from gptlab.data.hugging_face_files import CONFIG
 from gptlab.errors import CheckpointError
 from gptlab.formats.huggingface.classes import FORMATS, MARK, Format
-from gptlab.formats.huggingface.wrap import CONFIG, MISSING, quiet_transformers
+from gptlab.formats.huggingface.wrap import MISSING, quiet_transformers
 from gptlab.model.gpt import ModelConfig
 from gptlab.parsing import parse_json
 

@@ -57,7 +57,7 @@ class GPTLabConfig(PretrainedConfig):
         super().__init__(tie_word_embeddings=tie_word_embeddings, **others)
 
 
-class UnitRMSNorm(nn.Module):
+class RMSNormNoGain(nn.Module):
     def __init__(self, width, eps, bias):
         super().__init__()
         self.width, self.eps = width, eps
@@ -66,7 +66,7 @@ class UnitRMSNorm(nn.Module):
         return F.rms_norm(x, (self.width,), eps=self.eps)
 
 
-class RMSNorm(UnitRMSNorm):
+class RMSNorm(RMSNormNoGain):
     def __init__(self, width, eps, bias):
         super().__init__(width, eps, bias)
         self.weight = nn.Parameter(torch.ones(width))
@@ -206,7 +206,7 @@ class PostNormBlock(Block):
 
 
 # The tables of src/gptlab/model/, by the same names; gptlab reads them to tell which models this file holds.
-NORMS = {"rmsnorm_no_gain": UnitRMSNorm, "rmsnorm": RMSNorm, "layernorm": nn.LayerNorm}
+NORMS = {"rmsnorm_no_gain": RMSNormNoGain, "rmsnorm": RMSNorm, "layernorm": nn.LayerNorm}
 POSITIONS = {"none": Position, "learned": Learned, "rope": RoPE, "alibi": ALiBi}
 MLPS = {"gelu": GELU, "gelu_erf": ErfGELU, "relu2": ReLU2, "swiglu": SwiGLU}
 NORM_ORDERS = {"pre": Block, "post": PostNormBlock}

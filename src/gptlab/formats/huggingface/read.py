@@ -11,12 +11,13 @@ from typing import Any
 
 from torch import Tensor
 
+from gptlab.data.hugging_face_files import CONFIG
 from gptlab.errors import CheckpointError
 from gptlab.formats.checked import checked_state
 from gptlab.formats.huggingface.classes import FORMATS, MARK, Format
 from gptlab.formats.huggingface.keys import as_written, deciding, differences, json_object, resolved
 from gptlab.formats.huggingface.tensors import read_tensors
-from gptlab.formats.huggingface.wrap import CONFIG, require_safetensors
+from gptlab.formats.huggingface.wrap import require_safetensors
 from gptlab.model.gpt import ModelConfig
 from gptlab.parsing import typed
 

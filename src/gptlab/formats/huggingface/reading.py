@@ -14,9 +14,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from gptlab.data.hugging_face_files import CONFIG
 from gptlab.errors import CheckpointError, brief
 from gptlab.machine.memory import ran_out
-from gptlab.model.in_format import attention_dtype, in_format
+from gptlab.model.autocast import attention_dtype, inference_autocast
 from gptlab.progress import QUIET_S, StatusLine
 from gptlab.sample import Reader
 
@@ -63,7 +64,7 @@ def vocabulary_of(model: Any) -> int:
     size = getattr(_text_config(model), "vocab_size", None)
     if not isinstance(size, int) or size < 1:
         raise CheckpointError(
-            f"config.json: vocab_size = {size}: must be the number of ids; add it to the folder's copy"
+            f"{CONFIG}: vocab_size = {size}: must be the number of ids; add it to the folder's copy"
         )
     return size
 
@@ -80,7 +81,7 @@ Way = Literal["repeated", "continued", "whole"]
 CACHED: tuple[Way, ...] = ("repeated", "continued")
 
 
-class Network:
+class Trials:
     """What trials of a model of transformers found; copies of the model share it."""
 
     def __init__(self, model: Any) -> None:
@@ -88,7 +89,7 @@ class Network:
         self._model = model
         self._way: Way | None = None
 
-    def __deepcopy__(self, memo: dict[int, object]) -> "Network":
+    def __deepcopy__(self, memo: dict[int, object]) -> "Trials":
         return self
 
     def way(self, context: int, vocab_size: int) -> Way:
@@ -135,11 +136,11 @@ def taken(model: Any, **options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name in known}
 
 
-def reader_of(model: Any, network: Network, context: int, vocab_size: int, dtype: torch.dtype) -> Reader:
+def reader_of(model: Any, trials: Trials, context: int, vocab_size: int, dtype: torch.dtype) -> Reader:
     """Return a reader that has read nothing, with the model's cache if that can be trusted."""
-    way = network.way(context, vocab_size)
+    way = trials.way(context, vocab_size)
     if way == "whole":
-        return WholeReader(model, context, vocab_size, dtype, network)
+        return WholeReader(model, context, vocab_size, dtype, trials)
     return CacheReader(model, context, vocab_size, dtype, way)
 
 
@@ -168,7 +169,7 @@ class CacheReader:
 
     def read(self, ids: Tensor) -> Tensor:
         cache = {self._cache_name: self._cache}
-        with in_format(self._attention_dtype, self.device), named(self._model, ids):
+        with inference_autocast(self._attention_dtype, self.device), named(self._model, ids):
             output = self._model(input_ids=ids, use_cache=True, **cache, **self._last_only)
         self._cache = output[self._cache_name]
         return output.logits[:, -1]
@@ -177,12 +178,10 @@ class CacheReader:
 class WholeReader:
     """A model of transformers that rereads the whole text for every token."""
 
-    def __init__(
-        self, model: Any, context: int, vocab_size: int, dtype: torch.dtype, network: Network
-    ) -> None:
+    def __init__(self, model: Any, context: int, vocab_size: int, dtype: torch.dtype, trials: Trials) -> None:
         self.context, self.vocab_size = context, vocab_size
         self.device: torch.device = model.device
-        self._model, self._network = model, network
+        self._model, self._trials = model, trials
         self._attention_dtype = attention_dtype(self.device, dtype)
         self._last_only = taken(model, logits_to_keep=1)
         self._text, self._start = torch.empty(0), time.monotonic()
@@ -194,8 +193,8 @@ class WholeReader:
         return logits.repeat_interleave(copies, 0)
 
     def read(self, ids: Tensor) -> Tensor:
-        if not self._network.warned and time.monotonic() - self._start > QUIET_S:
-            self._network.warned = True
+        if not self._trials.warned and time.monotonic() - self._start > QUIET_S:
+            self._trials.warned = True
             StatusLine().show(
                 f"{type(self._model).__name__} has no cache that gives its own logits: every token rereads the whole "
                 f"text, up to {self.context:,} tokens",
@@ -205,7 +204,7 @@ class WholeReader:
         return self._logits()
 
     def _logits(self) -> Tensor:
-        with in_format(self._attention_dtype, self.device):
+        with inference_autocast(self._attention_dtype, self.device):
             return logits_of(self._model, self._text, **self._last_only)[:, -1]
 
 
@@ -248,7 +247,7 @@ def _not_causal(name: str, model: Any) -> str:
     remedy = "use a causal model such as GPT-2"
     for key in ("is_decoder", "causal"):
         if getattr(model.config, key, None) is False:
-            asked = f'put "{key}": true into the folder\'s copy of config.json'
+            asked = f'put "{key}": true into the folder\'s copy of {CONFIG}'
             remedy = f"if it was trained to write text, {asked}; else {remedy}"
     return f"{name} is not causal here: its predictions depend on later tokens; {remedy}"
 

@@ -5,12 +5,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gptlab.data.hugging_face_files import TOKENIZER_CONFIG
 from gptlab.data.tokenizer import END_OF_TEXT, FILE, Tokenizer
 
 if TYPE_CHECKING:
     import tokenizers
 
-TOKENIZER_CONFIG, SPECIAL_TOKENS = "tokenizer_config.json", "special_tokens_map.json"
+SPECIAL_TOKENS = "special_tokens_map.json"
 
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path, context: int) -> None:

@@ -9,20 +9,22 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from gptlab.data.hugging_face_files import CONFIG
 from gptlab.data.load_tokenizer import load_tokenizer
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import CheckpointError, DataError
 from gptlab.formats.huggingface.reading import (
-    Network,
+    Trials,
     logits_of,
     longest_text,
     reader_of,
     require_causal,
     vocabulary_of,
 )
+from gptlab.model.causal_lm import LogitsOnly
 from gptlab.sample import Reader, Writer
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"  # for weights in several files
 MISSING = 'this needs Hugging Face\'s transformers: pip install "gptlab[hf]"'
 LAYER_BYTES = 256  # every layer has at least as many
@@ -30,7 +32,7 @@ NUMBERS_A_BYTE = 4  # 4-bit weights have two; tied weights and tables add to the
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
-class HuggingFaceModel(Writer, nn.Module):
+class HuggingFaceModel(Writer, LogitsOnly, nn.Module):
     """A causal language model of transformers, called like ours: ids to logits.
 
     Raises:
@@ -47,7 +49,7 @@ class HuggingFaceModel(Writer, nn.Module):
                 "add it to the folder's copy, set to the length of the texts that the model was trained on"
             )
         self.context, self.vocab_size = context, vocabulary_of(model)
-        self._network = Network(model)
+        self._trials = Trials(model)
 
     def forward(self, ids: Int[Tensor, "rows time"]) -> Float[Tensor, "rows time vocab"]:
         """Return the logits of the token that follows each prefix."""
@@ -55,7 +57,7 @@ class HuggingFaceModel(Writer, nn.Module):
 
     def reader(self, dtype: torch.dtype) -> Reader:
         """Return a reader that has read nothing and multiplies in the given number format."""
-        return reader_of(self.model, self._network, self.context, self.vocab_size, dtype)
+        return reader_of(self.model, self._trials, self.context, self.vocab_size, dtype)
 
 
 def load_hugging_face(folder: Path, device: torch.device | str = "cpu") -> tuple[HuggingFaceModel, Tokenizer]:

@@ -16,12 +16,13 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from gptlab import __version__
+from gptlab.data.hugging_face_files import CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG
 from gptlab.data.tokenizer import FILE, Tokenizer
 from gptlab.errors import ConfigError, ExportError
 from gptlab.formats.huggingface.classes import FORMATS, MARK, MODELING, OWN, format_of, native_misfits
 from gptlab.formats.huggingface.compare import compare
-from gptlab.formats.huggingface.vocabulary import SPECIAL_TOKENS, TOKENIZER_CONFIG, write_tokenizer
-from gptlab.formats.huggingface.wrap import CONFIG, MISSING, WEIGHTS, HuggingFaceModel
+from gptlab.formats.huggingface.vocabulary import SPECIAL_TOKENS, write_tokenizer
+from gptlab.formats.huggingface.wrap import MISSING, WEIGHTS, HuggingFaceModel
 from gptlab.model.gpt import GPT, ModelConfig
 from gptlab.outputs import Record, require_own_folder
 from gptlab.parsing import parse_json
@@ -30,7 +31,6 @@ from gptlab.storage import file_sha256, whole_folder
 CARD, CURVE = "README.md", "loss.png"
 
 KIND = "export"
-GENERATION_CONFIG = "generation_config.json"
 FILES = (
     CONFIG,
     GENERATION_CONFIG,

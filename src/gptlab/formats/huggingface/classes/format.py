@@ -142,7 +142,7 @@ class Format:
 
     def config(self, c: ModelConfig) -> dict[str, Any]:
         """Return the keys of config.json that decide what the class computes."""
-        said = {"n_kv_head": c.kv_heads, "n_hidden": c.hidden}
+        said = {"n_kv_head": c.kv_heads, "n_hidden": c.mlp_width}
         keys: dict[str, Any] = {"model_type": self.model_type}
         keys |= {their: said.get(our, getattr(c, our)) for our, their in self.numbers.items()}
         keys[self.activation] = self.activations[c.mlp][0]
@@ -232,7 +232,7 @@ class Format:
     def mlp_pieces(self, theirs: str, ours: str, c: ModelConfig) -> Iterator[Piece]:
         """List the tensors of an MLP."""
         for name in ("gate", "up", "down") if c.mlp == "swiglu" else ("up", "down"):
-            rows = c.n_embd if name == "down" else c.hidden
+            rows = c.n_embd if name == "down" else c.mlp_width
             yield from self.linear(theirs + self.mlp_names[name], ours + name, rows, c)
 
     def linear(self, theirs: str, ours: str, rows: int, c: ModelConfig) -> Iterator[Piece]:
@@ -299,7 +299,7 @@ def leave_out(c: ModelConfig) -> ModelConfig:
     """Drop the numbers that follow from the others."""
     for name in ("n_kv_head", "n_hidden"):
         shorter = replace(c, **{name: None})
-        c = shorter if (shorter.kv_heads, shorter.hidden) == (c.kv_heads, c.hidden) else c
+        c = shorter if (shorter.kv_heads, shorter.mlp_width) == (c.kv_heads, c.mlp_width) else c
     return c
 
 

@@ -50,7 +50,7 @@ class Own(Format):
         return parts()
 
     def config(self, c: ModelConfig) -> dict[str, Any]:
-        keys = asdict(c) | {"n_kv_head": c.kv_heads, "n_hidden": c.hidden}
+        keys = asdict(c) | {"n_kv_head": c.kv_heads, "n_hidden": c.mlp_width}
         tied = keys.pop("tie_embeddings")
         return {"model_type": self.model_type, "tie_word_embeddings": tied, **keys}
 

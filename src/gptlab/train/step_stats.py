@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Gradient:
+class StepStats:
     """The loss and gradient norm of a batch, before the update; the same in every process."""
 
     loss: float

@@ -1,9 +1,11 @@
-"""A running mean of the weights. Where there is one, it is the model: what is measured, saved, sampled and exported.
+"""An exponential moving average (EMA) of the weights.
 
-A checkpoint's model.safetensors holds the mean, so that whoever reads it has the model that was measured; the weights
+Where there is one, it is the model: what is measured, saved, sampled and exported.
+
+A checkpoint's model.safetensors holds the EMA, so that whoever reads it has the model that was measured; the weights
 that are trained on are part of optimizer.safetensors.
 
-Source: Polyak and Juditsky (1992), https://doi.org/10.1137/0330046; as an exponential mean Kaddour (2022),
+Source: Polyak and Juditsky (1992), https://doi.org/10.1137/0330046; as an EMA Kaddour (2022),
 https://arxiv.org/abs/2209.14981.
 """
 
@@ -18,17 +20,17 @@ from gptlab.runs.tensor_file import Stored
 TRAINED = "/trained"  # ends the name of a weight among the optimizer's tensors
 
 
-class Average:
-    """The exponential mean of a model's parameters.
+class EMA:
+    """The exponential moving average of a model's parameters.
 
     Args:
         model: the model that is trained.
-        decay: the mean's share of itself at each update; less at first, or the initial weights would stay for long.
+        decay: the average's share of itself at each update; less at first, or the initial weights would stay for long.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self._model, self._decay = model, decay
-        self.means = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        self.weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
         """By the parameter's name."""
 
     @torch.no_grad()
@@ -36,11 +38,11 @@ class Average:
         """Take in the weights after so many updates, this one included."""
         share = 1 - min(self._decay, (1 + step) / (10 + step))
         for name, parameter in self._model.named_parameters():
-            self.means[name].lerp_(parameter, share)
+            self.weights[name].lerp_(parameter, share)
 
     @contextmanager
-    def used(self) -> Generator[None]:
-        """Let the model have the means for a while."""
+    def swapped_in(self) -> Generator[None]:
+        """Let the model have the averaged weights inside this context."""
         self._swap()
         try:
             yield
@@ -50,9 +52,9 @@ class Average:
     @torch.no_grad()
     def _swap(self) -> None:
         for name, parameter in self._model.named_parameters():
-            mean = self.means[name].clone()
-            self.means[name].copy_(parameter)
-            parameter.copy_(mean)
+            averaged = self.weights[name].clone()
+            self.weights[name].copy_(parameter)
+            parameter.copy_(averaged)
 
 
 def trained(model: Mapping[str, Stored], optimizer: dict[str, Stored]) -> dict[str, Stored]:

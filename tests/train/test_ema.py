@@ -1,4 +1,4 @@
-"""The running mean of the weights: against a plain loop over a run's checkpoints, and as the model that others see."""
+"""The EMA of the weights: against a plain loop over a run's checkpoints, and as the model that others see."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ EVERY = {"average": 0.8, "save_every_steps": 1, "keep": 99}
 
 @pytest.fixture(scope="module")
 def averaged(tiny_recipe, tmp_path_factory):
-    """A run with a mean, and a checkpoint at every step."""
+    """A run with an EMA, and a checkpoint at every step."""
     out = tmp_path_factory.mktemp("averaged") / "run"
     flags = ["--train.average", "0.8", "--train.save-every-steps", "1", "--train.keep", "99"]
     flags += ["--eval.val-tokens", "1000000"]  # all
@@ -35,18 +35,18 @@ def rows(out, kind):
     return [row for row in found if row["kind"] == kind]
 
 
-def test_it_is_the_mean_of_the_weights_that_were_trained(averaged):
-    means = None
+def test_it_is_the_ema_of_the_weights_that_were_trained(averaged):
+    ema = None
     for step in range(1, 13):
         model, optimizer = files(averaged, step)
         weights = {name: optimizer[f"{name}/trained"].double() for name in model}
-        if means is None:
-            means = {name: tensor.double() for name, tensor in model.items()}
+        if ema is None:
+            ema = {name: tensor.double() for name, tensor in model.items()}
             continue
         share = 1 - min(0.8, (1 + step) / (10 + step))
-        means = {name: mean + share * (weights[name] - mean) for name, mean in means.items()}
-        for name, mean in means.items():
-            assert torch.allclose(model[name].double(), mean, atol=1e-6), (step, name)
+        ema = {name: old + share * (weights[name] - old) for name, old in ema.items()}
+        for name, expected in ema.items():
+            assert torch.allclose(model[name].double(), expected, atol=1e-6), (step, name)
     assert not torch.equal(model["embed.weight"], optimizer["embed.weight/trained"])
 
 
@@ -59,7 +59,7 @@ def test_training_does_not_notice_it(averaged, finished_run):
     assert all(torch.equal(optimizer[f"{name}/trained"], tensor) for name, tensor in plain.items())
 
 
-def test_what_is_measured_saved_and_loaded_is_the_mean(averaged, tiny_data, tmp_path):
+def test_what_is_measured_saved_and_loaded_is_the_ema(averaged, tiny_data, tmp_path):
     last = rows(averaged, "val")[-1]
     facts = tmp_path / "facts.json"
     words = ["eval", str(averaged), "--task", "loss", "--data", str(tiny_data), "--json", str(facts)]
@@ -88,26 +88,26 @@ def test_it_may_begin_and_end_along_the_way(averaged, finished_run, train, tmp_p
     train(ends, {"train": {"steps": 13}})
     shutil.copytree(finished_run, begins)
     train(begins, {"train": {"steps": 13, "average": 0.8}})
-    (plain, optimizer), (mean, other) = files(ends, 13), files(begins, 13)
+    (plain, optimizer), (ema, other) = files(ends, 13), files(begins, 13)
     assert not any(name.endswith("/trained") for name in optimizer)
     assert all(torch.equal(other[f"{name}/trained"], tensor) for name, tensor in plain.items())
     before = load_file(checkpoint.folder_of(finished_run, 12) / "model.safetensors")
     share = 1 - 14 / 23
-    for name, tensor in mean.items():
+    for name, tensor in ema.items():
         assert torch.allclose(tensor, before[name] + share * (plain[name] - before[name]), atol=1e-6), name
 
 
-def test_a_run_that_starts_from_a_model_has_that_model_as_its_first_mean(finished_run, train, tmp_path):
+def test_a_run_that_starts_from_a_model_has_that_model_as_its_first_ema(finished_run, train, tmp_path):
     train(
         tmp_path / "run",
         {"train": {**EVERY, "steps": 1, "init_from": str(finished_run)}, "schedule": {"warmup_steps": 0}},
     )
-    before, (mean, optimizer) = (
+    before, (ema, optimizer) = (
         load_file(checkpoint.folder_of(finished_run, 12) / "model.safetensors"),
         files(tmp_path / "run", 1),
     )
     share = 1 - 2 / 11
-    for name, tensor in mean.items():
+    for name, tensor in ema.items():
         expected = before[name] + share * (optimizer[f"{name}/trained"] - before[name])
         assert torch.allclose(tensor, expected, atol=1e-6), name
 

@@ -19,9 +19,10 @@ from gptlab.eval import tasks
 from gptlab.eval.accuracy import Row, summarise
 from gptlab.eval.score import Stop, good_batch_tokens
 from gptlab.eval.validation import Loss, mean_loss, windows_sha256
+from gptlab.machine.device import DTypeName
 from gptlab.machine.world import World
+from gptlab.model.autocast import AutocastModel
 from gptlab.model.gpt import GPT
-from gptlab.model.in_format import InFormat
 from gptlab.recipe import RunConfig
 from gptlab.runs.metrics import ACCURACIES, main_accuracy
 from gptlab.sample import sample_text
@@ -34,13 +35,13 @@ Rows = list[dict[str, Any]]
 def evaluations(
     config: RunConfig,
     model: GPT,
-    logits: InFormat,
+    dtype: DTypeName,
     sets: Sets,
     world: World,
     interrupt: Interrupt,
 ) -> list[Evaluation]:
     """Build the evaluations of a recipe; nothing is measured yet."""
-    tokenizer = sets.tokenizer
+    tokenizer, scored = sets.tokenizer, AutocastModel(model, dtype, world.device)
     held_out = _held_out(sets, config.eval.val_tokens)
 
     def validate() -> Rows | None:
@@ -48,7 +49,7 @@ def evaluations(
             context, most = config.model.context, config.eval.val_tokens
             return [
                 mean_loss(
-                    logits,
+                    scored,
                     validation_batches(
                         one.val,
                         max(1, good_batch_tokens(world.device) // context),
@@ -78,13 +79,13 @@ def evaluations(
         def share(stop: Stop) -> tuple[list[Row], int]:
             if not task.items:
                 return [], 0
-            score = task.evaluate(logits, device=world.device, stop=stop, quiet=not world.main)
+            score = task.evaluate(scored, device=world.device, stop=stop, quiet=not world.main)
             return score.rows, score.truncated
 
-        scored = together(share, world, interrupt)
-        if scored is None:
+        found = together(share, world, interrupt)
+        if found is None:
             return None
-        own, cut = scored
+        own, cut = found
         rows: list[Row] = [{**row, "i": world.rank + world.size * row["i"]} for row in own]
         rows = sorted(world.gather(rows), key=lambda row: row["i"])
         (truncated,) = world.sum(cut)

@@ -5,18 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gptlab.loading import Place
 from gptlab.parsing import parse_json, typed
-from gptlab.runs.checkpoint import STATE, folders_of
-from gptlab.runs.folder import METRICS
+from gptlab.runs.checkpoint import folders_of
+from gptlab.runs.folder import METRICS, STATE
 from gptlab.runs.metrics import append_row, count_lines, went_back
 
 BY = "gptlab eval"
 
 
 @dataclass(frozen=True)
-class Scored:
-    """A run's checkpoint that is about to be scored."""
+class ScoreLog:
+    """Where the scores of a run's checkpoint are kept: the run's metrics."""
 
     run: Path
     step: int
@@ -47,15 +46,14 @@ class Scored:
         print(f"  kept in {_shown(path)}, for report and model card")
 
 
-def scored(place: Place) -> Scored | None:
-    """Return where the scores of a model are kept; None if it belongs to no run."""
-    run, folder = place.run, place.checkpoint
-    if folder is None or run is None or folder.resolve() not in map(Path.resolve, folders_of(run)):
+def score_log_of(run: Path | None, checkpoint: Path | None) -> ScoreLog | None:
+    """Return where the scores of a checkpoint are kept; None if it belongs to no run."""
+    if checkpoint is None or run is None or checkpoint.resolve() not in map(Path.resolve, folders_of(run)):
         return None
     try:
         lines = count_lines(run / METRICS)
-        state = parse_json((folder / STATE).read_bytes())
-        return Scored(run, typed(int, state["step"]), typed(int, state["tokens"]), lines)
+        state = parse_json((checkpoint / STATE).read_bytes())
+        return ScoreLog(run, typed(int, state["step"]), typed(int, state["tokens"]), lines)
     except (OSError, AttributeError, LookupError, TypeError, ValueError):
         return None  # loading it will say what is wrong
 

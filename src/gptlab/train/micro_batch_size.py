@@ -13,7 +13,7 @@ SPARE = 0.1  # of the free memory, which the allocator cannot use
 
 
 def even(share: int, most: int) -> int:
-    """Return the size above half of `most` whose passes over a share have the fewest empty rows."""
+    """Return the size above half of `most` whose micro-batches have the fewest empty rows in a share."""
     most = max(1, min(share, most))
     return min(range(most, most // 2, -1), key=lambda size: math.ceil(share / size) * size)
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gptlab import cli, evaluations
+from gptlab import cli, training_evals
 from gptlab.eval import tasks
 from gptlab.model.gpt import GPT
 from gptlab.runs import checkpoint
@@ -33,9 +33,9 @@ def close(value):
 def once(patch, happens, kind, step):
     """Let something happen in the first batch of an evaluation of a step, after `together` has begun to ask."""
     owner, name = {
-        "val": (evaluations, "mean_loss"),
+        "val": (training_evals, "mean_loss"),
         "eval": (tasks.Task, "evaluate"),
-        "sample": (evaluations, "sample_text"),
+        "sample": (training_evals, "sample_text"),
     }[kind]
     measure, visits = getattr(owner, name), []
     # Step 0 is the first of the evaluations; each has two prompts.
@@ -109,15 +109,15 @@ def test_where_memory_is_short_the_run_measures_in_smaller_parts(whole, train, t
     refused = []
 
     def bounded(plain):
-        def hidden(self, ids, *rest, **options):
+        def hidden_states(self, ids, *rest, **options):
             if not self.training and len(ids) > 2:
                 refused.append(len(ids))
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
             return plain(self, ids, *rest, **options)
 
-        return hidden
+        return hidden_states
 
-    for name in ("hidden", "hidden_at"):
+    for name in ("hidden_states", "hidden_states_at"):
         monkeypatch.setattr(GPT, name, bounded(getattr(GPT, name)))
     assert train(tmp_path / "run", FLAGS)["status"] == "finished"
     assert refused

@@ -11,12 +11,11 @@ import pytest
 from gptlab import cli
 from gptlab.actions import eval as evaluate
 from gptlab.eval import hellaswag
-from gptlab.loading import find
 from gptlab.report.page_folder import file_name
 from gptlab.runs import checkpoint, metrics
 from gptlab.runs.history import read_metrics, read_runs
 from gptlab.runs.metrics import MetricsLog, read_rows
-from gptlab.scores import scored
+from gptlab.runs.score_log import score_log_of
 from gptlab.storage import file_sha256
 
 pytestmark = pytest.mark.usefixtures("torch_settings")
@@ -223,7 +222,7 @@ def test_a_record_that_cannot_be_written_costs_no_result(
 
 def test_what_the_run_took_back_meanwhile_is_not_kept(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     score = {"task": "piqa", "protocol": "lm-eval", "shots": 0, "n": 5, "acc": 0.5}
-    late, early = scored(find(run / "checkpoints" / STEP)), scored(find(run / "checkpoints" / STEP))
+    late, early = (score_log_of(run, run / "checkpoints" / STEP) for _ in range(2))
     assert late is not None
     assert early is not None
     with MetricsLog(run / "metrics.jsonl") as log:

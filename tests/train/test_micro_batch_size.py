@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gptlab.train.micro_batch import estimate, even
+from gptlab.train.micro_batch_size import estimate, even
 
 GIB = 2**30
 

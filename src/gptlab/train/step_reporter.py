@@ -8,7 +8,7 @@ from gptlab.amounts import duration, quantity
 from gptlab.machine.world import World
 from gptlab.progress import StatusLine
 from gptlab.runs.metrics import MetricsLog
-from gptlab.train.gradient import Gradient
+from gptlab.train.step_stats import StepStats
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Work:
     """Peak of all devices together, in FLOP/s; None where it is unknown."""
 
 
-class Record:
+class StepReporter:
     """Writes rows and shows lines, in the first process only; `steps` is the last step, None while unknown."""
 
     def __init__(self, log: MetricsLog, world: World, work: Work, *, steps: int | None, step: int) -> None:
@@ -36,14 +36,14 @@ class Record:
         self._began: tuple[float, int] | None = None
         """When this process began its first step, and how many steps came before."""
 
-    def step(self, step: int, tokens: int, gradient: Gradient, *, lr: float, step_s: float) -> None:
+    def step(self, step: int, tokens: int, stats: StepStats, *, lr: float, step_s: float) -> None:
         """Record a finished step."""
         if not self._main:
             return
         speed = self._work.batch_tokens / step_s
         peak = self._work.peak_flops
         mfu = speed * self._work.flops_per_token / peak if peak else None
-        row = {"loss": gradient.loss, "grad_norm": gradient.norm, "lr": lr, "step_s": step_s}
+        row = {"loss": stats.loss, "grad_norm": stats.norm, "lr": lr, "step_s": step_s}
         self.log.write("step", step=step, tokens=tokens, **row, tokens_per_s=speed, mfu=mfu)
         self._watch_log()
         # Measured from the first step on, which leaves out compiling; restarted after a rollback.
@@ -53,7 +53,7 @@ class Record:
         passed, steps = time.monotonic() - began, self._steps
         eta = "unknown" if steps is None else duration(passed / (step - before) * (steps - step))
         self._console.show(
-            f"step {step}/{steps or '?'} | loss {gradient.loss:.4f} | lr {lr:.2e} | "
+            f"step {step}/{steps or '?'} | loss {stats.loss:.4f} | lr {lr:.2e} | "
             f"{quantity(speed, ' tokens')}/s | {f'MFU {100 * mfu:.1f} % | ' if mfu else ''}ETA {eta}",
             final=step == steps,
         )
