@@ -60,7 +60,7 @@ class RunConfig:
     @property
     def order_seed(self) -> int:
         """What decides the order of the data."""
-        return self.train.seed if self.data.seed is None else self.data.seed
+        return self.data.order_seed(self.train.seed)
 
     def __post_init__(self) -> None:
         if self.train.batch_tokens % self.model.context:

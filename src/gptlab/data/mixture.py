@@ -63,6 +63,10 @@ class DataConfig:
         """The sets: one, or those of a mixture."""
         return self.train or (Part(path=self.path),)
 
+    def order_seed(self, train_seed: int) -> int:
+        """Return the seed of the order: its own, or else that of [train]."""
+        return train_seed if self.seed is None else self.seed
+
 
 @dataclass(frozen=True)
 class Set:
