@@ -105,6 +105,12 @@ def test_steps_are_the_most_there_are(clock):
     assert last == 500
 
 
+def test_so_few_steps_that_no_plan_is_made_are_all_and_decay_to_the_end(clock):
+    few = budget(steps=16)
+    assert run(few, clock, 10**6, 1.0) == (16, [])
+    assert [few.progress(step) for step in (0, 4, 16)] == [0, 0.25, 1]
+
+
 def test_a_warm_up_that_does_not_fit_is_refused(clock):
     with pytest.raises(
         TrainError, match=r"train.hours = 1: only 3,\d\d\d steps fit, and the warm-up has 5,000;"

@@ -73,11 +73,19 @@ class Budget:
 
     def progress(self, step: int) -> float:
         """Return the fraction of the decay done after a number of steps."""
-        return self.plan.progress(step) if self.plan is not None else 0.0
+        plan = self._in_force
+        return plan.progress(step) if plan is not None else 0.0
 
     def finished(self, step: int) -> bool:
         """Return whether the run ends after this many steps."""
-        return self.plan is not None and step >= self.plan.steps
+        plan = self._in_force
+        return plan is not None and step >= plan.steps
+
+    @property
+    def _in_force(self) -> Plan | None:
+        if self.plan is None and self.max_steps is not None:  # the speed is unknown, but not the most steps
+            return Plan(self._decay_start, 0.0, self.max_steps)
+        return self.plan
 
     @property
     def used_s(self) -> float:
