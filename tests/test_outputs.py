@@ -86,16 +86,22 @@ def test_it_is_refused_before_the_work(
     assert "holds thesis.tex, which is not part of any report" in refused("report", runs[0], "--out", thesis)
 
 
-def test_an_export_that_does_not_say_whose_it_is_stays(
+def test_an_export_that_does_not_say_whose_it_is(
     runs: tuple[Path, Path], tmp_path: Path, refused: Refused
 ) -> None:
+    """As older versions wrote them: overwritten if the weights are the model's."""
     first, out = runs[0], tmp_path / "out"
     assert cli.main(["export", str(first), str(out), "--no-verify"]) == 0
     config = out / "config.json"
     said = json.loads(config.read_text())
     del said["gptlab"]["of"]
     config.write_text(json.dumps(said))
-    assert "holds the export of a " in refused("export", first, out, "--no-verify")
+    other = first / "checkpoints" / "step_00000004"
+    assert "holds an export with other weights, which does not say whose" in refused(
+        "export", other, out, "--no-verify"
+    )
+    assert cli.main(["export", str(first), str(out), "--no-verify"]) == 0
+    assert "of" in json.loads(config.read_text())["gptlab"]
 
 
 def test_a_gguf_file_of_another_run_stays(runs: tuple[Path, Path], tmp_path: Path, refused: Refused) -> None:

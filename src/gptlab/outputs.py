@@ -24,7 +24,7 @@ class Record:
     kind: str
     """What it is, in words: a report, an export."""
     of: str | None
-    """The fingerprint of what it was made from; None if it does not say."""
+    """The fingerprint of what it was made from; None where it is not known."""
     name: str
     """The name of what it was made from."""
     files: Set[str] = frozenset()
@@ -149,7 +149,7 @@ def require_own_file(out: Path, kind: str, of: str, record: Record | None) -> No
 
 
 def _require_same(out: Path, kind: str, of: str | None, record: Record | None, place: str) -> None:
-    if record is not None and (record.kind != kind or of not in (None, record.of)):
+    if record is not None and (record.kind != kind or (None not in (of, record.of) and record.of != of)):
         raise ConfigError(
             f"{out}: holds the {record.kind} of {record.name}; choose another {place} or delete this one"
         )

@@ -64,7 +64,7 @@ def open_repository(name: str, *, public: bool, of: str) -> None:
                 mark = read_mark(Path(folder))
                 if mark is None:
                     raise ExportError(f"{name}: holds a model that gptlab did not write; choose another name")
-                if mark_of(mark) != of:
+                if mark_of(mark) not in (of, None):
                     raise ExportError(f"{name}: holds another model of gptlab's; choose another name")
 
 

@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from gptlab import __version__
 from gptlab.data.hugging_face_files import CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG
@@ -86,6 +86,7 @@ def export(
     out = out.resolve()
     try:
         require_own_export(out, of)
+        _refuse_unknown(out, of, model, architecture)
         with whole_folder(out) as aside:
             _write(model, tokenizer, architecture, aside, beside or {}, of)
             max_diff = compare(model, tokenizer, aside) if verify else None
@@ -156,9 +157,29 @@ def _record(out: Path, mark: Mapping[str, Any]) -> Record:
 
 
 def mark_of(mark: Mapping[str, Any]) -> str | None:
-    """Return the fingerprint in an export's mark; None if it has none."""
+    """Return the fingerprint in an export's mark; None if it was written from Python, where none is known."""
     of = mark.get("of")
     return of if isinstance(of, str) else None
+
+
+def _refuse_unknown(out: Path, of: str | None, model: GPT, architecture: str) -> None:
+    """Refuse to replace an export without a fingerprint, unless it holds this very model."""
+    mark = read_mark(out)
+    if of is None or mark is None or mark_of(mark) is not None or _holds(out, model, architecture):
+        return
+    raise ExportError(
+        f"{out}: holds an export with other weights, which does not say whose it is; choose another folder or "
+        "delete this one"
+    )
+
+
+def _holds(out: Path, model: GPT, architecture: str) -> bool:
+    try:
+        there = load_file(out / WEIGHTS)
+    except (OSError, SafetensorError):
+        return False
+    here = dict(FORMATS[architecture].tensors(model.state_dict(), model.config))
+    return there.keys() == here.keys() and all(torch.equal(there[name], here[name]) for name in here)
 
 
 def read_mark(folder: Path) -> Mapping[str, Any] | None:
