@@ -9,7 +9,7 @@ from gptlab import cli, recipe, recipe_keys
 from gptlab.data.manifest import Manifest, TokenizerRecord
 from gptlab.data.mixture import DataConfig, Part
 from gptlab.errors import ConfigError
-from gptlab.eval.config import EvalConfig
+from gptlab.eval.eval_config import EvalConfig
 from gptlab.eval.tasks import SUITES, TASKS
 from gptlab.model.gpt import SIZES, ModelConfig
 from gptlab.model.norm import NORMS

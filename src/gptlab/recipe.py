@@ -19,7 +19,7 @@ from typing import (
 from gptlab.data.manifest import MANIFEST, Manifest
 from gptlab.data.mixture import DataConfig
 from gptlab.errors import ConfigError, did_you_mean, no_such_key
-from gptlab.eval.config import EvalConfig
+from gptlab.eval.eval_config import EvalConfig
 from gptlab.model.gpt import SIZES, ModelConfig
 from gptlab.parsing import check_numbers, parse_toml
 from gptlab.recipe_keys import ELSEWHERE, table_of, type_name

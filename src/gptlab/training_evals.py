@@ -16,7 +16,7 @@ from gptlab.data.mixture import Sets
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import GptlabError
 from gptlab.eval import tasks
-from gptlab.eval.accuracy import Row, summarise
+from gptlab.eval.accuracy import ItemResult, summarise
 from gptlab.eval.score import Stop, good_batch_tokens
 from gptlab.eval.validation import Loss, mean_loss, windows_sha256
 from gptlab.machine.device import DTypeName
@@ -76,7 +76,7 @@ def evaluations(
         return [_validation_row(sets, totals) | {"items_sha256": held_out}]
 
     def score(task: tasks.Task) -> Rows | None:
-        def share(stop: Stop) -> tuple[list[Row], int]:
+        def share(stop: Stop) -> tuple[list[ItemResult], int]:
             if not task.items:
                 return [], 0
             score = task.evaluate(scored, device=world.device, stop=stop, quiet=not world.main)
@@ -86,7 +86,7 @@ def evaluations(
         if found is None:
             return None
         own, cut = found
-        rows: list[Row] = [{**row, "i": world.rank + world.size * row["i"]} for row in own]
+        rows: list[ItemResult] = [{**row, "i": world.rank + world.size * row["i"]} for row in own]
         rows = sorted(world.gather(rows), key=lambda row: row["i"])
         (truncated,) = world.sum(cut)
         accuracy = summarise(rows, int(truncated))

@@ -30,7 +30,7 @@ WORST = 10
 BEGINNING_TOKENS = 40
 FLAGS = ("rare", "context", "right", "wrong")
 
-Row = dict[str, Any]
+Facts = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def contamination(
     text_column: str | None = None,
     n: int = N,
     workers: int | None = None,
-) -> Row:
+) -> Facts:
     """Search a prepared folder's training shards for the n-grams of a task's items, or of any documents.
 
     Arguments as in `gptlab data contamination`.
@@ -138,7 +138,7 @@ def contamination(
     }
 
 
-def _row(i: int, item: ItemText, parts: Sequence[Integers], found: Found, n: int) -> Row:
+def _row(i: int, item: ItemText, parts: Sequence[Integers], found: Found, n: int) -> Facts:
     """Count how much of an item was found, and in which part of it."""
     together = np.unique(np.concatenate(parts))
     documents = found.documents[together]
@@ -161,7 +161,7 @@ def _evidence(
     search: Search,
     found: Found,
     decode: Callable[[Iterable[int]], str],
-) -> Row:
+) -> Facts:
     """Show the longest run of an item's words in one document: the document that most of its n-grams point to."""
     together = np.concatenate(parts)
     places, votes = np.unique(found.places[together[found.documents[together] > 0]], return_counts=True)
@@ -187,7 +187,7 @@ def _evidence(
     }
 
 
-def told(facts: Row) -> str:
+def told(facts: Facts) -> str:
     """Write the result for people."""
     n, items = facts["n"], facts["items"]
 

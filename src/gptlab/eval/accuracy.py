@@ -20,7 +20,7 @@ SAMPLE = ("i", "label", "log_likelihoods", "pred", "pred_norm")
 """What a samples file says of an item."""
 
 
-class Row(TypedDict):
+class ItemResult(TypedDict):
     """One item's outcome."""
 
     i: int
@@ -70,7 +70,7 @@ class Accuracy:
     """Items scored."""
     truncated: int
     """Items with a choice that was too long for the model and was cut."""
-    rows: list[Row]
+    rows: list[ItemResult]
     """Item by item, in order."""
 
     def samples(self) -> list[dict[str, Any]]:
@@ -96,7 +96,7 @@ def multiple_choice(
         TaskError: there is no item, or the model's numbers are NaN.
         StopEvaluation: `stop` returned true.
     """
-    rows: list[Row] = []
+    rows: list[ItemResult] = []
     truncated = 0
     with Progress("scoring", len(items), " items", quiet=quiet) as progress:
         for window in _windows(items):
@@ -134,13 +134,13 @@ def _windows(items: Iterable[Item]) -> Iterator[list[Item]]:
         yield window
 
 
-def _row(i: int, item: Item, choice: Sequence[Score]) -> Row:
+def _row(i: int, item: Item, choice: Sequence[Score]) -> ItemResult:
     sums = [score.log_likelihood for score in choice]
     # Of an answer longer than the context only its end is scored, which is taken to have its share of the bytes.
     answer_bytes = (item.answer_bytes or 0) * choice[item.label].tokens / len(item.pairs[item.label][1])
     if any(map(math.isnan, sums)):
         raise TaskError(f"item {i}: the log-likelihoods are {sums}; the model has diverged; score another")
-    row: Row = {
+    row: ItemResult = {
         "i": i,
         "label": item.label,
         "log_likelihoods": sums,
@@ -160,7 +160,7 @@ def _row(i: int, item: Item, choice: Sequence[Score]) -> Row:
     return row
 
 
-def summarise(rows: list[Row], truncated: int) -> Accuracy:
+def summarise(rows: list[ItemResult], truncated: int) -> Accuracy:
     """Summarise the outcomes of items; join several processes' outcomes first.
 
     Raises:

@@ -101,7 +101,7 @@ REMEDIES = {
 
 
 @dataclass(frozen=True)
-class Plan:
+class GenerationPlan:
     """How to continue a text."""
 
     stops: list[str]
@@ -185,7 +185,7 @@ class Defaults:
         return cls(values, str(place), tuple(stop_ids))
 
 
-def plan(options: Mapping[str, Any], defaults: Defaults, *, eos: str | None, context: int) -> Plan:
+def plan(options: Mapping[str, Any], defaults: Defaults, *, eos: str | None, context: int) -> GenerationPlan:
     """Return how to continue a request.
 
     Args:
@@ -231,7 +231,7 @@ def plan(options: Mapping[str, Any], defaults: Defaults, *, eos: str | None, con
     top_k = TOP_K if top_k is None else top_k
     # A folder's own number comes first: the harness's reaches transformers as the total length.
     longest = defaults.values.get("max_new_tokens") or tokens
-    return Plan(
+    return GenerationPlan(
         stops=stops,
         room=context - tokens,
         max_tokens=longest,

@@ -196,7 +196,7 @@ class HarnessModel(TemplateLM):
         self.truncated += sum(score.cut > 0 for score in scores)
         return scores
 
-    def plan(self, options: dict[str, Any]) -> generation.Plan:
+    def plan(self, options: dict[str, Any]) -> generation.GenerationPlan:
         """Return how a text is written that a task asks for with these arguments.
 
         Raises:
@@ -214,7 +214,7 @@ class HarnessModel(TemplateLM):
                 progress.advance()
         return texts
 
-    def _continue(self, context: str, plan: generation.Plan) -> str:
+    def _continue(self, context: str, plan: generation.GenerationPlan) -> str:
         begun = self._text.bos is not None and context.startswith(self._text.bos)
         prompt = self._text.encode(context, framed=not begun and self._asked.add_bos_token is not False)
         self.truncated += len(prompt) > plan.room

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.request import urlopen
 
 from gptlab.errors import TaskError
-from gptlab.eval import columns
+from gptlab.eval import fields
 from gptlab.eval.encoding import Encode, pairs
 from gptlab.eval.item import Item
 from gptlab.parsing import parse_json
@@ -102,7 +102,7 @@ def _example(line: str, place: str) -> tuple[Example, int]:
     if not isinstance(raw, dict):
         raise refuse("not a JSON object")
     try:
-        texts = {field: columns.text(raw, field) for field in ("activity_label", "ctx_a", "ctx_b", "ctx")}
+        texts = {field: fields.text(raw, field) for field in ("activity_label", "ctx_a", "ctx_b", "ctx")}
         endings, label = raw["endings"], str(raw["label"])
     except KeyError as error:
         raise refuse(f"field {error} is missing") from error

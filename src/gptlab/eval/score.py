@@ -119,7 +119,7 @@ def _key(pair: Pair) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def _score(
-    model: CausalLM, device: torch.device | str, rows: Sequence[tree.Row]
+    model: CausalLM, device: torch.device | str, rows: Sequence[tree.TreeRow]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     """Return, for every token predicted in a few rows, its pair, log-probability, and whether another is likelier."""
     batch = tree.batch(rows)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from gptlab.data.tokenizer import Tokenizer
 from gptlab.errors import TaskError
-from gptlab.eval import columns, encoding, task_data
-from gptlab.eval.columns import Columns
+from gptlab.eval import encoding, fields, task_data
+from gptlab.eval.fields import Fields
 from gptlab.eval.item import Item
 
 
@@ -66,7 +66,7 @@ class Small:
     """How `datasets` loads its rows."""
     split: str
     """The one that lm-evaluation-harness asks."""
-    question: Callable[[Columns], Question]
+    question: Callable[[Fields], Question]
     """Raises KeyError or ValueError for a row that is broken."""
     of_each_part: int | None = None
     """How many items of each part are asked; None means all."""
@@ -147,41 +147,41 @@ def _choice(words: str, choices: Sequence[str], label: int, about: str = "", par
     return Question(f"{about}Question: {words}\nAnswer:", endings, label, lengths, part, words)
 
 
-def _arc(row: Columns) -> Question:
+def _arc(row: Fields) -> Question:
     choices = row["choices"]
     if not isinstance(choices, dict):
         raise ValueError(f"field 'choices' is {choices!r}, not texts and labels")
-    texts, labels = columns.texts(choices, "text"), columns.texts(choices, "label")
-    answer = columns.text(row, "answerKey")
+    texts, labels = fields.texts(choices, "text"), fields.texts(choices, "label")
+    answer = fields.text(row, "answerKey")
     if answer not in labels or len(texts) != len(labels):
         raise ValueError(f"field 'answerKey' is {answer!r}, the labels are {labels}, of {len(texts)} texts")
-    return _choice(columns.text(row, "question"), texts, labels.index(answer))
+    return _choice(fields.text(row, "question"), texts, labels.index(answer))
 
 
-def _piqa(row: Columns) -> Question:
-    choices = [columns.text(row, "sol1"), columns.text(row, "sol2")]
-    return _choice(columns.text(row, "goal"), choices, columns.label(row, "label", 2))
+def _piqa(row: Fields) -> Question:
+    choices = [fields.text(row, "sol1"), fields.text(row, "sol2")]
+    return _choice(fields.text(row, "goal"), choices, fields.label(row, "label", 2))
 
 
-def _lambada(row: Columns) -> Question:
-    words = columns.text(row, "text").split(" ")
+def _lambada(row: Fields) -> Question:
+    words = fields.text(row, "text").split(" ")
     context = " ".join(words[:-1])
     if context and not context.strip():
         raise ValueError("field 'text' has no word before its last one")
     return Question(context, (f" {words[-1]}",), words=context)
 
 
-def _mmlu(row: Columns) -> Question:
-    subject, choices = columns.text(row, "subject"), columns.texts(row, "choices")
+def _mmlu(row: Fields) -> Question:
+    subject, choices = fields.text(row, "subject"), fields.texts(row, "choices")
     about = f"The following are questions (with answers) about {subject.replace('_', ' ')}.\n\n"
-    label = columns.label(row, "answer", len(choices))
-    return _choice(columns.text(row, "question").strip(), choices, label, about, subject)
+    label = fields.label(row, "answer", len(choices))
+    return _choice(fields.text(row, "question").strip(), choices, label, about, subject)
 
 
-def _blimp(row: Columns) -> Question:
+def _blimp(row: Fields) -> Question:
     # The space before a choice belongs to lm-evaluation-harness's question here, too.
-    good, bad = (f" {columns.text(row, f'sentence_{kind}')}" for kind in ("good", "bad"))
-    return Question("", (good, bad), part=columns.text(row, "UID"))
+    good, bad = (f" {fields.text(row, f'sentence_{kind}')}" for kind in ("good", "bad"))
+    return Question("", (good, bad), part=fields.text(row, "UID"))
 
 
 SMALL = {

@@ -23,7 +23,7 @@ CONTEXT = 0  # endings count from 1
 
 
 @dataclass
-class Row:
+class TreeRow:
     """A context and the endings that follow it, with the indices of their pairs."""
 
     context: list[int]
@@ -70,19 +70,19 @@ def excess(pair: Pair, context: int) -> int:
     return max(0, len(pair[0]) + len(pair[1]) - 1 - context)
 
 
-def rows(pairs: Sequence[Pair], *, branching: bool) -> list[Row]:
+def rows(pairs: Sequence[Pair], *, branching: bool) -> list[TreeRow]:
     """Lay pairs into rows; neighbours with the same context share a row, if rows may branch."""
-    laid: list[Row] = []
+    laid: list[TreeRow] = []
     for number, (context, ending) in enumerate(pairs):
         shared = branching and laid and laid[-1].context == context
         if not shared or len(context) + ROW_TOKENS < laid[-1].length + len(ending):
-            laid.append(Row(context))
+            laid.append(TreeRow(context))
         laid[-1].endings.append(ending)
         laid[-1].pairs.append(number)
     return laid
 
 
-def batches(rows: Sequence[Row], batch_tokens: int) -> Iterator[list[Row]]:
+def batches(rows: Sequence[TreeRow], batch_tokens: int) -> Iterator[list[TreeRow]]:
     """Group rows of similar length, the longest first: memory runs out at once or never."""
     order = sorted(rows, key=lambda row: -row.length)
     start = 0
@@ -92,7 +92,7 @@ def batches(rows: Sequence[Row], batch_tokens: int) -> Iterator[list[Row]]:
         start += count
 
 
-def batch(rows: Sequence[Row]) -> Batch:
+def batch(rows: Sequence[TreeRow]) -> Batch:
     """Turn rows into tensors, on the CPU."""
     width = max(row.length for row in rows)
     ids: list[list[int]] = []

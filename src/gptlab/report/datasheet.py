@@ -18,9 +18,9 @@ KIND = "data sheet"
 BAR_WIDTH = 50
 SHOWN_LETTERS = 300
 
-Row = dict[str, Any]
+Facts = dict[str, Any]
 
-NUMBERS: dict[str, Callable[[Row], str]] = {
+NUMBERS: dict[str, Callable[[Facts], str]] = {
     "documents": lambda split: f"{split['documents']:,}",
     "tokens": lambda split: f"{split['tokens']:,}",
     "shards": lambda split: f"{split['shards']:,}",
@@ -40,8 +40,8 @@ NUMBERS: dict[str, Callable[[Row], str]] = {
 """What is told of a split; the share of the commonest tokens comes behind it."""
 
 
-def _numbers(facts: Row) -> list[list[str]]:
-    splits: list[Row] = list(facts["splits"].values())
+def _numbers(facts: Facts) -> list[list[str]]:
+    splits: list[Facts] = list(facts["splits"].values())
     rows = [[name, *map(show, splits)] for name, show in NUMBERS.items()]
     for top in splits[0]["coverage"]:
         name = f"share of the {int(top):,} commonest" if int(top) > 1 else "share of the commonest token"
@@ -49,11 +49,11 @@ def _numbers(facts: Row) -> list[list[str]]:
     return rows
 
 
-def _lead(facts: Row) -> str:
+def _lead(facts: Facts) -> str:
     return f"{facts['source']}, tokenizer {facts['tokenizer']} of {facts['vocab_size']:,} entries"
 
 
-def _remarks(facts: Row) -> list[str]:
+def _remarks(facts: Facts) -> list[str]:
     dropped, both = facts["dropped"], facts["held_out_in_train"]
     remarks = [f"Validation: {facts['validation']}."] if facts["validation"] else []
     if dropped:
@@ -65,9 +65,9 @@ def _remarks(facts: Row) -> list[str]:
     return remarks
 
 
-def told(facts: Row) -> str:
+def told(facts: Facts) -> str:
     """Write a data sheet for a terminal."""
-    splits: dict[str, Row] = facts["splits"]
+    splits: dict[str, Facts] = facts["splits"]
     lines = [f"{facts['folder']}: {_lead(facts)}", *_remarks(facts), ""]
     for name, *cells in (["", *splits], *_numbers(facts)):
         lines.append(f"{name:<31}" + "".join(f"{cell:>16}" for cell in cells))
@@ -85,7 +85,7 @@ def told(facts: Row) -> str:
     return "\n".join(lines)
 
 
-def _bars(lengths: Row) -> list[str]:
+def _bars(lengths: Facts) -> list[str]:
     """Draw a histogram in letters, a line for each doubling of the length."""
     doubling = np.floor(np.log2(lengths["bin_edges"][:-1]) + 1e-9).astype(int)
     counts = np.bincount(doubling, weights=lengths["documents_by_bin"]).astype(int)
@@ -97,15 +97,15 @@ def _bars(lengths: Row) -> list[str]:
     ]
 
 
-def _place(example: Row) -> str:
+def _place(example: Facts) -> str:
     return f"document {example['document']:,}, {example['tokens']:,} tokens"
 
 
-def _text(example: Row) -> str:
+def _text(example: Facts) -> str:
     return example["beginning"] + (f"\n[...]\n{example['end']}" if example["end"] else "")
 
 
-def lengths_chart(name: str, split: Row) -> Chart:
+def lengths_chart(name: str, split: Facts) -> Chart:
     """Chart how long a split's documents are, and where its tokens lie."""
     lengths = split["lengths"]
     # From the ground and back to it: an empty bin at either end.
@@ -160,14 +160,14 @@ def _identity(folder: Path) -> str:
     return fingerprint(KIND, folder.resolve().name, Manifest.load(folder).fingerprint)
 
 
-def write_page(facts: Row, out: Path) -> list[str]:
+def write_page(facts: Facts, out: Path) -> list[str]:
     """Write a data sheet as `index.html`, the pictures next to it as PNG, and return the files.
 
     Raises:
         ConfigError: the folder holds something else, or cannot be written.
     """
     require_own_datasheet(Path(facts["folder"]), out)
-    splits: dict[str, Row] = facts["splits"]
+    splits: dict[str, Facts] = facts["splits"]
     files: dict[str, bytes] = {}
     figures: list[str] = []
     for name, split in splits.items():
@@ -195,7 +195,7 @@ def write_page(facts: Row, out: Path) -> list[str]:
     return [str(out / name) for name in files]
 
 
-def _commonest(splits: dict[str, Row]) -> str:
+def _commonest(splits: dict[str, Facts]) -> str:
     """Set the commonest tokens of each split side by side."""
     head = ["rank"]
     for name in splits:

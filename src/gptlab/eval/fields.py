@@ -1,12 +1,12 @@
-"""The columns of a data set's row, checked: KeyError for a missing one, ValueError for a broken one."""
+"""The fields of a task's item, checked: KeyError for a missing one, ValueError for a broken one."""
 
 from typing import Any
 
-Columns = dict[str, Any]
+Fields = dict[str, Any]
 """A row of a data set."""
 
 
-def text(row: Columns, field: str) -> str:
+def text(row: Fields, field: str) -> str:
     """Return a column that holds a text."""
     value = row[field]
     if not isinstance(value, str):
@@ -14,7 +14,7 @@ def text(row: Columns, field: str) -> str:
     return value
 
 
-def texts(row: Columns, field: str) -> list[str]:
+def texts(row: Fields, field: str) -> list[str]:
     """Return a column that holds texts, at least one."""
     value = row[field]
     if not isinstance(value, list) or not value or not all(isinstance(each, str) for each in value):
@@ -22,7 +22,7 @@ def texts(row: Columns, field: str) -> list[str]:
     return value
 
 
-def label(row: Columns, field: str, choices: int) -> int:
+def label(row: Fields, field: str, choices: int) -> int:
     """Return a column that holds the index of a choice."""
     value = row[field]
     if type(value) is not int or not 0 <= value < choices:

@@ -2,7 +2,7 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from gptlab.eval.config import EvalConfig
+from gptlab.eval.eval_config import EvalConfig
 
 
 def test_what_cannot_be_is_refused():
