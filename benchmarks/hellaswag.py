@@ -16,7 +16,7 @@ import multiprocessing
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stderr
 from importlib.metadata import version
@@ -71,7 +71,10 @@ def gptlab_side(model: Any, tokenizer: Any, data: Path, shots: int) -> Side:
 def harness_side(folder: Path, context: int, data: Path, shots: int) -> Side:
     """Build what `lm_eval --model hf --tasks hellaswag` does, its tasks already indexed and loaded."""
     device = choose_device("auto")
-    lm = HFLM(pretrained=str(folder), device=str(device), dtype="float32", batch_size=1, max_length=context)
+    harness_model: Any = HFLM  # whose constructor hides its arguments from type checkers
+    lm = harness_model(
+        pretrained=str(folder), device=str(device), dtype="float32", batch_size=1, max_length=context
+    )
     manager = harness._task_manager()
 
     def score(items: Path, batch_size: int) -> np.ndarray:
@@ -88,8 +91,8 @@ def harness_side(folder: Path, context: int, data: Path, shots: int) -> Side:
             task.set_fewshot_seed(fewshot.SEED)
             began = time.perf_counter()
             with redirect_stderr(io.StringIO()):  # its bars
-                found = harness_evaluate(lm, loaded, bootstrap_iters=1)
-            score.seconds = time.perf_counter() - began  # without loading the task
+                found: Any = harness_evaluate(lm, loaded, bootstrap_iters=1)
+            score.seconds = time.perf_counter() - began  # pyright: ignore[reportFunctionMemberAccess]  # without loading the task
         samples = sorted(found["samples"]["hellaswag"], key=lambda sample: sample["doc_id"])
         return np.array([[total for total, _ in sample["filtered_resps"]] for sample in samples])
 
@@ -126,7 +129,7 @@ def dealt(lines: list[str], hands: int, place: Path) -> list[Path]:
     return files
 
 
-def _items(tokenizer: Any, context: int, file: Path) -> list[Any]:
+def _items(tokenizer: Any, context: int, file: Path) -> Sequence[Any]:
     return tasks.build(
         "hellaswag", tasks.Inputs(tokenizer=tokenizer, context=context, file=file, protocol="harness")
     ).items

@@ -147,9 +147,9 @@ def main() -> None:
         )
         (arguments.folder / f"{os.environ['RANK']}.json").write_text(json.dumps(found))
         return
-    result: dict[str, Any] = {"what": __doc__.partition("\n")[0], "processes": arguments.processes}
+    result: dict[str, Any] = {"what": str(__doc__).partition("\n")[0], "processes": arguments.processes}
     if arguments.only != "time":
-        result["memory"] = [
+        memories: list[dict[str, Any]] = [
             {
                 "size": size,
                 "kind": kind,
@@ -158,7 +158,8 @@ def main() -> None:
             for size in arguments.sizes
             for kind in PARALLEL
         ]
-        for line in result["memory"]:
+        result["memory"] = memories
+        for line in memories:
             worst = max(one["held"] / one["formula"] for one in line["processes"])
             held_gb = max(one["held"] for one in line["processes"]) / 1e9
             print(

@@ -45,7 +45,9 @@ def gptlab_side(model: GeneratingGPT, dtype: torch.dtype) -> Write:
 def transformers_side(folder: Path, dtype: torch.dtype) -> Write:
     """Build what their users call."""
     with quiet_transformers():
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval().to(choose_device("auto"))
+        model: Any = (
+            AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval().to(choose_device("auto"))
+        )
 
     def write(prompts: Tensor, tokens: int) -> Tensor:
         return model.generate(
@@ -70,13 +72,14 @@ def main() -> None:
     keep_freed()  # as gptlab's commands do; the other side gains by it, too
 
     device = choose_device("auto")
+    model: Any
     if arguments.model is not None:
         model, tokenizer = load(arguments.model)
     else:
         torch.manual_seed(0)
         model = GeneratingGPT(ModelConfig(**SIZES["gpt2-124m"])).to(device).eval()
         tokenizer = load_tokenizer("gpt2")
-    result = {
+    result: dict[str, Any] = {
         "what": "greedy text with a key/value cache",
         "model": str(arguments.model or "GPT-2 124M's shape, random weights"),
         "tokens": arguments.tokens,

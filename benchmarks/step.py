@@ -316,7 +316,9 @@ def main() -> int:
         "warm_up_s": {name: lane.warm_up_s for name, lane in lanes.items()},
         "seconds": {name: lane.seconds for name, lane in lanes.items()},
         "median_s": {name: statistics.median(lane.seconds) for name, lane in measured.items()},
-        "peak_memory_gb": {name: round(lane.peak_bytes / 1e9, 2) for name, lane in measured.items()},
+        "peak_memory_gb": {
+            name: round(lane.peak_bytes / 1e9, 2) for name, lane in measured.items() if lane.peak_bytes
+        },
         "speedup": {name: speedups(lanes, name) for name in measured if name.startswith("gptlab")},
         "failed": {name: lane.failure for name, lane in lanes.items() if lane.failure is not None},
     }

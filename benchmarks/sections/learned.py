@@ -71,10 +71,17 @@ def _learned(job: Job, recipe: str, data: Path, out: Path, limit_s: float) -> di
     }
     # A list with nothing behind its name is empty: neither tasks nor samples.
     command = [*GPTLAB, "train", *map(str, files), *flagged(flags), "--eval.tasks", "--sample.prompts"]
-    took = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
     began = time.monotonic()
     try:
-        done = subprocess.run(command, check=False, timeout=limit_s, **took)
+        done = subprocess.run(
+            command,
+            check=False,
+            timeout=limit_s,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
     except subprocess.TimeoutExpired:
         raise Complaint(f"out of time after {limit_s:.0f} s") from None
     print(done.stdout[-5000:])

@@ -173,7 +173,7 @@ def _cached(device: torch.device, case: Case, dtype: Any) -> tuple[float]:
     model, ids = _on(device, case), case.ids.to(device)
     half = ids.shape[1] // 2
     parts = ids.split((half, 1, 1, 1, ids.shape[1] - half - 3), 1)
-    cache = model.new_cache(*ids.shape, operand_dtype(dtype))
+    cache = model.new_cache(ids.shape[0], ids.shape[1], operand_dtype(dtype))
     with inference_autocast(dtype, device):
         logits = torch.cat([model.head(model.hidden_states(part, cache)) for part in parts], 1)
     return (_error(logits, case.logits),)

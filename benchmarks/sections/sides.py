@@ -76,7 +76,7 @@ def _peer(file: str) -> ModuleType:
     return module
 
 
-def _peer_model(module: ModuleType, work: Workload, compiled: bool, **options: Any) -> nn.Module:
+def _peer_model(module: ModuleType, work: Workload, compiled: bool, **options: Any) -> Any:
     shape = {"block_size" if key == "context" else key: value for key, value in work.shape.items()}
     torch.set_float32_matmul_precision("high")  # as both scripts set
     model = module.GPT(module.GPTConfig(**shape, **options)).to(choose_device(work.device)).train()
@@ -93,7 +93,7 @@ def nanogpt_model(work: Workload, compiled: bool) -> tuple[nn.Module, Loss]:
 
 def llmc_model(work: Workload, compiled: bool) -> tuple[nn.Module, Loss]:
     """Build the model of llm.c's train_gpt2.py, as `--flash=1 --compile=1 --tensorcores=1` does."""
-    module = _peer("llmc_train_gpt2.py")
+    module: Any = _peer("llmc_train_gpt2.py")
     module.FLASH = 1
     if compiled:
         module.config.coordinate_descent_tuning = True
