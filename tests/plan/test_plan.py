@@ -82,6 +82,20 @@ def test_what_does_not_fit_a_gpu_is_not_recommended(planned):
     assert "needs 27.6GB of a device's 16GB" in told.out
 
 
+def test_several_gpus_share_the_optimizers_state_where_it_does_not_fit_one(planned, tmp_path):
+    _, facts, told = planned("--hours", 24, "--gpu", "T4", "--gpus", 16)
+    assert [row["parallel"] for row in facts["rows"]] == ["ddp", "ddp", "ddp", "zero1"]
+    large = facts["rows"][3]
+    means = 8 * large["parameters"]  # two of 4 bytes each
+    assert large["memory_bytes"] < 16e9 < large["memory_bytes"] + 15 / 16 * means
+    assert large["loss"] is not None
+    assert "GB (zero1)" in told.out
+    file = tmp_path / "large.toml"
+    file.write_text('base = "gpt2_124m"\n[model]\nsize = "gpt2-1558m"\n[train]\nparallel = "zero1"\n')
+    _, facts, _ = planned("--hours", 24, "--gpu", "T4", "--gpus", 16, "--recipe", file)
+    assert facts["rows"][0]["memory_bytes"] == large["memory_bytes"]
+
+
 def test_fast_recipes_are_planned_with_their_own_gain(planned, tmp_path):
     plain = planned("--hours", 24)[1]["rows"][0]
     _, facts, told = planned("--hours", 24, "--recipe", "fast_124m", "--write", tmp_path / "fast.toml")

@@ -26,6 +26,7 @@ from gptlab.plan.surface import (
 )
 from gptlab.recipe import RunConfig
 from gptlab.train.optim import FLOAT32_BYTES, state_bytes
+from gptlab.train.parallel import PARALLEL
 
 PROTOCOL = "harness, 0 shots, acc_norm"
 RATES = {124e6: 1.0, 355e6: 0.5, 774e6: 0.42, 1.6e9: 0.33}
@@ -57,6 +58,8 @@ class Option:
     dollars: float | None
     memory_bytes: int
     """Of a device: weights, gradients and optimizer, and the activations of one sequence."""
+    parallel: str
+    """What several devices share: as the recipe says, or the optimizer's state where it does not fit otherwise."""
     disk_bytes: int
     """Checkpoints and data."""
     why: str | None = None
@@ -138,9 +141,16 @@ def _row(name: str, config: RunConfig, pace: Pace, data: Data, hours: float) -> 
     tokens = steps * batch
     used = pace.hours(tokens, size.flops_per_token)
     c = config.model
-    state = FLOAT32_BYTES * (2 * size.parameters + size.buffers) + state_bytes(config.optim, size.counts)
-    memory = state + ACTIVATION_BYTES * c.n_layer * c.n_embd * c.context
-    saved = FLOAT32_BYTES * size.parameters + state_bytes(config.optim, size.counts)
+    state = state_bytes(config.optim, size.counts)
+    besides = FLOAT32_BYTES * size.buffers + ACTIVATION_BYTES * c.n_layer * c.n_embd * c.context
+    saved = FLOAT32_BYTES * size.parameters + state
+
+    def held(parallel: str) -> int:
+        return PARALLEL[parallel].memory_bytes(size.parameters, state, pace.devices) + besides
+
+    memory = held(config.train.parallel)
+    if config.train.parallel == "ddp" and pace.devices > 1 and memory > (pace.memory or math.inf):
+        config, memory = replace(config, train=replace(config.train, parallel="zero1")), held("zero1")
     why = None
     if steps < 1:
         why = "not one step fits into the time"
@@ -175,7 +185,8 @@ def _row(name: str, config: RunConfig, pace: Pace, data: Data, hours: float) -> 
         protocol=PROTOCOL,
         hours=used,
         dollars=None if pace.usd_per_hour is None else pace.usd_per_hour * used,
-        memory_bytes=int(memory),
+        memory_bytes=memory,
+        parallel=config.train.parallel,
         disk_bytes=int(KEPT * saved + TOKEN_BYTES * data.tokens),
         why=why,
     ), config
@@ -217,7 +228,7 @@ def table(found: Sequence[Option], chosen: Option | None) -> list[str]:
                 *expected(row),
                 f"{row.hours:.3g}",
                 "?" if row.dollars is None else f"{row.dollars:.3g}",
-                quantity(row.memory_bytes, "B"),
+                quantity(row.memory_bytes, "B") + (f" ({row.parallel})" if row.parallel != "ddp" else ""),
                 quantity(row.disk_bytes, "B"),
             )
         )

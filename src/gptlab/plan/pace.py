@@ -55,6 +55,7 @@ class Pace:
     """Tokens that are trained on in the time of an evaluation with its checkpoint, whatever the size."""
     every: float = math.inf
     """Tokens between evaluations; two more are at the start and the end."""
+    devices: int = 1
 
     def hours(self, tokens: float, flops_per_token: float) -> float:
         """Return how long a run of so many tokens takes, from its command to its end."""
@@ -86,6 +87,7 @@ def assumed(gpu: str, gpus: int) -> Pace:
         OVERHEAD,
         rent,
         found.memory,
+        devices=gpus,
     )
 
 
