@@ -143,9 +143,9 @@ def test_items_are_scored_in_windows_and_the_result_is_one(monkeypatch):
     monkeypatch.setattr("gptlab.eval.accuracy.WINDOW_TOKENS", 9)  # two items
     counts: list[int] = []
 
-    def counted(logits, pairs, **options):
+    def counted(model, pairs, **options):
         counts.append(len(pairs))
-        return log_likelihoods(logits, pairs, **options)
+        return log_likelihoods(model, pairs, **options)
 
     monkeypatch.setattr("gptlab.eval.accuracy.log_likelihoods", counted)
     assert choose(Lazy(items.__getitem__, range(7))) == whole

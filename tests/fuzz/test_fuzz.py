@@ -10,7 +10,7 @@ import pytest
 from ordeal import KINDS
 
 ORDEAL = Path(__file__).with_name("ordeal.py")
-FEW, MANY = 25, 1_000  # mutants of a kind
+FEW, MANY = 12, 1_000  # mutants of a kind
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is measured by Linux's means")
 

@@ -188,7 +188,7 @@ def test_a_search_gives_each_variant_its_rate(study, tmp_path, capsys):
     assert "steps = 6" in (tmp_path / "tuned" / "recipes" / "rope-lr1e-06.toml").read_text()
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.long)])
 def test_a_killed_study_ends_as_one_left_alone(kills, study, whole, tmp_path):
     out, draw = tmp_path / "killed", random.Random(kills)
     words = [sys.executable, "-m", "gptlab", "study", str(study), "--out", str(out)]

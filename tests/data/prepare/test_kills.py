@@ -40,7 +40,7 @@ def phase(out):
     return "encoding" if any(out.glob(".partial/*")) else "starting"
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.long)])
 def test_shards_are_the_same_after_any_number_of_kills(kills, tmp_path):
     draw = random.Random(kills)
     words = [f"word{number}" for number in range(500)]

@@ -92,7 +92,7 @@ print(difference)
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is limited by Linux's means")
-@pytest.mark.parametrize("kind", ["gpt2", "vaultgemma", "own"])
+@pytest.mark.parametrize("kind", ["gpt2", pytest.param("vaultgemma", marks=pytest.mark.long), "own"])
 def test_memory_does_not_grow_with_context_times_vocabulary(kind: str, tmp_path: Path) -> None:
     settings = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
     words = [sys.executable, "-c", UNDER_A_LIMIT, kind, str(tmp_path)]
