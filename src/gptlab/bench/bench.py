@@ -100,7 +100,10 @@ def _trace(rig: Rig, file: Path) -> None:
     from torch.profiler import ProfilerActivity, profile
 
     cuda = rig.world.device.type == "cuda"
-    with profile(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * cuda]) as profiler:
+    activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * cuda]
+    with profile(
+        activities=activities, acc_events=True
+    ) as profiler:  # else torch 2.11 warns of cycles that it has not
         rig.step()
     file.parent.mkdir(parents=True, exist_ok=True)
     profiler.export_chrome_trace(str(file))
