@@ -1,7 +1,7 @@
-"""Write docs/config.md, docs/export.md and the tree in README.md from the code.
+"""Write docs/config.md, docs/export.md, docs/files.md and the tree in README.md from the code.
 
 The first lists the keys of a recipe, their choices and the commands; the second says which class of transformers
-holds which model; the third has a phrase for each file, taken from its docstring.
+holds which model; the third has a phrase for each file, taken from its docstring, and the tree one for each folder.
 
 python docs/generate.py      `make docs` runs this; a test fails if a page is stale
 """
@@ -39,7 +39,7 @@ from gptlab.train.schedule import SCHEDULES
 
 DOCS = Path(__file__).parent
 SOURCE = DOCS.parent / "src" / "gptlab"
-TREE = "<!-- tree: written by `make docs` from the first sentence of each file -->"
+TREE = "<!-- tree: written by `make docs` from the first sentence of each folder -->"
 END_OF_TREE = "<!-- end of the tree -->"
 COLUMN = 24  # of the phrases
 
@@ -56,6 +56,14 @@ from left to right, and flags come last:
 If a later file changes the `name` of [optim], it replaces the whole section, as each optimizer has its own keys. TOML
 has no null: where a key may be none, leave it out, or write `"none"` if its default is something else (`None` on the
 command line). `gptlab config RECIPE...` prints the result, which is itself a recipe.
+"""
+
+FILES_HEAD = """\
+<!-- Written by docs/generate.py. Change the docstrings in src/gptlab and run `make docs`. -->
+
+# Every file
+
+Each with the first sentence of its docstring. The README shows the folders alone.
 """
 
 COMMANDS_HEAD = """\
@@ -335,8 +343,12 @@ def readme() -> str:
     text = (DOCS.parent / "README.md").read_text(encoding="utf-8")
     before, begin, rest = text.partition(TREE)
     _, end, after = rest.partition(END_OF_TREE)
-    every_file = f"<details><summary>Every file</summary>\n\n```\n{tree(SOURCE, '')}```\n</details>"
-    return f"{before}{begin}\n```\n{tree(SOURCE, '', folders_only=True)}```\n{every_file}\n{end}{after}"
+    return f"{before}{begin}\n```\n{tree(SOURCE, '', folders_only=True)}```\n{end}{after}"
+
+
+def files_page() -> str:
+    """Return docs/files.md."""
+    return f"{FILES_HEAD}\n```\n{tree(SOURCE, '')}```\n"
 
 
 def tree(folder: Path, indent: str, *, folders_only: bool = False) -> str:
@@ -390,6 +402,7 @@ def flags_help() -> str:
 PAGES: dict[str, Callable[[], str]] = {
     "config.md": page,
     "export.md": export_page,
+    "files.md": files_page,
     "../README.md": readme,
     "../src/gptlab/commands/flags.txt": flags_help,
 }

@@ -17,7 +17,7 @@ def generate():
     return module
 
 
-PAGES = ["config.md", "export.md", "../README.md", "../src/gptlab/commands/flags.txt"]
+PAGES = ["config.md", "export.md", "files.md", "../README.md", "../src/gptlab/commands/flags.txt"]
 
 
 @pytest.mark.parametrize("name", PAGES)

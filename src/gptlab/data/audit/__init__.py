@@ -1,1 +1,1 @@
-"""Prepared data looked into: its documents and tokens, and test items among them."""
+"""Inspects prepared data: its documents and tokens, and test items among them."""
