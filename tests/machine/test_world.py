@@ -28,7 +28,7 @@ def test_processes_know_their_device_from_the_start(alone_of_two, monkeypatch):
     )
     for name in ("new_group", "barrier", "monitored_barrier"):
         monkeypatch.setattr(dist, name, lambda *_, **__: None)
-    monkeypatch.setattr(world, "_set_pg_timeout", lambda timeout, group: None)
+    monkeypatch.setattr(world, "set_timeout", lambda timeout, group: None)
     with world.join_world("auto", {}) as joined:
         assert (joined.rank, joined.size) == (0, 2)
     assert (asked["backend"], asked["device_id"]) == ("nccl", torch.device("cuda", 1))

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import TCPStore
-from torch.distributed.distributed_c10d import PrefixStore, _set_pg_timeout  # pyright: ignore[reportPrivateUsage]
+from torch.distributed import distributed_c10d
+from torch.distributed.distributed_c10d import PrefixStore
 
 from gptlab.errors import TrainError
 from gptlab.machine import peers
@@ -18,6 +19,9 @@ from gptlab.machine.device import DeviceName, choose_device
 from gptlab.machine.peers import INTERFACE, Peer, Peers, Same
 
 T = TypeVar("T")
+
+# Public from torch 2.14 on, which warns of the private name.
+set_timeout: Any = getattr(dist, "set_timeout", None) or distributed_c10d._set_pg_timeout  # pyright: ignore[reportPrivateUsage]
 
 WORK_S = 1800  # for all to reach the same point: one process may evaluate, compile, or wait for a slow drive
 
@@ -177,7 +181,7 @@ def _groups(store: Any, rank: int, size: int, device: torch.device) -> Any:
     dist.barrier()
     dist.monitored_barrier(votes, timedelta(seconds=peers.START_S), wait_all_ranks=True)
     for group in (None, votes) if cuda else (None,):
-        _set_pg_timeout(timedelta(seconds=WORK_S), group)
+        set_timeout(timedelta(seconds=WORK_S), group)
     store.set_timeout(timedelta(seconds=WORK_S))
     peers.watch_connections()
     return votes
