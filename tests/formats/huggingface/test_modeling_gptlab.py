@@ -75,6 +75,18 @@ def test_the_cache_and_padding_on_the_left(position: str, gpt: MakeGPT) -> None:
     assert torch.equal(without, written[1:])
 
 
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+def test_the_cache_has_the_name_of_every_transformers(name: str, gpt: MakeGPT) -> None:
+    """Version 5.24 calls `cache` what was `past_key_values`; an unknown name would vanish into `forward`'s others."""
+    from gptlab.formats.huggingface.modeling_gptlab import CACHE
+
+    _, theirs = both(gpt, position="rope")
+    ids = torch.randint(29, (2, 6))
+    first = theirs(input_ids=ids[:, :4], use_cache=True)
+    last = theirs(input_ids=ids[:, 4:], **{name: first[CACHE]})
+    torch.testing.assert_close(last.logits, theirs(input_ids=ids).logits[:, 4:])
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_it_can_be_trained_and_saved(tied: bool, gpt: MakeGPT, tmp_path: Any) -> None:
     from gptlab.formats.huggingface.modeling_gptlab import GPTLabForCausalLM

@@ -12,12 +12,15 @@ from torch import nn
 from transformers import DynamicCache, GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+# The name of the key/value cache, which transformers 5.24 changed: `forward` takes both, as it loses names it lacks.
+CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
+
 
 class GPTLabConfig(PretrainedConfig):
     """The switches of a model, by gptlab's names."""
 
     model_type = "gptlab"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = [CACHE]
     attribute_map = {
         "num_hidden_layers": "n_layer",
         "num_attention_heads": "n_head",
@@ -254,19 +257,21 @@ class GPTLabForCausalLM(PreTrainedModel, GenerationMixin):
         labels=None,
         use_cache=None,
         logits_to_keep=0,
+        cache=None,
         **others,
     ):
         x = self.embed(input_ids) if inputs_embeds is None else inputs_embeds
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache()
-        start = past_key_values.get_seq_length() if past_key_values is not None else 0
+        cache = past_key_values if cache is None else cache
+        if use_cache and cache is None:
+            cache = DynamicCache()
+        start = cache.get_seq_length() if cache is not None else 0
         if position_ids is None:
             position_ids = torch.arange(start, start + x.shape[1], device=x.device)[None]
         x = self.embed_norm(self.position.embed(x, position_ids))
         rotation = self.position.rotation(position_ids)
         mask = self.mask(attention_mask, start, x)
         for block in self.blocks:
-            x = block(x, rotation, mask, past_key_values)
+            x = block(x, rotation, mask, cache)
         last = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         weight = self.embed.weight if self.unembed is None else self.unembed.weight
         logits = F.linear(self.norm(x)[:, last], weight)
@@ -276,7 +281,7 @@ class GPTLabForCausalLM(PreTrainedModel, GenerationMixin):
         loss = None
         if labels is not None:
             loss = self.loss_function(logits, labels, self.config.vocab_size, **others)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
+        return CausalLMOutputWithPast(loss=loss, logits=logits, **{CACHE: cache})
 
     def mask(self, attention_mask, start, x):
         """Return which keys a query sees, or what is added to their scores; None is all before it."""
