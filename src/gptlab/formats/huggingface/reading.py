@@ -154,10 +154,9 @@ class CacheReader:
         self._attention_dtype = attention_dtype(self.device, dtype)
         # Most classes can compute the head at the last position only.
         self._last_only = taken(model, logits_to_keep=1)
-        names = dict.fromkeys(
-            ("past_key_values", "cache_params", "cache")
-        )  # the last from transformers 5.24 on
-        self._cache_name = next(iter(taken(model, **names)), "past_key_values")
+        # From transformers 5.24 on all classes call it `cache`.
+        names = taken(model, past_key_values=None, cache_params=None, cache=None)
+        self._cache_name = next(iter(names), "past_key_values")
         self._cache: Any = None
 
     def restart(self, ids: Tensor, *, copies: int, room: int) -> Tensor:
